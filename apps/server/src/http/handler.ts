@@ -1,0 +1,46 @@
+import type { OperationName, Params, ParsedBody, ParsedQuery, Reply, RoleName } from '@typevisor/api'
+
+/** Who calls. `local`: the machine's own user, by the credentials file in the data directory. */
+export interface Caller {
+  readonly accountId: string
+  readonly accountName: string
+  readonly role: RoleName
+  readonly scopes: readonly string[]
+  readonly via: 'session' | 'token' | 'local'
+}
+
+/** A request after routing, authentication and parsing: nothing in it needs another check of its shape. */
+export interface Call<N extends OperationName> {
+  readonly operation: N
+  readonly params: Params<N>
+  readonly query: ParsedQuery<N>
+  readonly body: ParsedBody<N>
+  /** null only where the operation's role is `none`. */
+  readonly caller: Caller | null
+  readonly address: string
+  readonly requestId: string
+  /** Aborted when the client goes away. */
+  readonly signal: AbortSignal
+  /** Names what the audit log should point at. */
+  audit(resource: string): void
+}
+
+export type Handler<N extends OperationName> = (call: Call<N>) => Promise<Reply<N>>
+
+/** A WebSocket of bytes, as the stream handlers see it. */
+export interface ByteSocket {
+  readonly incoming: AsyncIterable<Uint8Array>
+  /** Resolves when the client may take more (backpressure). */
+  send(content: Uint8Array): Promise<void>
+  /** `fault`: told to the client before the close. */
+  close(fault?: { code: string; message: string }): void
+}
+
+export type StreamHandler<N extends OperationName> = (call: Call<N>, socket: ByteSocket) => Promise<void>
+
+type StreamName = 'instance.console' | 'instance.vnc'
+type EventName = 'event.stream'
+export type HttpName = Exclude<OperationName, StreamName | EventName>
+
+/** One handler for each operation of the table: a missing one fails to compile. */
+export type Handlers = { readonly [N in HttpName]: Handler<N> } & { readonly [N in StreamName]: StreamHandler<N> }

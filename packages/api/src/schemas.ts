@@ -1,0 +1,231 @@
+/**
+ * The wire types. Each field says what it is (the text goes into OpenAPI, CLI help and portal); each schema is strict, so that an
+ * unknown field is refused by name rather than dropped in silence.
+ */
+import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
+import { z } from 'zod'
+
+const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
+
+export const Id = z.uuid().describe('UUID')
+export const Label = z.string().regex(LABEL, { error: `want ${LABEL_WANT_TEXT}` })
+export const Timestamp = z.int().describe('milliseconds since the Unix epoch')
+
+export const FaultBody = z.strictObject({
+  code: z.string(),
+  message: z.string(),
+  details: z.array(z.strictObject({ path: z.string(), want: z.string(), got: z.string() })).optional(),
+})
+export const ErrorBody = z.strictObject({ error: FaultBody, requestId: z.string() })
+
+export const Role = z.enum(['viewer', 'operator', 'admin'])
+
+export const InstanceStateKind = z.enum(['creating', 'stopped', 'running', 'paused', 'saved', 'crashed', 'failed', 'destroying'])
+export const InstanceState = z.strictObject({
+  kind: InstanceStateKind,
+  cause: z.string().describe('why this state was entered'),
+  detail: z.string().nullable(),
+  since: Timestamp,
+})
+export const PortForward = z.strictObject({
+  protocol: z.enum(['tcp', 'udp']).default('tcp'),
+  hostPort: z.int().min(0).max(65535).default(0).describe('port of the host; 0: the host chooses'),
+  guestPort: z.int().min(1).max(65535),
+})
+export const Instance = z.strictObject({
+  id: Id,
+  name: Label,
+  image: Label,
+  host: Label.nullable(),
+  hostConnected: z.boolean().describe('false: the state is the last one known'),
+  vcpuCount: z.int(),
+  memoryBytes: z.int(),
+  rootDiskBytes: z.int(),
+  labels: z.record(z.string(), z.string()),
+  forwards: z.array(PortForward),
+  state: InstanceState,
+  operation: z.strictObject({ id: Id, name: z.string() }).nullable().describe('the operation that holds the instance now'),
+  createdAt: Timestamp,
+})
+
+const LabelMap = z
+  .record(z.string().regex(/^[a-z0-9][a-z0-9./-]{0,62}$/, { error: 'want 1 to 63 of a-z, 0-9, ., / and -' }), z.string().max(255))
+  .refine((labels) => Object.keys(labels).length <= 64, { error: 'want at most 64 labels' })
+
+export const CreateInstance = z.strictObject({
+  name: Label.describe('name, as DNS labels are'),
+  image: Label.default('micro').describe('image to boot'),
+  vcpuCount: z.int().min(1).max(64).default(1).describe('virtual processors'),
+  memoryBytes: z.int().min(64 * MIB).max(16 * TIB).default(256 * MIB).describe('memory'),
+  rootDiskBytes: z.int().min(64 * MIB).max(64 * TIB).default(1 * GIB).describe('size of the root disk'),
+  host: Label.optional().describe('host to run on; the emptiest one when left out'),
+  sshKeys: z.array(z.string().min(1).max(8192).regex(/^[^\r\n\0]+$/, { error: 'want one line' })).max(32).default([]).describe('OpenSSH public keys'),
+  user: z.string().regex(/^[a-z_][a-z0-9_-]{0,31}$/, { error: 'want a Unix account name' }).optional().describe('account to make in the guest'),
+  userData: z.string().max(65_536).optional().describe('cloud-init user data'),
+  forwards: z.array(PortForward).max(16).default([]).describe('ports of the host that reach the guest'),
+  labels: LabelMap.default({}).describe('labels for search'),
+  start: z.boolean().default(true).describe('boot it at once'),
+})
+
+export const Page = <T extends z.ZodType>(item: T) =>
+  z.strictObject({ items: z.array(item), total: z.int(), nextCursor: z.string().nullable() })
+
+export const ListQuery = z.strictObject({
+  search: z.string().max(200).optional().describe('words to look for'),
+  cursor: z.string().max(500).optional().describe('where to go on: nextCursor of the page before'),
+  limit: z.coerce.number().int().min(1).max(500).default(100).describe('at most so many'),
+})
+export const InstanceListQuery = ListQuery.extend({
+  state: InstanceStateKind.optional().describe('only in this state'),
+  host: Label.optional().describe('only on this host'),
+  sort: z.enum(['name', 'createdAt', 'state', 'memoryBytes']).default('name').describe('order'),
+  order: z.enum(['asc', 'desc']).default('asc').describe('direction'),
+})
+
+export const OperationState = z.enum(['running', 'undoing', 'done', 'undone', 'stuck'])
+export const Operation = z.strictObject({
+  id: Id,
+  name: z.string(),
+  resource: z.string(),
+  state: OperationState,
+  step: z.string().nullable().describe('the step under way'),
+  progress: z.number().min(0).max(1).nullable(),
+  fault: FaultBody.nullable(),
+  createdAt: Timestamp,
+  updatedAt: Timestamp,
+})
+export const Accepted = z.strictObject({ operation: Operation, instance: Instance.nullable() })
+
+export const ExecBody = z.strictObject({
+  argv: z.array(z.string().max(131_072)).min(1).max(1024).describe('command and arguments; no shell'),
+  stdinBase64: z.base64().max(4 * MIB).optional(),
+  timeoutMs: z.int().min(1).max(600_000).default(60_000).describe('time limit'),
+})
+export const ExecReply = z.strictObject({
+  exitCode: z.int().nullable(),
+  signal: z.int().nullable(),
+  stdoutBase64: z.string(),
+  stderrBase64: z.string(),
+  truncated: z.boolean(),
+})
+export const Address = z.strictObject({
+  device: z.string(),
+  mac: z.string().nullable(),
+  addresses: z.array(z.strictObject({ family: z.enum(['ipv4', 'ipv6']), address: z.string(), prefixLength: z.int() })),
+})
+export const Statistics = z.strictObject({
+  at: Timestamp,
+  cpuTimeNs: z.number().nullable(),
+  residentBytes: z.number().nullable(),
+  balloonBytes: z.number().nullable(),
+  disks: z.array(z.strictObject({ name: z.string(), readBytes: z.number(), writeBytes: z.number(), readCount: z.number(), writeCount: z.number(), flushCount: z.number() })),
+  nics: z.array(z.strictObject({ name: z.string(), receiveBytes: z.number().nullable(), transmitBytes: z.number().nullable() })),
+})
+export const ConsoleSlice = z.strictObject({
+  startOffset: z.int().describe('offset of the first byte given, counted from the first byte the guest ever wrote'),
+  endOffset: z.int(),
+  contentBase64: z.string(),
+})
+
+export const PlatformEvent = z.strictObject({
+  sequence: z.string().describe('grows; give the last one seen to go on after it'),
+  at: Timestamp,
+  kind: z.string().describe('noun.change, such as instance.state'),
+  resource: z.string().nullable().describe('id of the thing'),
+  name: z.string().nullable(),
+  data: z.record(z.string(), z.unknown()),
+})
+
+export const Image = z.strictObject({
+  name: Label,
+  title: z.string(),
+  host: Label,
+  digest: z.string(),
+  sizeBytes: z.int(),
+  virtualBytes: z.int(),
+  minimumMemoryBytes: z.int(),
+  defaultUser: z.string(),
+  contents: z.record(z.string(), z.string()),
+  builtAt: Timestamp,
+})
+export const Host = z.strictObject({
+  name: Label,
+  connected: z.boolean(),
+  driver: z.string(),
+  version: z.string(),
+  accelerator: z.string(),
+  acceleratorReason: z.string(),
+  cpuCount: z.int(),
+  memoryBytes: z.int(),
+  instanceCount: z.int(),
+  lastSeenAt: Timestamp.nullable(),
+})
+
+export const Account = z.strictObject({ id: Id, name: Label, role: Role, createdAt: Timestamp, disabled: z.boolean() })
+export const Password = z.string().min(10, { error: 'want at least 10 characters' }).max(1024)
+export const Credentials = z.strictObject({ account: z.string().min(1).max(64), password: z.string().min(1).max(1024) })
+export const Session = z.strictObject({ account: Account, csrfToken: z.string().nullable(), expiresAt: Timestamp.nullable() })
+export const TokenScope = z.string().regex(/^(?:\*|[a-z]+):(?:read|write)$|^\*$/, { error: 'want NOUN:read, NOUN:write, *:read or *' })
+export const Token = z.strictObject({
+  id: Id,
+  name: Label,
+  account: z.string(),
+  scopes: z.array(TokenScope),
+  createdAt: Timestamp,
+  expiresAt: Timestamp.nullable(),
+  lastUsedAt: Timestamp.nullable(),
+})
+export const CreateToken = z.strictObject({
+  name: Label,
+  scopes: z.array(TokenScope).min(1).max(32).default(['*']).describe('what it may do'),
+  expiresAt: Timestamp.optional().describe('when it ends to be valid'),
+})
+export const AuditEntry = z.strictObject({
+  id: z.string(),
+  at: Timestamp,
+  account: z.string().nullable(),
+  via: z.enum(['session', 'token', 'local', 'none']),
+  operation: z.string(),
+  resource: z.string().nullable(),
+  outcome: z.string().describe('ok or the fault code'),
+  address: z.string().nullable(),
+})
+export const Platform = z.strictObject({
+  version: z.string(),
+  instanceCount: z.int(),
+  hostCount: z.int(),
+  uptimeMs: z.int(),
+  database: z.enum(['embedded', 'external']),
+  pid: z.int(),
+})
+export const Empty = z.strictObject({})
+
+/** An instance is named by its id or its name. */
+export const InstanceParams = z.strictObject({ instance: z.string().min(1).max(64).describe('id or name of the instance') })
+export const WaitQuery = z.strictObject({ wait: z.coerce.number().min(0).max(60).default(0).describe('seconds to wait for the end') })
+export const OperationParams = z.strictObject({ operation: Id })
+export const AccountParams = z.strictObject({ account: Label })
+export const TokenParams = z.strictObject({ token: Id })
+export const ImageParams = z.strictObject({ image: Label })
+export const BuildImage = z.strictObject({ host: Label.optional().describe('host to build on') })
+export const CreateAccount = z.strictObject({ name: Label, role: Role.default('operator').describe('what it may do'), password: Password })
+export const SetPassword = z.strictObject({ password: Password })
+export const TokenSecret = z.strictObject({ token: Token, secret: z.string().describe('shown once') })
+export const AddressList = z.strictObject({ items: z.array(Address) })
+export const ConsoleLogQuery = z.strictObject({
+  from: z.coerce.number().int().min(0).default(0).describe('offset of the first byte'),
+  limit: z.coerce.number().int().min(1).max(1_048_576).default(262_144).describe('at most so many bytes'),
+})
+export const ConsoleQuery = z.strictObject({
+  from: z.coerce.number().int().min(0).optional().describe('begin with the kept output from this offset'),
+})
+export const OperationListQuery = ListQuery.extend({
+  unfinished: z.enum(['true', 'false']).optional().describe('only those under way'),
+  resource: z.string().max(64).optional().describe('only of this thing'),
+})
+export const EventListQuery = ListQuery.extend({ resource: z.string().max(64).optional().describe('only of this thing') })
+export const EventStreamQuery = z.strictObject({ after: z.string().max(64).optional().describe('sequence of the last event seen') })
+export const CreateHostToken = z.strictObject({ name: Label.describe('name of the host') })
+export const HostToken = z.strictObject({ name: Label, secret: z.string().describe('shown once') })
+export const Health = z.strictObject({ status: z.literal('ok'), version: z.string() })
+export const StopPlatform = z.strictObject({ guests: z.boolean().default(false).describe('stop the guests too') })

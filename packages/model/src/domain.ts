@@ -1,0 +1,128 @@
+import { bytes, type Bytes, type EpochMillis } from '@typevisor/base'
+import type { DomainId, DomainName, ImageName, VolumeId } from './ids.ts'
+
+/** What a caller asks for. Everything here may be chosen by a policy above; nothing is guessed below. */
+export interface DomainSpec {
+  readonly name: DomainName
+  readonly vcpuCount: number
+  readonly memoryBytes: Bytes
+  readonly image: ImageName
+  /** Size of the root disk; at least the image's. */
+  readonly rootDiskBytes: Bytes
+  readonly cloudInit: CloudInitSpec
+  /** Host ports that reach guest ports by QEMU's user networking; `hostPort` 0: the host chooses, and the record says which. */
+  readonly forwards: readonly PortForward[]
+  readonly labels: Readonly<Record<string, string>>
+}
+
+export interface PortForward {
+  readonly protocol: 'tcp' | 'udp'
+  readonly hostPort: number
+  readonly guestPort: number
+}
+
+/** NoCloud: https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html */
+export interface CloudInitSpec {
+  readonly hostname: string
+  /** Account made in the guest; null: the image's default. */
+  readonly user: string | null
+  readonly sshKeys: readonly string[]
+  /** Passed through as `user-data` when set (`#cloud-config` or a script). */
+  readonly userData: string | null
+}
+
+/**
+ * What the guest keeps for life, fixed at definition: saves and migrations must survive upgrades of the platform and of QEMU.
+ * `machine` and `cpuModel` are versioned names (`pc-q35-7.2`, `Nehalem-v1`), never aliases.
+ */
+export interface DomainHardware {
+  readonly machine: string
+  readonly cpuModel: string
+  readonly devices: readonly DomainDevice[]
+}
+
+/** `address` is the PCI address on the root bus, `slot.function` in hexadecimal: `4.0`. */
+export type DomainDevice =
+  | { readonly kind: 'disk'; readonly name: string; readonly volume: VolumeId; readonly readOnly: boolean; readonly address: string; readonly serial: string }
+  | { readonly kind: 'nic'; readonly name: string; readonly mac: string; readonly address: string; readonly forwards: readonly PortForward[] }
+  | { readonly kind: 'agent-channel'; readonly name: string; readonly address: string }
+  | { readonly kind: 'rng'; readonly name: string; readonly address: string }
+  | { readonly kind: 'balloon'; readonly name: string; readonly address: string }
+  | { readonly kind: 'video'; readonly name: string; readonly address: string }
+
+/** How the guest is booted. Paths are files of the image, kept with the domain so that an image may be replaced. */
+export type DomainBoot =
+  | { readonly kind: 'kernel'; readonly kernelPath: string; readonly initrdPath: string | null; readonly commandLine: string }
+  | { readonly kind: 'disk' }
+
+/** Why a state was entered. `unknown`: nobody watched, and the host keeps no trace of it. */
+export type DomainCause =
+  | 'requested'
+  | 'guest' // the guest powered itself off, reset or slept
+  | 'guest-panic'
+  | 'watchdog'
+  | 'io-error' // a disk failed or is full; the guest waits
+  | 'process-failed' // the emulator ended by itself; its last words are in `detail`
+  | 'adopted' // found running by a new agent
+  | 'unknown'
+
+/**
+ *               start                    pause
+ *   stopped ------------> running <---------------> paused
+ *      ^  ^                |   |       unpause         |
+ *      |  +-- shutdown ----+   +-- save --> saved <----+ save
+ *      |      poweroff         |              |
+ *      |                       +<-- restore --+
+ *      +--- poweroff --- crashed <-- guest-panic, process-failed
+ *
+ * `crashed` with a process keeps the guest's memory for a look; without one there is nothing left but the reason.
+ */
+export type DomainState =
+  | { readonly kind: 'stopped'; readonly cause: DomainCause; readonly detail: string | null }
+  | { readonly kind: 'running' }
+  | { readonly kind: 'paused'; readonly cause: DomainCause }
+  | { readonly kind: 'saved'; readonly savePath: string; readonly sizeBytes: Bytes }
+  | { readonly kind: 'crashed'; readonly cause: DomainCause; readonly detail: string | null }
+
+export type DomainStateKind = DomainState['kind']
+
+export interface DomainRecord {
+  readonly id: DomainId
+  readonly name: DomainName
+  readonly driver: string
+  readonly spec: DomainSpec
+  readonly hardware: DomainHardware
+  readonly boot: DomainBoot
+  readonly state: DomainState
+  readonly createdAt: EpochMillis
+}
+
+/** Cumulative counters unless named otherwise; null where the driver cannot tell. */
+export interface DomainStatistics {
+  readonly at: EpochMillis
+  readonly cpuTimeNs: number | null
+  /** What the emulator or hypervisor really holds now. */
+  readonly residentBytes: number | null
+  readonly balloonBytes: number | null
+  readonly disks: readonly { name: string; readBytes: number; writeBytes: number; readCount: number; writeCount: number; flushCount: number }[]
+  readonly nics: readonly { name: string; receiveBytes: number | null; transmitBytes: number | null }[]
+}
+
+export interface GuestAddress {
+  readonly device: string
+  readonly mac: string | null
+  readonly addresses: readonly { readonly family: 'ipv4' | 'ipv6'; readonly address: string; readonly prefixLength: number }[]
+}
+
+export interface ExecResult {
+  readonly exitCode: number | null
+  /** Signal number when the command was ended by one. */
+  readonly signal: number | null
+  readonly stdout: Uint8Array
+  readonly stderr: Uint8Array
+  /** Output was longer than the agent keeps (16 MiB with QEMU's). */
+  readonly truncated: boolean
+}
+
+/** An amount that `bytes()` has checked, for literals in tables. */
+export const DEFAULT_ROOT_DISK_BYTES = bytes(1024 * 1024 * 1024)

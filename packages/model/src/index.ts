@@ -1,0 +1,37 @@
+/**
+ * The nouns that every layer names, and the one table of what can be done to a domain in which state (`verbs.ts`).
+ * Ids are branded and parsed once at the boundary (`ids.ts`); no I/O, no policy.
+ */
+export {
+  DEFAULT_ROOT_DISK_BYTES,
+  type CloudInitSpec,
+  type DomainBoot,
+  type DomainCause,
+  type DomainDevice,
+  type DomainHardware,
+  type DomainRecord,
+  type DomainSpec,
+  type DomainState,
+  type DomainStateKind,
+  type DomainStatistics,
+  type ExecResult,
+  type GuestAddress,
+  type PortForward,
+} from './domain.ts'
+export type { DomainEvent } from './event.ts'
+export {
+  isLabel,
+  isUuid,
+  LABEL_WANT,
+  parseDomainId,
+  parseDomainName,
+  parseHostId,
+  parseImageName,
+  parseVolumeId,
+  type DomainId,
+  type DomainName,
+  type HostId,
+  type ImageName,
+  type VolumeId,
+} from './ids.ts'
+export { assertCan, canDo, isVerb, VERB_NAMES, VERBS, type Verb, type VerbName } from './verbs.ts'

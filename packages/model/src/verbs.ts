@@ -1,0 +1,38 @@
+/**
+ * What can be done to a domain in which state: one table, shared by toolstack, server, CLI and portal. `to` is the state that
+ * the verb ends in when nothing else happens meanwhile; null where the verb only asks (the guest decides).
+ */
+import { Fault } from '@typevisor/base'
+import type { DomainStateKind } from './domain.ts'
+
+export interface Verb {
+  readonly from: readonly DomainStateKind[]
+  readonly to: DomainStateKind | 'gone' | null
+  readonly destroys: boolean
+  readonly title: string
+}
+
+export const VERBS = {
+  start: { from: ['stopped'], to: 'running', destroys: false, title: 'Start' },
+  pause: { from: ['running'], to: 'paused', destroys: false, title: 'Pause' },
+  unpause: { from: ['paused'], to: 'running', destroys: false, title: 'Unpause' },
+  shutdown: { from: ['running'], to: 'stopped', destroys: false, title: 'Shut down' },
+  reboot: { from: ['running'], to: 'running', destroys: false, title: 'Reboot' },
+  save: { from: ['running', 'paused'], to: 'saved', destroys: false, title: 'Save' },
+  restore: { from: ['saved'], to: 'running', destroys: false, title: 'Restore' },
+  poweroff: { from: ['running', 'paused', 'crashed', 'saved'], to: 'stopped', destroys: true, title: 'Power off' },
+  destroy: { from: ['stopped', 'running', 'paused', 'saved', 'crashed'], to: 'gone', destroys: true, title: 'Destroy' },
+} as const satisfies Record<string, Verb>
+
+export type VerbName = keyof typeof VERBS
+export const VERB_NAMES = Object.keys(VERBS) as VerbName[]
+
+export const isVerb = (text: string): text is VerbName => Object.hasOwn(VERBS, text)
+export const canDo = (verb: VerbName, state: DomainStateKind): boolean => (VERBS[verb].from as readonly DomainStateKind[]).includes(state)
+
+/** @throws Fault `conflict` naming the state found and the states wanted. */
+export function assertCan(verb: VerbName, state: DomainStateKind, name: string): void {
+  if (!canDo(verb, state)) {
+    throw new Fault('conflict', `${verb} ${name}: it is ${state}, want ${VERBS[verb].from.join(' or ')}`)
+  }
+}

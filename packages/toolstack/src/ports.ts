@@ -1,0 +1,140 @@
+/** The port behind which every hypervisor stands. `sim` is its first driver, `qemu` the first real one; one conformance suite runs on all. */
+import type { EpochMillis } from '@typevisor/base'
+import type {
+  DomainBoot,
+  DomainCause,
+  DomainHardware,
+  DomainId,
+  DomainSpec,
+  DomainStatistics,
+  ExecResult,
+  GuestAddress,
+  DomainName,
+  VolumeId,
+} from '@typevisor/model'
+
+/** What a driver can do here and now, asked and never guessed. `reason` says why not. */
+export type Capability = { readonly can: true } | { readonly can: false; readonly reason: string }
+
+export interface DriverCapabilities {
+  readonly driver: string
+  /** e.g. `QEMU 7.2.22`. */
+  readonly version: string
+  /** `tcg`, `kvm`, or `none` for a driver without guest code. */
+  readonly accelerator: 'tcg' | 'kvm' | 'none'
+  /** Why this accelerator, e.g. `probe guest on /dev/kvm gave no output in 3000 ms`. */
+  readonly acceleratorReason: string
+  readonly architectures: readonly string[]
+  readonly save: Capability
+  readonly console: Capability
+  readonly vnc: Capability
+  readonly guestAgent: Capability
+  readonly statistics: Capability
+  readonly liveMigration: Capability
+  readonly hotplug: Capability
+}
+
+/** What a driver needs to bring a domain to life; the toolstack keeps it in its journal. */
+export interface DriverDomain {
+  readonly id: DomainId
+  readonly name: DomainName
+  readonly spec: DomainSpec
+  readonly hardware: DomainHardware
+  readonly boot: DomainBoot
+  /** Volume to what the driver opens. */
+  readonly volumes: Readonly<Record<VolumeId, VolumeAttachment>>
+}
+
+/** How a driver reaches a volume: a file now, an NBD export when volumes are served. */
+export type VolumeAttachment =
+  | { readonly kind: 'file'; readonly path: string; readonly format: 'qcow2' | 'raw' }
+  | { readonly kind: 'nbd'; readonly socketPath: string; readonly exportName: string }
+
+/** A domain as the hypervisor has it now. `gone`: no process, nothing held. */
+export type DriverState =
+  | { readonly kind: 'running' }
+  | { readonly kind: 'paused'; readonly cause: DomainCause }
+  /** The guest powered off; the process is kept so that nobody misses it, until `destroy`. */
+  | { readonly kind: 'powered-off'; readonly cause: DomainCause }
+  | { readonly kind: 'crashed'; readonly cause: DomainCause; readonly detail: string | null }
+  | { readonly kind: 'gone'; readonly cause: DomainCause; readonly detail: string | null }
+
+/** At least once; a driver that cannot tell the cause says `unknown`. `reset` changes no state: the guest rebooted. */
+export interface DriverEvent {
+  readonly at: EpochMillis
+  readonly domain: DomainId
+  readonly kind: 'state' | 'reset'
+  readonly state: DriverState
+}
+
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface ExecRequest {
+  readonly argv: readonly string[]
+  readonly stdin?: Uint8Array
+  readonly timeoutMs: number
+}
+
+/** A byte stream to a guest: the serial console, or VNC's RFB protocol. */
+export interface GuestStream {
+  readonly readable: AsyncIterable<Uint8Array>
+  write(content: Uint8Array): Promise<void>
+  close(): void
+}
+
+/** A piece of the console's kept output. Offsets count from the domain's first byte ever and never restart. */
+export interface ConsoleSlice {
+  readonly startOffset: number
+  readonly endOffset: number
+  readonly content: Uint8Array
+}
+
+export interface DomainDriver {
+  readonly name: string
+  capabilities(options?: CallOptions): Promise<DriverCapabilities>
+  /** Fixes what the guest keeps for life. Pure in its inputs and this host's versions; asked once, at definition. `volumes` by device name. */
+  planHardware(id: DomainId, spec: DomainSpec, volumes: readonly { name: string; volume: VolumeId; readOnly: boolean }[]): Promise<DomainHardware>
+
+  /**
+   * Makes the domain, paused before its first instruction, and resolves when it can be unpaused. Idempotent: a domain that is there is kept.
+   * @throws Fault `failed` with the emulator's last words when it dies at start; nothing is left behind then.
+   */
+  create(domain: DriverDomain, options?: CallOptions): Promise<void>
+  unpause(id: DomainId, options?: CallOptions): Promise<void>
+  pause(id: DomainId, options?: CallOptions): Promise<void>
+  /** Asks the guest to power off (ACPI); resolves when asked, not when done. */
+  requestShutdown(id: DomainId, options?: CallOptions): Promise<void>
+  /** Resets the machine. The guest is not asked. */
+  reset(id: DomainId, options?: CallOptions): Promise<void>
+  /** Ends the domain at once and frees all that it held on the host (not its volumes). Idempotent. */
+  destroy(id: DomainId, options?: CallOptions): Promise<void>
+
+  /** Writes memory and device state to `path` and ends the domain. On any fault the domain goes on as before and no file is left. */
+  save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
+  /** Makes the domain out of a save, paused. @throws Fault `failed` when the file is damaged or of another machine; nothing is left behind then. */
+  restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void>
+
+  state(id: DomainId, options?: CallOptions): Promise<DriverState>
+  /** Finds what still runs after a restart of the caller, takes it over and answers each one's state; `gone` for those that are not there. */
+  adopt(domains: readonly DriverDomain[], options?: CallOptions): Promise<ReadonlyMap<DomainId, DriverState>>
+  /** Ends with `close`. One reader; the queue is bounded, and a reader that is too slow gets Fault `busy` and must `adopt` again. */
+  events(options?: CallOptions): AsyncIterable<DriverEvent>
+
+  statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics>
+  /** Live console. Many may be open at once; all see the output, the input is merged. */
+  openConsole(id: DomainId, options?: CallOptions): Promise<GuestStream>
+  /** Kept output from `fromOffset` (or the oldest kept byte after it), at most `sizeMax` bytes; works for a domain that is gone. */
+  readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: CallOptions): Promise<ConsoleSlice>
+  openVnc(id: DomainId, options?: CallOptions): Promise<GuestStream>
+
+  /** @throws Fault `unavailable` while no agent answers in the guest. */
+  exec(id: DomainId, request: ExecRequest, options?: CallOptions): Promise<ExecResult>
+  addresses(id: DomainId, options?: CallOptions): Promise<readonly GuestAddress[]>
+
+  /** Drops what is kept of the domain on the host (console log, sockets, working folder). The domain must be gone. Idempotent. */
+  forget(id: DomainId, options?: CallOptions): Promise<void>
+  /** Lets go of everything; domains go on. */
+  close(): Promise<void>
+}
