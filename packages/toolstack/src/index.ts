@@ -1,1 +1,36 @@
-
+/**
+ * The toolstack: the lifecycle of domains on one host, with no policy. Everything above stands on it, and a script can use it with no
+ * server at all.
+ *
+ *   caller --command(id, fence)--> saga (durable) --steps--> DomainDriver --> hypervisor --> guest
+ *                                      |                        |
+ *                                      v                        v events
+ *                                   Ledger: domains, fences, transitions with their causes
+ *
+ * Invariants
+ *   - A command given twice is done once (`commandId`), also when the process is killed in between.
+ *   - A command of an owner that was replaced is refused (`fence`).
+ *   - What a guest must keep for life (machine version, CPU model, addresses) is fixed at `define` and never planned again.
+ *   - Every state transition is written with its cause, in one append, before anybody is told; those that nobody watched are worked
+ *     out at `openToolstack` and marked `reconstructed`.
+ *   - `close` and SIGKILL end no guest.
+ * Failure paths: a verb that fails is undone; an undo that fails leaves a stuck saga, and the domain is held until a person looks.
+ * Not here: which host, how much memory, when to start again: callers decide. Wire formats of hypervisors: drivers.
+ * Modelled on libxenlight's contract (Xen, tools/libs/light): policy-free, asynchronous, capabilities asked and never guessed.
+ */
+export { Ledger, memoryRecordLog, type RecordLog } from './ledger.ts'
+export type {
+  CallOptions,
+  Capability,
+  ConsoleSlice,
+  DomainDriver,
+  DriverCapabilities,
+  DriverDomain,
+  DriverEvent,
+  DriverState,
+  ExecRequest,
+  GuestStream,
+  VolumeAttachment,
+} from './ports.ts'
+export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
+export { TOOLSTACK_SAGAS, type SaveFolder } from './verbs.ts'

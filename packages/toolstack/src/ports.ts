@@ -111,9 +111,12 @@ export interface DomainDriver {
   /** Ends the domain at once and frees all that it held on the host (not its volumes). Idempotent. */
   destroy(id: DomainId, options?: CallOptions): Promise<void>
 
-  /** Writes memory and device state to `path` and ends the domain. On any fault the domain goes on as before and no file is left. */
+  /**
+   * Writes memory and device state to `path` and ends the domain. On any fault the domain goes on as before and no file is left.
+   * Idempotent: when the domain is gone and a whole save of it lies at `path`, that one is answered.
+   */
   save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
-  /** Makes the domain out of a save, paused. @throws Fault `failed` when the file is damaged or of another machine; nothing is left behind then. */
+  /** Makes the domain out of a save, paused. @throws Fault `failed` when the file is damaged or of another machine; nothing is left behind then. Idempotent as `create` is. */
   restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void>
 
   state(id: DomainId, options?: CallOptions): Promise<DriverState>

@@ -1,0 +1,112 @@
+/**
+ * What server and agent say to each other, over one WebSocket that the agent opens (or by plain calls when both are one process).
+ *
+ *   agent --hello--> server      agent <--request(id, method)-- server      agent --reply(id)--> server
+ *   agent --event(sequence)--> server --acknowledge(sequence)--> agent      (at least once, in order)
+ *   binary frames: u32 stream id, little endian, then bytes of a console or screen
+ *
+ * Everything that changes something carries `commandId` (given twice is done once) and `fence` (an older owner is refused).
+ */
+import type { FaultJson } from '@typevisor/base'
+import type { DomainEvent, DomainId, DomainRecord, DomainSpec, DomainStatistics, GuestAddress, VerbName } from '@typevisor/model'
+
+export const AGENT_PATH = '/agent/v1'
+export const AGENT_PROTOCOL = 1
+
+export interface AgentImage {
+  readonly name: string
+  readonly title: string
+  readonly digest: string
+  readonly sizeBytes: number
+  readonly virtualBytes: number
+  readonly minimumMemoryBytes: number
+  readonly defaultUser: string
+  readonly contents: Readonly<Record<string, string>>
+  readonly builtAt: number
+}
+
+export interface AgentHello {
+  readonly protocol: number
+  readonly name: string
+  readonly version: string
+  readonly driver: string
+  readonly driverVersion: string
+  readonly accelerator: string
+  readonly acceleratorReason: string
+  readonly cpuCount: number
+  readonly memoryBytes: number
+  readonly images: readonly AgentImage[]
+  readonly domains: readonly DomainRecord[]
+  /** Sequence of the last transition that `domains` contains. */
+  readonly sequence: number
+}
+
+export interface Command {
+  readonly commandId: string
+  readonly fence: number
+}
+export interface DomainReply {
+  /** null: the domain is gone. */
+  readonly domain: DomainRecord | null
+  readonly sequence: number
+}
+
+/** Method to parameters and reply. */
+export interface AgentMethods {
+  'domain.define': { params: Command & { id: DomainId; spec: DomainSpec }; reply: DomainReply }
+  'domain.carry-out': { params: Command & { id: DomainId; verb: VerbName; timeoutMs?: number }; reply: DomainReply }
+  'domain.list': { params: Record<string, never>; reply: { domains: readonly DomainRecord[]; sequence: number } }
+  'domain.statistics': { params: { id: DomainId }; reply: DomainStatistics }
+  'domain.addresses': { params: { id: DomainId }; reply: readonly GuestAddress[] }
+  'domain.exec': {
+    params: { id: DomainId; argv: readonly string[]; stdinBase64?: string; timeoutMs: number }
+    reply: { exitCode: number | null; signal: number | null; stdoutBase64: string; stderrBase64: string; truncated: boolean }
+  }
+  'domain.console-log': { params: { id: DomainId; from: number; limit: number }; reply: { startOffset: number; endOffset: number; contentBase64: string } }
+  'image.list': { params: Record<string, never>; reply: readonly AgentImage[] }
+  'image.build': { params: Command & { name: string }; reply: AgentImage }
+}
+export type AgentMethod = keyof AgentMethods
+export type AgentParams<M extends AgentMethod> = AgentMethods[M]['params']
+export type AgentReply<M extends AgentMethod> = AgentMethods[M]['reply']
+
+export type StreamKind = 'console' | 'vnc'
+
+export type ToAgent =
+  | { readonly type: 'request'; readonly id: number; readonly method: AgentMethod; readonly params: unknown }
+  | { readonly type: 'withdraw'; readonly id: number }
+  | { readonly type: 'acknowledge'; readonly sequence: number }
+  | { readonly type: 'stream.open'; readonly stream: number; readonly kind: StreamKind; readonly domain: DomainId }
+  | { readonly type: 'stream.close'; readonly stream: number }
+  | { readonly type: 'welcome'; readonly after: number }
+  | { readonly type: 'refused'; readonly fault: FaultJson }
+
+export type FromAgent =
+  | { readonly type: 'hello'; readonly hello: AgentHello }
+  | { readonly type: 'reply'; readonly id: number; readonly result: unknown }
+  | { readonly type: 'fault'; readonly id: number; readonly fault: FaultJson }
+  | { readonly type: 'progress'; readonly id: number; readonly fraction: number; readonly message: string }
+  | { readonly type: 'event'; readonly event: DomainEvent }
+  | { readonly type: 'images'; readonly images: readonly AgentImage[] }
+  | { readonly type: 'stream.opened'; readonly stream: number }
+  | { readonly type: 'stream.closed'; readonly stream: number; readonly fault: FaultJson | null }
+
+/** What the server needs of an agent, wherever it runs. */
+export interface AgentPort {
+  readonly hello: AgentHello
+  call<M extends AgentMethod>(
+    method: M,
+    params: AgentParams<M>,
+    options?: { signal?: AbortSignal | undefined; progress?: ((fraction: number, message: string) => void) | undefined },
+  ): Promise<AgentReply<M>>
+  /** Transitions after `after`; the caller acknowledges what it has stored. */
+  events(after: number, options: { signal: AbortSignal }): AsyncIterable<DomainEvent>
+  acknowledge(sequence: number): Promise<void>
+  openStream(kind: StreamKind, domain: DomainId, options?: { signal?: AbortSignal | undefined }): Promise<AgentStream>
+}
+
+export interface AgentStream {
+  readonly readable: AsyncIterable<Uint8Array>
+  write(content: Uint8Array): Promise<void>
+  close(): void
+}

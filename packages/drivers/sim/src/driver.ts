@@ -1,0 +1,268 @@
+import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
+import type { DomainDevice, DomainId, DomainSpec, DomainStatistics, ExecResult, GuestAddress, VolumeId } from '@typevisor/model'
+import type { CallOptions, ConsoleSlice, DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, ExecRequest, GuestStream } from '@typevisor/toolstack'
+import { SimHypervisor, type SimGuest } from './hypervisor.ts'
+
+/** Called before each operation takes effect: throws the Fault to inject, or returns. */
+export type SimFaults = (operation: keyof DomainDriver, id: DomainId | null) => void
+
+export interface SimDriverOptions {
+  readonly hypervisor: SimHypervisor
+  readonly clock: Clock
+  /** Draws each operation's delay in [0, delayMsMax]. */
+  readonly rng?: Rng
+  readonly delayMsMax?: number
+  readonly faults?: SimFaults
+}
+
+const EVENT_QUEUE = 65_536
+const CAN = { can: true } as const
+const ENCODER = new TextEncoder()
+
+export function createSimDriver(options: SimDriverOptions): DomainDriver {
+  return new SimDriver(options)
+}
+
+class SimDriver implements DomainDriver {
+  readonly name = 'sim'
+  readonly #hypervisor: SimHypervisor
+  readonly #options: SimDriverOptions
+  readonly #events = new Channel<DriverEvent>(EVENT_QUEUE)
+  readonly #unlisten: () => void
+
+  constructor(options: SimDriverOptions) {
+    this.#options = options
+    this.#hypervisor = options.hypervisor
+    this.#unlisten = this.#hypervisor.listen((event) => {
+      try {
+        this.#events.push(event)
+      } catch (error) {
+        this.#events.close(error)
+      }
+    })
+  }
+
+  async capabilities(): Promise<DriverCapabilities> {
+    return {
+      driver: 'sim',
+      version: 'sim 1',
+      accelerator: 'none',
+      acceleratorReason: 'domains in memory have no processor',
+      architectures: ['none'],
+      save: CAN,
+      console: CAN,
+      vnc: { can: false, reason: 'domains in memory have no screen' },
+      guestAgent: CAN,
+      statistics: CAN,
+      liveMigration: { can: false, reason: 'not in the port yet' },
+      hotplug: { can: false, reason: 'not in the port yet' },
+    }
+  }
+
+  async planHardware(id: DomainId, spec: DomainSpec, volumes: readonly { name: string; volume: VolumeId; readOnly: boolean }[]) {
+    const disks = volumes.map(
+      (disk, index): DomainDevice => ({ kind: 'disk', ...disk, address: `${(4 + index).toString(16)}.0`, serial: `${id.slice(-12)}-${disk.name}`.slice(0, 20) }),
+    )
+    const mac = `52:54:00:${id.slice(-6).replace(/(..)(?=.)/g, '$1:')}`
+    const nic: DomainDevice = {
+      kind: 'nic',
+      name: 'net0',
+      mac,
+      address: '3.0',
+      forwards: spec.forwards.map((forward, index) => (forward.hostPort === 0 ? { ...forward, hostPort: 50_000 + index } : forward)),
+    }
+    return { machine: 'sim-1', cpuModel: 'sim-v1', devices: [nic, ...disks] }
+  }
+
+  async create(domain: DriverDomain, options?: CallOptions): Promise<void> {
+    await this.#enter('create', domain.id, options)
+    if (this.#hypervisor.guests.has(domain.id)) return
+    this.#add(domain, 0)
+  }
+
+  async unpause(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('unpause', id, options)
+    const guest = this.#hypervisor.need(id)
+    if (guest.state.kind === 'running') return
+    if (guest.state.kind !== 'paused') throw new Fault('conflict', `unpause ${guest.domain.name}: it is ${guest.state.kind}`)
+    this.#hypervisor.enter(id, { kind: 'running' })
+    if (guest.bootedAt === null) this.#hypervisor.boot(guest)
+  }
+
+  async pause(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('pause', id, options)
+    const guest = this.#hypervisor.need(id)
+    if (guest.state.kind === 'paused') return
+    if (guest.state.kind !== 'running') throw new Fault('conflict', `pause ${guest.domain.name}: it is ${guest.state.kind}`)
+    this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
+  }
+
+  async requestShutdown(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('requestShutdown', id, options)
+    const guest = this.#hypervisor.need(id)
+    if (guest.state.kind !== 'running') throw new Fault('conflict', `shutdown ${guest.domain.name}: it is ${guest.state.kind}`)
+    // A guest that has not booted does not hear the button, as with real ones.
+    if (this.#hypervisor.booted(guest)) this.#hypervisor.guest.powerOff(id)
+  }
+
+  async reset(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('reset', id, options)
+    this.#hypervisor.reset(id)
+  }
+
+  async destroy(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('destroy', id, options)
+    if (this.#hypervisor.guests.has(id)) this.#hypervisor.enter(id, { kind: 'gone', cause: 'requested', detail: null })
+  }
+
+  async save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }> {
+    await this.#enter('save', id, options)
+    const kept = this.#hypervisor.saves.get(path)
+    if (!this.#hypervisor.guests.has(id) && kept?.whole && kept.domain === id) return { sizeBytes: 1024 }
+    const guest = this.#hypervisor.need(id)
+    if (guest.state.kind !== 'running' && guest.state.kind !== 'paused') throw new Fault('conflict', `save ${guest.domain.name}: it is ${guest.state.kind}`)
+    this.#hypervisor.saves.set(path, { domain: id, machine: guest.domain.hardware.machine, memory: guest.memory, whole: true })
+    this.#hypervisor.enter(id, { kind: 'gone', cause: 'requested', detail: null })
+    return { sizeBytes: 1024 }
+  }
+
+  async restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
+    await this.#enter('restore', domain.id, options)
+    if (this.#hypervisor.guests.has(domain.id)) return
+    const save = this.#hypervisor.saves.get(path)
+    if (!save || !save.whole || save.domain !== domain.id || save.machine !== domain.hardware.machine) {
+      throw new Fault('failed', `restore ${domain.name}: ${path} is no save of this domain`)
+    }
+    this.#add(domain, save.memory).bootedAt = this.#hypervisor.clock.now()
+  }
+
+  async state(id: DomainId, options?: CallOptions): Promise<DriverState> {
+    await this.#enter('state', id, options)
+    return this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }
+  }
+
+  async adopt(domains: readonly DriverDomain[], options?: CallOptions): Promise<ReadonlyMap<DomainId, DriverState>> {
+    await this.#enter('adopt', null, options)
+    return new Map(domains.map(({ id }) => [id, this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }]))
+  }
+
+  async *events(options?: CallOptions): AsyncGenerator<DriverEvent, void, undefined> {
+    const stop = () => this.#events.close()
+    options?.signal?.addEventListener('abort', stop, { once: true })
+    yield* this.#events
+  }
+
+  async statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics> {
+    await this.#enter('statistics', id, options)
+    const guest = this.#hypervisor.need(id)
+    guest.cpuTimeNs += 1_000_000
+    return {
+      at: this.#hypervisor.clock.now(),
+      cpuTimeNs: guest.cpuTimeNs,
+      residentBytes: guest.domain.spec.memoryBytes,
+      balloonBytes: guest.domain.spec.memoryBytes,
+      disks: guest.domain.hardware.devices
+        .filter((device) => device.kind === 'disk')
+        .map((disk) => ({ name: disk.name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0 })),
+      nics: [{ name: 'net0', receiveBytes: null, transmitBytes: null }],
+    }
+  }
+
+  async openConsole(id: DomainId, options?: CallOptions): Promise<GuestStream> {
+    await this.#enter('openConsole', id, options)
+    const guest = this.#hypervisor.need(id)
+    const output = new Channel<Uint8Array>(4096)
+    const close = this.#hypervisor.readConsoleLive(id, (content) => output.push(content))
+    return {
+      readable: output,
+      write: async (content) => {
+        // The guest's terminal echoes, as a real one does.
+        const text = new TextDecoder().decode(content)
+        this.#hypervisor.print(guest.domain.id, text.replaceAll('\r', '\r\n'))
+      },
+      close: () => {
+        close()
+        output.close()
+      },
+    }
+  }
+
+  async readConsole(id: DomainId, fromOffset: number, sizeMax: number): Promise<ConsoleSlice> {
+    const { start, content } = this.#hypervisor.console(id)
+    const end = start + content.length
+    const startOffset = Math.min(Math.max(fromOffset, start), end)
+    const slice = content.slice(startOffset - start, startOffset - start + sizeMax)
+    return { startOffset, endOffset: startOffset + slice.length, content: slice }
+  }
+
+  async openVnc(): Promise<GuestStream> {
+    throw new Fault('unsupported', 'vnc: domains in memory have no screen')
+  }
+
+  async exec(id: DomainId, request: ExecRequest, options?: CallOptions): Promise<ExecResult> {
+    await this.#enter('exec', id, options)
+    const guest = this.#answering(id)
+    const [command, ...rest] = request.argv
+    const reply = (exitCode: number, stdout = '', stderr = ''): ExecResult => ({
+      exitCode,
+      signal: null,
+      stdout: ENCODER.encode(stdout),
+      stderr: ENCODER.encode(stderr),
+      truncated: false,
+    })
+    switch (command?.split('/').at(-1)) {
+      case 'echo':
+        return reply(0, `${rest.join(' ')}\n`)
+      case 'true':
+        return reply(0)
+      case 'false':
+        return reply(1)
+      case 'cat':
+        return reply(0, new TextDecoder().decode(request.stdin ?? new Uint8Array()))
+      case 'count':
+        guest.memory += 1
+        return reply(0, `${guest.memory}\n`)
+      default:
+        throw new Fault('failed', `exec ${command}: the guest has no such command`)
+    }
+  }
+
+  async addresses(id: DomainId, options?: CallOptions): Promise<readonly GuestAddress[]> {
+    await this.#enter('addresses', id, options)
+    const guest = this.#answering(id)
+    const nic = guest.domain.hardware.devices.find((device) => device.kind === 'nic')
+    return [{ device: 'eth0', mac: nic?.mac ?? null, addresses: [{ family: 'ipv4', address: '10.0.2.15', prefixLength: 24 }] }]
+  }
+
+  async forget(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('forget', id, options)
+    if (this.#hypervisor.guests.has(id)) throw new Fault('conflict', `forget ${id}: it is there`)
+    this.#hypervisor.forget(id)
+  }
+
+  async close(): Promise<void> {
+    this.#unlisten()
+    this.#events.close()
+  }
+
+  #add(domain: DriverDomain, memory: number): SimGuest {
+    const guest: SimGuest = { domain, state: { kind: 'paused', cause: 'requested' }, bootedAt: null, cpuTimeNs: 0, resetCount: 0, memory }
+    this.#hypervisor.guests.set(domain.id, guest)
+    return guest
+  }
+
+  #answering(id: DomainId): SimGuest {
+    const guest = this.#hypervisor.need(id)
+    if (guest.state.kind !== 'running' || !this.#hypervisor.booted(guest)) {
+      throw new Fault('unavailable', `domain ${guest.domain.name}: no agent answers in the guest`)
+    }
+    return guest
+  }
+
+  async #enter(operation: keyof DomainDriver, id: DomainId | null, options?: CallOptions): Promise<void> {
+    options?.signal?.throwIfAborted()
+    const { rng, delayMsMax = 0, clock, faults } = this.#options
+    if (rng && delayMsMax > 0) await clock.sleep(millis(rng.below(delayMsMax + 1)), { signal: options?.signal })
+    faults?.(operation, id)
+  }
+}

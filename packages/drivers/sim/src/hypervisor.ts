@@ -1,0 +1,112 @@
+/**
+ * A hypervisor in memory: what outlives the driver, as QEMU processes outlive the agent. Its guests have no processor; they boot after a
+ * delay, write to the serial console, answer a small agent, and do what a test makes them do (`guest`).
+ */
+import { epochMillis, Fault, type Clock, type EpochMillis } from '@typevisor/base'
+import type { DomainCause, DomainId } from '@typevisor/model'
+import type { DriverDomain, DriverEvent, DriverState } from '@typevisor/toolstack'
+
+export interface SimGuest {
+  readonly domain: DriverDomain
+  state: DriverState
+  bootedAt: EpochMillis | null
+  cpuTimeNs: number
+  /** How often the machine was reset. */
+  resetCount: number
+  /** Kept memory: a counter that a save must keep. */
+  memory: number
+}
+
+const CONSOLE_KEPT_BYTES = 1024 * 1024
+
+export class SimHypervisor {
+  readonly clock: Clock
+  /** Virtual milliseconds from the first instruction to a booted userspace. */
+  readonly bootMs: number
+  readonly guests = new Map<DomainId, SimGuest>()
+  readonly saves = new Map<string, { domain: DomainId; machine: string; memory: number; whole: boolean }>()
+  readonly #consoles = new Map<DomainId, { start: number; content: Uint8Array }>()
+  readonly #listeners = new Set<(event: DriverEvent) => void>()
+  readonly #consoleReaders = new Map<DomainId, Set<(content: Uint8Array) => void>>()
+
+  constructor(clock: Clock, options: { bootMs?: number } = {}) {
+    this.clock = clock
+    this.bootMs = options.bootMs ?? 0
+  }
+
+  listen(listener: (event: DriverEvent) => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  need(id: DomainId): SimGuest {
+    const guest = this.guests.get(id)
+    if (!guest) throw new Fault('conflict', `domain ${id}: it has no process`)
+    return guest
+  }
+
+  enter(id: DomainId, state: DriverState): void {
+    const guest = this.need(id)
+    guest.state = state
+    if (state.kind === 'gone') this.guests.delete(id)
+    this.#tell({ at: this.clock.now(), domain: id, kind: 'state', state })
+  }
+
+  reset(id: DomainId): void {
+    const guest = this.need(id)
+    guest.resetCount += 1
+    guest.memory = 0
+    this.#tell({ at: this.clock.now(), domain: id, kind: 'reset', state: guest.state })
+    this.boot(guest)
+  }
+
+  boot(guest: SimGuest): void {
+    guest.bootedAt = epochMillis(this.clock.now() + this.bootMs)
+    this.print(guest.domain.id, `sim: ${guest.domain.name} boots\r\nsim: ready\r\n`)
+  }
+
+  booted(guest: SimGuest): boolean {
+    return guest.bootedAt !== null && this.clock.now() >= guest.bootedAt
+  }
+
+  print(id: DomainId, text: string): void {
+    const added = new TextEncoder().encode(text)
+    const kept = this.#consoles.get(id) ?? { start: 0, content: new Uint8Array() }
+    const joined = new Uint8Array(kept.content.length + added.length)
+    joined.set(kept.content)
+    joined.set(added, kept.content.length)
+    const surplus = Math.max(0, joined.length - CONSOLE_KEPT_BYTES)
+    this.#consoles.set(id, { start: kept.start + surplus, content: joined.subarray(surplus) })
+    for (const reader of this.#consoleReaders.get(id) ?? []) reader(added)
+  }
+
+  console(id: DomainId): { start: number; content: Uint8Array } {
+    return this.#consoles.get(id) ?? { start: 0, content: new Uint8Array() }
+  }
+
+  readConsoleLive(id: DomainId, reader: (content: Uint8Array) => void): () => void {
+    const readers = this.#consoleReaders.get(id) ?? new Set()
+    readers.add(reader)
+    this.#consoleReaders.set(id, readers)
+    return () => readers.delete(reader)
+  }
+
+  forget(id: DomainId): void {
+    this.#consoles.delete(id)
+    this.#consoleReaders.delete(id)
+  }
+
+  /** What a guest, or the world, does by itself. */
+  readonly guest = {
+    powerOff: (id: DomainId, cause: DomainCause = 'guest') => this.enter(id, { kind: 'powered-off', cause }),
+    panic: (id: DomainId) => this.enter(id, { kind: 'crashed', cause: 'guest-panic', detail: 'sim: panic' }),
+    ioError: (id: DomainId) => this.enter(id, { kind: 'paused', cause: 'io-error' }),
+    reboot: (id: DomainId) => this.reset(id),
+    /** Its process is killed from outside. */
+    kill: (id: DomainId) => this.enter(id, { kind: 'gone', cause: 'process-failed', detail: 'sim: killed' }),
+  }
+
+  #tell(event: DriverEvent): void {
+    for (const listener of this.#listeners) listener(event)
+  }
+}

@@ -1,0 +1,15 @@
+import type { EpochMillis } from '@typevisor/base'
+import type { DomainRecord, DomainState } from '@typevisor/model'
+import type { DriverDomain } from './ports.ts'
+
+/** A domain as the ledger keeps it: what its driver needs, and where it stands. */
+export interface StoredDomain extends DriverDomain {
+  readonly driver: string
+  readonly state: DomainState
+  readonly createdAt: EpochMillis
+}
+
+export function toRecord(stored: StoredDomain): DomainRecord {
+  const { volumes: _volumes, ...record } = stored
+  return record
+}

@@ -1,0 +1,314 @@
+/**
+ * The lifecycle as sagas: what each verb does to a domain, step by step, each step safe to run twice.
+ *
+ * The first step of each checks that the verb may be done and is recorded, so that after a crash the saga goes on from the
+ * fact that it may rather than asking again of a state that it has already changed itself.
+ */
+import { Fault, millis, type Clock, type Json } from '@typevisor/base'
+import { assertCan, type DomainId, type DomainSpec, type ImageName, type VerbName, type VolumeId } from '@typevisor/model'
+import { defineSaga, type SagaDefinition, type StepContext, type StepOutcome } from '@typevisor/saga'
+import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
+import type { VolumeInfo, VolumeStore } from '@typevisor/storage'
+import type { Ledger } from './ledger.ts'
+import type { DomainDriver, VolumeAttachment } from './ports.ts'
+import type { StoredDomain } from './stored-domain.ts'
+
+/** Files of saved domains, in a folder that the driver's processes need not reach. */
+export interface SaveFolder {
+  pathOf(id: DomainId): string
+  remove(path: string): Promise<void>
+}
+
+export interface ToolstackServices {
+  readonly driver: DomainDriver
+  readonly volumes: VolumeStore
+  readonly images: Pick<ImageStore, 'get'>
+  readonly ledger: Ledger
+  readonly saves: SaveFolder
+  readonly clock: Clock
+  /** Resolves when the domain's process has powered off, was destroyed or crashed; used by shutdown. */
+  readonly untilNotRunning: (id: DomainId, signal: AbortSignal) => Promise<void>
+  /** Says which verb is at work, so that what the driver reports meanwhile has its cause. */
+  readonly intend: (id: DomainId, verb: VerbName | null) => void
+}
+
+export type DefineInput = { readonly id: DomainId; readonly spec: DomainSpec }
+export type VerbInput = { readonly id: DomainId; readonly timeoutMs?: number }
+
+type Context<I> = StepContext<I, ToolstackServices>
+
+const rootVolume = (id: DomainId): VolumeId => `${id}.root` as VolumeId
+const seedVolume = (id: DomainId): VolumeId => `${id}.seed` as VolumeId
+
+async function imageOf(services: ToolstackServices, name: ImageName): Promise<Image> {
+  const image = await services.images.get(name)
+  if (!image) throw new Fault('not_found', `image ${name}: this host does not have it`, { details: [{ path: 'image', want: 'an image of the host', got: name }] })
+  return image
+}
+
+const attachment = (volume: VolumeInfo): VolumeAttachment => ({ kind: 'file', path: volume.path, format: volume.format })
+
+const define = defineSaga<DefineInput, ToolstackServices>({
+  name: 'domain.define',
+  steps: [
+    {
+      name: 'check',
+      do: async ({ input, services }) => {
+        const holder = services.ledger.byName(input.spec.name)
+        if (holder && holder.id !== input.id) throw new Fault('conflict', `define ${input.spec.name}: domain ${holder.id} has this name`)
+        const image = await imageOf(services, input.spec.image)
+        const { memoryBytes, diskBytes } = image.minimum
+        const short = (path: string, want: number, got: number) =>
+          new Fault('invalid', `${path}: got ${got}, image ${image.name} wants at least ${want}`, {
+            details: [{ path, want: `at least ${want}`, got: String(got) }],
+          })
+        if (input.spec.memoryBytes < memoryBytes) throw short('memoryBytes', memoryBytes, input.spec.memoryBytes)
+        if (input.spec.rootDiskBytes < diskBytes) throw short('rootDiskBytes', diskBytes, input.spec.rootDiskBytes)
+      },
+    },
+    {
+      name: 'root-disk',
+      do: async ({ input, services, signal }) => {
+        const image = await imageOf(services, input.spec.image)
+        await services.volumes.clone(rootVolume(input.id), image.rootDisk, input.spec.rootDiskBytes, { signal })
+      },
+      undo: ({ input, services }) => services.volumes.remove(rootVolume(input.id)),
+    },
+    {
+      name: 'seed',
+      do: async ({ input, services }) => {
+        await services.volumes.put(seedVolume(input.id), buildSeed({ instanceId: input.id, cloudInit: input.spec.cloudInit }))
+      },
+      undo: ({ input, services }) => services.volumes.remove(seedVolume(input.id)),
+    },
+    {
+      name: 'record',
+      do: async ({ input, services }) => {
+        const { driver, volumes, ledger, clock } = services
+        const image = await imageOf(services, input.spec.image)
+        const [root, seed] = await Promise.all([volumes.get(rootVolume(input.id)), volumes.get(seedVolume(input.id))])
+        if (!root || !seed) throw new Fault('failed', `define ${input.spec.name}: a disk made by the step before is not there`)
+        const hardware = await driver.planHardware(input.id, input.spec, [
+          { name: 'root', volume: root.id, readOnly: false },
+          { name: 'seed', volume: seed.id, readOnly: true },
+        ])
+        await ledger.define({
+          id: input.id,
+          name: input.spec.name,
+          driver: driver.name,
+          spec: input.spec,
+          hardware,
+          boot: image.boot,
+          volumes: { [root.id]: attachment(root), [seed.id]: attachment(seed) },
+          state: { kind: 'stopped', cause: 'requested', detail: null },
+          createdAt: clock.now(),
+        })
+      },
+      undo: ({ input, services }) => services.ledger.forget(input.id),
+    },
+  ],
+})
+
+/** The check that opens every verb. */
+const check = (verb: VerbName) => ({
+  name: 'check',
+  do: async ({ input, services }: Context<VerbInput>): Promise<StepOutcome> => {
+    const domain = services.ledger.need(input.id)
+    assertCan(verb, domain.state.kind, domain.name)
+    return { output: domain.state as unknown as Json }
+  },
+})
+
+/** Marks the verb as the cause of what the driver reports while `work` runs. */
+const intending =
+  (verb: VerbName, work: (context: Context<VerbInput>, domain: StoredDomain) => Promise<void>) =>
+  async (context: Context<VerbInput>): Promise<void> => {
+    const { services, input } = context
+    services.intend(input.id, verb)
+    try {
+      await work(context, services.ledger.need(input.id))
+    } finally {
+      services.intend(input.id, null)
+    }
+  }
+
+const start = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.start',
+  steps: [
+    check('start'),
+    {
+      name: 'create',
+      do: intending('start', (context, domain) => context.services.driver.create(domain, { signal: context.signal })),
+      undo: intending('poweroff', ({ services, input }) => services.driver.destroy(input.id)),
+    },
+    {
+      name: 'unpause',
+      do: intending('start', async ({ services, input, signal }) => {
+        await services.driver.unpause(input.id, { signal })
+        await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+      }),
+      undo: ({ services, input }) => services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' }),
+    },
+  ],
+})
+
+const pause = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.pause',
+  steps: [
+    check('pause'),
+    {
+      name: 'pause',
+      do: intending('pause', async ({ services, input, signal }) => {
+        await services.driver.pause(input.id, { signal })
+        await services.ledger.enter(input.id, { kind: 'paused', cause: 'requested' }, { cause: 'requested' })
+      }),
+    },
+  ],
+})
+
+const unpause = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.unpause',
+  steps: [
+    check('unpause'),
+    {
+      name: 'unpause',
+      do: intending('unpause', async ({ services, input, signal }) => {
+        await services.driver.unpause(input.id, { signal })
+        await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+      }),
+    },
+  ],
+})
+
+const SHUTDOWN_LIMIT_MS = 60_000
+
+/** Asks; when the guest does not power off in time the fault says so, and what then is the caller's choice (`poweroff`). */
+const shutdown = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.shutdown',
+  steps: [
+    check('shutdown'),
+    {
+      name: 'await',
+      attemptCountMax: 1,
+      do: intending('shutdown', async ({ services, input, signal }, domain) => {
+        const limitMs = input.timeoutMs ?? SHUTDOWN_LIMIT_MS
+        const withdrawn = new AbortController()
+        const inner = AbortSignal.any([withdrawn.signal, signal])
+        const ended = services.untilNotRunning(input.id, inner)
+        try {
+          await services.driver.requestShutdown(input.id, { signal })
+          const inTime = await Promise.race([
+            ended.then(() => true),
+            services.clock.sleep(millis(limitMs), { signal: inner }).then(() => false),
+          ])
+          if (!inTime) throw new Fault('timeout', `shutdown ${domain.name}: the guest did not power off in ${limitMs} ms`)
+        } finally {
+          ended.catch(() => {})
+          withdrawn.abort()
+        }
+      }),
+    },
+  ],
+})
+
+const reboot = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.reboot',
+  steps: [
+    check('reboot'),
+    { name: 'reset', do: intending('reboot', ({ services, input, signal }) => services.driver.reset(input.id, { signal })) },
+  ],
+})
+
+const poweroff = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.poweroff',
+  steps: [
+    check('poweroff'),
+    {
+      name: 'destroy',
+      do: intending('poweroff', async ({ services, input }, domain) => {
+        await services.driver.destroy(input.id)
+        if (domain.state.kind === 'saved') await services.saves.remove(domain.state.savePath)
+        await services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' })
+      }),
+    },
+  ],
+})
+
+const save = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.save',
+  steps: [
+    check('save'),
+    {
+      name: 'save',
+      do: intending('save', async ({ services, input, signal }, domain) => {
+        if (domain.state.kind === 'saved') return
+        const savePath = services.saves.pathOf(input.id)
+        const { sizeBytes } = await services.driver.save(input.id, savePath, { signal })
+        await services.ledger.enter(input.id, { kind: 'saved', savePath, sizeBytes: sizeBytes as never }, { cause: 'requested' })
+      }),
+    },
+  ],
+})
+
+const restore = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.restore',
+  steps: [
+    check('restore'),
+    {
+      name: 'restore',
+      do: intending('restore', async ({ services, input, signal }, domain) => {
+        if (domain.state.kind === 'saved') await services.driver.restore(domain, domain.state.savePath, { signal })
+      }),
+      undo: intending('poweroff', ({ services, input }) => services.driver.destroy(input.id)),
+    },
+    {
+      name: 'unpause',
+      do: intending('restore', async ({ services, input, signal }) => {
+        await services.driver.unpause(input.id, { signal })
+        await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+      }),
+    },
+    { name: 'drop-save', do: ({ services, input }) => services.saves.remove(services.saves.pathOf(input.id)) },
+  ],
+})
+
+/** Removes the domain with its disks. A domain that is not there is destroyed already: no check. */
+const destroy = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.destroy',
+  steps: [
+    {
+      name: 'end',
+      do: async ({ services, input }) => {
+        services.intend(input.id, 'destroy')
+        try {
+          await services.driver.destroy(input.id)
+        } finally {
+          services.intend(input.id, null)
+        }
+      },
+    },
+    {
+      name: 'remove',
+      do: async ({ services, input }) => {
+        await services.driver.forget(input.id)
+        await services.saves.remove(services.saves.pathOf(input.id))
+        await services.volumes.remove(seedVolume(input.id))
+        await services.volumes.remove(rootVolume(input.id))
+      },
+    },
+    { name: 'record', do: ({ services, input }) => services.ledger.forget(input.id) },
+  ],
+})
+
+export const TOOLSTACK_SAGAS = {
+  define,
+  start,
+  pause,
+  unpause,
+  shutdown,
+  reboot,
+  poweroff,
+  save,
+  restore,
+  destroy,
+} as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & { define: SagaDefinition<DefineInput, ToolstackServices> }
