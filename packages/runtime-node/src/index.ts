@@ -1,1 +1,6 @@
-
+export { realClock } from './clock.ts'
+export { nodeDisk } from './disk.ts'
+export { faultOf, isErrno } from './errno.ts'
+export { uuidv7Ids } from './ids.ts'
+export { consoleLog, type ConsoleLogLevel, type ConsoleLogOptions } from './log.ts'
+export { realRng } from './rng.ts'
