@@ -76,7 +76,7 @@ export type ToAgent =
   | { readonly type: 'request'; readonly id: number; readonly method: AgentMethod; readonly params: unknown }
   | { readonly type: 'withdraw'; readonly id: number }
   | { readonly type: 'acknowledge'; readonly sequence: number }
-  | { readonly type: 'stream.open'; readonly stream: number; readonly kind: StreamKind; readonly domain: DomainId }
+  | { readonly type: 'stream.open'; readonly stream: number; readonly kind: StreamKind; readonly domain: DomainId; readonly fromOffset?: number | undefined }
   | { readonly type: 'stream.close'; readonly stream: number }
   | { readonly type: 'welcome'; readonly after: number }
   | { readonly type: 'refused'; readonly fault: FaultJson }
@@ -102,7 +102,13 @@ export interface AgentPort {
   /** Transitions after `after`; the caller acknowledges what it has stored. */
   events(after: number, options: { signal: AbortSignal }): AsyncIterable<DomainEvent>
   acknowledge(sequence: number): Promise<void>
-  openStream(kind: StreamKind, domain: DomainId, options?: { signal?: AbortSignal | undefined }): Promise<AgentStream>
+  openStream(kind: StreamKind, domain: DomainId, options?: StreamOptions): Promise<AgentStream>
+}
+
+export interface StreamOptions {
+  readonly signal?: AbortSignal | undefined
+  /** Console only: begin with the kept output from here. */
+  readonly fromOffset?: number | undefined
 }
 
 export interface AgentStream {

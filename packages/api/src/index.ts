@@ -20,3 +20,5 @@ export {
   type Reply,
   type RoleName,
 } from './table.ts'
+export { openApiDocument, type OpenApiOptions } from './openapi.ts'
+export { baseType, describeGot, detailsOfIssue, hostileDetails, joinPath, parseInput, type ParsedInput, type RawInput } from './validation.ts'

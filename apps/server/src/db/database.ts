@@ -1,0 +1,95 @@
+/**
+ * The connection pool and what is read through it. 64-bit integers come as numbers and a number that JavaScript cannot hold exactly
+ * is an error rather than a rounded value.
+ */
+import pg from 'pg'
+import { Kysely, PostgresDialect } from 'kysely'
+import { assert } from '@typevisor/base'
+import type { SqlExecutor } from '@typevisor/saga'
+import type { Database } from './schema.ts'
+
+export type Db = Kysely<Database>
+
+export interface DatabaseOptions {
+  /** As pg takes it: `postgres://...`, or the parts. */
+  readonly connection: pg.PoolConfig
+  readonly connectionCountMax?: number
+  /** Told of errors of idle connections; the pool replaces them. */
+  onIdleError?(error: Error): void
+}
+
+export interface DatabaseHandle extends AsyncDisposable {
+  readonly db: Db
+  readonly pool: pg.Pool
+  /** What the saga store and the migrations ask for. */
+  readonly executor: SqlExecutor
+  close(): Promise<void>
+}
+
+const INT8 = 20
+const NUMERIC = 1700
+
+function exactNumber(text: string): number {
+  const value = Number(text)
+  assert(Number.isSafeInteger(value), `database: ${text} does not fit a number exactly`)
+  return value
+}
+
+/** Per pool, so that nobody else's pg is changed. */
+const types: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format?: 'text' | 'binary') => {
+    if (oid === INT8) return exactNumber
+    if (oid === NUMERIC) return Number
+    return pg.types.getTypeParser(oid, format as 'text')
+  }) as typeof pg.types.getTypeParser,
+}
+
+export function openDatabase(options: DatabaseOptions): DatabaseHandle {
+  const pool = new pg.Pool({
+    max: options.connectionCountMax ?? 20,
+    connectionTimeoutMillis: 10_000,
+    idleTimeoutMillis: 30_000,
+    // A transaction that a dead request left open would hold back the outbox.
+    idle_in_transaction_session_timeout: 30_000,
+    statement_timeout: 60_000,
+    application_name: 'typevisor',
+    ...options.connection,
+    types,
+  })
+  pool.on('error', (error) => options.onIdleError?.(error))
+  const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) })
+  let closing: Promise<void> | undefined
+  const close = (): Promise<void> => (closing ??= db.destroy())
+  return { db, pool, executor: poolExecutor(pool), close, [Symbol.asyncDispose]: close }
+}
+
+const onClient = (client: pg.Pool | pg.PoolClient): Pick<SqlExecutor, 'query'> => ({
+  async query(text, values) {
+    const result = values === undefined ? await client.query(text) : await client.query(text, [...values])
+    return { rows: result.rows as Record<string, unknown>[], rowCount: result.rowCount ?? 0 }
+  },
+})
+
+/** A pg Pool as the saga store and the migrations see it. */
+export function poolExecutor(pool: pg.Pool): SqlExecutor {
+  return {
+    ...onClient(pool),
+    async transaction(work) {
+      const client = await pool.connect()
+      let broken: Error | undefined
+      try {
+        await client.query('BEGIN')
+        const tx: SqlExecutor = { ...onClient(client), transaction: (inner) => inner(tx) }
+        const value = await work(tx)
+        await client.query('COMMIT')
+        return value
+      } catch (error) {
+        // A connection that cannot even roll back is thrown away.
+        await client.query('ROLLBACK').catch((failure: Error) => (broken = failure))
+        throw error
+      } finally {
+        client.release(broken)
+      }
+    },
+  }
+}

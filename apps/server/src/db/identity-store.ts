@@ -1,0 +1,212 @@
+/** The identity store in PostgreSQL. Passes the conformance suite of `@typevisor/identity/testing`. */
+import { sql, type Selectable } from 'kysely'
+import { epochMillis } from '@typevisor/base'
+import type { AccountRecord, IdentityStore, SessionRecord, TokenRecord } from '@typevisor/identity'
+import type { Db } from './database.ts'
+import type { AccountTable, SessionTable, TokenTable } from './schema.ts'
+
+export const accountFromRow = (row: Selectable<AccountTable>): AccountRecord => ({
+  id: row.id,
+  name: row.name,
+  role: row.role,
+  passwordHash: row.password_hash,
+  disabled: row.disabled,
+  createdAt: epochMillis(row.created_at.getTime()),
+})
+
+const sessionFromRow = (row: Selectable<SessionTable>): SessionRecord => ({
+  id: row.id,
+  accountId: row.account_id,
+  secretHash: row.secret_hash,
+  createdAt: epochMillis(row.created_at.getTime()),
+  lastSeenAt: epochMillis(row.last_seen_at.getTime()),
+  expiresAt: epochMillis(row.expires_at.getTime()),
+  address: row.address,
+})
+
+const timeOrNull = (time: Date | null) => (time === null ? null : epochMillis(time.getTime()))
+
+export const tokenFromRow = (row: Selectable<TokenTable>): TokenRecord => ({
+  id: row.id,
+  accountId: row.account_id,
+  name: row.name,
+  secretHash: row.secret_hash,
+  scopes: row.scopes,
+  createdAt: epochMillis(row.created_at.getTime()),
+  expiresAt: timeOrNull(row.expires_at),
+  lastUsedAt: timeOrNull(row.last_used_at),
+})
+
+export function postgresIdentityStore(db: Db): IdentityStore {
+  const accountById = async (id: string): Promise<AccountRecord | null> => {
+    const row = await db.selectFrom('account').selectAll().where('id', '=', id).executeTakeFirst()
+    return row ? accountFromRow(row) : null
+  }
+  return {
+    accountById,
+    async accountByName(name) {
+      // A name that no account can have is not sent: PostgreSQL refuses \0 and what is no UTF-8.
+      if (name.includes('\0') || !name.isWellFormed()) return null
+      const row = await db.selectFrom('account').selectAll().where('name', '=', name).executeTakeFirst()
+      return row ? accountFromRow(row) : null
+    },
+    async insertAccount(account) {
+      const inserted = await db
+        .insertInto('account')
+        .values({
+          id: account.id,
+          name: account.name,
+          role: account.role,
+          password_hash: account.passwordHash,
+          disabled: account.disabled,
+          created_at: new Date(account.createdAt),
+        })
+        .onConflict((conflict) => conflict.column('name').doNothing())
+        .returning('id')
+        .executeTakeFirst()
+      return inserted !== undefined
+    },
+    async setPassword(accountId, passwordHash) {
+      await db.transaction().execute(async (tx) => {
+        await tx.updateTable('account').set({ password_hash: passwordHash }).where('id', '=', accountId).execute()
+        await tx.deleteFrom('session').where('account_id', '=', accountId).execute()
+      })
+    },
+    async upgradeHash(accountId, from, to) {
+      await db.updateTable('account').set({ password_hash: to }).where('id', '=', accountId).where('password_hash', '=', from).execute()
+    },
+    async deleteAccount(accountId) {
+      return db.transaction().execute(async (tx) => {
+        // Two admins who remove each other at the same time: one of them waits here, then is the last.
+        await sql`LOCK TABLE account IN SHARE ROW EXCLUSIVE MODE`.execute(tx)
+        const account = await tx.selectFrom('account').select(['id', 'role']).where('id', '=', accountId).executeTakeFirst()
+        if (!account) return 'missing' as const
+        if (account.role === 'admin') {
+          const other = await tx
+            .selectFrom('account')
+            .select('id')
+            .where('role', '=', 'admin')
+            .where('id', '!=', accountId)
+            .where('disabled', '=', false)
+            .where('password_hash', 'is not', null)
+            .limit(1)
+            .executeTakeFirst()
+          if (!other) return 'last-admin' as const
+        }
+        await tx.deleteFrom('account').where('id', '=', accountId).execute()
+        return 'deleted' as const
+      })
+    },
+
+    async insertSession(session) {
+      await db
+        .insertInto('session')
+        .values({
+          id: session.id,
+          account_id: session.accountId,
+          secret_hash: Buffer.from(session.secretHash),
+          created_at: new Date(session.createdAt),
+          last_seen_at: new Date(session.lastSeenAt),
+          expires_at: new Date(session.expiresAt),
+          address: session.address,
+        })
+        .execute()
+    },
+    async sessionByHash(secretHash) {
+      const row = await db.selectFrom('session').selectAll().where('secret_hash', '=', Buffer.from(secretHash)).executeTakeFirst()
+      const account = row && (await accountById(row.account_id))
+      return row && account ? { session: sessionFromRow(row), account } : null
+    },
+    async touchSession(id, at) {
+      await db.updateTable('session').set({ last_seen_at: new Date(at) }).where('id', '=', id).where('last_seen_at', '<', new Date(at)).execute()
+    },
+    async deleteSession(id) {
+      await db.deleteFrom('session').where('id', '=', id).execute()
+    },
+    async pruneSessions(now, idleSince) {
+      const result = await db
+        .deleteFrom('session')
+        .where((where) => where.or([where('expires_at', '<=', new Date(now)), where('last_seen_at', '<=', new Date(idleSince))]))
+        .executeTakeFirst()
+      return Number(result.numDeletedRows)
+    },
+
+    async insertToken(token, limit) {
+      return db.transaction().execute(async (tx) => {
+        // The account's row is the lock under which its tokens are counted.
+        await tx.selectFrom('account').select('id').where('id', '=', token.accountId).forUpdate().execute()
+        const { count } = await tx
+          .selectFrom('token')
+          .select(sql<number>`count(*)`.as('count'))
+          .where('account_id', '=', token.accountId)
+          .executeTakeFirstOrThrow()
+        const inserted = await tx
+          .insertInto('token')
+          .values({
+            id: token.id,
+            account_id: token.accountId,
+            name: token.name,
+            secret_hash: Buffer.from(token.secretHash),
+            scopes: [...token.scopes],
+            created_at: new Date(token.createdAt),
+            expires_at: token.expiresAt === null ? null : new Date(token.expiresAt),
+          })
+          .onConflict((conflict) => conflict.columns(['account_id', 'name']).doNothing())
+          .returning('id')
+          .executeTakeFirst()
+        if (!inserted) return 'taken' as const
+        if (count < limit) return 'inserted' as const
+        await tx.deleteFrom('token').where('id', '=', token.id).execute()
+        return 'full' as const
+      })
+    },
+    async tokenById(id) {
+      const row = await db.selectFrom('token').selectAll().where('id', '=', id).executeTakeFirst()
+      const account = row && (await accountById(row.account_id))
+      return row && account ? { token: tokenFromRow(row), account } : null
+    },
+    async touchToken(id, at) {
+      await db.updateTable('token').set({ last_used_at: new Date(at) }).where('id', '=', id).execute()
+    },
+    async deleteToken(id, accountId) {
+      const result = await db.deleteFrom('token').where('id', '=', id).where('account_id', '=', accountId).executeTakeFirst()
+      return result.numDeletedRows > 0n
+    },
+
+    async countAttempt(keys, now, policy) {
+      const endsAt = new Date(now + policy.windowMs)
+      // One statement, sorted: parallel tries wait for each other and cannot deadlock. What is over its limit is not counted on.
+      const sorted = [...keys].sort((a, b) => (a.key < b.key ? -1 : 1))
+      const rows = await db
+        .insertInto('login_attempt')
+        .values(sorted.map(({ key }) => ({ key: storable(key), count: 1, window_ends_at: endsAt })))
+        .onConflict((conflict) =>
+          conflict.column('key').doUpdateSet({
+            count: sql`CASE WHEN login_attempt.window_ends_at <= ${new Date(now)} THEN 1 ELSE least(login_attempt.count + 1, 1000000) END`,
+            window_ends_at: sql`CASE WHEN login_attempt.window_ends_at <= ${new Date(now)} THEN ${endsAt} ELSE login_attempt.window_ends_at END`,
+          }),
+        )
+        .returningAll()
+        .execute()
+      return keys.flatMap(({ key }) => {
+        const row = rows.find((candidate) => candidate.key === storable(key))
+        return row ? [{ key, count: row.count, windowEndsAt: epochMillis(row.window_ends_at.getTime()) }] : []
+      })
+    },
+    async settleAttempt(keys) {
+      const forgotten = keys.filter((entry) => entry.forget).map((entry) => storable(entry.key))
+      const kept = keys.filter((entry) => !entry.forget).map((entry) => storable(entry.key))
+      if (forgotten.length > 0) await db.deleteFrom('login_attempt').where('key', 'in', forgotten).execute()
+      if (kept.length > 0) {
+        await db.updateTable('login_attempt').set({ count: sql`greatest(count - 1, 0)` }).where('key', 'in', kept).execute()
+      }
+    },
+    async pruneAttempts(before) {
+      const result = await db.deleteFrom('login_attempt').where('window_ends_at', '<=', new Date(before)).executeTakeFirst()
+      return Number(result.numDeletedRows)
+    },
+  }
+}
+
+/** Keys hold what somebody typed as an account name: kept to what a text column takes. */
+const storable = (key: string): string => key.replaceAll('\0', '\u2400').toWellFormed().slice(0, 300)
