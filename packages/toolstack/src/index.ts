@@ -18,9 +18,9 @@
  * Not here: which host, how much memory, when to start again: callers decide. Wire formats of hypervisors: drivers.
  * Modelled on libxenlight's contract (Xen, tools/libs/light): policy-free, asynchronous, capabilities asked and never guessed.
  */
-export { Ledger, memoryRecordLog, type RecordLog } from './ledger.ts'
 export type {
   CallOptions,
+  ConsoleOptions,
   Capability,
   ConsoleSlice,
   DomainDriver,

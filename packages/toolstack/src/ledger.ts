@@ -4,18 +4,8 @@
  */
 import { Channel, Fault, type Clock, type Json } from '@typevisor/base'
 import type { DomainCause, DomainEvent, DomainId, DomainState, DomainStateKind } from '@typevisor/model'
-import type { Fence } from '@typevisor/saga'
+import type { Fence, StateFile } from '@typevisor/saga'
 import type { StoredDomain } from './stored-domain.ts'
-
-/** An append-only, durable list of JSON records: the journal of `saga`, or an array in a test. `append` resolves when they are safe. */
-export interface RecordLog {
-  /** What survived, in order. */
-  readonly replayed: readonly Json[]
-  append(records: readonly Json[]): Promise<void>
-  /** Replaces all that came before by `records`, atomically. */
-  compact(records: readonly Json[]): Promise<void>
-  close(): Promise<void>
-}
 
 type LedgerRecord =
   | { readonly kind: 'domain'; readonly domain: StoredDomain; readonly event?: DomainEvent }
@@ -27,7 +17,6 @@ type LedgerRecord =
 
 /** What is kept for readers that come late; past it the oldest acknowledged go first, and unacknowledged ones are never dropped. */
 const EVENTS_KEPT = 10_000
-const COMPACT_EVERY = 20_000
 const READER_QUEUE = 4_096
 
 export interface TransitionNote {
@@ -37,7 +26,7 @@ export interface TransitionNote {
 }
 
 export class Ledger {
-  readonly #log: RecordLog
+  readonly #append: (records: readonly Json[]) => Promise<void>
   readonly #clock: Clock
   readonly #domains = new Map<DomainId, StoredDomain>()
   readonly #names = new Map<string, DomainId>()
@@ -45,16 +34,16 @@ export class Ledger {
   #events: DomainEvent[] = []
   #sequence = 0
   #acknowledged = 0
-  #sinceCompaction = 0
-  #compacting: Promise<void> | null = null
   readonly #readers = new Set<Channel<DomainEvent>>()
 
-  constructor(log: RecordLog, clock: Clock) {
-    this.#log = log
+  /** Joins `state`, which is not open yet. */
+  constructor(state: StateFile, clock: Clock) {
     this.#clock = clock
-    // The log holds what this class wrote; the journal's checksums have vouched for it.
-    for (const record of log.replayed) this.#apply(record as unknown as LedgerRecord)
-    this.#sinceCompaction = log.replayed.length
+    this.#append = state.section<Json>('ledger', {
+      // The section holds what this class wrote; the journal's checksums have vouched for it.
+      replay: (record) => this.#apply(record as unknown as LedgerRecord),
+      snapshot: () => this.#snapshot() as unknown as Iterable<Json>,
+    })
   }
 
   get(id: DomainId): StoredDomain | null {
@@ -144,10 +133,8 @@ export class Ledger {
     }
   }
 
-  async close(): Promise<void> {
+  close(): void {
     for (const reader of this.#readers) reader.close()
-    await this.#compacting
-    await this.#log.close()
   }
 
   #event(domain: DomainId, name: string, from: DomainStateKind | null, to: DomainStateKind | null, note: TransitionNote): DomainEvent {
@@ -168,15 +155,10 @@ export class Ledger {
   /** Memory first, so that a second caller in the same turn sees it; nobody is told before it is safe. */
   async #write(records: readonly LedgerRecord[]): Promise<void> {
     for (const record of records) this.#apply(record)
-    await this.#log.append(records as unknown as Json[])
+    await this.#append(records as unknown as Json[])
     for (const record of records) {
       const event = 'event' in record ? record.event : undefined
       if (event) this.#tell(event)
-    }
-    this.#sinceCompaction += records.length
-    if (this.#sinceCompaction > COMPACT_EVERY && this.#sinceCompaction > 2 * (this.#domains.size + this.#events.length)) {
-      this.#compacting ??= this.#compact().finally(() => (this.#compacting = null))
-      await this.#compacting
     }
   }
 
@@ -227,28 +209,12 @@ export class Ledger {
     }
   }
 
-  async #compact(): Promise<void> {
-    this.#sinceCompaction = 0
-    const records: LedgerRecord[] = [
-      { kind: 'sequence', sequence: this.#sequence },
-      { kind: 'acknowledged', sequence: this.#acknowledged },
-      ...this.#events.map((event) => ({ kind: 'event', event }) as const),
-      ...this.#domains.values().map((domain) => ({ kind: 'domain', domain }) as const),
-      // A fence outlives its domain: a zombie's late `define` must still be refused.
-      ...this.#fences.entries().map(([id, fence]) => ({ kind: 'fence', id, fence }) as const),
-    ]
-    await this.#log.compact(records as unknown as Json[])
-  }
-}
-
-/** A log in memory, for tests and the sim. */
-export function memoryRecordLog(replayed: readonly Json[] = []): RecordLog & { readonly records: Json[] } {
-  const records = [...replayed]
-  return {
-    replayed,
-    records,
-    append: async (more) => void records.push(...more),
-    compact: async (all) => void records.splice(0, records.length, ...all),
-    close: async () => {},
+  *#snapshot(): Iterable<LedgerRecord> {
+    yield { kind: 'sequence', sequence: this.#sequence }
+    yield { kind: 'acknowledged', sequence: this.#acknowledged }
+    for (const event of this.#events) yield { kind: 'event', event }
+    for (const domain of this.#domains.values()) yield { kind: 'domain', domain }
+    // A fence outlives its domain: a zombie's late `define` must still be refused.
+    for (const [id, fence] of this.#fences) yield { kind: 'fence', id, fence }
   }
 }

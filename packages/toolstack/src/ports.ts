@@ -71,6 +71,10 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined
 }
 
+export interface ConsoleOptions extends CallOptions {
+  readonly fromOffset?: number | undefined
+}
+
 export interface ExecRequest {
   readonly argv: readonly string[]
   readonly stdin?: Uint8Array
@@ -126,8 +130,11 @@ export interface DomainDriver {
   events(options?: CallOptions): AsyncIterable<DriverEvent>
 
   statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics>
-  /** Live console. Many may be open at once; all see the output, the input is merged. */
-  openConsole(id: DomainId, options?: CallOptions): Promise<GuestStream>
+  /**
+   * Live console. Many may be open at once; all see the output, the input is merged. With `fromOffset` the output begins with what was
+   * kept from there (or the oldest kept byte after it) and goes on live, no byte lost or repeated; without it begins now.
+   */
+  openConsole(id: DomainId, options?: ConsoleOptions): Promise<GuestStream>
   /** Kept output from `fromOffset` (or the oldest kept byte after it), at most `sizeMax` bytes; works for a domain that is gone. */
   readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: CallOptions): Promise<ConsoleSlice>
   openVnc(id: DomainId, options?: CallOptions): Promise<GuestStream>

@@ -10,11 +10,11 @@ import type {
   GuestAddress,
   VerbName,
 } from '@typevisor/model'
-import { createSagaEngine, fence as toFence, sagaId, type SagaEngine, type SagaId, type SagaRecord, type SagaStore } from '@typevisor/saga'
+import { createSagaEngine, fence as toFence, fileSagaStore, sagaId, type SagaEngine, type SagaId, type SagaRecord, type SagaStore, type StateFile } from '@typevisor/saga'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
-import { Ledger, type RecordLog } from './ledger.ts'
-import type { ConsoleSlice, DomainDriver, DriverCapabilities, DriverEvent, ExecRequest, GuestStream } from './ports.ts'
+import { Ledger } from './ledger.ts'
+import type { ConsoleOptions, ConsoleSlice, DomainDriver, DriverCapabilities, DriverEvent, ExecRequest, GuestStream } from './ports.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
 import { toRecord, type StoredDomain } from './stored-domain.ts'
 import { TOOLSTACK_SAGAS, type SaveFolder, type ToolstackServices } from './verbs.ts'
@@ -23,9 +23,8 @@ export interface ToolstackOptions {
   readonly driver: DomainDriver
   readonly volumes: VolumeStore
   readonly images: Pick<ImageStore, 'get'>
-  /** Where sagas live: `fileSagaStore` for an agent, `memorySagaStore` for a script that may forget. */
-  readonly sagas: SagaStore
-  readonly ledger: RecordLog
+  /** Where sagas, domains, fences and events are kept; not opened yet, and the toolstack's own from then on. */
+  readonly state: StateFile
   readonly saves: SaveFolder
   readonly clock: Clock
   readonly log: Log
@@ -59,10 +58,12 @@ export interface Toolstack {
   /** Transitions after `afterSequence`: kept ones, then live. At least once, in order. */
   events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent>
   acknowledge(sequence: number): Promise<void>
+  /** Sequence of the newest transition; `list` and `get` show at least it. */
+  lastSequence(): number
   statistics(id: DomainId, options?: ReadOptions): Promise<DomainStatistics>
   exec(id: DomainId, request: ExecRequest, options?: ReadOptions): Promise<ExecResult>
   addresses(id: DomainId, options?: ReadOptions): Promise<readonly GuestAddress[]>
-  openConsole(id: DomainId, options?: ReadOptions): Promise<GuestStream>
+  openConsole(id: DomainId, options?: ConsoleOptions): Promise<GuestStream>
   readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: ReadOptions): Promise<ConsoleSlice>
   openVnc(id: DomainId, options?: ReadOptions): Promise<GuestStream>
   /** Lets go; domains go on, and the next toolstack on the same ledger adopts them. */
@@ -80,6 +81,7 @@ class SagaToolstack implements Toolstack {
   readonly #options: ToolstackOptions
   readonly #ledger: Ledger
   readonly #engine: SagaEngine
+  readonly #sagas: SagaStore
   readonly #intents = new Map<DomainId, VerbName>()
   /** Domains of which a driver's event was left to the verb at work. */
   readonly #missed = new Set<DomainId>()
@@ -89,7 +91,8 @@ class SagaToolstack implements Toolstack {
 
   constructor(options: ToolstackOptions) {
     this.#options = options
-    this.#ledger = new Ledger(options.ledger, options.clock)
+    this.#ledger = new Ledger(options.state, options.clock)
+    this.#sagas = fileSagaStore({ state: options.state, clock: options.clock })
     const services: ToolstackServices = {
       driver: options.driver,
       volumes: options.volumes,
@@ -101,7 +104,7 @@ class SagaToolstack implements Toolstack {
       intend: (id, verb) => this.#intend(id, verb),
     }
     this.#engine = createSagaEngine({
-      store: options.sagas,
+      store: this.#sagas,
       sagas: Object.values(TOOLSTACK_SAGAS),
       services,
       clock: options.clock,
@@ -111,8 +114,9 @@ class SagaToolstack implements Toolstack {
   }
 
   async open(): Promise<void> {
-    const { sagas, log } = this.#options
-    const unfinished = await sagas.list({ unfinished: true })
+    const { state, log } = this.#options
+    await state.open()
+    const unfinished = await this.#sagas.list({ unfinished: true })
     // A domain that a saga holds is left to it: the saga knows what it was doing, and says so in its own transition.
     const held = new Set(unfinished.map((saga) => saga.resource))
     await this.#adopt(held)
@@ -158,6 +162,10 @@ class SagaToolstack implements Toolstack {
     return this.#ledger.acknowledge(sequence)
   }
 
+  lastSequence(): number {
+    return this.#ledger.lastSequence
+  }
+
   async statistics(id: DomainId, options?: ReadOptions): Promise<DomainStatistics> {
     return this.#options.driver.statistics(this.#live(id, 'statistics').id, options)
   }
@@ -167,7 +175,7 @@ class SagaToolstack implements Toolstack {
   async addresses(id: DomainId, options?: ReadOptions): Promise<readonly GuestAddress[]> {
     return this.#options.driver.addresses(this.#running(id, 'addresses').id, options)
   }
-  async openConsole(id: DomainId, options?: ReadOptions): Promise<GuestStream> {
+  async openConsole(id: DomainId, options?: ConsoleOptions): Promise<GuestStream> {
     return this.#options.driver.openConsole(this.#live(id, 'console').id, options)
   }
   async readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: ReadOptions): Promise<ConsoleSlice> {
@@ -182,7 +190,8 @@ class SagaToolstack implements Toolstack {
     await this.#engine.stop()
     await this.#options.driver.close()
     await this.#watching
-    await this.#ledger.close()
+    this.#ledger.close()
+    await this.#options.state.close()
   }
 
   #live(id: DomainId, what: string): StoredDomain {

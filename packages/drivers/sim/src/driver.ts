@@ -1,6 +1,6 @@
 import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
 import type { DomainDevice, DomainId, DomainSpec, DomainStatistics, ExecResult, GuestAddress, VolumeId } from '@typevisor/model'
-import type { CallOptions, ConsoleSlice, DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, ExecRequest, GuestStream } from '@typevisor/toolstack'
+import type { CallOptions, ConsoleOptions, ConsoleSlice, DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, ExecRequest, GuestStream } from '@typevisor/toolstack'
 import { SimHypervisor, type SimGuest } from './hypervisor.ts'
 
 /** Called before each operation takes effect: throws the Fault to inject, or returns. */
@@ -168,10 +168,14 @@ class SimDriver implements DomainDriver {
     }
   }
 
-  async openConsole(id: DomainId, options?: CallOptions): Promise<GuestStream> {
+  async openConsole(id: DomainId, options?: ConsoleOptions): Promise<GuestStream> {
     await this.#enter('openConsole', id, options)
     const guest = this.#hypervisor.need(id)
     const output = new Channel<Uint8Array>(4096)
+    if (options?.fromOffset !== undefined) {
+      const { content } = await this.readConsole(id, options.fromOffset, Number.MAX_SAFE_INTEGER)
+      if (content.length > 0) output.push(content)
+    }
     const close = this.#hypervisor.readConsoleLive(id, (content) => output.push(content))
     return {
       readable: output,

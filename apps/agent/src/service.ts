@@ -1,0 +1,152 @@
+/** The agent's side of every method: the toolstack and the image store behind `AgentPort`. No wire here; `uplink.ts` has it. */
+import { Fault, type Bytes, type Log } from '@typevisor/base'
+import { isLabel, type DomainEvent, type DomainId, type ImageName } from '@typevisor/model'
+import type { Image, ImageStore } from '@typevisor/image'
+import type { Toolstack } from '@typevisor/toolstack'
+import {
+  AGENT_PROTOCOL,
+  type AgentHello,
+  type AgentImage,
+  type AgentMethod,
+  type AgentMethods,
+  type AgentParams,
+  type AgentPort,
+  type AgentReply,
+  type AgentStream,
+  type DomainReply,
+  type StreamKind,
+  type StreamOptions,
+} from '@typevisor/api/agent-wire'
+
+export interface AgentServiceOptions {
+  readonly name: string
+  readonly version: string
+  readonly toolstack: Toolstack
+  readonly images: ImageStore
+  readonly cpuCount: number
+  readonly memoryBytes: Bytes
+  readonly log: Log
+}
+
+type Progress = (fraction: number, message: string) => void
+type CallContext = { readonly signal: AbortSignal | undefined; readonly progress: Progress }
+type Methods = { readonly [M in AgentMethod]: (params: AgentParams<M>, context: CallContext) => Promise<AgentReply<M>> }
+
+export async function createAgentService(options: AgentServiceOptions): Promise<AgentPort & { refresh(): Promise<AgentHello> }> {
+  const service = new AgentService(options)
+  await service.refresh()
+  return service
+}
+
+const base64 = (content: Uint8Array): string => Buffer.from(content.buffer, content.byteOffset, content.byteLength).toString('base64')
+
+export function toAgentImage(image: Image): AgentImage {
+  return {
+    name: image.name,
+    title: image.title,
+    digest: image.digest,
+    sizeBytes: image.rootDisk.fileBytes,
+    virtualBytes: image.rootDisk.virtualBytes,
+    minimumMemoryBytes: image.minimum.memoryBytes,
+    defaultUser: image.defaultUser,
+    contents: image.contents,
+    builtAt: image.builtAt,
+  }
+}
+
+class AgentService implements AgentPort {
+  readonly #options: AgentServiceOptions
+  #hello: AgentHello | null = null
+  /** Builds under way by image name: a command given twice joins the first. */
+  readonly #builds = new Map<string, Promise<AgentImage>>()
+
+  readonly #methods: Methods = {
+    'domain.define': async ({ id, spec, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.define(id, spec, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.carry-out': async ({ id, verb, commandId, fence, timeoutMs }, { signal }) => {
+      await this.#options.toolstack.carryOut(verb, id, { commandId, fence, signal, ...(timeoutMs === undefined ? {} : { timeoutMs }) })
+      return this.#reply(id)
+    },
+    'domain.list': async () => ({ domains: this.#options.toolstack.list(), sequence: this.#options.toolstack.lastSequence() }),
+    'domain.statistics': ({ id }, { signal }) => this.#options.toolstack.statistics(id, { signal }),
+    'domain.addresses': ({ id }, { signal }) => this.#options.toolstack.addresses(id, { signal }),
+    'domain.exec': async ({ id, argv, stdinBase64, timeoutMs }, { signal }) => {
+      const stdin = stdinBase64 === undefined ? {} : { stdin: Buffer.from(stdinBase64, 'base64') }
+      const { stdout, stderr, ...rest } = await this.#options.toolstack.exec(id, { argv, timeoutMs, ...stdin }, { signal })
+      return { ...rest, stdoutBase64: base64(stdout), stderrBase64: base64(stderr) }
+    },
+    'domain.console-log': async ({ id, from, limit }, { signal }) => {
+      const { content, ...offsets } = await this.#options.toolstack.readConsole(id, from, limit, { signal })
+      return { ...offsets, contentBase64: base64(content) }
+    },
+    'image.list': async () => (await this.#options.images.list()).map(toAgentImage),
+    'image.build': async ({ name }, { signal, progress }) => {
+      if (!isLabel(name)) throw new Fault('invalid', `image: got ${JSON.stringify(name)}, want a name`)
+      const running =
+        this.#builds.get(name) ??
+        this.#options.images
+          .build(name as ImageName, { signal, progress })
+          .then(toAgentImage)
+          .finally(() => this.#builds.delete(name))
+      this.#builds.set(name, running)
+      const image = await running
+      await this.refresh()
+      return image
+    },
+  }
+
+  constructor(options: AgentServiceOptions) {
+    this.#options = options
+  }
+
+  /** As it is now: the domains are asked each time, the rest is what `refresh` found. */
+  get hello(): AgentHello {
+    if (!this.#hello) throw new Fault('unavailable', 'the agent is not ready')
+    const { toolstack } = this.#options
+    return { ...this.#hello, domains: toolstack.list(), sequence: toolstack.lastSequence() }
+  }
+
+  async refresh(): Promise<AgentHello> {
+    const { toolstack, images, name, version, cpuCount, memoryBytes } = this.#options
+    const can = await toolstack.capabilities()
+    this.#hello = {
+      protocol: AGENT_PROTOCOL,
+      name,
+      version,
+      driver: can.driver,
+      driverVersion: can.version,
+      accelerator: can.accelerator,
+      acceleratorReason: can.acceleratorReason,
+      cpuCount,
+      memoryBytes,
+      images: (await images.list()).map(toAgentImage),
+      domains: [],
+      sequence: 0,
+    }
+    return this.hello
+  }
+
+  call<M extends AgentMethod>(method: M, params: AgentParams<M>, options: { signal?: AbortSignal | undefined; progress?: Progress | undefined } = {}): Promise<AgentReply<M>> {
+    if (!Object.hasOwn(this.#methods, method)) return Promise.reject(new Fault('unsupported', `agent: no method ${String(method)}`))
+    const run: (params: AgentMethods[M]['params'], context: CallContext) => Promise<AgentReply<M>> = this.#methods[method]
+    return run(params, { signal: options.signal, progress: options.progress ?? (() => {}) })
+  }
+
+  events(after: number, options: { signal: AbortSignal }): AsyncIterable<DomainEvent> {
+    return this.#options.toolstack.events(after, options)
+  }
+  acknowledge(sequence: number): Promise<void> {
+    return this.#options.toolstack.acknowledge(sequence)
+  }
+  openStream(kind: StreamKind, domain: DomainId, options?: StreamOptions): Promise<AgentStream> {
+    const { toolstack } = this.#options
+    return kind === 'console' ? toolstack.openConsole(domain, options) : toolstack.openVnc(domain, options)
+  }
+
+  #reply(id: DomainId): DomainReply {
+    const { toolstack } = this.#options
+    return { domain: toolstack.get(id), sequence: toolstack.lastSequence() }
+  }
+}

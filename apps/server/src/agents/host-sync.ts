@@ -1,0 +1,131 @@
+/**
+ * Takes in what a host says, for as long as its agent is connected: once all of its domains, then each transition. The host's row
+ * remembers the last transition taken in, in the transaction that took it in; only then is it acknowledged.
+ *
+ *   attach --> upsert host, images --> compare domains with rows --> events after host.event_sequence --> acknowledge
+ */
+import { toFault, type Json, type Log } from '@typevisor/base'
+import type { AgentPort } from '@typevisor/api/agent-wire'
+import type { DomainEvent } from '@typevisor/model'
+import type { SagaEffect, SqlExecutor } from '@typevisor/saga'
+import { eventEffect, observedEffect } from '../instances/effects.ts'
+import { imageEffect } from '../instances/sagas.ts'
+
+export interface HostSync {
+  /** Ends when the agent's events end or `signal` is aborted; then the host is not connected. */
+  readonly done: Promise<void>
+}
+
+/** Transitions taken in with one commit, when many wait. */
+const GROUP_COUNT_MAX = 256
+
+const runAll = async (tx: SqlExecutor, effects: readonly SagaEffect[]): Promise<void> => {
+  for (const effect of effects) if (effect.kind === 'sql') await tx.query(effect.text, effect.values)
+}
+
+export async function attachHost(database: SqlExecutor, name: string, agent: AgentPort, log: Log, signal: AbortSignal): Promise<HostSync> {
+  const { hello } = agent
+  const after = await database.transaction(async (tx) => {
+    const { rows } = await tx.query(
+      `INSERT INTO host (name, connected, connection_epoch, driver, version, accelerator, accelerator_reason, cpu_count, memory_bytes, last_seen_at, created_at)
+       VALUES ($1, true, 1, $2, $3, $4, $5, $6, $7, now(), now())
+       ON CONFLICT (name) DO UPDATE SET connected = true, connection_epoch = host.connection_epoch + 1, driver = excluded.driver, version = excluded.version,
+         accelerator = excluded.accelerator, accelerator_reason = excluded.accelerator_reason, cpu_count = excluded.cpu_count,
+         memory_bytes = excluded.memory_bytes, last_seen_at = now()
+       RETURNING event_sequence`,
+      [name, hello.driver, hello.driverVersion, hello.accelerator, hello.acceleratorReason, hello.cpuCount, hello.memoryBytes],
+    )
+    await tx.query('DELETE FROM image WHERE host = $1 AND NOT (name = ANY ($2))', [name, hello.images.map((image) => image.name)])
+    await runAll(tx, [...hello.images.map((image) => imageEffect(name, image)), eventEffect('host.connected', null, name, { driver: hello.driver })])
+    return Number(rows[0]?.['event_sequence'] ?? 0)
+  })
+  // A host that was set up anew counts from the beginning again.
+  const from = after > hello.sequence ? 0 : after
+  await compare(database, name, agent, log)
+  const done = follow(database, name, agent, from, log, signal).finally(() =>
+    database
+      .query('UPDATE host SET connected = false, last_seen_at = now() WHERE name = $1', [name])
+      .catch((error: unknown) => log.error('host.detach_failed', { host: name, error: toFault(error).message })),
+  )
+  return { done: done.then(() => {}) }
+}
+
+/** Rows and domains side by side: rows follow the host; what one side lacks is said. */
+async function compare(database: SqlExecutor, name: string, agent: AgentPort, log: Log): Promise<void> {
+  const { domains, sequence } = agent.hello
+  const byId = new Map(domains.map((domain) => [String(domain.id), domain]))
+  const { rows } = await database.query(
+    'SELECT id, name, state_kind, operation_id FROM instance WHERE host = $1 AND destroyed_at IS NULL',
+    [name],
+  )
+  const known = new Set<string>()
+  await database.transaction(async (tx) => {
+    for (const row of rows) {
+      const id = String(row['id'])
+      known.add(id)
+      const domain = byId.get(id)
+      if (domain) await runAll(tx, [observedEffect(id, domain, sequence)])
+      else if (row['operation_id'] === null && row['state_kind'] !== 'failed') {
+        log.warn('host.lost_domain', { host: name, instance: id })
+        await tx.query(
+          `UPDATE instance SET state_kind = 'failed', state_cause = 'unknown', state_detail = $2, state_since = now() WHERE id = $1`,
+          [id, `host ${name} does not know it any more`],
+        )
+        await runAll(tx, [eventEffect('instance.state', id, String(row['name']), { from: String(row['state_kind']), to: 'failed', cause: 'unknown' })])
+      }
+    }
+  })
+  for (const domain of domains) {
+    if (!known.has(domain.id)) log.warn('host.unknown_domain', { host: name, domain: domain.id, name: domain.name, state: domain.state.kind })
+  }
+}
+
+async function follow(database: SqlExecutor, name: string, agent: AgentPort, from: number, log: Log, signal: AbortSignal): Promise<void> {
+  let waiting: DomainEvent[] = []
+  let failure: unknown
+  let writing: Promise<void> | null = null
+  const write = async (): Promise<void> => {
+    while (waiting.length > 0) {
+      const group = waiting.splice(0, GROUP_COUNT_MAX)
+      const last = group.at(-1)?.sequence ?? 0
+      await database.transaction(async (tx) => {
+        for (const event of group) await takeIn(tx, event)
+        await tx.query('UPDATE host SET event_sequence = $2, last_seen_at = now() WHERE name = $1', [name, last])
+      })
+      await agent.acknowledge(last)
+    }
+  }
+  for await (const event of agent.events(from, { signal })) {
+    waiting.push(event)
+    if (failure !== undefined) throw failure
+    writing ??= write()
+      .catch((error: unknown) => {
+        failure = error
+        log.error('host.take_in_failed', { host: name, error: toFault(error).message })
+      })
+      .finally(() => (writing = null))
+    if (waiting.length >= GROUP_COUNT_MAX) await writing
+  }
+  await writing
+}
+
+/** The row follows unless it has heard something newer; the event is told in any case. */
+async function takeIn(tx: SqlExecutor, event: DomainEvent): Promise<void> {
+  if (event.to !== null) {
+    await tx.query(
+      `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5,
+         state_since = CASE WHEN state_kind = $2 THEN state_since ELSE to_timestamp($6::double precision / 1000) END
+       WHERE id = $1 AND state_sequence < $5 AND destroyed_at IS NULL AND state_kind <> 'destroying'`,
+      [event.domain, event.to, event.cause, event.detail, event.sequence, event.at],
+    )
+  }
+  const content: Record<string, Json> = {
+    from: event.from,
+    to: event.to,
+    cause: event.cause,
+    detail: event.detail,
+    reconstructed: event.reconstructed,
+    hostSequence: event.sequence,
+  }
+  await runAll(tx, [eventEffect(event.from === event.to ? 'instance.reset' : 'instance.state', event.domain, event.name, content)])
+}

@@ -1,0 +1,54 @@
+/** The agents that are connected now. Nothing is decided from it but where a command goes: what should be is in the database. */
+import { Fault, millis, type Clock } from '@typevisor/base'
+import type { AgentPort } from '@typevisor/api/agent-wire'
+
+export class AgentRegistry {
+  readonly #clock: Clock
+  readonly #agents = new Map<string, AgentPort>()
+  readonly #waiters = new Map<string, Set<(agent: AgentPort) => void>>()
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+  }
+
+  /** A newer connection of the same host replaces the older one. */
+  attach(name: string, agent: AgentPort): void {
+    this.#agents.set(name, agent)
+    for (const wake of this.#waiters.get(name) ?? []) wake(agent)
+    this.#waiters.delete(name)
+  }
+
+  detach(name: string, agent: AgentPort): void {
+    if (this.#agents.get(name) === agent) this.#agents.delete(name)
+  }
+
+  get(name: string): AgentPort | null {
+    return this.#agents.get(name) ?? null
+  }
+  names(): string[] {
+    return [...this.#agents.keys()]
+  }
+
+  /** The host's agent, waited for up to `limitMs`. @throws Fault `unavailable` when it does not come. */
+  async need(name: string, limitMs: number, signal: AbortSignal): Promise<AgentPort> {
+    const agent = this.#agents.get(name)
+    if (agent) return agent
+    const away = new Fault('unavailable', `host ${name}: its agent is not connected`)
+    if (limitMs <= 0) throw away
+    const done = new AbortController()
+    const waiters = this.#waiters.get(name) ?? new Set()
+    this.#waiters.set(name, waiters)
+    let wake: ((agent: AgentPort) => void) | undefined
+    try {
+      return await Promise.race([
+        new Promise<AgentPort>((resolve) => waiters.add((wake = resolve))),
+        this.#clock.sleep(millis(limitMs), { signal: AbortSignal.any([done.signal, signal]) }).then(() => {
+          throw away
+        }),
+      ])
+    } finally {
+      done.abort()
+      if (wake) waiters.delete(wake)
+    }
+  }
+}

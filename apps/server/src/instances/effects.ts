@@ -1,0 +1,48 @@
+/** What changes an instance's row, as statements: run by handlers in their transaction and by sagas with the transition that they belong to. */
+import type { FaultJson, Json } from '@typevisor/base'
+import type { DomainRecord, DomainState } from '@typevisor/model'
+import type { SagaEffect } from '@typevisor/saga'
+
+const sql = (text: string, ...values: unknown[]): SagaEffect & { kind: 'sql' } => ({ kind: 'sql', text, values })
+
+export const eventEffect = (kind: string, resource: string | null, name: string | null, content: Record<string, Json>) =>
+  sql('INSERT INTO event (at, kind, resource, name, content) VALUES (now(), $1, $2, $3, $4)', kind, resource, name, JSON.stringify(content))
+
+/** The operation that holds the instance begins or ends; `id` null when it ends. */
+export const releaseEffect = (instance: string, saga: string) =>
+  sql('UPDATE instance SET operation_id = NULL, operation_name = NULL WHERE id = $1 AND operation_id = $2', instance, saga)
+
+export const placeEffect = (instance: string, host: string) => sql('UPDATE instance SET host = $2 WHERE id = $1 AND host IS NULL', instance, host)
+
+export const causeOf = (state: DomainState): { cause: string; detail: string | null } => ({
+  cause: 'cause' in state ? state.cause : 'requested',
+  detail: 'detail' in state ? state.detail : null,
+})
+
+/** What the host said at `sequence`; an older word changes nothing. The forwards are what the host really chose. */
+export function observedEffect(instance: string, domain: DomainRecord, sequence: number): SagaEffect {
+  const { cause, detail } = causeOf(domain.state)
+  const nic = domain.hardware.devices.find((device) => device.kind === 'nic')
+  return sql(
+    `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5, forwards = $6,
+       state_since = CASE WHEN state_kind = $2 THEN state_since ELSE now() END
+     WHERE id = $1 AND state_sequence <= $5 AND destroyed_at IS NULL AND state_kind <> 'destroying'`,
+    instance,
+    domain.state.kind,
+    cause,
+    detail,
+    sequence,
+    JSON.stringify(nic?.forwards ?? []),
+  )
+}
+
+export const failedEffect = (instance: string, fault: FaultJson) =>
+  sql(
+    `UPDATE instance SET state_kind = 'failed', state_cause = $2, state_detail = $3, state_since = now() WHERE id = $1 AND destroyed_at IS NULL`,
+    instance,
+    fault.code,
+    fault.message,
+  )
+
+export const destroyedEffect = (instance: string) =>
+  sql('UPDATE instance SET destroyed_at = now(), operation_id = NULL, operation_name = NULL WHERE id = $1 AND destroyed_at IS NULL', instance)

@@ -1,0 +1,201 @@
+/** The handlers of instances and images: they parse nothing (the table did) and decide little; what takes time is a saga. */
+import { Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
+import type { Reply } from '@typevisor/api'
+import { assertCan, parseDomainName, parseImageName, type DomainId, type DomainSpec, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { bytes } from '@typevisor/base'
+import { pgCreateSaga, sagaId, type NewSaga, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
+import type { AgentRegistry } from '../agents/registry.ts'
+import type { Db } from '../db/database.ts'
+import type { Call, Handlers } from '../http/handler.ts'
+import { settledWithin, toWireOperation } from '../operations/operation.ts'
+import { eventEffect } from './effects.ts'
+import { listInstances, needInstance, toWireInstance } from './queries.ts'
+import { serveStream } from './streams.ts'
+import type { BuildInput, CreateInput, VerbInput } from './sagas.ts'
+
+export interface InstanceHandlerOptions {
+  readonly db: Db
+  readonly database: SqlExecutor
+  readonly agents: AgentRegistry
+  readonly engine: SagaEngine
+  readonly store: SagaStore
+  readonly ids: IdSource
+  readonly clock: Clock
+}
+
+/** All verbs are alike but for the name. */
+type VerbCall = Omit<Call<'instance.start'>, 'operation'>
+type InstanceHandlers = Pick<Handlers, Extract<keyof Handlers, `instance.${string}` | `image.${string}`>>
+
+const UNIQUE_VIOLATION = '23505'
+const AGENT_READ_WAIT_MS = 0
+
+/** JSON as it goes into a saga: the specs are made of nothing else. */
+const asJson = (value: object): Json => value as Json
+
+export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandlers {
+  const { db, database, agents, engine, store, ids } = options
+
+  const accepted = async (id: string, instance: string | null, waitSeconds: number, signal: AbortSignal): Promise<Reply<'instance.create'>> => {
+    engine.wake()
+    const operation = await settledWithin(engine, store, id, waitSeconds, signal)
+    if (instance === null) return { operation: toWireOperation(operation, engine), instance: null }
+    const row = await needInstance(db, instance).catch((error: unknown) => {
+      if (error instanceof Fault && error.code === 'not_found') return null
+      throw error
+    })
+    return { operation: toWireOperation(operation, engine), instance: row && toWireInstance(row, agents) }
+  }
+
+  const verb = (name: VerbName) => async (call: VerbCall) => {
+    const row = await needInstance(db, call.params.instance)
+    call.audit(row.id)
+    const id = ids.next()
+    await database.transaction(async (tx) => {
+      const { rows } = await tx.query('SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE', [row.id])
+      const current = rows[0]
+      if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
+      if (current['operation_name'] !== null) throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
+      assertVerb(name, String(current['state_kind']), row.name)
+      const input: VerbInput = { id: row.id as DomainId, name: row.name, host: row.host, verb: name }
+      await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
+      if (name === 'destroy') {
+        await tx.query(`UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`, [row.id])
+      }
+    })
+    return accepted(id, row.id, call.query.wait, call.signal)
+  }
+
+  /** The agent that holds the instance, for what is only read or passed through. */
+  const holder = async (idOrName: string, signal: AbortSignal) => {
+    const row = await needInstance(db, idOrName)
+    if (row.host === null) throw new Fault('conflict', `instance ${row.name}: it is on no host`)
+    return { row, id: row.id as DomainId, agent: await agents.need(row.host, AGENT_READ_WAIT_MS, signal) }
+  }
+
+  return {
+    'instance.list': ({ query }) => listInstances(db, agents, query),
+    'instance.get': async ({ params }) => toWireInstance(await needInstance(db, params.instance), agents),
+    'instance.create': async (call) => {
+      const { body, query } = call
+      const instance = ids.next()
+      const saga = ids.next()
+      const spec: DomainSpec = {
+        name: parseDomainName(body.name),
+        vcpuCount: body.vcpuCount,
+        memoryBytes: bytes(body.memoryBytes),
+        image: parseImageName(body.image),
+        rootDiskBytes: bytes(body.rootDiskBytes),
+        cloudInit: { hostname: body.name, user: body.user ?? null, sshKeys: body.sshKeys, userData: body.userData ?? null },
+        forwards: body.forwards,
+        labels: body.labels,
+      }
+      call.audit(instance)
+      const input: CreateInput = { id: instance as DomainId, spec, host: body.host ?? null, start: body.start }
+      await database.transaction(async (tx) => {
+        await insertInstance(tx, instance, spec, call.caller?.accountName ?? 'nobody')
+        await begin(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
+        const event = eventEffect('instance.state', instance, body.name, { from: null, to: 'creating', cause: 'requested' })
+        await tx.query(event.text, event.values)
+      })
+      return accepted(saga, instance, query.wait, call.signal)
+    },
+    'instance.start': verb('start'),
+    'instance.pause': verb('pause'),
+    'instance.unpause': verb('unpause'),
+    'instance.shutdown': verb('shutdown'),
+    'instance.reboot': verb('reboot'),
+    'instance.poweroff': verb('poweroff'),
+    'instance.save': verb('save'),
+    'instance.restore': verb('restore'),
+    'instance.destroy': verb('destroy'),
+    'instance.exec': async (call) => {
+      const { id, agent, row } = await holder(call.params.instance, call.signal)
+      call.audit(row.id)
+      const { argv, stdinBase64, timeoutMs } = call.body
+      return agent.call('domain.exec', { id, argv, timeoutMs, ...(stdinBase64 === undefined ? {} : { stdinBase64 }) }, { signal: call.signal })
+    },
+    'instance.addresses': async ({ params, signal }) => {
+      const { id, agent } = await holder(params.instance, signal)
+      const items = await agent.call('domain.addresses', { id }, { signal })
+      return { items: items.map((item) => ({ ...item, addresses: [...item.addresses] })) }
+    },
+    'instance.statistics': async ({ params, signal }) => {
+      const { id, agent } = await holder(params.instance, signal)
+      const { disks, nics, ...rest } = await agent.call('domain.statistics', { id }, { signal })
+      return { ...rest, disks: [...disks], nics: [...nics] }
+    },
+    'instance.log': async ({ params, query, signal }) => {
+      const { id, agent } = await holder(params.instance, signal)
+      return agent.call('domain.console-log', { id, from: query.from, limit: query.limit }, { signal })
+    },
+    'instance.console': async (call, socket) => {
+      const { id, agent, row } = await holder(call.params.instance, call.signal)
+      call.audit(row.id)
+      await serveStream({ agent, kind: 'console', domain: id, fromOffset: call.query.from, signal: call.signal }, socket)
+    },
+    'instance.vnc': async (call, socket) => {
+      const { id, agent, row } = await holder(call.params.instance, call.signal)
+      call.audit(row.id)
+      await serveStream({ agent, kind: 'vnc', domain: id, signal: call.signal }, socket)
+    },
+    'image.list': async () => {
+      const rows = await db.selectFrom('image').selectAll().orderBy('name').orderBy('host').execute()
+      const items = rows.map((row) => ({
+        name: row.name,
+        title: row.title,
+        host: row.host,
+        digest: row.digest,
+        sizeBytes: row.size_bytes,
+        virtualBytes: row.virtual_bytes,
+        minimumMemoryBytes: row.minimum_memory_bytes,
+        defaultUser: row.default_user,
+        contents: row.contents,
+        builtAt: row.built_at.getTime(),
+      }))
+      return { items, total: items.length, nextCursor: null }
+    },
+    'image.build': async (call) => {
+      const host = call.body.host ?? agents.names()[0]
+      if (host === undefined) throw new Fault('unavailable', 'no host is connected')
+      if (!agents.get(host)) throw new Fault('unavailable', `host ${host} is not connected`)
+      const input: BuildInput = { image: call.params.image, host }
+      const saga = ids.next()
+      call.audit(call.params.image)
+      await database.transaction((tx) =>
+        pgCreateSaga(tx, { id: sagaId(saga), name: 'image.build', resource: `image:${host}/${call.params.image}`, input: asJson(input) }),
+      )
+      return accepted(saga, null, call.query.wait, call.signal)
+    },
+  }
+}
+
+async function begin(tx: SqlExecutor, saga: NewSaga): Promise<void> {
+  await pgCreateSaga(tx, saga)
+  await tx.query('UPDATE instance SET operation_id = $2, operation_name = $3 WHERE id = $1', [saga.resource, saga.id, saga.name])
+}
+
+/** The shared table knows the states of domains; `creating` and `destroying` are held by their operations, `failed` can only be destroyed. */
+function assertVerb(verb: VerbName, state: string, name: string): void {
+  if (state === 'failed' && verb === 'destroy') return
+  if (state === 'failed' || state === 'creating' || state === 'destroying') {
+    throw new Fault('conflict', `${verb} ${name}: it is ${state}`)
+  }
+  assertCan(verb, state as DomainStateKind, name)
+}
+
+async function insertInstance(tx: SqlExecutor, id: string, spec: DomainSpec, createdBy: string): Promise<void> {
+  try {
+    await tx.query(
+      `INSERT INTO instance (id, name, image, spec, vcpu_count, memory_bytes, root_disk_bytes, labels, forwards, state_kind, state_cause, state_since, created_at, created_by)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'creating', 'requested', now(), now(), $10)`,
+      [id, spec.name, spec.image, JSON.stringify(spec), spec.vcpuCount, spec.memoryBytes, spec.rootDiskBytes, JSON.stringify(spec.labels), JSON.stringify(spec.forwards), createdBy],
+    )
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== UNIQUE_VIOLATION) throw error
+    throw new Fault('conflict', `name: an instance ${spec.name} exists`, {
+      details: [{ path: 'body.name', want: 'a name that no instance has', got: spec.name }],
+      cause: error,
+    })
+  }
+}

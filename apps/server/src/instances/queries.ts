@@ -1,0 +1,103 @@
+/** Instances as they are read: rows to wire, one by id or name, a page, and what hosts offer. */
+import { sql } from 'kysely'
+import { Fault } from '@typevisor/base'
+import type { ParsedQuery, Reply } from '@typevisor/api'
+import { isUuid } from '@typevisor/model'
+import type { SqlExecutor } from '@typevisor/saga'
+import type { AgentRegistry } from '../agents/registry.ts'
+import type { Db } from '../db/database.ts'
+import { pageOf, searchPatterns, type PageKey } from '../db/paging.ts'
+import type { HostOffer } from './placement.ts'
+
+export type WireInstance = Reply<'instance.get'>
+
+const columns = [
+  'id',
+  'name',
+  'image',
+  'host',
+  'vcpu_count',
+  'memory_bytes',
+  'root_disk_bytes',
+  'labels',
+  'forwards',
+  'state_kind',
+  'state_cause',
+  'state_detail',
+  'state_since',
+  'operation_id',
+  'operation_name',
+  'created_at',
+] as const
+
+const rowsOf = (db: Db) => db.selectFrom('instance').select(columns).where('destroyed_at', 'is', null)
+export type InstanceRow = Awaited<ReturnType<ReturnType<typeof rowsOf>['execute']>>[number]
+
+export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireInstance {
+  return {
+    id: row.id,
+    name: row.name,
+    image: row.image,
+    host: row.host,
+    hostConnected: row.host !== null && agents.get(row.host) !== null,
+    vcpuCount: row.vcpu_count,
+    memoryBytes: row.memory_bytes,
+    rootDiskBytes: row.root_disk_bytes,
+    labels: row.labels,
+    forwards: row.forwards,
+    state: { kind: row.state_kind, cause: row.state_cause, detail: row.state_detail, since: row.state_since.getTime() },
+    operation: row.operation_id !== null && row.operation_name !== null ? { id: row.operation_id, name: row.operation_name } : null,
+    createdAt: row.created_at.getTime(),
+  }
+}
+
+/** By id or name. @throws Fault `not_found`. */
+export async function needInstance(db: Db, idOrName: string): Promise<InstanceRow> {
+  const row = await rowsOf(db).where(isUuid(idOrName) ? 'id' : 'name', '=', idOrName).executeTakeFirst()
+  if (!row) throw new Fault('not_found', `instance ${idOrName}: there is none of this name or id`)
+  return row
+}
+
+const ID_KEY: PageKey<InstanceRow> = { column: 'instance.id', kind: 'uuid', read: (row) => row.id }
+const SORT_KEYS: Record<ParsedQuery<'instance.list'>['sort'], PageKey<InstanceRow>> = {
+  name: { column: 'instance.name', kind: 'text', read: (row) => row.name },
+  createdAt: { column: 'instance.created_at', kind: 'time', read: (row) => row.created_at },
+  state: { column: 'instance.state_kind', kind: 'text', read: (row) => row.state_kind },
+  memoryBytes: { column: 'instance.memory_bytes', kind: 'integer', read: (row) => row.memory_bytes },
+}
+
+export async function listInstances(db: Db, agents: AgentRegistry, query: ParsedQuery<'instance.list'>): Promise<Reply<'instance.list'>> {
+  let rows = rowsOf(db)
+  const patterns = searchPatterns(query.search)
+  if (patterns.length > 0) rows = rows.where(sql<boolean>`instance.search LIKE ALL (${patterns})`)
+  if (query.state !== undefined) rows = rows.where('state_kind', '=', query.state)
+  if (query.host !== undefined) rows = rows.where('host', '=', query.host)
+  return pageOf({
+    rows,
+    keys: [SORT_KEYS[query.sort], ID_KEY],
+    order: query.order,
+    context: ['instance', query.sort, query.order, query.search, query.state, query.host],
+    cursor: query.cursor,
+    limit: query.limit,
+    toItem: (row: InstanceRow) => toWireInstance(row, agents),
+  })
+}
+
+/** What each host has left. `except`: the instance that is being placed and counts nowhere yet. */
+export async function hostOffers(database: SqlExecutor, agents: AgentRegistry, except: string): Promise<HostOffer[]> {
+  const { rows } = await database.query(
+    `SELECT host.name, host.memory_bytes,
+       (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance
+        WHERE instance.host = host.name AND destroyed_at IS NULL AND id <> $1 AND state_kind IN ('creating', 'running', 'paused')) AS committed,
+       (SELECT coalesce(array_agg(image.name), '{}') FROM image WHERE image.host = host.name) AS images
+     FROM host`,
+    [except],
+  )
+  return rows.map((row) => ({
+    name: String(row['name']),
+    connected: agents.get(String(row['name'])) !== null,
+    memoryBytes: Number(row['memory_bytes']),
+    committedBytes: Number(row['committed']),
+    images: row['images'] as string[],
+  }))
+}

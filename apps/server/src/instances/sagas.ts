@@ -1,0 +1,182 @@
+/**
+ * What the control plane does to an instance, as sagas. A step that changes something on a host sends one command with the saga's id in
+ * its own (given twice, done once) and the claim's fence (an older server is refused); what the host answers goes into the instance's row
+ * in the same transaction as the fact that the step is done.
+ *
+ *   create:  place --> define --> start        undo: destroy on the host; the row says `failed` and why
+ *   VERB:    carry-out
+ *   destroy: carry-out --> the row is kept, with `destroyed_at`
+ */
+import { Fault, type FaultJson, type Json } from '@typevisor/base'
+import { VERB_NAMES, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
+import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
+import type { AgentRegistry } from '../agents/registry.ts'
+import type { DomainReply } from '@typevisor/api/agent-wire'
+import { destroyedEffect, eventEffect, failedEffect, observedEffect, placeEffect, releaseEffect } from './effects.ts'
+import { chooseHost } from './placement.ts'
+import { hostOffers } from './queries.ts'
+
+export interface InstanceServices {
+  readonly agents: AgentRegistry
+  readonly database: SqlExecutor
+}
+
+export type CreateInput = { readonly id: DomainId; readonly spec: DomainSpec; readonly host: string | null; readonly start: boolean }
+export type VerbInput = { readonly id: DomainId; readonly name: string; readonly host: string | null; readonly verb: VerbName }
+export type BuildInput = { readonly image: string; readonly host: string }
+
+/** How long a step waits for an agent that is away before it counts as an attempt. */
+const AGENT_AWAY_LIMIT_MS = 30_000
+const AWAY_ATTEMPTS = 20
+
+type Context<I> = StepContext<I, InstanceServices>
+
+async function carryOut<I>(context: Context<I>, host: string, id: DomainId, verb: VerbName, step: string): Promise<DomainReply> {
+  const agent = await context.services.agents.need(host, AGENT_AWAY_LIMIT_MS, context.signal)
+  const commandId = `${context.sagaId}.${step}`
+  return agent.call('domain.carry-out', { commandId, fence: context.fence, id, verb }, { signal: context.signal })
+}
+
+const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] => (domain ? [observedEffect(id, domain, sequence)] : [])
+
+const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
+  const place = outputs['place']
+  if (typeof place !== 'string') throw new Fault('internal', 'create: no host was placed')
+  return place
+}
+
+const create = defineSaga<CreateInput, InstanceServices>({
+  name: 'instance.create',
+  steps: [
+    {
+      name: 'place',
+      do: async ({ input, services }) => {
+        const offers = await hostOffers(services.database, services.agents, input.id)
+        const host = chooseHost(offers, { image: input.spec.image, memoryBytes: input.spec.memoryBytes, host: input.host ?? undefined })
+        return { output: host, effects: [placeEffect(input.id, host)] }
+      },
+    },
+    {
+      name: 'define',
+      attemptCountMax: AWAY_ATTEMPTS,
+      do: async (context) => {
+        const { input, services, signal, outputs } = context
+        const agent = await services.agents.need(hostOf(outputs), AGENT_AWAY_LIMIT_MS, signal)
+        const commandId = `${context.sagaId}.define`
+        const reply = await agent.call('domain.define', { commandId, fence: context.fence, id: input.id, spec: input.spec }, { signal })
+        return { effects: observed(input.id, reply) }
+      },
+      undo: async (context) => {
+        await carryOut(context, hostOf(context.outputs), context.input.id, 'destroy', 'undo')
+      },
+    },
+    {
+      name: 'start',
+      do: async (context) => {
+        if (!context.input.start) return
+        const reply = await carryOut(context, hostOf(context.outputs), context.input.id, 'start', 'start')
+        return { effects: observed(context.input.id, reply) }
+      },
+    },
+  ],
+  onDone: ({ sagaId, input }) => [
+    releaseEffect(input.id, sagaId),
+    eventEffect('instance.created', input.id, input.spec.name, { operation: sagaId }),
+  ],
+  onFailed: ({ sagaId, input }, fault) => [
+    failedEffect(input.id, fault),
+    releaseEffect(input.id, sagaId),
+    eventEffect('instance.failed', input.id, input.spec.name, failure('create', sagaId, fault)),
+  ],
+})
+
+const failure = (verb: string, operation: string, fault: FaultJson): Record<string, Json> => ({ verb, operation, code: fault.code, message: fault.message })
+
+function verbSaga(verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput, InstanceServices> {
+  return defineSaga<VerbInput, InstanceServices>({
+    name: `instance.${verb}`,
+    steps: [
+      {
+        name: 'carry-out',
+        do: async (context) => {
+          const { input } = context
+          if (input.host === null) throw new Fault('conflict', `${verb} ${input.name}: it is on no host`)
+          const reply = await carryOut(context, input.host, input.id, verb, verb)
+          if (!reply.domain) throw new Fault('not_found', `${verb} ${input.name}: host ${input.host} does not have it`)
+          return { effects: observed(input.id, reply) }
+        },
+      },
+    ],
+    onDone: ({ sagaId, input }) => [
+      releaseEffect(input.id, sagaId),
+      eventEffect('instance.operation', input.id, input.name, { verb, operation: sagaId, outcome: 'done' }),
+    ],
+    onFailed: ({ sagaId, input }, fault) => [
+      releaseEffect(input.id, sagaId),
+      eventEffect('instance.operation', input.id, input.name, { outcome: 'failed', ...failure(verb, sagaId, fault) }),
+    ],
+  })
+}
+
+const destroy = defineSaga<VerbInput, InstanceServices>({
+  name: 'instance.destroy',
+  steps: [
+    {
+      name: 'carry-out',
+      attemptCountMax: AWAY_ATTEMPTS,
+      do: async (context) => {
+        if (context.input.host !== null) await carryOut(context, context.input.host, context.input.id, 'destroy', 'destroy')
+      },
+    },
+  ],
+  onDone: ({ sagaId, input }) => [destroyedEffect(input.id), eventEffect('instance.destroyed', input.id, input.name, { operation: sagaId })],
+  onFailed: ({ sagaId, input }, fault) => [
+    failedEffect(input.id, { ...fault, message: `destroy: ${fault.message}` }),
+    releaseEffect(input.id, sagaId),
+    eventEffect('instance.operation', input.id, input.name, { outcome: 'failed', ...failure('destroy', sagaId, fault) }),
+  ],
+})
+
+const buildImage = defineSaga<BuildInput, InstanceServices>({
+  name: 'image.build',
+  steps: [
+    {
+      name: 'build',
+      attemptCountMax: 2,
+      do: async (context) => {
+        const { input, services, signal, sagaId, fence } = context
+        const agent = await services.agents.need(input.host, AGENT_AWAY_LIMIT_MS, signal)
+        const image = await agent.call(
+          'image.build',
+          { commandId: `${sagaId}.build`, fence, name: input.image },
+          { signal, progress: (fraction, message) => context.progress(fraction, message) },
+        )
+        return { output: { digest: image.digest }, effects: [imageEffect(input.host, image)] }
+      },
+    },
+  ],
+  onDone: ({ sagaId, input }) => [eventEffect('image.built', null, input.image, { operation: sagaId, host: input.host })],
+  onFailed: ({ sagaId, input }, fault) => [eventEffect('image.failed', null, input.image, { host: input.host, ...failure('build', sagaId, fault) })],
+})
+
+export function imageEffect(host: string, image: import('@typevisor/api/agent-wire').AgentImage): SagaEffect & { kind: 'sql' } {
+  return {
+    kind: 'sql',
+    text: `INSERT INTO image (host, name, title, digest, size_bytes, virtual_bytes, minimum_memory_bytes, default_user, contents, built_at)
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, to_timestamp($10::double precision / 1000))
+      ON CONFLICT (host, name) DO UPDATE SET title = excluded.title, digest = excluded.digest, size_bytes = excluded.size_bytes,
+        virtual_bytes = excluded.virtual_bytes, minimum_memory_bytes = excluded.minimum_memory_bytes, default_user = excluded.default_user,
+        contents = excluded.contents, built_at = excluded.built_at`,
+    values: [host, image.name, image.title, image.digest, image.sizeBytes, image.virtualBytes, image.minimumMemoryBytes, image.defaultUser, JSON.stringify(image.contents), image.builtAt],
+  }
+}
+
+export const INSTANCE_SAGAS = {
+  create,
+  destroy,
+  buildImage,
+  ...(Object.fromEntries(VERB_NAMES.filter((verb) => verb !== 'destroy').map((verb) => [verb, verbSaga(verb)])) as Record<
+    Exclude<VerbName, 'destroy'>,
+    SagaDefinition<VerbInput, InstanceServices>
+  >),
+}
