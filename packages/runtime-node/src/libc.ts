@@ -1,0 +1,64 @@
+/** The few calls of the C library that Node lacks, through koffi. Loaded at first use; where it cannot be loaded the answer is null. */
+import { createRequire } from 'node:module'
+
+export interface Libc {
+  /** The file descriptor, or -errno. A pidfd: `pidfd_open(2)`. */
+  pidfdOpen(pid: number): number
+  /** 0, or -errno: `pidfd_send_signal(2)`. */
+  pidfdSendSignal(pidfd: number, signal: number): number
+  /** 0, or -errno: `flock(2)`. */
+  flock(fd: number, operation: number): number
+  /** The file descriptor, or -errno: `eventfd(2)`, close-on-exec and non-blocking. */
+  eventfd(): number
+  /** Waits on a thread of libuv's pool; fills `revents`. The number of ready descriptors, or -1: `poll(2)`. */
+  poll(fds: PollFd[], timeoutMs: number): Promise<number>
+}
+
+export interface PollFd {
+  fd: number
+  events: number
+  revents: number
+}
+
+export const POLLIN = 1
+export const LOCK_EX_NB = 2 | 4
+
+/** The same on every architecture: new calls have one table (`include/uapi/asm-generic/unistd.h`). */
+const SYS_PIDFD_SEND_SIGNAL = 424
+const SYS_PIDFD_OPEN = 434
+const EFD_CLOEXEC_NONBLOCK = 0o2000000 | 0o4000
+
+let loaded: Libc | null | undefined
+
+export function libc(): Libc | null {
+  if (loaded === undefined) loaded = load()
+  return loaded
+}
+
+function load(): Libc | null {
+  if (process.platform !== 'linux') return null
+  try {
+    // koffi is CommonJS and has native parts: required when needed, so that a machine without it can do all the rest.
+    const koffi = createRequire(import.meta.url)('koffi') as typeof import('koffi')
+    const library = koffi.load(null)
+    const syscall = library.func('long syscall(long number, ...)')
+    const flock = library.func('int flock(int fd, int operation)')
+    const eventfd = library.func('int eventfd(unsigned int initval, int flags)')
+    koffi.struct('typevisor_pollfd', { fd: 'int', events: 'short', revents: 'short' })
+    const poll = library.func('int poll(_Inout_ typevisor_pollfd *fds, unsigned long nfds, int timeout)')
+    const orErrno = (result: unknown): number => (Number(result) < 0 ? -koffi.errno() : Number(result))
+    return {
+      pidfdOpen: (pid) => orErrno(syscall(SYS_PIDFD_OPEN, 'int', pid, 'unsigned int', 0)),
+      pidfdSendSignal: (pidfd, signal) =>
+        orErrno(syscall(SYS_PIDFD_SEND_SIGNAL, 'int', pidfd, 'int', signal, 'void *', null, 'unsigned int', 0)),
+      flock: (fd, operation) => orErrno(flock(fd, operation)),
+      eventfd: () => orErrno(eventfd(0, EFD_CLOEXEC_NONBLOCK)),
+      poll: (fds, timeoutMs) =>
+        new Promise((resolve, reject) => {
+          poll.async(fds, fds.length, timeoutMs, (error: unknown, result: number) => (error ? reject(error) : resolve(result)))
+        }),
+    }
+  } catch {
+    return null
+  }
+}

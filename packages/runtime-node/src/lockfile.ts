@@ -1,0 +1,36 @@
+import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { constants } from 'node:os'
+import { dirname } from 'node:path'
+import { Fault } from '@typevisor/base'
+import { faultOf } from './errno.ts'
+import { libc, LOCK_EX_NB } from './libc.ts'
+
+export interface LockFile extends Disposable {
+  readonly path: string
+}
+
+/**
+ * Takes a lock that goes with this process: the kernel lets go of it at our death, however we die (flock(2)), so there are no stale
+ * locks. The file stays and names who held it last.
+ * @throws Fault `conflict`, naming the pid of the holder; `unsupported` where the C library cannot be called.
+ */
+export function lockFile(path: string): LockFile {
+  const c = libc()
+  if (!c) throw new Fault('unsupported', `lock ${path}: flock cannot be called here (koffi is missing)`)
+  let fd: number
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+    fd = openSync(path, 'a+', 0o600)
+  } catch (error) {
+    throw faultOf(`lock ${path}`, error)
+  }
+  const result = c.flock(fd, LOCK_EX_NB)
+  if (result !== 0) {
+    closeSync(fd)
+    if (result !== -constants.errno.EWOULDBLOCK) throw new Fault('failed', `lock ${path}: errno ${-result}`)
+    throw new Fault('conflict', `${dirname(path)} is in use by process ${readFileSync(path, 'ascii').trim() || '(unknown)'}`)
+  }
+  ftruncateSync(fd)
+  writeSync(fd, `${process.pid}\n`)
+  return { path, [Symbol.dispose]: () => closeSync(fd) }
+}
