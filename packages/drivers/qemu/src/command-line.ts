@@ -1,0 +1,170 @@
+/**
+ * From a domain to QEMU's argument vector: a pure function, so that a golden test can hold it.
+ *
+ * What QEMU takes as JSON is given as JSON (-blockdev, -device, -netdev, -object), where a value cannot become an option. What it
+ * takes only as `key=value,...` (-chardev, -name, -vnc, -add-fd) has its commas doubled, QEMU's own quoting. Names that become part
+ * of an option are checked against a pattern first. No shell is involved anywhere.
+ *
+ * Files are given as `OpenFile`s: a path, or `/dev/fdset/N` where QEMU runs as another user and inherits what that user cannot reach.
+ */
+import { assert, Fault, KIB, unreachable, type Json } from '@typevisor/base'
+import type { DomainDevice, DomainHardware } from '@typevisor/model'
+import type { DriverDomain } from '@typevisor/toolstack'
+import type { DomainPaths } from './layout.ts'
+
+/** A disk as QEMU opens it: one file, or a chain of files, the guest's own first. */
+export type DiskSource =
+  | { readonly kind: 'chain'; readonly layers: readonly { readonly filename: string; readonly format: 'qcow2' | 'raw' }[] }
+  | { readonly kind: 'nbd'; readonly socketPath: string; readonly exportName: string }
+
+export interface CommandLineInput {
+  readonly domain: DriverDomain
+  readonly paths: DomainPaths
+  readonly accelerator: 'tcg' | 'kvm'
+  /** By device name. */
+  readonly disks: ReadonlyMap<string, DiskSource>
+  readonly boot: { readonly kind: 'kernel'; readonly kernel: string; readonly initrd: string | null; readonly commandLine: string } | { readonly kind: 'disk' }
+  readonly consoleLog: string
+  /** `incoming`: wait for a saved state instead of the reset vector. */
+  readonly start: 'fresh' | 'incoming'
+  /** Inherited descriptors: 3, 4, ... in this order become sets 1, 2, ... */
+  readonly inheritedCount: number
+}
+
+/** For `key=value,...` options. */
+export const quoteOption = (value: string): string => value.replaceAll(',', ',,')
+
+const WORD = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
+const ADDRESS = /^[0-9a-f]{1,2}\.[0-7]$/
+const MAC = /^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/
+
+function checked(path: string, value: string, pattern: RegExp): string {
+  if (!pattern.test(value)) {
+    const got = JSON.stringify(value.slice(0, 100))
+    throw new Fault('invalid', `${path}: got ${got}, want ${pattern.source}`, { details: [{ path, want: pattern.source, got }] })
+  }
+  return value
+}
+
+/** QEMU counts devices by kind; the record's order never changes. */
+export function deviceIds(hardware: DomainHardware): ReadonlyMap<DomainDevice, string> {
+  const counts = new Map<string, number>()
+  return new Map(
+    hardware.devices.map((device) => {
+      const count = counts.get(device.kind) ?? 0
+      counts.set(device.kind, count + 1)
+      return [device, `${device.kind === 'agent-channel' ? 'agent' : device.kind}${count}`]
+    }),
+  )
+}
+
+export const AGENT_PORT = 'org.qemu.guest_agent.0'
+
+const json = (value: Json): string => JSON.stringify(value)
+
+export function commandLine(input: CommandLineInput): string[] {
+  const { domain, paths } = input
+  const { hardware, spec } = domain
+  const machine = checked('hardware.machine', hardware.machine, WORD)
+  const cpuModel = checked('hardware.cpuModel', hardware.cpuModel, WORD)
+  const socket = (id: string, path: string): string => `socket,id=${id},path=${quoteOption(path)},server=on,wait=off`
+  assert(spec.memoryBytes % KIB === 0, `memory of ${spec.memoryBytes} bytes is no whole number of KiB`)
+  const argv = [
+    ...['-nodefaults', '-no-user-config', '-name', `guest=${quoteOption(domain.name)}`, '-uuid', domain.id],
+    ...['-machine', `${machine},vmport=off,dump-guest-core=off`],
+    ...['-accel', input.accelerator === 'kvm' ? 'kvm' : 'tcg,thread=multi,tb-size=256'],
+    ...['-cpu', `${cpuModel},enforce=on`],
+    ...['-smp', `cpus=${spec.vcpuCount},sockets=1,cores=${spec.vcpuCount},threads=1`, '-m', `size=${spec.memoryBytes / KIB}k`],
+    ...['-rtc', 'base=utc', '-boot', 'strict=on', '-S', '-no-shutdown', '-action', 'panic=pause'],
+    ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny', '-msg', 'timestamp=on', '-pidfile', paths.pid],
+  ]
+  for (let set = 1; set <= input.inheritedCount; set += 1) argv.push('-add-fd', `fd=${set + 2},set=${set}`)
+  argv.push('-chardev', socket('qmp', paths.qmp), '-mon', 'chardev=qmp,mode=control')
+  argv.push('-chardev', `${socket('console', paths.console)},logfile=${quoteOption(input.consoleLog)},logappend=on`)
+  argv.push('-device', json({ driver: 'isa-serial', id: 'serial0', chardev: 'console', index: 0 }))
+  argv.push('-device', json({ driver: 'pvpanic', id: 'panic0' }))
+  let hasVideo = false
+  for (const [device, id] of deviceIds(hardware)) {
+    hasVideo ||= device.kind === 'video'
+    argv.push(...deviceArguments(device, id, input))
+  }
+  argv.push(...(hasVideo ? ['-vnc', `unix:${quoteOption(paths.vnc)}`] : ['-display', 'none']))
+  if (input.boot.kind === 'kernel') {
+    argv.push('-kernel', input.boot.kernel, '-append', input.boot.commandLine)
+    if (input.boot.initrd !== null) argv.push('-initrd', input.boot.initrd)
+  }
+  if (input.start === 'incoming') argv.push('-incoming', 'defer')
+  return argv
+}
+
+function deviceArguments(device: DomainDevice, id: string, input: CommandLineInput): string[] {
+  const at = { id, bus: 'pcie.0', addr: checked(`hardware.devices.${id}.address`, device.address, ADDRESS) }
+  switch (device.kind) {
+    case 'video':
+      return ['-device', json({ driver: 'VGA', ...at })]
+    case 'agent-channel': {
+      const chardev = `socket,id=${id}-channel,path=${quoteOption(input.paths.agent)},server=on,wait=off`
+      const port = { driver: 'virtserialport', id: `${id}-port`, bus: `${id}.0`, chardev: `${id}-channel`, name: AGENT_PORT, nr: 1 }
+      return ['-device', json({ driver: 'virtio-serial-pci', ...at }), '-chardev', chardev, '-device', json(port)]
+    }
+    case 'rng':
+      return ['-object', json({ 'qom-type': 'rng-builtin', id: `${id}-source` }), '-device', json({ driver: 'virtio-rng-pci', ...at, rng: `${id}-source` })]
+    case 'balloon':
+      return ['-device', json({ driver: 'virtio-balloon-pci', ...at, 'deflate-on-oom': true, 'free-page-reporting': true })]
+    case 'nic': {
+      const mac = checked(`hardware.devices.${id}.mac`, device.mac, MAC)
+      const nic = { driver: 'virtio-net-pci', ...at, netdev: `${id}-link`, mac, romfile: '' }
+      return ['-netdev', json({ type: 'user', id: `${id}-link` }), '-device', json(nic)]
+    }
+    case 'disk':
+      return diskArguments(device, id, at, input)
+    default:
+      return unreachable(device)
+  }
+}
+
+function diskArguments(device: DomainDevice & { kind: 'disk' }, id: string, at: { id: string; bus: string; addr: string }, input: CommandLineInput): string[] {
+  const source = input.disks.get(device.name)
+  if (!source) throw new Fault('invalid', `disk ${device.name}: no volume attached for ${device.volume}`)
+  const isRoot = id === 'disk0'
+  const front = {
+    driver: 'virtio-blk-pci',
+    ...at,
+    drive: `${id}-format`,
+    serial: device.serial.slice(0, 20),
+    // A full or failing disk stops the guest, which waits; the guest's file system never sees the error.
+    werror: 'stop',
+    rerror: 'stop',
+    ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
+  }
+  const common = { 'read-only': device.readOnly, ...(device.readOnly ? {} : { discard: 'unmap' }) }
+  return [...backendArguments(source, id, device.readOnly, common), '-device', json(front)]
+}
+
+function backendArguments(source: DiskSource, id: string, readOnly: boolean, common: { readonly [key: string]: Json }): string[] {
+  switch (source.kind) {
+    case 'nbd': {
+      const server = { type: 'unix', path: source.socketPath }
+      const nbd = { driver: 'nbd', 'node-name': `${id}-file`, server, export: source.exportName, 'reconnect-delay': 300, ...common }
+      return ['-blockdev', json(nbd), '-blockdev', json({ driver: 'raw', 'node-name': `${id}-format`, file: `${id}-file`, ...common })]
+    }
+    case 'chain': {
+      const argv: string[] = []
+      // From the oldest layer up, since a node may only name nodes that are there.
+      for (let depth = source.layers.length - 1; depth >= 0; depth -= 1) {
+        const layer = source.layers[depth]
+        assert(layer, 'depth is within the chain')
+        const name = depth === 0 ? id : `${id}-base${depth}`
+        const options = depth === 0 ? common : { 'read-only': true }
+        const file = { driver: 'file', 'node-name': `${name}-file`, filename: layer.filename, locking: 'on', ...options }
+        const isLast = depth === source.layers.length - 1
+        const backing = layer.format === 'qcow2' ? { backing: isLast ? null : `${id}-base${depth + 1}-format` } : {}
+        argv.push('-blockdev', json(file))
+        argv.push('-blockdev', json({ driver: layer.format, 'node-name': `${name}-format`, file: `${name}-file`, ...backing, ...options }))
+      }
+      return argv
+    }
+    default:
+      return unreachable(source)
+  }
+}

@@ -1,0 +1,533 @@
+/** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
+import { Channel, Fault, millis, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
+import type { DomainId, PortForward } from '@typevisor/model'
+import type {
+  CallOptions,
+  DomainDriver,
+  DriverCapabilities,
+  DriverDomain,
+  DriverEvent,
+  DriverState,
+  ExecRequest,
+  GuestStream,
+} from '@typevisor/toolstack'
+import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
+import { adoptDomain, type Adopted } from './adoption.ts'
+import { deviceIds } from './command-line.ts'
+import { readConsoleLog, trimConsoleLog } from './console.ts'
+import { parseUserNet, setUpForwards } from './forwards.ts'
+import { planHardware } from './hardware.ts'
+import { domainPaths, type DomainPaths } from './layout.ts'
+import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
+import { Locks } from './locks.ts'
+import { lastWords, Machine, type MachineContext } from './machine.ts'
+import type { ProcessUser, QemuHost } from './ports.ts'
+import { isObject, parseObject } from './read-json.ts'
+import { readRecord } from './record.ts'
+import { PAUSE_REQUESTED } from './run-state.ts'
+import { restoreInto, saveMachine } from './saving.ts'
+import { statisticsOf } from './statistics.ts'
+
+export interface QemuDriverOptions {
+  /** Lives as long as the domains: console logs. */
+  readonly dataDir: string
+  /** Lives until the next boot of the host: sockets, records of processes. Short, for unix sockets; reachable by `user`. */
+  readonly runDir: string
+  readonly host: QemuHost
+  readonly clock: Clock
+  readonly ids: IdSource
+  readonly log: Log
+  readonly qemuBinary?: string
+  /** Whom QEMU runs as; null or absent: the caller. */
+  readonly user?: ProcessUser | null
+  /** `auto`: KVM when a probe guest really runs on it. */
+  readonly accelerator?: 'auto' | 'tcg'
+  readonly limits?: Partial<QemuDriverLimits>
+}
+
+export interface QemuDriverLimits {
+  /** One monitor command. */
+  readonly monitor: Millis
+  /** From spawn to the monitor's first word. */
+  readonly start: Millis
+  /** A save or a restore as a whole. */
+  readonly transfer: Millis
+  readonly consoleKeepBytes: number
+  readonly consoleTrimInterval: Millis
+  readonly eventCountMax: number
+}
+
+const LIMITS: QemuDriverLimits = {
+  monitor: millis(5000),
+  start: millis(15_000),
+  transfer: millis(15 * 60_000),
+  consoleKeepBytes: 4 * 1024 * 1024,
+  consoleTrimInterval: millis(10_000),
+  eventCountMax: 4096,
+}
+
+/** What this driver offers beyond the port. */
+export interface QemuDriver extends DomainDriver {
+  /** The host ports in use, with those that the host chose. */
+  forwards(id: DomainId, options?: CallOptions): Promise<readonly PortForward[]>
+}
+
+const QUIT_LIMIT = millis(1500)
+const QUIT_EXIT_LIMIT = millis(3000)
+
+export function createQemuDriver(options: QemuDriverOptions): QemuDriver {
+  return new Driver(options)
+}
+
+class Driver implements QemuDriver {
+  readonly name = 'qemu'
+  readonly #options: QemuDriverOptions
+  readonly #host: QemuHost
+  readonly #clock: Clock
+  readonly #log: Log
+  readonly #limits: QemuDriverLimits
+  readonly #binary: string
+  readonly #machines = new Map<DomainId, Machine>()
+  readonly #locks = new Locks<DomainId>()
+  /** What is under way per domain, so that `destroy` need not wait for it. */
+  readonly #underWay = new Map<DomainId, Set<AbortController>>()
+  readonly #closing = new AbortController()
+  readonly #probe: () => Promise<Acceleration>
+  #events: Channel<DriverEvent>
+  #overflow: Fault | null = null
+
+  constructor(options: QemuDriverOptions) {
+    this.#options = options
+    this.#host = options.host
+    this.#clock = options.clock
+    this.#log = options.log.with({ driver: 'qemu' })
+    this.#limits = { ...LIMITS, ...options.limits }
+    this.#binary = options.qemuBinary ?? 'qemu-system-x86_64'
+    this.#events = new Channel(this.#limits.eventCountMax)
+    this.#probe = createAcceleratorProbe({
+      host: options.host,
+      binary: this.#binary,
+      folder: options.dataDir,
+      ids: options.ids,
+      wanted: options.accelerator ?? 'auto',
+      user: options.user ?? null,
+    })
+    // Only to fail early when the folder's path is too long for sockets.
+    this.#paths('00000000-0000-7000-8000-000000000000' as DomainId)
+    void this.#trimLoop()
+  }
+
+  async capabilities(): Promise<DriverCapabilities> {
+    const acceleration = await this.#probe()
+    const can = { can: true } as const
+    return {
+      driver: this.name,
+      version: acceleration.version,
+      accelerator: acceleration.accelerator,
+      acceleratorReason: acceleration.reason,
+      architectures: ['x86_64'],
+      save: can,
+      console: can,
+      vnc: can,
+      guestAgent: can,
+      statistics: can,
+      liveMigration: { can: false, reason: 'this driver moves no running guest between hosts yet; save and restore does' },
+      hotplug: { can: false, reason: 'devices are fixed at definition; the machine has no hotplug ports' },
+    }
+  }
+
+  async planHardware(...[id, spec, volumes]: Parameters<DomainDriver['planHardware']>): ReturnType<DomainDriver['planHardware']> {
+    return planHardware(id, spec, volumes)
+  }
+
+  create(domain: DriverDomain, options: CallOptions = {}): Promise<void> {
+    return this.#exclusive(domain.id, options, async (signal) => {
+      if (await this.#attach(domain.id)) return
+      await this.#start(domain, 'fresh', signal, async () => {})
+    })
+  }
+
+  restore(domain: DriverDomain, path: string, options: CallOptions = {}): Promise<void> {
+    return this.#exclusive(domain.id, options, async (signal) => {
+      if (await this.#attach(domain.id)) throw new Fault('conflict', `restore ${domain.name}: it is there already`)
+      await restoreInto({ ...this.#transfer(), domain, path, signal }, (feed) => this.#start(domain, 'incoming', signal, feed))
+    })
+  }
+
+  async unpause(id: DomainId, options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'unpause')
+      const state = await machine.refresh({ signal })
+      if (state.kind === 'running') return
+      if (state.kind !== 'paused') throw new Fault('conflict', `unpause ${machine.record.name}: it is ${state.kind}, want paused`)
+      const isAsleep = (await machine.runState({ signal })) === 'suspended'
+      await machine.execute(isAsleep ? 'system_wakeup' : 'cont', {}, { signal })
+      await machine.refresh({ signal })
+    })
+  }
+
+  async pause(id: DomainId, options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'pause')
+      const state = await machine.refresh({ signal })
+      if (state.kind === 'paused') return
+      if (state.kind !== 'running') throw new Fault('conflict', `pause ${machine.record.name}: it is ${state.kind}, want running`)
+      machine.expectPause()
+      await machine.execute('stop', {}, { signal })
+      await machine.refresh({ signal })
+    })
+  }
+
+  async requestShutdown(id: DomainId, options: CallOptions = {}): Promise<void> {
+    const machine = await this.#need(id, 'shut down', options)
+    const state = await machine.refresh(options)
+    if (state.kind === 'powered-off') return
+    if (state.kind !== 'running') throw new Fault('conflict', `shut down ${machine.record.name}: it is ${state.kind}, want running`)
+    machine.expectShutdown()
+    await machine.execute('system_powerdown', {}, options)
+  }
+
+  async reset(id: DomainId, options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'reset')
+      const state = await machine.refresh({ signal })
+      if (state.kind === 'powered-off') throw new Fault('conflict', `reset ${machine.record.name}: it is powered off`)
+      await machine.execute('system_reset', {}, { signal })
+    })
+  }
+
+  async destroy(id: DomainId, options: CallOptions = {}): Promise<void> {
+    for (const other of this.#underWay.get(id) ?? []) other.abort(new Fault('aborted', 'the domain is being destroyed'))
+    await this.#exclusive(id, options, async () => {
+      const paths = this.#paths(id)
+      const machine = await this.#attach(id).catch(() => null)
+      const wasThere = machine !== null
+      if (machine) {
+        machine.expectEnd()
+        await this.#end(machine)
+      }
+      await sweep(this.#launchContext('tcg'), paths)
+      if (!wasThere) this.#log.debug('qemu.destroy.nothing', { domain: id })
+    })
+  }
+
+  async save(id: DomainId, path: string, options: CallOptions = {}): Promise<{ sizeBytes: number }> {
+    return await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#attach(id)
+      if (!machine) {
+        // Asked a second time after the first came to its end: the file is there, the process is not.
+        const record = await readRecord(this.#host.files, this.#paths(id).record)
+        if (record?.phase.kind === 'saved' && record.phase.path === path) return { sizeBytes: record.phase.sizeBytes }
+        throw new Fault('not_found', `save ${id}: no such domain runs here`)
+      }
+      const sizeBytes = await saveMachine({ ...this.#transfer(), machine, path, signal })
+      await this.#end(machine)
+      return { sizeBytes }
+    })
+  }
+
+  async state(id: DomainId, options: CallOptions = {}): Promise<DriverState> {
+    const machine = await this.#find(id, options)
+    if (!machine) return await this.#goneState(id)
+    try {
+      return await machine.refresh(options)
+    } catch (error) {
+      // It may have ended between the two.
+      if (error instanceof Fault && error.code === 'unavailable' && (await this.#hasEnded(machine))) return machine.state
+      throw error
+    }
+  }
+
+  async adopt(domains: readonly DriverDomain[], options: CallOptions = {}): Promise<ReadonlyMap<DomainId, DriverState>> {
+    this.#overflow = null
+    if (this.#events.closed && !this.#closing.signal.aborted) this.#events = new Channel(this.#limits.eventCountMax)
+    const states = new Map<DomainId, DriverState>()
+    await Promise.all(
+      domains.map(async ({ id, name }) => {
+        try {
+          states.set(
+            id,
+            await this.#exclusive(id, options, async (signal) => {
+              const machine = await this.#attach(id)
+              return machine ? await machine.refresh({ signal }) : await this.#goneState(id)
+            }),
+          )
+        } catch (error) {
+          options.signal?.throwIfAborted()
+          // It is there and does not answer: neither gone nor known. Its state follows as an event once it answers.
+          const reason = error instanceof Error ? error.message : String(error)
+          this.#log.warn('qemu.adopt.no_answer', { domain: id, name, reason })
+        }
+      }),
+    )
+    return states
+  }
+
+  async *events(options: CallOptions = {}): AsyncGenerator<DriverEvent, void, undefined> {
+    const channel = this.#events
+    if (this.#overflow) throw this.#overflow
+    const { signal } = options
+    if (!signal) return yield* channel
+    const aborted = Promise.withResolvers<never>()
+    aborted.promise.catch(() => {})
+    const abort = (): void => aborted.reject(signal.reason)
+    if (signal.aborted) abort()
+    signal.addEventListener('abort', abort, { once: true })
+    const iterator = channel[Symbol.asyncIterator]()
+    try {
+      while (true) {
+        const next = await Promise.race([iterator.next(), aborted.promise])
+        if (next.done) return
+        yield next.value
+      }
+    } finally {
+      signal.removeEventListener('abort', abort)
+    }
+  }
+
+  async statistics(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['statistics']> {
+    const machine = await this.#need(id, 'statistics of', options)
+    const [blockStats, balloon, usage] = await Promise.all([
+      machine.execute('query-blockstats', { 'query-nodes': true }, options),
+      machine.execute('query-balloon', {}, options).catch((error: unknown) => {
+        if (error instanceof Fault && error.code === 'failed') return null
+        throw error
+      }),
+      this.#host.processes.usage(machine.process),
+    ])
+    return statisticsOf({ at: this.#clock.now(), hardware: machine.record.hardware, usage, blockStats, balloon })
+  }
+
+  async openConsole(id: DomainId, options: CallOptions = {}): Promise<GuestStream> {
+    return await (await this.#need(id, 'console of', options)).console.open()
+  }
+
+  async readConsole(id: DomainId, fromOffset: number, sizeMax: number): ReturnType<DomainDriver['readConsole']> {
+    return await readConsoleLog(this.#host.files, this.#paths(id), fromOffset, sizeMax)
+  }
+
+  async openVnc(id: DomainId, options: CallOptions = {}): Promise<GuestStream> {
+    const machine = await this.#need(id, 'VNC of', options)
+    if (!machine.record.hardware.devices.some((device) => device.kind === 'video')) {
+      throw new Fault('unsupported', `VNC of ${machine.record.name}: it has no video device`)
+    }
+    const socket = await this.#host.sockets.connect(machine.paths.vnc)
+    return { readable: socket.readable, write: (content) => socket.write(content), close: () => socket.close() }
+  }
+
+  async exec(id: DomainId, request: ExecRequest, options: CallOptions = {}): ReturnType<DomainDriver['exec']> {
+    return await (await this.#needRunning(id, 'exec in', options)).agent.exec(request, options.signal)
+  }
+
+  async addresses(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['addresses']> {
+    return await (await this.#needRunning(id, 'addresses of', options)).agent.addresses(options.signal)
+  }
+
+  async forwards(id: DomainId, options: CallOptions = {}): Promise<readonly PortForward[]> {
+    return parseUserNet(await (await this.#need(id, 'forwards of', options)).human('info usernet', options))
+  }
+
+  async forget(id: DomainId, options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async () => {
+      const machine = await this.#attach(id)
+      if (machine) throw new Fault('conflict', `forget ${machine.record.name}: it is ${machine.state.kind}, want gone`)
+      const paths = this.#paths(id)
+      await sweep(this.#launchContext('tcg'), paths)
+      await this.#host.files.remove(paths.dataFolder)
+    })
+  }
+
+  async close(): Promise<void> {
+    if (this.#closing.signal.aborted) return
+    this.#closing.abort(new Fault('aborted', 'the driver was closed'))
+    for (const controllers of this.#underWay.values()) for (const controller of controllers) controller.abort(this.#closing.signal.reason)
+    const machines = [...this.#machines.values()]
+    for (const machine of machines) machine.release()
+    await Promise.all(machines.map((machine) => machine.settled()))
+    this.#machines.clear()
+    this.#events.close()
+  }
+
+  #paths(id: DomainId): DomainPaths {
+    return domainPaths(this.#options, id)
+  }
+
+  #launchContext(accelerator: 'tcg' | 'kvm'): LaunchContext {
+    return {
+      host: this.#host,
+      clock: this.#clock,
+      qemuBinary: this.#binary,
+      user: this.#options.user ?? null,
+      accelerator,
+      monitorLimit: this.#limits.monitor,
+      startLimit: this.#limits.start,
+    }
+  }
+
+  #transfer(): { host: QemuHost; clock: Clock; user: ProcessUser | null; limit: Millis } {
+    return { host: this.#host, clock: this.#clock, user: this.#options.user ?? null, limit: this.#limits.transfer }
+  }
+
+  readonly #machineContext = (): MachineContext => ({
+    host: this.#host,
+    clock: this.#clock,
+    log: this.#log,
+    monitorLimit: this.#limits.monitor,
+    report: (id, kind, state) => this.#report({ at: this.#clock.now(), domain: id, kind, state }),
+    ended: (machine) => {
+      if (this.#machines.get(machine.id) === machine) this.#machines.delete(machine.id)
+    },
+  })
+
+  #report(event: DriverEvent): void {
+    if (this.#closing.signal.aborted || this.#overflow) return
+    try {
+      this.#events.push(event)
+    } catch {
+      this.#overflow = new Fault('busy', `${this.#limits.eventCountMax} events wait to be read; adopt again`)
+      this.#events.close(this.#overflow)
+    }
+  }
+
+  async #exclusive<T>(id: DomainId, options: CallOptions, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    this.#closing.signal.throwIfAborted()
+    const controller = new AbortController()
+    const signal = options.signal ? AbortSignal.any([controller.signal, options.signal]) : controller.signal
+    const controllers = this.#underWay.get(id) ?? new Set()
+    this.#underWay.set(id, controllers)
+    controllers.add(controller)
+    try {
+      return await this.#locks.run(id, signal, () => work(signal))
+    } finally {
+      controllers.delete(controller)
+      if (controllers.size === 0) this.#underWay.delete(id)
+    }
+  }
+
+  /** The live machine, found again when another driver object started it; null: there is none. */
+  async #attach(id: DomainId): Promise<Machine | null> {
+    this.#closing.signal.throwIfAborted()
+    const known = this.#machines.get(id)
+    if (known && !(await this.#hasEnded(known))) return known
+    const adopted: Adopted = await adoptDomain(this.#launchContext('tcg'), this.#paths(id), this.#log)
+    if (adopted.kind === 'gone') return null
+    const machine = new Machine(this.#machineContext(), this.#paths(id), adopted.record, null)
+    try {
+      await adopted.settle(machine)
+    } catch (error) {
+      machine.release()
+      throw error
+    }
+    this.#machines.set(id, machine)
+    return machine
+  }
+
+  async #hasEnded(machine: Machine): Promise<boolean> {
+    if (machine.hasEnded) return true
+    const found = await this.#host.processes.identity(machine.process.pid)
+    if (found?.startTicks === machine.process.startTicks) return false
+    await machine.exited
+    return true
+  }
+
+  async #goneState(id: DomainId): Promise<DriverState> {
+    const record = await readRecord(this.#host.files, this.#paths(id).record)
+    return record?.state.kind === 'gone' ? record.state : { kind: 'gone', cause: 'unknown', detail: null }
+  }
+
+  /** For callers without the domain's lock: a start that is under way is waited for, not mistaken for a left-over. */
+  async #find(id: DomainId, options: CallOptions): Promise<Machine | null> {
+    const known = this.#machines.get(id)
+    if (known && !(await this.#hasEnded(known))) return known
+    return await this.#exclusive(id, options, () => this.#attach(id))
+  }
+
+  async #need(id: DomainId, verb: string, options?: CallOptions): Promise<Machine> {
+    const machine = options ? await this.#find(id, options) : await this.#attach(id)
+    if (!machine) throw new Fault('not_found', `${verb} ${id}: no such domain is here`)
+    return machine
+  }
+
+  async #needRunning(id: DomainId, verb: string, options: CallOptions): Promise<Machine> {
+    const machine = await this.#need(id, verb, options)
+    const state = await machine.refresh(options)
+    if (state.kind !== 'running') throw new Fault('conflict', `${verb} ${machine.record.name}: it is ${state.kind}, want running`)
+    return machine
+  }
+
+  async #start(domain: DriverDomain, kind: 'fresh' | 'incoming', signal: AbortSignal, feed: (launched: Launched) => Promise<void>): Promise<void> {
+    const { accelerator } = await this.#probe()
+    const context = this.#launchContext(accelerator)
+    const paths = this.#paths(domain.id)
+    const launched = await launch(context, domain, paths, kind, signal)
+    let machine: Machine | null = null
+    try {
+      await this.#setUpForwards(domain, paths, launched)
+      await feed(launched)
+      signal.throwIfAborted()
+      machine = new Machine(this.#machineContext(), paths, launched.record, launched.monitor)
+      await machine.setPhase({ kind: 'live' })
+      this.#machines.set(domain.id, machine)
+      this.#report({ at: this.#clock.now(), domain: domain.id, kind: 'state', state: PAUSE_REQUESTED })
+    } catch (error) {
+      const fault = await this.#withLastWords(domain, paths, launched, error)
+      machine?.expectEnd()
+      machine?.release()
+      launched.monitor.close()
+      await kill(context, launched.record.process)
+      await sweep(context, paths)
+      throw fault
+    }
+  }
+
+  /** A monitor that closed means that QEMU died, for a reason that it wrote down. */
+  async #withLastWords(domain: DriverDomain, paths: DomainPaths, launched: Launched, error: unknown): Promise<unknown> {
+    if (!(error instanceof Fault) || error.code !== 'unavailable') return error
+    await this.#clock.sleep(millis(100))
+    if ((await this.#host.processes.identity(launched.record.process.pid))?.startTicks === launched.record.process.startTicks) return error
+    const words = (await lastWords(this.#host, paths.stderr).catch(() => null)) ?? 'without a word'
+    return new Fault('failed', `start ${domain.name}: QEMU ended: ${words}`, { cause: error })
+  }
+
+  async #setUpForwards(domain: DriverDomain, paths: DomainPaths, launched: Launched): Promise<void> {
+    const content = await this.#host.files.read(paths.forwards, 0, 65536)
+    const chosen: Record<string, unknown> = { ...(content ? parseObject(new TextDecoder().decode(content)) : null) }
+    const monitor = async (line: string): Promise<string> => String(await launched.monitor.execute('human-monitor-command', { 'command-line': line }))
+    let isNew = false
+    for (const [device, deviceId] of deviceIds(domain.hardware)) {
+      if (device.kind !== 'nic' || device.forwards.length === 0) continue
+      const list = chosen[device.name]
+      const old = (Array.isArray(list) ? list : []).filter((item) => isObject(item) && typeof item['hostPort'] === 'number') as PortForward[]
+      const bound = await setUpForwards({ monitor }, `${deviceId}-link`, device.forwards, old)
+      isNew ||= JSON.stringify(bound) !== JSON.stringify(list)
+      chosen[device.name] = bound
+    }
+    if (isNew) await this.#host.files.replace(paths.forwards, new TextEncoder().encode(`${JSON.stringify(chosen)}\n`))
+  }
+
+  /** Politely first, so that QEMU writes its disk caches back; it may be hung, so not for long. */
+  async #end(machine: Machine): Promise<void> {
+    machine.expectEnd()
+    const context = this.#launchContext('tcg')
+    try {
+      await machine.execute('quit', {}, { limit: QUIT_LIMIT })
+      await waitForExit(context, machine.process, QUIT_EXIT_LIMIT)
+    } catch {
+      await kill(context, machine.process)
+    }
+    await machine.exited
+    await machine.settled()
+  }
+
+  async #trimLoop(): Promise<void> {
+    const { signal } = this.#closing
+    while (!signal.aborted) {
+      await this.#clock.sleep(this.#limits.consoleTrimInterval, { signal }).catch(() => {})
+      for (const machine of signal.aborted ? [] : this.#machines.values()) {
+        await trimConsoleLog(this.#host.files, machine.paths, this.#limits.consoleKeepBytes, this.#log).catch((error: unknown) =>
+          this.#log.warn('qemu.console.not_trimmed', { domain: machine.id, reason: error instanceof Error ? error.message : String(error) }),
+        )
+      }
+    }
+  }
+}

@@ -1,0 +1,250 @@
+/**
+ * qemu-guest-agent over its virtio-serial port: commands in the guest and its addresses.
+ *
+ *   host   0xff {"execute":"guest-sync-delimited","arguments":{"id":N}}      0xff makes the agent drop a half command
+ *   guest  0xff {"return": N}                                                 and this side drop what came before
+ *   host   {"execute":"guest-exec", ...}   guest {"return":{"pid":7}}         then guest-exec-status until `exited`
+ *
+ * The guest is not trusted: answers are bounded, parsed from unknown, and one that comes late is dropped by the next sync. One command
+ * is under way at a time; a few wait; more are told `busy`. Nothing is sent before QEMU says that the guest has opened the port, so
+ * that a guest which boots later does not run commands whose caller has long given up.
+ *
+ * Reference: QEMU 7.2 qga/qapi-schema.json.
+ */
+import { Fault, millis, withDeadline, type Clock, type Json, type Millis } from '@typevisor/base'
+import type { ExecResult, GuestAddress } from '@typevisor/model'
+import type { ExecRequest } from '@typevisor/toolstack'
+import { fromBase64, toBase64 } from './base64.ts'
+import { LineFrames } from './line-frames.ts'
+import type { ByteSocket, HostSockets } from './ports.ts'
+import { excerpt, isObject, listOf, numberOf, objectOf, parseObject, textOf, type JsonObject } from './read-json.ts'
+
+const ANSWER_SIZE_MAX = 64 * 1024 * 1024
+const INPUT_SIZE_MAX = 4 * 1024 * 1024
+const WAITING_COUNT_MAX = 16
+const SYNC_LIMIT = millis(2000)
+const COMMAND_LIMIT = millis(5000)
+const POLL_FIRST_MS = 5
+const POLL_LAST_MS = 200
+const DELIMITER = 0xff
+
+export interface GuestAgentOptions {
+  readonly sockets: HostSockets
+  readonly path: string
+  readonly clock: Clock
+  /** Has the guest opened the port? */
+  readonly isListening: (signal: AbortSignal) => Promise<boolean>
+}
+
+interface AgentCall {
+  readonly limit?: Millis
+  readonly signal?: AbortSignal | undefined
+}
+
+interface Connection {
+  readonly socket: ByteSocket
+  take: ((message: JsonObject) => void) | null
+  fail: ((fault: Fault) => void) | null
+  ended: boolean
+}
+
+export class GuestAgent {
+  readonly #options: GuestAgentOptions
+  #connection: Connection | null = null
+  #tail: Promise<unknown> = Promise.resolve()
+  #waitingCount = 0
+  #syncId = 1
+  #closed = false
+
+  constructor(options: GuestAgentOptions) {
+    this.#options = options
+  }
+
+  /** @throws Fault `unavailable` while nobody answers, `busy` when too many wait, `failed` with the agent's words. */
+  async execute(command: string, args: { readonly [name: string]: Json | undefined } = {}, options: AgentCall = {}): Promise<unknown> {
+    if (this.#closed) throw new Fault('unavailable', `guest agent ${command}: the domain has ended`)
+    if (this.#waitingCount >= WAITING_COUNT_MAX) throw new Fault('busy', `guest agent ${command}: ${this.#waitingCount} commands wait`)
+    this.#waitingCount += 1
+    const turn = this.#tail
+    const done = Promise.withResolvers<void>()
+    this.#tail = done.promise
+    try {
+      await turn
+      options.signal?.throwIfAborted()
+      return await this.#once(command, args, options)
+    } finally {
+      this.#waitingCount -= 1
+      done.resolve()
+    }
+  }
+
+  async exec(request: ExecRequest, signal?: AbortSignal): Promise<ExecResult> {
+    const [path, ...arg] = request.argv
+    if (path === undefined || path === '') throw new Fault('invalid', 'argv: got nothing, want a program and its arguments')
+    const bad = request.argv.find((word) => word.includes('\0'))
+    if (bad !== undefined) throw new Fault('invalid', `argv: got ${excerpt(bad)}, want no zero bytes`)
+    const input = request.stdin ?? null
+    if (input && input.length > INPUT_SIZE_MAX) throw new Fault('invalid', `stdin: got ${input.length} bytes, want at most ${INPUT_SIZE_MAX}`)
+    const args = { path, arg, 'capture-output': true, ...(input ? { 'input-data': toBase64(input) } : {}) }
+    const { clock } = this.#options
+    const start = clock.monotonic()
+    const pid = numberOf(objectOf(await this.execute('guest-exec', args, { signal }))['pid'])
+    if (pid === null) throw new Fault('failed', 'guest agent guest-exec: the answer has no pid')
+    let pauseMs = POLL_FIRST_MS
+    try {
+      while (true) {
+        const status = objectOf(await this.execute('guest-exec-status', { pid }, { signal }))
+        if (status['exited'] === true) return execResult(status)
+        if (clock.monotonic() - start > request.timeoutMs) {
+          throw new Fault('timeout', `exec ${excerpt(path)}: not ended in ${request.timeoutMs} ms`)
+        }
+        await clock.sleep(millis(Math.min(pauseMs, Math.max(1, request.timeoutMs - (clock.monotonic() - start) + 1))), { signal })
+        pauseMs = Math.min(pauseMs * 2, POLL_LAST_MS)
+      }
+    } catch (error) {
+      // Nobody waits for it any more. The agent has no command for this; that the guest has no `kill` is no news to the caller.
+      await this.execute('guest-exec', { path: 'kill', arg: ['-KILL', String(pid)] }).catch(() => {})
+      throw error
+    }
+  }
+
+  async addresses(signal?: AbortSignal): Promise<GuestAddress[]> {
+    return guestAddresses(await this.execute('guest-network-get-interfaces', {}, { signal }))
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#disconnect(new Fault('unavailable', 'guest agent: the domain has ended'))
+  }
+
+  async #once(command: string, args: { readonly [name: string]: Json | undefined }, options: AgentCall): Promise<unknown> {
+    const { clock, isListening } = this.#options
+    const what = `guest agent ${command}`
+    try {
+      return await withDeadline({ limit: options.limit ?? COMMAND_LIMIT, clock, what, signal: options.signal }, async (signal) => {
+        if (!(await isListening(signal))) throw new Fault('unavailable', `${what}: no agent runs in the guest (it may still be booting)`)
+        const connection = await this.#connect(signal)
+        const answer = await this.#exchange(connection, JSON.stringify({ execute: command, arguments: args }), false, () => true, signal)
+        if (isObject(answer['error'])) throw new Fault('failed', `${what}: ${textOf(answer['error']['desc']) ?? excerpt(answer['error'])}`)
+        return answer['return']
+      })
+    } catch (error) {
+      // Whatever went wrong but the agent's own refusal: the stream may be out of step, so the next command begins with a sync.
+      if (!(error instanceof Fault && error.code === 'failed')) this.#disconnect(new Fault('unavailable', `${what}: given up`))
+      throw error
+    }
+  }
+
+  async #connect(signal: AbortSignal): Promise<Connection> {
+    if (this.#connection && !this.#connection.ended) return this.#connection
+    const connection: Connection = { socket: await this.#options.sockets.connect(this.#options.path), take: null, fail: null, ended: false }
+    this.#connection = connection
+    void this.#read(connection)
+    const id = this.#syncId++
+    const text = JSON.stringify({ execute: 'guest-sync-delimited', arguments: { id } })
+    const limit = { limit: SYNC_LIMIT, clock: this.#options.clock, what: 'guest agent sync', signal }
+    try {
+      await withDeadline(limit, (inner) => this.#exchange(connection, text, true, (message) => message['return'] === id, inner))
+    } catch (error) {
+      if (error instanceof Fault && error.code === 'timeout') throw new Fault('unavailable', 'guest agent: it does not answer', { cause: error })
+      throw error
+    }
+    return connection
+  }
+
+  async #exchange(
+    connection: Connection,
+    text: string,
+    delimited: boolean,
+    isMine: (message: JsonObject) => boolean,
+    signal: AbortSignal,
+  ): Promise<JsonObject> {
+    const line = new TextEncoder().encode(`${delimited ? ' ' : ''}${text}\n`)
+    if (delimited) line[0] = DELIMITER
+    const answer = Promise.withResolvers<JsonObject>()
+    answer.promise.catch(() => {})
+    const abort = (): void => answer.reject(signal.reason)
+    signal.addEventListener('abort', abort, { once: true })
+    connection.take = (message) => {
+      if (isMine(message)) answer.resolve(message)
+    }
+    connection.fail = answer.reject
+    try {
+      if (connection.ended) throw new Fault('unavailable', 'guest agent: the channel was closed')
+      await Promise.race([connection.socket.write(line), answer.promise])
+      return await answer.promise
+    } finally {
+      connection.take = null
+      connection.fail = null
+      signal.removeEventListener('abort', abort)
+    }
+  }
+
+  async #read(connection: Connection): Promise<void> {
+    const frames = new LineFrames(ANSWER_SIZE_MAX)
+    try {
+      for await (const chunk of connection.socket.readable) {
+        // 0xff is in no UTF-8 text: it marks the start of a sync's answer, and what came before it is of an older exchange.
+        const mark = chunk.lastIndexOf(DELIMITER)
+        if (mark !== -1) frames.reset()
+        for (const frame of frames.feed(mark === -1 ? chunk : chunk.subarray(mark + 1))) {
+          if (frame.kind === 'overlong') return this.#endOf(connection, new Fault('failed', `guest agent: an answer of more than ${ANSWER_SIZE_MAX} bytes`))
+          const message = parseObject(frame.text)
+          if (message) connection.take?.(message)
+        }
+      }
+      this.#endOf(connection, new Fault('unavailable', 'guest agent: the channel was closed'))
+    } catch (error) {
+      this.#endOf(connection, new Fault('unavailable', 'guest agent: the channel broke', { cause: error }))
+    }
+  }
+
+  #endOf(connection: Connection, fault: Fault): void {
+    connection.ended = true
+    connection.socket.close()
+    connection.fail?.(fault)
+    if (this.#connection === connection) this.#connection = null
+  }
+
+  #disconnect(fault: Fault): void {
+    if (this.#connection) this.#endOf(this.#connection, fault)
+  }
+}
+
+function base64(value: unknown): Uint8Array {
+  const text = textOf(value)
+  if (text === null) return new Uint8Array(0)
+  const content = fromBase64(text)
+  if (!content) throw new Fault('failed', 'guest agent guest-exec-status: output is no base64')
+  return content
+}
+
+function execResult(status: JsonObject): ExecResult {
+  return {
+    exitCode: numberOf(status['exitcode']),
+    signal: numberOf(status['signal']),
+    stdout: base64(status['out-data']),
+    stderr: base64(status['err-data']),
+    truncated: status['out-truncated'] === true || status['err-truncated'] === true,
+  }
+}
+
+const INTERFACE_COUNT_MAX = 256
+
+/** Reads what a guest claims; entries that make no sense are left out. */
+export function guestAddresses(answer: unknown): GuestAddress[] {
+  return listOf(answer)
+    .slice(0, INTERFACE_COUNT_MAX)
+    .flatMap((entry) => {
+      const device = textOf(objectOf(entry)['name'])
+      if (device === null) return []
+      const addresses = listOf(objectOf(entry)['ip-addresses'])
+        .slice(0, INTERFACE_COUNT_MAX)
+        .flatMap((item) => {
+          const { 'ip-address': address, 'ip-address-type': family, prefix } = objectOf(item)
+          if ((family !== 'ipv4' && family !== 'ipv6') || textOf(address) === null || numberOf(prefix) === null) return []
+          return [{ family, address: textOf(address) ?? '', prefixLength: numberOf(prefix) ?? 0 } as const]
+        })
+      return [{ device: device.slice(0, 64), mac: textOf(objectOf(entry)['hardware-address'])?.slice(0, 64) ?? null, addresses }]
+    })
+}

@@ -1,0 +1,190 @@
+/**
+ * From a domain to a QEMU process that answers its monitor, or nothing at all.
+ *
+ *   sweep what a killed caller left --> folders, console log --> record `starting` --> spawn --> record its identity --> monitor
+ *                                                                       | any fault or abort
+ *                                                                       v
+ *                                            SIGKILL, wait for the end, remove the run folder, last words into the Fault
+ *
+ * Never two QEMUs on one domain: the process is found by its `-pidfile` argument before another is started; QEMU itself locks that file
+ * for its life, and its disks.
+ */
+import { Fault, millis, type Clock, type Millis } from '@typevisor/base'
+import type { DriverDomain } from '@typevisor/toolstack'
+import { commandLine } from './command-line.ts'
+import type { DomainPaths } from './layout.ts'
+import { lastWords } from './machine.ts'
+import { openFiles } from './open-files.ts'
+import type { ProcessIdentity, ProcessUser, QemuHost } from './ports.ts'
+import { QmpClient } from './qmp.ts'
+import { writeRecord, type RunRecord } from './record.ts'
+
+export interface LaunchContext {
+  readonly host: QemuHost
+  readonly clock: Clock
+  readonly qemuBinary: string
+  readonly user: ProcessUser | null
+  readonly accelerator: 'tcg' | 'kvm'
+  readonly monitorLimit: Millis
+  /** For the first word of QEMU's monitor. */
+  readonly startLimit: Millis
+}
+
+export interface Launched {
+  readonly record: RunRecord & { readonly process: ProcessIdentity }
+  readonly monitor: QmpClient
+  readonly migrationSocket: string
+}
+
+const CONNECT_PAUSE = millis(4)
+const EXIT_LIMIT = millis(10_000)
+
+/** Ends a process for certain. @throws Fault `unavailable` when the kernel cannot end it (it waits for a device). */
+export async function kill(context: Pick<LaunchContext, 'host' | 'clock'>, process: ProcessIdentity): Promise<void> {
+  await context.host.processes.signal(process, 'SIGKILL')
+  await waitForExit(context, process, EXIT_LIMIT)
+}
+
+/** @throws Fault `unavailable` when it has not ended in `limit`. */
+export async function waitForExit(context: Pick<LaunchContext, 'host' | 'clock'>, process: ProcessIdentity, limit: Millis): Promise<void> {
+  const settled = new AbortController()
+  const exited = context.host.processes.waitExit(process, { signal: settled.signal })
+  exited.catch(() => {})
+  const late = context.clock.sleep(limit, { signal: settled.signal }).then(() => {
+    throw new Fault('unavailable', `end process ${process.pid}: it is still there after ${limit} ms`)
+  })
+  late.catch(() => {})
+  try {
+    await Promise.race([exited, late])
+  } finally {
+    settled.abort()
+  }
+}
+
+export const findQemu = (host: QemuHost, paths: DomainPaths): Promise<readonly ProcessIdentity[]> =>
+  host.processes.findByArguments(['-pidfile', paths.pid])
+
+/** Ends every QEMU of this domain and drops its run folder. */
+export async function sweep(context: Pick<LaunchContext, 'host' | 'clock'>, paths: DomainPaths): Promise<void> {
+  for (const process of await findQemu(context.host, paths)) await kill(context, process)
+  await context.host.files.remove(paths.runFolder)
+}
+
+export async function launch(
+  context: LaunchContext,
+  domain: DriverDomain,
+  paths: DomainPaths,
+  start: 'fresh' | 'incoming',
+  signal: AbortSignal,
+): Promise<Launched> {
+  const { host, user } = context
+  await sweep(context, paths)
+  signal.throwIfAborted()
+  await host.files.ensureFolder(paths.dataFolder, { user: null })
+  await host.files.ensureFile(paths.consoleLog, { user })
+  await host.files.ensureFolder(paths.runFolder, { user })
+  try {
+    if (user) {
+      const reason = await host.files.whyUnreachable(paths.runFolder, user, 'read')
+      if (reason) throw new Fault('forbidden', `start ${domain.name}: QEMU's user cannot reach its run folder: ${reason}`)
+    }
+    return await launchIn(context, domain, paths, start, signal)
+  } catch (error) {
+    const words = await lastWords(host, paths.stderr).catch(() => null)
+    await sweep(context, paths)
+    if (error instanceof EarlyExit) throw new Fault('failed', `start ${domain.name}: QEMU ended at once: ${words ?? 'without a word'}`)
+    if (error instanceof Fault && words !== null) {
+      throw new Fault(error.code, `start ${domain.name}: ${error.message} (QEMU: ${words})`, { cause: error, details: error.details })
+    }
+    throw error
+  }
+}
+
+class EarlyExit extends Error {}
+
+async function launchIn(
+  context: LaunchContext,
+  domain: DriverDomain,
+  paths: DomainPaths,
+  start: 'fresh' | 'incoming',
+  signal: AbortSignal,
+): Promise<Launched> {
+  const { host } = context
+  await using files = await openFiles(host.files, domain, paths, context.user)
+  const argv = commandLine({
+    domain,
+    paths,
+    accelerator: context.accelerator,
+    disks: files.disks,
+    boot: files.boot,
+    consoleLog: files.consoleLog,
+    start,
+    inheritedCount: files.setCount,
+  })
+  const starting: RunRecord = {
+    version: 1,
+    id: domain.id,
+    name: domain.name,
+    hardware: domain.hardware,
+    memoryBytes: domain.spec.memoryBytes,
+    vcpuCount: domain.spec.vcpuCount,
+    phase: { kind: 'starting' },
+    process: null,
+    state: { kind: 'paused', cause: 'requested' },
+  }
+  await writeRecord(host.files, paths.record, starting)
+  const process = await host.processes.spawnDetached({
+    command: context.qemuBinary,
+    argv,
+    environment: {},
+    stderrPath: paths.stderr,
+    user: context.user,
+    inherit: files.inherit,
+  })
+  const record = { ...starting, process }
+  await writeRecord(host.files, paths.record, record)
+  return { record, monitor: await firstMonitor(context, paths, process, signal), migrationSocket: paths.migration }
+}
+
+async function firstMonitor(context: LaunchContext, paths: DomainPaths, process: ProcessIdentity, signal: AbortSignal): Promise<QmpClient> {
+  const { host, clock } = context
+  const settled = new AbortController()
+  let hasExited = false
+  host.processes.waitExit(process, { signal: settled.signal }).then(
+    () => (hasExited = true),
+    () => {},
+  )
+  const start = clock.monotonic()
+  try {
+    while (true) {
+      signal.throwIfAborted()
+      if (hasExited) throw new EarlyExit()
+      const socket = await host.sockets.connect(paths.qmp).catch(() => null)
+      if (socket) return await greeted(context, socket, () => hasExited, signal)
+      if (clock.monotonic() - start > context.startLimit) {
+        throw new Fault('timeout', `QMP greeting: QEMU has not opened its monitor in ${context.startLimit} ms`)
+      }
+      await clock.sleep(CONNECT_PAUSE, { signal })
+    }
+  } finally {
+    settled.abort()
+  }
+}
+
+async function greeted(
+  context: LaunchContext,
+  socket: Parameters<typeof QmpClient.open>[0],
+  hasExited: () => boolean,
+  signal: AbortSignal,
+): Promise<QmpClient> {
+  try {
+    return await QmpClient.open(socket, { clock: context.clock, limit: context.startLimit, signal })
+  } catch (error) {
+    // The monitor is opened before disks and boot files: QEMU may still die on those. Its end is seen a moment after the connection's.
+    if (error instanceof Fault && error.code === 'unavailable') {
+      await context.clock.sleep(millis(100), { signal })
+      if (hasExited()) throw new EarlyExit()
+    }
+    throw error
+  }
+}

@@ -1,0 +1,57 @@
+/**
+ * Where a domain's things lie. What dies with the host's boot is in the run folder, what outlives the domain's runs in the data folder.
+ *
+ *   runDir/<id>/   domain.json  qemu.pid  qmp.sock  console.sock  agent.sock  vnc.sock  stderr.log  migration.sock
+ *   dataDir/<id>/  console.log  console.json  forwards.json
+ */
+import { Fault } from '@typevisor/base'
+import { isUuid, type DomainId } from '@typevisor/model'
+
+/** `sun_path` of unix(7) holds 108 bytes with its final zero. */
+const SOCKET_PATH_SIZE_MAX = 107
+
+export interface DomainPaths {
+  readonly runFolder: string
+  readonly dataFolder: string
+  readonly record: string
+  readonly pid: string
+  readonly qmp: string
+  readonly console: string
+  readonly agent: string
+  readonly vnc: string
+  readonly migration: string
+  readonly stderr: string
+  readonly consoleLog: string
+  readonly consoleIndex: string
+  readonly forwards: string
+}
+
+/** @throws Fault `invalid` when the id is no UUID (it becomes a folder's name) or a socket's path would be too long. */
+export function domainPaths(dirs: { readonly runDir: string; readonly dataDir: string }, id: DomainId): DomainPaths {
+  if (!isUuid(id)) throw new Fault('invalid', `domain id: got ${JSON.stringify(String(id).slice(0, 60))}, want a UUID`)
+  const runFolder = `${dirs.runDir}/${id}`
+  const dataFolder = `${dirs.dataDir}/${id}`
+  const paths: DomainPaths = {
+    runFolder,
+    dataFolder,
+    record: `${runFolder}/domain.json`,
+    pid: `${runFolder}/qemu.pid`,
+    qmp: `${runFolder}/qmp.sock`,
+    console: `${runFolder}/console.sock`,
+    agent: `${runFolder}/agent.sock`,
+    vnc: `${runFolder}/vnc.sock`,
+    migration: `${runFolder}/migration.sock`,
+    stderr: `${runFolder}/stderr.log`,
+    consoleLog: `${dataFolder}/console.log`,
+    consoleIndex: `${dataFolder}/console.json`,
+    forwards: `${dataFolder}/forwards.json`,
+  }
+  const sizeBytes = new TextEncoder().encode(paths.migration).length
+  if (sizeBytes > SOCKET_PATH_SIZE_MAX) {
+    const got = new TextEncoder().encode(dirs.runDir).length
+    throw new Fault('invalid', `run folder ${dirs.runDir}: its path is ${got} bytes long, want at most ${got - (sizeBytes - SOCKET_PATH_SIZE_MAX)}`, {
+      details: [{ path: 'runDir', want: `at most ${got - (sizeBytes - SOCKET_PATH_SIZE_MAX)} bytes`, got: `${got} bytes` }],
+    })
+  }
+  return paths
+}

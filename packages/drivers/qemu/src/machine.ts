@@ -1,0 +1,260 @@
+/**
+ * One live QEMU process, watched: its monitor, its console, its guest agent, and what became of it.
+ *
+ *              +--> follow(): connect, ask for the state, fold events; again when the monitor breaks
+ *   Machine ---+
+ *              +--> awaitExit(): the process ends --> last words --> gone
+ *
+ * Invariants
+ *   - The state is told in order and once per change; its cause is written to the record too, so that a later caller knows it.
+ *   - `let go` ends the watching and nothing else.
+ * Failure paths: a QEMU that hangs gives `timeout` per command and is watched on; one that dies is `gone` with its last words.
+ */
+import { Fault, millis, type Clock, type Log, type Millis } from '@typevisor/base'
+import type { DomainId } from '@typevisor/model'
+import type { DriverState } from '@typevisor/toolstack'
+import { ConsoleHub } from './console.ts'
+import { GuestAgent } from './guest-agent.ts'
+import type { DomainPaths } from './layout.ts'
+import type { ProcessIdentity, QemuHost } from './ports.ts'
+import { QmpClient, type QmpCallOptions, type QmpEvent } from './qmp.ts'
+import { isObject, listOf, objectOf, textOf } from './read-json.ts'
+import { writeRecord, type RunPhase, type RunRecord } from './record.ts'
+import { sameState, stateOfRunState, step, watchFrom, type Watch } from './run-state.ts'
+
+export interface MachineContext {
+  readonly host: QemuHost
+  readonly clock: Clock
+  readonly log: Log
+  readonly monitorLimit: Millis
+  report(id: DomainId, kind: 'state' | 'reset', state: DriverState): void
+  /** The process has ended; the machine is no more. */
+  ended(machine: Machine): void
+}
+
+const RECONNECT_FIRST_MS = 50
+const RECONNECT_LAST_MS = 2000
+const LAST_WORDS_SIZE = 4096
+const LAST_WORDS_LINES = 8
+
+/** The end of what QEMU wrote to standard error; null: nothing. */
+export async function lastWords(host: QemuHost, path: string): Promise<string | null> {
+  const size = await host.files.size(path)
+  if (size === null || size === 0) return null
+  const content = await host.files.read(path, Math.max(0, size - LAST_WORDS_SIZE), LAST_WORDS_SIZE)
+  const lines = new TextDecoder().decode(content ?? new Uint8Array(0)).split('\n')
+  const text = lines
+    .map((line) => line.trimEnd())
+    .filter((line) => line !== '')
+    .slice(-LAST_WORDS_LINES)
+    .join('\n')
+  return text === '' ? null : text
+}
+
+export class Machine {
+  readonly id: DomainId
+  readonly paths: DomainPaths
+  readonly process: ProcessIdentity
+  readonly console: ConsoleHub
+  readonly agent: GuestAgent
+  /** Resolves when the process has ended and that was told. */
+  readonly exited: Promise<void>
+  readonly #context: MachineContext
+  readonly #letGo = new AbortController()
+  readonly #eventWaiters = new Set<(event: QmpEvent) => void>()
+  #record: RunRecord
+  #watch: Watch
+  #monitor: QmpClient | null = null
+  #opening: Promise<QmpClient> | null = null
+  #writing: Promise<void> = Promise.resolve()
+  #endAsked = false
+  #hasEnded = false
+
+  /** `monitor`: already open, when the caller has just started the process. */
+  constructor(context: MachineContext, paths: DomainPaths, record: RunRecord & { process: ProcessIdentity }, monitor: QmpClient | null) {
+    this.id = record.id
+    this.paths = paths
+    this.process = record.process
+    this.#context = context
+    this.#record = record
+    this.#watch = watchFrom(record.state)
+    this.#monitor = monitor
+    this.console = new ConsoleHub(context.host.sockets, paths.console)
+    this.agent = new GuestAgent({
+      sockets: context.host.sockets,
+      path: paths.agent,
+      clock: context.clock,
+      isListening: (signal) => this.#agentListens(signal),
+    })
+    this.exited = this.#awaitExit()
+    void this.#follow()
+  }
+
+  get record(): RunRecord {
+    return this.#record
+  }
+  get hasEnded(): boolean {
+    return this.#hasEnded
+  }
+  /** As last told; `refresh` asks. */
+  get state(): DriverState {
+    return this.#watch.state
+  }
+
+  async execute(command: string, args: Parameters<QmpClient['execute']>[1] = {}, options: QmpCallOptions = {}): Promise<unknown> {
+    const monitor = await this.#open(options.signal)
+    return await monitor.execute(command, args, options)
+  }
+
+  /** HMP, for what QMP cannot say. `line` is made of checked numbers and names only. */
+  async human(line: string, options: QmpCallOptions = {}): Promise<string> {
+    return textOf(await this.execute('human-monitor-command', { 'command-line': line }, options)) ?? ''
+  }
+
+  /** Asks QEMU, and tells a change that no event told. */
+  async refresh(options: QmpCallOptions = {}): Promise<DriverState> {
+    const status = await this.runState(options)
+    if (!this.#watch.saving) this.#settle(stateOfRunState(status, this.#watch.state))
+    return this.#watch.state
+  }
+
+  async runState(options: QmpCallOptions = {}): Promise<string> {
+    return textOf(objectOf(await this.execute('query-status', {}, options))['status']) ?? 'unknown'
+  }
+
+  expectPause(): void {
+    this.#watch = { ...this.#watch, hint: { kind: 'paused', cause: 'requested' } }
+  }
+  expectShutdown(): void {
+    this.#watch = { ...this.#watch, shutdownAsked: true }
+  }
+  /** The end that comes now was asked for. */
+  expectEnd(): void {
+    this.#endAsked = true
+  }
+  setSaving(saving: boolean): void {
+    this.#watch = { ...this.#watch, saving, hint: null }
+  }
+
+  /** Told to `take` until the returned function is called. */
+  onEvent(take: (event: QmpEvent) => void): () => void {
+    this.#eventWaiters.add(take)
+    return () => void this.#eventWaiters.delete(take)
+  }
+
+  /** Writes the record; resolves when it is safe. */
+  async setPhase(phase: RunPhase): Promise<void> {
+    this.#record = { ...this.#record, phase }
+    await this.#write()
+  }
+
+  /** Ends watching; the process goes on. */
+  release(): void {
+    this.#letGo.abort(new Fault('aborted', 'the driver was closed'))
+    this.console.close()
+    this.agent.close()
+    this.#monitor?.close()
+  }
+
+  /** Resolves when nothing is being written any more. */
+  async settled(): Promise<void> {
+    await this.#writing
+  }
+
+  #open(signal?: AbortSignal): Promise<QmpClient> {
+    if (this.#monitor?.isOpen) return Promise.resolve(this.#monitor)
+    if (this.#hasEnded) return Promise.reject(new Fault('unavailable', 'QEMU has ended'))
+    if (this.#letGo.signal.aborted) return Promise.reject(new Fault('unavailable', 'the driver was closed'))
+    this.#opening ??= this.#connect().finally(() => (this.#opening = null))
+    if (!signal) return this.#opening
+    const aborted = new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
+    return Promise.race([this.#opening, aborted])
+  }
+
+  async #connect(): Promise<QmpClient> {
+    const { host, clock, monitorLimit } = this.#context
+    const socket = await host.sockets.connect(this.paths.qmp)
+    const monitor = await QmpClient.open(socket, { clock, limit: monitorLimit, signal: this.#letGo.signal })
+    this.#monitor = monitor
+    return monitor
+  }
+
+  async #follow(): Promise<void> {
+    const { clock, log } = this.#context
+    let pauseMs = RECONNECT_FIRST_MS
+    while (!this.#letGo.signal.aborted && !this.#hasEnded) {
+      try {
+        const monitor = await this.#open()
+        // After the connection is up, so that no change can fall between the answer and the first event.
+        void this.refresh().catch(() => {})
+        pauseMs = RECONNECT_FIRST_MS
+        for await (const event of monitor.events) this.#take(event)
+      } catch (error) {
+        if (this.#hasEnded || this.#letGo.signal.aborted) return
+        log.debug('qemu.monitor.unreachable', { domain: this.id, reason: error instanceof Error ? error.message : String(error) })
+      }
+      await clock.sleep(millis(pauseMs), { signal: this.#letGo.signal }).catch(() => {})
+      pauseMs = Math.min(pauseMs * 2, RECONNECT_LAST_MS)
+    }
+  }
+
+  #take(event: QmpEvent): void {
+    const { watch, report } = step(this.#watch, event)
+    this.#watch = watch
+    if (report === 'state') this.#tell()
+    if (report === 'reset') {
+      this.#context.report(this.id, 'reset', watch.state)
+      // A machine that stood still is ready to run again after a reset, which QEMU tells nobody.
+      if (watch.state.kind !== 'running') void this.refresh().catch(() => {})
+    }
+    for (const take of this.#eventWaiters) take(event)
+  }
+
+  #settle(state: DriverState): void {
+    if (this.#hasEnded || sameState(this.#watch.state, state)) return
+    this.#watch = { ...this.#watch, state, hint: null }
+    this.#tell()
+  }
+
+  #tell(): void {
+    this.#context.report(this.id, 'state', this.#watch.state)
+    this.#record = { ...this.#record, state: this.#watch.state }
+    void this.#write()
+  }
+
+  /** One write at a time; each writes what the record is by then. Its failure is logged: the state itself is not lost by it. */
+  #write(): Promise<void> {
+    const { host, log } = this.#context
+    const write = this.#writing.then(() => writeRecord(host.files, this.paths.record, this.#record))
+    this.#writing = write.catch((error: unknown) =>
+      log.warn('qemu.record.not_written', { domain: this.id, reason: error instanceof Error ? error.message : String(error) }),
+    )
+    return write
+  }
+
+  async #agentListens(signal: AbortSignal): Promise<boolean> {
+    const answer = await this.execute('query-chardev', {}, { signal })
+    return listOf(answer).some((entry) => isObject(entry) && entry['label'] === 'agent0-channel' && entry['frontend-open'] === true)
+  }
+
+  async #awaitExit(): Promise<void> {
+    const { host } = this.#context
+    try {
+      await host.processes.waitExit(this.process, { signal: this.#letGo.signal })
+    } catch {
+      return
+    }
+    const wasSaved = this.#record.phase.kind === 'saved'
+    const detail = this.#endAsked || wasSaved ? null : ((await lastWords(host, this.paths.stderr).catch(() => null)) ?? 'QEMU ended without a word')
+    this.#hasEnded = true
+    this.console.close()
+    this.agent.close()
+    this.#monitor?.close()
+    const state: DriverState = { kind: 'gone', cause: this.#endAsked || wasSaved ? 'requested' : 'process-failed', detail }
+    this.#watch = watchFrom(state)
+    this.#record = { ...this.#record, state, phase: wasSaved ? this.#record.phase : { kind: 'gone' } }
+    if (!this.#endAsked) await this.#write().catch(() => {})
+    this.#context.ended(this)
+    this.#context.report(this.id, 'state', state)
+  }
+}

@@ -1,0 +1,398 @@
+/**
+ * The driver's ports on Node: the only file of this package that imports `node:*`.
+ *
+ *   createNodeHost()                    processes by /proc and polling: good for tests and single scripts
+ *   createNodeHost({ processes })       the composition root gives pidfd-based ones, which wait without polling and signal without a race
+ *
+ * Failure paths: every error of the system becomes a Fault that says action, path and reason; ENOSPC is `exhausted`.
+ */
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { constants, openSync, closeSync } from 'node:fs'
+import * as fs from 'node:fs/promises'
+import * as net from 'node:net'
+import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault, type FaultCode } from '@typevisor/base'
+import type {
+  ByteSocket,
+  HostFiles,
+  HostProcesses,
+  HostSockets,
+  ProcessIdentity,
+  ProcessUser,
+  QemuHost,
+  RunResult,
+  SequentialWriter,
+  SocketListener,
+  SpawnRequest,
+} from './ports.ts'
+
+/** What a runtime can do better than /proc and polling. */
+export type ProcessFunctions = Pick<HostProcesses, 'bootId' | 'spawnDetached' | 'identity' | 'waitExit' | 'signal'>
+
+export interface NodeHostOptions {
+  readonly processes?: Partial<ProcessFunctions>
+}
+
+export function createNodeHost(options: NodeHostOptions = {}): QemuHost {
+  return { processes: { ...nodeProcesses(), ...options.processes }, sockets: nodeSockets, files: nodeFiles }
+}
+
+const codeOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '')
+
+const FAULT_CODES: Readonly<Record<string, FaultCode>> = {
+  ENOSPC: 'exhausted',
+  EDQUOT: 'exhausted',
+  EMFILE: 'exhausted',
+  ENOENT: 'not_found',
+  EACCES: 'forbidden',
+  EPERM: 'forbidden',
+  ECONNREFUSED: 'unavailable',
+}
+
+function systemFault(action: string, path: string, error: unknown): Fault {
+  if (error instanceof Fault) return error
+  const reason = error instanceof Error ? error.message : String(error)
+  return new Fault(FAULT_CODES[codeOf(error)] ?? 'failed', `${action} ${path}: ${reason}`, { cause: error })
+}
+
+async function guarded<T>(action: string, path: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    throw systemFault(action, path, error)
+  }
+}
+
+// Processes
+
+const TICKS_PER_SECOND = 100 // USER_HZ of every Linux port that Node runs on
+const PAGE_SIZE = 4096
+const POLL_MS = 20
+const OUTPUT_SIZE_MAX = 65536
+
+/** Fields of /proc/PID/stat after the name, which is in brackets and may hold anything: [0] state, [11] utime, [12] stime, [19] start, [21] rss. */
+async function statFields(pid: number): Promise<string[] | null> {
+  try {
+    const text = await fs.readFile(`/proc/${pid}/stat`, 'latin1')
+    return text.slice(text.lastIndexOf(')') + 2).split(' ')
+  } catch {
+    return null
+  }
+}
+
+function nodeProcesses(): HostProcesses {
+  let boot: Promise<string> | null = null
+  const bootId = (): Promise<string> => (boot ??= fs.readFile('/proc/sys/kernel/random/boot_id', 'latin1').then((text) => text.trim()))
+  const identity = async (pid: number): Promise<ProcessIdentity | null> => {
+    const fields = await statFields(pid)
+    if (!fields || fields[0] === 'Z' || fields[0] === 'X') return null
+    return { pid, startTicks: Number(fields[19]), bootId: await bootId() }
+  }
+  const isAlive = async (wanted: ProcessIdentity): Promise<boolean> => {
+    const found = await identity(wanted.pid)
+    return found !== null && found.startTicks === wanted.startTicks && found.bootId === wanted.bootId
+  }
+  return {
+    bootId,
+    identity,
+    async spawnDetached(request: SpawnRequest) {
+      const stderr = openSync(request.stderrPath, 'a', 0o600)
+      try {
+        const child = spawn(request.command, request.argv, {
+          detached: true,
+          cwd: '/',
+          env: request.environment,
+          stdio: ['ignore', 'ignore', stderr, ...request.inherit],
+          ...(request.user ? { uid: request.user.uid, gid: request.user.gid } : {}),
+        })
+        await new Promise<void>((resolve, reject) => {
+          child.once('spawn', resolve)
+          child.once('error', (error) => reject(systemFault('start', request.command, error)))
+        })
+        child.unref()
+        const pid = child.pid ?? 0
+        // Ended already: an identity that nothing has, so that waiting for it ends at once.
+        return (await identity(pid)) ?? { pid, startTicks: -1, bootId: await bootId() }
+      } finally {
+        closeSync(stderr)
+      }
+    },
+    async findByArguments(sequence) {
+      const found: ProcessIdentity[] = []
+      const wanted = `\0${sequence.join('\0')}\0`
+      for (const name of await fs.readdir('/proc')) {
+        if (!/^\d+$/.test(name)) continue
+        const text = await fs.readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '')
+        if (!text.includes(wanted)) continue
+        const process = await identity(Number(name))
+        if (process) found.push(process)
+      }
+      return found
+    },
+    async waitExit(wanted, { signal }) {
+      while (await isAlive(wanted)) await sleep(POLL_MS, undefined, { signal, ref: false })
+    },
+    async signal(wanted, name) {
+      if (!(await isAlive(wanted))) return false
+      try {
+        process.kill(wanted.pid, name)
+        return true
+      } catch (error) {
+        if (codeOf(error) === 'ESRCH') return false
+        throw systemFault(`send ${name} to`, `process ${wanted.pid}`, error)
+      }
+    },
+    async usage(wanted) {
+      const fields = await statFields(wanted.pid)
+      if (!fields || Number(fields[19]) !== wanted.startTicks) return null
+      const cpuTicks = Number(fields[11]) + Number(fields[12])
+      return { cpuTimeNs: cpuTicks * (1e9 / TICKS_PER_SECOND), residentBytes: Number(fields[21]) * PAGE_SIZE }
+    },
+    run: runToEnd,
+  }
+}
+
+async function runToEnd(command: string, argv: readonly string[], options: Parameters<HostProcesses['run']>[2]): Promise<RunResult> {
+  const limit = AbortSignal.timeout(options.limit)
+  const signal = options.signal ? AbortSignal.any([limit, options.signal]) : limit
+  const child = spawn(command, argv, { stdio: ['ignore', 'pipe', 'pipe'], signal, killSignal: 'SIGKILL', env: { PATH: process.env['PATH'] } })
+  const output = { stdout: '', stderr: '' }
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name].setEncoding('latin1').on('data', (text: string) => {
+      if (output[name].length < OUTPUT_SIZE_MAX) output[name] += text
+    })
+  }
+  return await new Promise((resolve, reject) => {
+    let failure: Error | null = null
+    child.once('error', (error) => {
+      failure = error
+      if (child.pid === undefined) reject(systemFault('start', command, error))
+    })
+    child.once('close', (exitCode) => {
+      if (failure && options.signal?.aborted) reject(options.signal.reason)
+      else resolve({ exitCode, ...output })
+    })
+  })
+}
+
+// Sockets
+
+const WRITE_BUFFER_SIZE_MAX = 4 * 1024 * 1024
+
+function byteSocket(socket: net.Socket): ByteSocket {
+  socket.on('error', () => {})
+  const ended = new Promise<never>((_, reject) =>
+    socket.once('close', () => reject(new Fault('unavailable', 'the other side has closed the connection'))),
+  )
+  ended.catch(() => {})
+  return {
+    readable: socket.iterator({ destroyOnReturn: true }),
+    async write(content) {
+      if (socket.destroyed || !socket.writable) throw new Fault('unavailable', 'the other side has closed the connection')
+      if (socket.writableLength > WRITE_BUFFER_SIZE_MAX) throw new Fault('busy', `${socket.writableLength} bytes wait to be taken by the other side`)
+      if (socket.write(content)) return
+      const drained = Promise.withResolvers<void>()
+      socket.once('drain', drained.resolve)
+      try {
+        await Promise.race([drained.promise, ended])
+      } finally {
+        socket.off('drain', drained.resolve)
+      }
+    },
+    close: () => void socket.destroy(),
+  }
+}
+
+const nodeSockets: HostSockets = {
+  connect: (path) =>
+    new Promise((resolve, reject) => {
+      const socket = net.connect({ path })
+      socket.once('connect', () => {
+        socket.off('error', reject)
+        resolve(byteSocket(socket))
+      })
+      socket.once('error', (error) => reject(new Fault('unavailable', `connect to ${path}: ${error.message}`, { cause: error })))
+    }),
+  async listen(path, { user }): Promise<SocketListener> {
+    await fs.rm(path, { force: true })
+    const waiting: net.Socket[] = []
+    let wake: (() => void) | null = null
+    const server = net.createServer({ pauseOnConnect: true }, (socket) => {
+      waiting.push(socket)
+      wake?.()
+    })
+    await guarded('listen on', path, () => new Promise<void>((resolve, reject) => server.once('error', reject).listen(path, resolve)))
+    await guarded('hand over', path, async () => {
+      await fs.chmod(path, 0o600)
+      if (user) await fs.chown(path, user.uid, user.gid)
+    })
+    return {
+      async accept({ signal }) {
+        while (true) {
+          signal.throwIfAborted()
+          const socket = waiting.shift()
+          if (socket) return byteSocket(socket)
+          await new Promise<void>((resolve) => {
+            wake = resolve
+            signal.addEventListener('abort', () => resolve(), { once: true })
+          })
+        }
+      },
+      async close() {
+        for (const socket of waiting) socket.destroy()
+        server.close()
+        await fs.rm(path, { force: true })
+      },
+    }
+  },
+}
+
+// Files
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await fs.open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}
+
+async function createWriter(path: string): Promise<SequentialWriter> {
+  const file = await guarded('create', path, () => fs.open(path, 'w', 0o600))
+  let end = 0
+  const put = async (content: Uint8Array, offset: number): Promise<void> => {
+    let written = 0
+    while (written < content.length) written += (await file.write(content, written, content.length - written, offset + written)).bytesWritten
+  }
+  return {
+    append: (content) =>
+      guarded('write', path, async () => {
+        await put(content, end)
+        end += content.length
+      }),
+    writeAt: (offset, content) => guarded('write', path, () => put(content, offset)),
+    sync: () => guarded('sync', path, () => file.sync()),
+    close: () => guarded('close', path, () => file.close()),
+  }
+}
+
+let replaceCount = 0
+
+const nodeFiles: HostFiles = {
+  async read(path, offset, sizeMax) {
+    let file: fs.FileHandle
+    try {
+      file = await fs.open(path, 'r')
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return null
+      throw systemFault('read', path, error)
+    }
+    return await guarded('read', path, async () => {
+      try {
+        const buffer = new Uint8Array(Math.min(sizeMax, Math.max(0, (await file.stat()).size - offset)))
+        let size = 0
+        while (size < buffer.length) {
+          const { bytesRead } = await file.read(buffer, size, buffer.length - size, offset + size)
+          if (bytesRead === 0) break
+          size += bytesRead
+        }
+        return buffer.subarray(0, size)
+      } finally {
+        await file.close()
+      }
+    })
+  },
+  async size(path) {
+    try {
+      return (await fs.stat(path)).size
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return null
+      throw systemFault('look at', path, error)
+    }
+  },
+  replace: (path, content) =>
+    guarded('write', path, async () => {
+      replaceCount += 1
+      const next = `${path}.${process.pid}.${replaceCount}.new`
+      try {
+        await fs.writeFile(next, content, { mode: 0o600, flush: true })
+        await fs.rename(next, path)
+      } catch (error) {
+        await fs.rm(next, { force: true })
+        throw error
+      }
+      await syncFolder(dirname(path))
+    }),
+  ensureFile: (path, { user }) =>
+    guarded('create', path, async () => {
+      const file = await fs.open(path, 'a', 0o600)
+      try {
+        if (user) await file.chown(user.uid, user.gid)
+      } finally {
+        await file.close()
+      }
+    }),
+  ensureFolder: (path, { user }) =>
+    guarded('create', path, async () => {
+      await fs.mkdir(path, { recursive: true, mode: 0o700 })
+      if (user) await fs.chown(path, user.uid, user.gid)
+    }),
+  remove: (path) => guarded('remove', path, () => fs.rm(path, { recursive: true, force: true })),
+  rename: (from, to) =>
+    guarded('rename', from, async () => {
+      await fs.rename(from, to)
+      await syncFolder(dirname(to))
+    }),
+  async punchHole(path, offset, length) {
+    const argv = ['--punch-hole', '--keep-size', '--offset', String(offset), '--length', String(length), path]
+    const result = await runToEnd('fallocate', argv, { limit: 10_000 as never }).catch(() => null)
+    return result?.exitCode === 0
+  },
+  create: createWriter,
+  async *stream(path, offset) {
+    const file = await guarded('read', path, () => fs.open(path, 'r'))
+    try {
+      for await (const chunk of file.createReadStream({ start: offset, highWaterMark: 1024 * 1024, autoClose: false })) yield chunk as Uint8Array
+    } catch (error) {
+      throw systemFault('read', path, error)
+    } finally {
+      await file.close()
+    }
+  },
+  digest() {
+    const hash = createHash('sha256')
+    return { update: (content) => void hash.update(content), hex: () => hash.digest('hex') }
+  },
+  async openDescriptor(path, mode) {
+    const flags = { read: constants.O_RDONLY, write: constants.O_RDWR, append: constants.O_WRONLY | constants.O_APPEND }[mode]
+    const file = await guarded('open', path, () => fs.open(path, flags))
+    return { fd: file.fd, close: () => file.close() }
+  },
+  whyUnreachable: (path, user, mode) => whyUnreachable(path, user, mode),
+}
+
+/** Reads modes only; access lists and security modules are not asked, and a wrong "yes" shows as QEMU's own error. */
+async function whyUnreachable(path: string, user: ProcessUser, mode: 'read' | 'write'): Promise<string | null> {
+  if (user.uid === 0) return null
+  const parts = path.split('/').filter((part) => part !== '')
+  for (let depth = 0; depth <= parts.length; depth += 1) {
+    const at = `/${parts.slice(0, depth).join('/')}`
+    const isLast = depth === parts.length
+    let stat
+    try {
+      stat = await fs.stat(at)
+    } catch (error) {
+      return `${at}: ${error instanceof Error ? error.message : String(error)}`
+    }
+    const wanted = !isLast || stat.isDirectory() ? 0o1 : mode === 'read' ? 0o4 : 0o6
+    const shift = stat.uid === user.uid ? 6 : stat.gid === user.gid ? 3 : 0
+    if (((stat.mode >> shift) & wanted) !== wanted) {
+      const octal = (stat.mode & 0o7777).toString(8).padStart(4, '0')
+      return `${stat.isDirectory() ? 'folder' : 'file'} ${at} has mode ${octal} and owner ${stat.uid}:${stat.gid}, which bars user ${user.uid}:${user.gid}`
+    }
+  }
+  return null
+}

@@ -1,0 +1,82 @@
+/**
+ * What QEMU opens, made ready: the files are there, and its user can reach them.
+ *
+ *   own user or none   paths as they are
+ *   another user       disks and console log are opened by the caller and inherited (`-add-fd`, /dev/fdset/N), so a folder of mode 0700
+ *                      is no hindrance; kernel and initrd are inherited too and opened as /proc/self/fd/N, which skips the folders and
+ *                      still asks the file's own mode
+ *
+ * Failure paths: a missing file is `failed` with its path; a kernel or a folder that bars the user is `forbidden`, naming it.
+ */
+import { Fault } from '@typevisor/base'
+import type { DomainDevice } from '@typevisor/model'
+import type { DriverDomain } from '@typevisor/toolstack'
+import type { CommandLineInput, DiskSource } from './command-line.ts'
+import type { DomainPaths } from './layout.ts'
+import type { HostFiles, ProcessUser } from './ports.ts'
+import { readChain } from './qcow2-chain.ts'
+
+export interface OpenFiles extends AsyncDisposable {
+  readonly disks: CommandLineInput['disks']
+  readonly boot: CommandLineInput['boot']
+  readonly consoleLog: string
+  /** Descriptors for 3, 4, ...: first those of `-add-fd`, of which there are `setCount`. */
+  readonly inherit: readonly number[]
+  readonly setCount: number
+}
+
+export async function openFiles(files: HostFiles, domain: DriverDomain, paths: DomainPaths, user: ProcessUser | null): Promise<OpenFiles> {
+  await using stack = new AsyncDisposableStack()
+  const inherit: number[] = []
+  const inherited = async (path: string, mode: 'read' | 'write' | 'append'): Promise<number> => {
+    const descriptor = await files.openDescriptor(path, mode)
+    stack.defer(() => descriptor.close())
+    inherit.push(descriptor.fd)
+    return inherit.length
+  }
+  const asSet = async (path: string, mode: 'read' | 'write' | 'append'): Promise<string> =>
+    user ? `/dev/fdset/${await inherited(path, mode)}` : path
+
+  const disks = new Map<string, DiskSource>()
+  for (const device of domain.hardware.devices) {
+    if (device.kind === 'disk') disks.set(device.name, await diskSource(files, domain, device, asSet))
+  }
+  const consoleLog = await asSet(paths.consoleLog, 'append')
+  const setCount = user ? inherit.length : 0
+  const asFile = async (path: string): Promise<string> => {
+    if ((await files.size(path)) === null) throw new Fault('failed', `boot ${domain.name}: no file ${path}`)
+    if (!user) return path
+    const number = await inherited(path, 'read')
+    const reason = await files.whyUnreachable(path, user, 'read')
+    if (reason?.startsWith('file ')) throw new Fault('forbidden', `boot ${domain.name}: ${reason}`)
+    return `/proc/self/fd/${number + 2}`
+  }
+  const { boot } = domain
+  const opened: CommandLineInput['boot'] =
+    boot.kind === 'disk'
+      ? boot
+      : {
+          kind: 'kernel',
+          kernel: await asFile(boot.kernelPath),
+          initrd: boot.initrdPath === null ? null : await asFile(boot.initrdPath),
+          commandLine: boot.commandLine,
+        }
+  const kept = stack.move()
+  return { disks, boot: opened, consoleLog, inherit, setCount, [Symbol.asyncDispose]: () => kept.disposeAsync() }
+}
+
+async function diskSource(
+  files: HostFiles,
+  domain: DriverDomain,
+  device: DomainDevice & { kind: 'disk' },
+  asSet: (path: string, mode: 'read' | 'write') => Promise<string>,
+): Promise<DiskSource> {
+  const attachment = domain.volumes[device.volume]
+  if (!attachment) throw new Fault('invalid', `disk ${device.name}: volume ${device.volume} is not attached`)
+  if (attachment.kind === 'nbd') return { kind: 'nbd', socketPath: attachment.socketPath, exportName: attachment.exportName }
+  const layers = []
+  for (const [depth, layer] of (await readChain(files, attachment.path, attachment.format)).entries()) {
+    layers.push({ filename: await asSet(layer.path, depth > 0 || device.readOnly ? 'read' : 'write'), format: layer.format })
+  }
+  return { kind: 'chain', layers }
+}
