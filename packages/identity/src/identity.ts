@@ -65,10 +65,10 @@ export interface Identity {
   /** @throws Fault `unauthenticated` (never saying which part was wrong) or `busy` (too many tries). */
   signIn(request: { account: string; password: string; address: string }): Promise<SignedIn>
   signOut(sessionId: string): Promise<void>
-  /** The caller behind a session cookie; null: there is no such session, or it has ended. */
-  callerOfSession(secret: string): Promise<Caller | null>
+  /** The caller behind a session cookie; null: there is no such session, or it has ended. `quiet`: this is not a use of it. */
+  callerOfSession(secret: string, options?: { quiet?: boolean }): Promise<Caller | null>
   /** The caller behind an API token (`tv_...`); null: no such token, or it has ended. */
-  callerOfToken(bearer: string): Promise<Caller | null>
+  callerOfToken(bearer: string, options?: { quiet?: boolean }): Promise<Caller | null>
 
   account(name: string): Promise<AccountRecord | null>
   accountById(id: string): Promise<AccountRecord | null>
@@ -136,14 +136,14 @@ export function createIdentity(options: IdentityOptions): Identity {
 
     signOut: (sessionId) => store.deleteSession(sessionId),
 
-    async callerOfSession(secret) {
+    async callerOfSession(secret, { quiet = false } = {}) {
       const hash = hashOfSecret(secret, crypto)
       const found = hash && (await store.sessionByHash(hash))
       if (!found || !crypto.equal(found.session.secretHash, hash)) return null
       const { session, account } = found
       const now = clock.now()
       if (account.disabled || now >= session.expiresAt || now - session.lastSeenAt >= policy.sessionIdleMs) return null
-      if (now - session.lastSeenAt >= policy.touchEveryMs) await store.touchSession(session.id, now)
+      if (!quiet && now - session.lastSeenAt >= policy.touchEveryMs) await store.touchSession(session.id, now)
       return {
         accountId: account.id,
         accountName: account.name,
@@ -156,7 +156,7 @@ export function createIdentity(options: IdentityOptions): Identity {
       }
     },
 
-    async callerOfToken(text) {
+    async callerOfToken(text, { quiet = false } = {}) {
       const bearer = parseBearer(text)
       if (bearer?.kind !== 'api') return null
       const found = await store.tokenById(bearer.id)
@@ -166,7 +166,7 @@ export function createIdentity(options: IdentityOptions): Identity {
       const { token, account } = found
       const now = clock.now()
       if (account.disabled || (token.expiresAt !== null && now >= token.expiresAt)) return null
-      if (token.lastUsedAt === null || now - token.lastUsedAt >= policy.touchEveryMs) await store.touchToken(token.id, now)
+      if (!quiet && (token.lastUsedAt === null || now - token.lastUsedAt >= policy.touchEveryMs)) await store.touchToken(token.id, now)
       return {
         accountId: account.id,
         accountName: account.name,

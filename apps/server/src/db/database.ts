@@ -5,6 +5,7 @@
 import pg from 'pg'
 import { Kysely, PostgresDialect } from 'kysely'
 import { assert } from '@typevisor/base'
+import { pgExecutor } from '@typevisor/runtime-node'
 import type { SqlExecutor } from '@typevisor/saga'
 import type { Database } from './schema.ts'
 
@@ -59,37 +60,10 @@ export function openDatabase(options: DatabaseOptions): DatabaseHandle {
   pool.on('error', (error) => options.onIdleError?.(error))
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) })
   let closing: Promise<void> | undefined
-  const close = (): Promise<void> => (closing ??= db.destroy())
-  return { db, pool, executor: poolExecutor(pool), close, [Symbol.asyncDispose]: close }
-}
-
-const onClient = (client: pg.Pool | pg.PoolClient): Pick<SqlExecutor, 'query'> => ({
-  async query(text, values) {
-    const result = values === undefined ? await client.query(text) : await client.query(text, [...values])
-    return { rows: result.rows as Record<string, unknown>[], rowCount: result.rowCount ?? 0 }
-  },
-})
-
-/** A pg Pool as the saga store and the migrations see it. */
-export function poolExecutor(pool: pg.Pool): SqlExecutor {
-  return {
-    ...onClient(pool),
-    async transaction(work) {
-      const client = await pool.connect()
-      let broken: Error | undefined
-      try {
-        await client.query('BEGIN')
-        const tx: SqlExecutor = { ...onClient(client), transaction: (inner) => inner(tx) }
-        const value = await work(tx)
-        await client.query('COMMIT')
-        return value
-      } catch (error) {
-        // A connection that cannot even roll back is thrown away.
-        await client.query('ROLLBACK').catch((failure: Error) => (broken = failure))
-        throw error
-      } finally {
-        client.release(broken)
-      }
-    },
-  }
+  const close = (): Promise<void> =>
+    (closing ??= db.destroy().then(async () => {
+      // Kysely ends the pool only when it has used it.
+      if (!pool.ending) await pool.end()
+    }))
+  return { db, pool, executor: pgExecutor(pool), close, [Symbol.asyncDispose]: close }
 }

@@ -93,6 +93,7 @@ export interface InstanceTable {
   state_cause: string
   state_detail: string | null
   state_since: Time
+  state_sequence: Generated<number>
   operation_id: string | null
   operation_name: string | null
   created_at: Time

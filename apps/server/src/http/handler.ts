@@ -1,13 +1,7 @@
-import type { OperationName, Params, ParsedBody, ParsedQuery, Reply, RoleName } from '@typevisor/api'
+import type { OperationName, Params, ParsedBody, ParsedQuery, Reply } from '@typevisor/api'
+import type { Caller } from '@typevisor/identity'
 
-/** Who calls. `local`: the machine's own user, by the credentials file in the data directory. */
-export interface Caller {
-  readonly accountId: string
-  readonly accountName: string
-  readonly role: RoleName
-  readonly scopes: readonly string[]
-  readonly via: 'session' | 'token' | 'local'
-}
+export type { Caller }
 
 /** A request after routing, authentication and parsing: nothing in it needs another check of its shape. */
 export interface Call<N extends OperationName> {
@@ -19,10 +13,12 @@ export interface Call<N extends OperationName> {
   readonly caller: Caller | null
   readonly address: string
   readonly requestId: string
-  /** Aborted when the client goes away. */
+  /** Aborted when the client goes away or the server stops. */
   readonly signal: AbortSignal
   /** Names what the audit log should point at. */
   audit(resource: string): void
+  /** Sets the session cookie of the answer; null takes it away. */
+  setSession(session: { readonly secret: string; readonly expiresAt: number } | null): void
 }
 
 export type Handler<N extends OperationName> = (call: Call<N>) => Promise<Reply<N>>
@@ -38,9 +34,15 @@ export interface ByteSocket {
 
 export type StreamHandler<N extends OperationName> = (call: Call<N>, socket: ByteSocket) => Promise<void>
 
-type StreamName = 'instance.console' | 'instance.vnc'
-type EventName = 'event.stream'
+export type StreamName = 'instance.console' | 'instance.vnc'
+export type EventName = 'event.stream'
 export type HttpName = Exclude<OperationName, StreamName | EventName>
 
 /** One handler for each operation of the table: a missing one fails to compile. */
 export type Handlers = { readonly [N in HttpName]: Handler<N> } & { readonly [N in StreamName]: StreamHandler<N> }
+
+/** The caller of an operation whose role is not `none`: the route has seen to it. */
+export function callerOf<N extends OperationName>(call: Call<N>): Caller {
+  if (!call.caller) throw new Error(`${call.operation}: called without a caller`)
+  return call.caller
+}

@@ -3,7 +3,7 @@ import type { Migration } from '../migrate.ts'
 /**
  * Accounts and their credentials, the audit log, hosts, instances, images and the outbox of events.
  *
- * Conventions: times are timestamptz written by the server's clock; bytes are bigint; a row that others point at by name keeps that
+ * Conventions: times are whole milliseconds, as the API's are (a cursor must find the very row); bytes are bigint; a row that others point at by name keeps that
  * name for life.
  */
 export const foundation: Migration = {
@@ -18,19 +18,19 @@ CREATE TABLE account (
   role          text NOT NULL CHECK (role IN ('viewer', 'operator', 'admin')),
   password_hash text,
   disabled      boolean NOT NULL DEFAULT false,
-  created_at    timestamptz NOT NULL
+  created_at    timestamptz(3) NOT NULL
 );
 -- The machine's own user, who comes by the credentials file in the data directory and has no password.
 INSERT INTO account (id, name, role, password_hash, created_at)
-VALUES ('00000000-0000-7000-8000-000000010ca1', 'local', 'admin', NULL, date_trunc('milliseconds', now()));
+VALUES ('00000000-0000-7000-8000-000000010ca1', 'local', 'admin', NULL, now());
 
 CREATE TABLE session (
   id           uuid PRIMARY KEY,
   account_id   uuid NOT NULL REFERENCES account (id) ON DELETE CASCADE,
   secret_hash  bytea NOT NULL UNIQUE CHECK (length(secret_hash) = 32),
-  created_at   timestamptz NOT NULL,
-  last_seen_at timestamptz NOT NULL,
-  expires_at   timestamptz NOT NULL,
+  created_at   timestamptz(3) NOT NULL,
+  last_seen_at timestamptz(3) NOT NULL,
+  expires_at   timestamptz(3) NOT NULL,
   address      text NOT NULL
 );
 CREATE INDEX session_account ON session (account_id);
@@ -42,9 +42,9 @@ CREATE TABLE token (
   name         text NOT NULL,
   secret_hash  bytea NOT NULL CHECK (length(secret_hash) = 32),
   scopes       text[] NOT NULL,
-  created_at   timestamptz NOT NULL,
-  expires_at   timestamptz,
-  last_used_at timestamptz,
+  created_at   timestamptz(3) NOT NULL,
+  expires_at   timestamptz(3),
+  last_used_at timestamptz(3),
   UNIQUE (account_id, name)
 );
 
@@ -52,14 +52,14 @@ CREATE TABLE token (
 CREATE UNLOGGED TABLE login_attempt (
   key            text PRIMARY KEY,
   count          integer NOT NULL,
-  window_ends_at timestamptz NOT NULL
+  window_ends_at timestamptz(3) NOT NULL
 );
 CREATE INDEX login_attempt_end ON login_attempt (window_ends_at);
 
 -- Keeps names rather than references: it outlives what it tells of.
 CREATE TABLE audit (
   id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  at         timestamptz NOT NULL,
+  at         timestamptz(3) NOT NULL,
   account    text,
   via        text NOT NULL CHECK (via IN ('session', 'token', 'local', 'none')),
   operation  text NOT NULL,
@@ -90,8 +90,8 @@ CREATE TABLE host (
   memory_bytes       bigint NOT NULL DEFAULT 0,
   -- Highest domain event of the host that is taken in: the agent is asked for what follows.
   event_sequence     bigint NOT NULL DEFAULT 0,
-  last_seen_at       timestamptz,
-  created_at         timestamptz NOT NULL
+  last_seen_at       timestamptz(3),
+  created_at         timestamptz(3) NOT NULL
 );
 
 -- "env=prod tier=web", for search. Immutable because the order of a jsonb object's keys is.
@@ -114,13 +114,15 @@ CREATE TABLE instance (
                   CHECK (state_kind IN ('creating', 'stopped', 'running', 'paused', 'saved', 'crashed', 'failed', 'destroying')),
   state_cause     text NOT NULL,
   state_detail    text,
-  state_since     timestamptz NOT NULL,
+  state_since     timestamptz(3) NOT NULL,
+  -- The host's event that the state comes from: an older word changes nothing.
+  state_sequence  bigint NOT NULL DEFAULT 0,
   -- The operation that holds the instance now.
   operation_id    uuid,
   operation_name  text,
-  created_at      timestamptz NOT NULL,
+  created_at      timestamptz(3) NOT NULL,
   created_by      text NOT NULL,
-  destroyed_at    timestamptz,
+  destroyed_at    timestamptz(3),
   search          text GENERATED ALWAYS AS (lower(name || ' ' || image || ' ' || label_text(labels))) STORED,
   CHECK ((operation_id IS NULL) = (operation_name IS NULL))
 );
@@ -144,7 +146,7 @@ CREATE TABLE image (
   minimum_memory_bytes bigint NOT NULL,
   default_user         text NOT NULL,
   contents             jsonb NOT NULL DEFAULT '{}',
-  built_at             timestamptz NOT NULL,
+  built_at             timestamptz(3) NOT NULL,
   PRIMARY KEY (host, name)
 );
 
@@ -152,7 +154,7 @@ CREATE TABLE image (
 CREATE TABLE event (
   id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   xid      xid8 NOT NULL DEFAULT pg_current_xact_id(),
-  at       timestamptz NOT NULL,
+  at       timestamptz(3) NOT NULL,
   kind     text NOT NULL,
   resource text,
   name     text,

@@ -1,0 +1,262 @@
+/** The HTTP server: Fastify with the table's routes, the portal's files and what every answer carries. */
+import { readFile } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { isIPv6 } from 'node:net'
+import cookie from '@fastify/cookie'
+import rateLimit from '@fastify/rate-limit'
+import websocket from '@fastify/websocket'
+import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { Fault, type Clock, type IdSource, type Log } from '@typevisor/base'
+import { OPERATIONS, openApiDocument, type OperationDefinition } from '@typevisor/api'
+import type { Identity, SecretCrypto } from '@typevisor/identity'
+import type { AuditLog } from '../db/audit.ts'
+import type { LocalCredentials } from '../local-credentials.ts'
+import type { Outbox } from '../outbox.ts'
+import { parseJsonBody } from './body.ts'
+import { errorReply, httpFault } from './errors.ts'
+import type { Handlers } from './handler.ts'
+import { addressKey, nameAllowed } from './names.ts'
+import { addPortal, isPage, NO_PORTAL_PAGE, sendPage } from './portal.ts'
+import { addRoutes } from './routes.ts'
+import { FAULT_STATUS } from './status.ts'
+
+export interface HttpLimits {
+  /** Requests that one address (IPv6: one /64) has a minute. */
+  readonly requestsPerMinute: number
+  readonly signInsPerMinute: number
+  readonly recheckEveryMs: number
+  readonly heartbeatEveryMs: number
+}
+
+export const DEFAULT_HTTP_LIMITS: HttpLimits = {
+  requestsPerMinute: 30_000,
+  signInsPerMinute: 30,
+  recheckEveryMs: 30_000,
+  heartbeatEveryMs: 15_000,
+}
+
+export interface HttpServerOptions {
+  readonly handlers: Handlers
+  readonly identity: Identity
+  readonly local: LocalCredentials | null
+  readonly crypto: SecretCrypto
+  readonly audit: AuditLog
+  readonly outbox: Outbox
+  readonly clock: Clock
+  readonly ids: IdSource
+  readonly log: Log
+  readonly version: string
+  /** Default 127.0.0.1. */
+  readonly host?: string
+  /** 0: any free one. */
+  readonly port: number
+  /** Names besides localhost by which the server may be called. Addresses always may. */
+  readonly names?: readonly string[]
+  readonly trustedOrigins?: readonly string[]
+  readonly tls?: { readonly certPath: string; readonly keyPath: string }
+  /** Folder of the built portal; null: none. */
+  readonly portalPath: string | null
+  readonly limits?: Partial<HttpLimits>
+  /** Replies are held to their schemas: for tests. */
+  readonly checkReplies?: boolean
+  /** Adds routes that are not of the table (the agents' WebSocket). They get the host check, rate limit and error answers, but authenticate themselves. */
+  readonly extend?: (app: FastifyInstance) => void | Promise<void>
+}
+
+export interface HttpServer extends AsyncDisposable {
+  readonly app: FastifyInstance
+  /** Where it really listens: `http://127.0.0.1:8006`. */
+  readonly url: string
+  readonly port: number
+  /** Ends open streams, lets running requests finish, then closes. */
+  close(): Promise<void>
+}
+
+/** Scripts only from here, nothing in frames. Styles inline: the component library and the terminal set them on elements. */
+const CONTENT_SECURITY_POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self' 'unsafe-inline'",
+  "img-src 'self' data: blob:",
+  "font-src 'self' data:",
+  "connect-src 'self'",
+  "manifest-src 'self'",
+  "worker-src 'self' blob:",
+  "base-uri 'none'",
+  "form-action 'self'",
+  "frame-ancestors 'none'",
+].join('; ')
+
+const SECURITY_HEADERS: Readonly<Record<string, string>> = {
+  'content-security-policy': CONTENT_SECURITY_POLICY,
+  'x-content-type-options': 'nosniff',
+  'x-frame-options': 'DENY',
+  'referrer-policy': 'same-origin',
+  'cross-origin-opener-policy': 'same-origin',
+  'cross-origin-resource-policy': 'same-origin',
+  'permissions-policy': 'camera=(), microphone=(), geolocation=()',
+}
+
+const REQUEST_TIMEOUT_MS = 60_000
+const PARAM_LENGTH_MAX = 1024
+const SOCKET_PAYLOAD_BYTES_MAX = 1024 * 1024
+
+/** Builds the server and listens. @throws Fault `conflict` when the port is taken, `invalid` for an address that is not here. */
+export async function createHttpServer(options: HttpServerOptions): Promise<HttpServer> {
+  const stopping = new AbortController()
+  const app = await build(options, stopping.signal)
+  const host = options.host ?? '127.0.0.1'
+  try {
+    await app.listen({ host, port: options.port })
+  } catch (error) {
+    await app.close()
+    throw listenFault(error, host, options.port)
+  }
+  const { port } = app.server.address() as AddressInfo // listening on TCP
+  const shown = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host
+  let closing: Promise<void> | undefined
+  const close = (): Promise<void> => {
+    stopping.abort(new Fault('unavailable', 'the server stops'))
+    return (closing ??= Promise.resolve(app.close()))
+  }
+  return { app, port, url: `${options.tls ? 'https' : 'http'}://${isIPv6(shown) ? `[${shown}]` : shown}:${port}`, close, [Symbol.asyncDispose]: close }
+}
+
+function listenFault(error: unknown, host: string, port: number): unknown {
+  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined
+  if (code === 'EADDRINUSE') return new Fault('conflict', `listen on ${host}:${port}: the port is in use; another one by --port`, { cause: error })
+  if (code === 'EACCES') return new Fault('forbidden', `listen on ${host}:${port}: not allowed; a port from 1024 on needs no rights`, { cause: error })
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return new Fault('invalid', `listen on ${host}:${port}: no address of this machine`, { cause: error })
+  return error
+}
+
+async function build(options: HttpServerOptions, stopping: AbortSignal): Promise<FastifyInstance> {
+  const { ids, log, tls } = options
+  const limits = { ...DEFAULT_HTTP_LIMITS, ...options.limits }
+  const secure = tls !== undefined
+  const common = {
+    logger: false,
+    genReqId: () => ids.next(),
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    forceCloseConnections: 'idle',
+    return503OnClosing: true,
+    exposeHeadRoutes: false,
+    routerOptions: { maxParamLength: PARAM_LENGTH_MAX },
+    frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => void answerError(options, error, request, reply),
+    clientErrorHandler: (error: NodeJS.ErrnoException, socket: import('node:net').Socket) => refuseConnection(error, socket),
+  } as const
+  const app = (tls
+    ? Fastify({ ...common, https: { cert: await readPem(tls.certPath), key: await readPem(tls.keyPath), minVersion: 'TLSv1.2' } })
+    : Fastify(common)) as unknown as FastifyInstance // the same but for the type of its socket
+
+  app.addHook('onRequest', async (request, reply) => {
+    reply.headers(SECURITY_HEADERS).header('x-request-id', request.id)
+    if (secure) reply.header('strict-transport-security', 'max-age=31536000')
+    if (request.url.startsWith('/api/')) reply.header('cache-control', 'no-store')
+    if (!nameAllowed(request.headers.host, options.names ?? [])) {
+      const got = JSON.stringify((request.headers.host ?? '').slice(0, 100))
+      throw new Fault('forbidden', `headers.host: got ${got}, want an address of this server, localhost or a name it was given by --name`)
+    }
+  })
+  app.setErrorHandler((error, request, reply) => answerError(options, error, request, reply))
+
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, content, done) => {
+    try {
+      done(null, parseJsonBody(content as Buffer))
+    } catch (error) {
+      done(error as Error)
+    }
+  })
+  await app.register(cookie)
+  await app.register(rateLimit, {
+    global: true,
+    max: limits.requestsPerMinute,
+    timeWindow: 60_000,
+    keyGenerator: (request) => addressKey(request.ip),
+    errorResponseBuilder: (_request, context) => {
+      const retryAfterSeconds = Math.ceil(context.ttl / 1000)
+      return new Fault('busy', `too many requests: ${context.max} a minute are allowed, wait ${retryAfterSeconds} s`, { cause: { retryAfterSeconds } })
+    },
+  })
+  await app.register(websocket, { options: { maxPayload: SOCKET_PAYLOAD_BYTES_MAX } })
+
+  addRoutes(app, {
+    ...options,
+    secure,
+    trustedOrigins: options.trustedOrigins ?? [],
+    stopping,
+    signInsPerMinute: limits.signInsPerMinute,
+    recheckEveryMs: limits.recheckEveryMs,
+    heartbeatEveryMs: limits.heartbeatEveryMs,
+    checkReplies: options.checkReplies ?? false,
+  })
+  let document: string | undefined
+  app.get('/api/v1/openapi.json', (_request, reply) => {
+    const statusOf = (code: string): number => (FAULT_STATUS as Readonly<Record<string, number>>)[code] ?? 500
+    document ??= JSON.stringify(openApiDocument({ version: options.version, statusOf }))
+    return reply.type('application/json').send(document)
+  })
+  await options.extend?.(app)
+
+  const hasPortal = await addPortal(app, options.portalPath)
+  app.setNotFoundHandler({ preHandler: app.rateLimit() }, (request, reply) => {
+    if (isPage(request)) return hasPortal ? sendPage(reply) : reply.code(request.url === '/' ? 200 : 404).type('text/html').send(NO_PORTAL_PAGE)
+    const [path = ''] = request.url.split('?')
+    const methods = methodsOf(path)
+    if (methods.length > 0) {
+      const detail = { path: 'method', want: methods.join(' or '), got: request.method.slice(0, 20) }
+      const fault = new Fault('invalid', `method: got ${detail.got}, want ${detail.want}`, { details: [detail] })
+      return reply.code(405).header('allow', methods.join(', ')).send(errorReply(fault, request.id))
+    }
+    throw new Fault('not_found', `${request.method.slice(0, 20)} ${path.slice(0, 200)}: there is no such thing here`)
+  })
+  await app.ready()
+  return app
+}
+
+const ROUTE_PATTERNS: readonly { readonly pattern: RegExp; readonly method: string }[] = Object.values<OperationDefinition>(OPERATIONS).map(
+  ({ path, method }) => ({ pattern: new RegExp(`^${path.replaceAll(/:\w+/g, '[^/]+')}$`), method }),
+)
+
+const methodsOf = (path: string): string[] => [...new Set(ROUTE_PATTERNS.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method))]
+
+async function readPem(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path)
+  } catch (error) {
+    throw new Fault('invalid', `TLS: read ${path}: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+  }
+}
+
+function answerError(options: HttpServerOptions, error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const { fault, status, headers } = httpFault(error)
+  if (fault.code === 'internal') {
+    options.log.error('http.defect', {
+      requestId: request.id,
+      method: request.method,
+      url: request.url.slice(0, 300),
+      reason: fault.message,
+      stack: error instanceof Error ? error.stack : undefined,
+    })
+  } else if (status >= 500) options.log.warn('http.failed', { requestId: request.id, url: request.url.slice(0, 300), code: fault.code, reason: fault.message })
+  // A body that was not read to its end would be taken for the next request.
+  if (status === 413) reply.header('connection', 'close')
+  return reply.code(status).headers(headers).type('application/json').send(errorReply(fault, request.id))
+}
+
+/** What is no HTTP never becomes a request. */
+function refuseConnection(error: NodeJS.ErrnoException, socket: import('node:net').Socket): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  const [status, text] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? ['431 Request Header Fields Too Large', 'headers: got more than 16384 bytes, want less']
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? ['408 Request Timeout', 'request: it did not come to its end in time']
+        : ['400 Bad Request', 'request: got something else, want HTTP/1.1']
+  const body = JSON.stringify({ error: { code: 'invalid', message: text }, requestId: '' })
+  socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
+}
