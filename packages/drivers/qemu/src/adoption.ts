@@ -33,7 +33,7 @@ export type Adopted =
 async function isAlive(host: QemuHost, process: ProcessIdentity | null): Promise<boolean> {
   if (!process) return false
   const found = await host.processes.identity(process.pid)
-  return found !== null && found.startTicks === process.startTicks && found.bootId === process.bootId
+  return found !== null && found.startTimeTicks === process.startTimeTicks && found.bootId === process.bootId
 }
 
 export async function adoptDomain(context: Pick<LaunchContext, 'host' | 'clock'>, paths: DomainPaths, log: Log): Promise<Adopted> {

@@ -1,71 +1,134 @@
 /**
  * The serial console of one domain: a live stream for many, and the kept output.
  *
- *   guest ttyS0 --> QEMU chardev --+--> console.log   every byte, always, by QEMU itself
- *                                  +--> console.sock  one client: this hub --+--> reader 1
- *                                                                           +--> reader 2
+ *   guest ttyS0 --> QEMU chardev --+--> console.log   every byte, always, by QEMU itself --> read by offset, by each reader at its pace
+ *                                  +--> console.sock  one client: this hub. Its output only says that the log has grown; input goes here
  *
  * Invariants
  *   - The log's offsets are file offsets and count from the domain's first byte ever: QEMU appends over all runs, and trimming punches
  *     a hole at the front (the file becomes sparse), which moves nothing and loses no byte that is written meanwhile.
  *   - `console.json` says where the kept output begins; it is written before the hole is punched.
+ *   - Every reader reads the log, so history and live output join with no byte lost or repeated, and a slow reader holds up nobody.
  *   - The hub is connected only while somebody has a console open: a caller that hangs cannot hold up a guest that nobody looks at.
+ * Failure paths: a full disk stops the log and with it the live output (QEMU drops what it cannot log); the guest goes on.
  */
-import { Fault, type Log } from '@typevisor/base'
+import { Fault, millis, type Clock, type Log } from '@typevisor/base'
 import type { ConsoleSlice, GuestStream } from '@typevisor/toolstack'
-import { ByteQueue } from './byte-queue.ts'
 import type { ByteSocket, HostFiles, HostSockets } from './ports.ts'
 import { numberOf, parseObject } from './read-json.ts'
 
-const READER_SIZE_MAX = 4 * 1024 * 1024
 const READER_COUNT_MAX = 64
 const INPUT_SIZE_MAX = 1024 * 1024
+const PIECE_SIZE = 65536
 const BLOCK_SIZE = 4096
+/** QEMU writes to the socket a moment before it writes to the log. */
+const LAG_POLL = millis(2)
+const LAG_LIMIT_MS = 100
+/** What was logged just before the socket was connected has rung no bell. */
+const IDLE_POLL_FIRST_MS = 25
+const IDLE_POLL_LAST_MS = 1000
+
+export interface ConsoleHubOptions {
+  readonly files: HostFiles
+  readonly sockets: HostSockets
+  readonly clock: Clock
+  readonly paths: ConsoleLogPaths & { readonly console: string }
+}
+
+interface Reader {
+  closed: boolean
+  bell: PromiseWithResolvers<void>
+}
 
 export class ConsoleHub {
-  readonly #sockets: HostSockets
-  readonly #path: string
-  readonly #readers = new Set<ByteQueue>()
+  readonly #options: ConsoleHubOptions
+  readonly #readers = new Set<Reader>()
   #socket: Promise<ByteSocket> | null = null
-  #closed = false
+  /** The log has at least this size, or will in a moment. */
+  #sizeExpected = 0
+  #ended = false
 
-  constructor(sockets: HostSockets, path: string) {
-    this.#sockets = sockets
-    this.#path = path
+  constructor(options: ConsoleHubOptions) {
+    this.#options = options
   }
 
   /** @throws Fault `unavailable` when the domain has no console now, `busy` when too many are open. */
-  async open(): Promise<GuestStream> {
-    if (this.#closed) throw new Fault('unavailable', 'console: the domain has ended')
+  async open(fromOffset?: number): Promise<GuestStream> {
+    if (this.#ended) throw new Fault('unavailable', 'console: the domain has ended')
     if (this.#readers.size >= READER_COUNT_MAX) throw new Fault('busy', `console: ${READER_COUNT_MAX} are open`)
-    const queue = new ByteQueue(READER_SIZE_MAX)
-    this.#readers.add(queue)
+    const reader: Reader = { closed: false, bell: Promise.withResolvers() }
+    this.#readers.add(reader)
     try {
       await this.#connect()
+      const { files, paths } = this.#options
+      const startOffset = fromOffset ?? (await files.size(paths.consoleLog)) ?? 0
+      return {
+        readable: { [Symbol.asyncIterator]: () => this.#follow(reader, startOffset) },
+        write: (content) => this.#write(reader, content),
+        close: () => this.#drop(reader),
+      }
     } catch (error) {
-      this.#drop(queue)
+      this.#drop(reader)
       throw error
-    }
-    return {
-      readable: queue,
-      write: async (content) => {
-        if (queue.closed) throw new Fault('unavailable', 'console: it is closed')
-        if (content.length > INPUT_SIZE_MAX) throw new Fault('invalid', `console input: got ${content.length} bytes, want at most ${INPUT_SIZE_MAX}`)
-        await (await this.#connect()).write(content)
-      },
-      close: () => this.#drop(queue),
     }
   }
 
-  /** Ends all readers after what they have in their queues. */
+  /** Ends all readers after what is left in the log. */
   close(): void {
-    this.#closed = true
-    for (const reader of this.#readers) this.#drop(reader)
+    this.#ended = true
+    this.#ring()
+    this.#disconnect()
+  }
+
+  async *#follow(reader: Reader, startOffset: number): AsyncGenerator<Uint8Array, void, undefined> {
+    const { files, paths } = this.#options
+    let offset = startOffset
+    let idleMs = IDLE_POLL_FIRST_MS
+    try {
+      while (!reader.closed) {
+        // Read before looking: what comes between the two rings the new bell, and an end seen here has nothing behind it.
+        const wasLast = this.#ended
+        reader.bell = Promise.withResolvers()
+        const slice = await readConsoleLog(files, paths, offset, PIECE_SIZE)
+        offset = slice.endOffset
+        if (slice.content.length > 0) {
+          idleMs = IDLE_POLL_FIRST_MS
+          if (!reader.closed) yield slice.content
+        } else if (wasLast) return
+        else if (!reader.closed) idleMs = await this.#wait(reader, offset, idleMs)
+      }
+    } finally {
+      this.#drop(reader)
+    }
+  }
+
+  /** Until the log may have grown. Answers how long to wait the next time. */
+  async #wait(reader: Reader, offset: number, idleMs: number): Promise<number> {
+    const { clock } = this.#options
+    if (offset < this.#sizeExpected && idleMs < LAG_LIMIT_MS) {
+      await clock.sleep(LAG_POLL)
+      return idleMs + LAG_POLL
+    }
+    const rung = new AbortController()
+    const timer = clock.sleep(millis(idleMs), { signal: rung.signal }).catch(() => {})
+    await Promise.race([reader.bell.promise, timer])
+    rung.abort()
+    return Math.min(idleMs * 2, IDLE_POLL_LAST_MS)
+  }
+
+  async #write(reader: Reader, content: Uint8Array): Promise<void> {
+    if (reader.closed || this.#ended) throw new Fault('unavailable', 'console: it is closed')
+    if (content.length > INPUT_SIZE_MAX) throw new Fault('invalid', `console input: got ${content.length} bytes, want at most ${INPUT_SIZE_MAX}`)
+    await (await this.#connect()).write(content)
   }
 
   #connect(): Promise<ByteSocket> {
     if (!this.#socket) {
-      const socket = this.#sockets.connect(this.#path)
+      const { files, sockets, paths } = this.#options
+      const socket = files.size(paths.consoleLog).then((size) => {
+        this.#sizeExpected = size ?? 0
+        return sockets.connect(paths.console)
+      })
       this.#socket = socket
       socket.then(
         (open) => void this.#pump(open, socket),
@@ -76,27 +139,33 @@ export class ConsoleHub {
   }
 
   async #pump(socket: ByteSocket, promise: Promise<ByteSocket>): Promise<void> {
-    let failure: unknown = undefined
     try {
       for await (const chunk of socket.readable) {
-        for (const reader of this.#readers) if (!reader.push(chunk)) this.#readers.delete(reader)
+        this.#sizeExpected += chunk.length
+        this.#ring()
         if (this.#readers.size === 0) break
       }
-    } catch (error) {
-      failure = new Fault('unavailable', 'console: the connection to QEMU broke', { cause: error })
+    } catch {
+      // The next write connects again; readers go on by the log.
     }
     socket.close()
-    if (this.#socket !== promise) return
     this.#forget(promise)
-    for (const reader of this.#readers) reader.close(failure)
-    this.#readers.clear()
   }
 
-  #drop(queue: ByteQueue): void {
-    queue.close()
-    this.#readers.delete(queue)
-    if (this.#readers.size > 0 || !this.#socket) return
+  #ring(): void {
+    for (const reader of this.#readers) reader.bell.resolve()
+  }
+
+  #drop(reader: Reader): void {
+    reader.closed = true
+    reader.bell.resolve()
+    this.#readers.delete(reader)
+    if (this.#readers.size === 0) this.#disconnect()
+  }
+
+  #disconnect(): void {
     const socket = this.#socket
+    if (!socket) return
     this.#forget(socket)
     socket.then(
       (open) => open.close(),

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, rm, writeFile, readdir } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { DriverDomain } from '@typevisor/toolstack'
-import { createNodeHost, createQemuDriver, type QemuDriver, type QemuDriverOptions } from './index.ts'
-import { silentLog, testClock, testDomain, testIds, tinyGuestDisk, type TestDomainOptions } from './testing.ts'
+import type { DriverDomain, DriverEvent } from '@typevisor/toolstack'
+import { createQemuDriver, type QemuDriver, type QemuDriverOptions } from './index.ts'
+import { silentLog, testClock, testDomain, testHost, testIds, tinyGuestDisk, type TestDomainOptions } from './testing.ts'
 
 interface Bench {
   readonly folder: string
@@ -25,7 +25,7 @@ async function bench(t: TestContext, options: Partial<QemuDriverOptions> = {}): 
     const driver = createQemuDriver({
       dataDir: join(folder, 'data'),
       runDir: join(folder, 'run'),
-      host: createNodeHost(),
+      host: testHost(),
       clock: testClock,
       ids: testIds,
       log: silentLog,
@@ -87,3 +87,144 @@ test('a domain is created paused, runs, pauses, goes on and is destroyed with no
   assert.equal((await driver.state(domain.id)).kind, 'gone')
   assert.deepEqual(await readdir(join(folder, 'run')), [])
 })
+
+/** Collects the driver's events until `driver.close`. */
+function watch(driver: QemuDriver): DriverEvent[] {
+  const seen: DriverEvent[] = []
+  void (async () => {
+    for await (const event of driver.events()) seen.push(event)
+  })().catch(() => {})
+  return seen
+}
+
+async function until(isSo: () => boolean | Promise<boolean>, what: string, limitMs = 15_000): Promise<void> {
+  const end = Date.now() + limitMs
+  while (!(await isSo())) {
+    assert.ok(Date.now() < end, `never: ${what}`)
+    await sleep(20)
+  }
+}
+
+const last = (events: readonly DriverEvent[]): string => JSON.stringify(events.at(-1)?.state)
+
+async function running(b: Bench, options: TestDomainOptions = {}): Promise<DriverDomain> {
+  const domain = await b.domain(options)
+  await b.driver.create(domain)
+  await b.driver.unpause(domain.id)
+  await consoleText(b.driver, domain, (text) => text.includes('00000001\n'))
+  return domain
+}
+
+async function type(driver: QemuDriver, domain: DriverDomain, keys: string): Promise<void> {
+  const stream = await driver.openConsole(domain.id)
+  await stream.write(new TextEncoder().encode(keys))
+  await sleep(150)
+  stream.close()
+}
+
+const pidOf = async (b: Bench, domain: DriverDomain): Promise<number> => Number(await readFile(join(b.folder, 'run', domain.id, 'qemu.pid'), 'utf8'))
+
+test('a create asked twice keeps the domain that is there', async (t) => {
+  const b = await bench(t)
+  const domain = await running(b)
+  const pid = await pidOf(b, domain)
+  await b.driver.create(domain)
+  assert.equal(await pidOf(b, domain), pid)
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'running' })
+})
+
+test('a guest that powers itself off is kept, with the guest as the cause', async (t) => {
+  const b = await bench(t)
+  const events = watch(b.driver)
+  const domain = await running(b)
+  await type(b.driver, domain, 'q')
+  await until(() => last(events).includes('powered-off'), 'powered off')
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'powered-off', cause: 'guest' })
+  await b.driver.close()
+  const after = b.open()
+  assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'powered-off', cause: 'guest' }, 'the cause outlives the caller')
+})
+
+test('a guest asked to power off does so, as requested', async (t) => {
+  const b = await bench(t)
+  const domain = await running(b)
+  await b.driver.requestShutdown(domain.id)
+  await until(async () => (await b.driver.state(domain.id)).kind === 'powered-off', 'powered off')
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'powered-off', cause: 'requested' })
+  await assert.rejects(b.driver.unpause(domain.id), { code: 'conflict' })
+})
+
+test('a guest that panics is crashed and kept; a reset brings it back to its start, paused', async (t) => {
+  const b = await bench(t)
+  const events = watch(b.driver)
+  const domain = await running(b)
+  await type(b.driver, domain, 'x')
+  await until(() => last(events).includes('guest-panic'), 'crashed')
+  const state = await b.driver.state(domain.id)
+  assert.equal(state.kind, 'crashed')
+  await b.driver.reset(domain.id)
+  await until(async () => (await b.driver.state(domain.id)).kind === 'paused', 'paused after the reset')
+  await b.driver.unpause(domain.id)
+  await consoleText(b.driver, domain, (text) => text.split('boot\n').length === 3)
+})
+
+test('a reset is told and changes no state, whoever asked for it', async (t) => {
+  const b = await bench(t)
+  const events = watch(b.driver)
+  const domain = await running(b)
+  await type(b.driver, domain, 'r')
+  await until(() => events.some((event) => event.kind === 'reset'), 'reset by the guest')
+  await b.driver.reset(domain.id)
+  await until(() => events.filter((event) => event.kind === 'reset').length >= 2, 'reset by the host')
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'running' })
+})
+
+test('QEMU killed while watched is gone as a failed process', async (t) => {
+  const b = await bench(t)
+  const events = watch(b.driver)
+  const domain = await running(b)
+  process.kill(await pidOf(b, domain), 'SIGKILL')
+  await until(() => last(events).includes('gone'), 'gone')
+  const state = await b.driver.state(domain.id)
+  assert.equal(state.kind === 'gone' && state.cause, 'process-failed')
+  await b.driver.create(domain)
+  assert.equal((await b.driver.state(domain.id)).kind, 'paused', 'it can be made again')
+})
+
+test('QEMU killed while nobody watched is gone for an unknown cause', async (t) => {
+  const b = await bench(t)
+  const domain = await running(b)
+  const pid = await pidOf(b, domain)
+  await b.driver.close()
+  process.kill(pid, 'SIGKILL')
+  await sleep(100)
+  const after = b.open()
+  assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'gone', cause: 'unknown', detail: null })
+})
+
+test('a save ends the domain and a restore goes on with its memory, paused first', async (t) => {
+  const b = await bench(t)
+  const domain = await running(b, { memoryMib: 256 })
+  const path = join(b.folder, 'guest.save')
+  const start = performance.now()
+  const { sizeBytes } = await b.driver.save(domain.id, path)
+  t.diagnostic(`save of 256 MiB (mostly empty): ${(performance.now() - start).toFixed(0)} ms, ${sizeBytes} bytes`)
+  assert.equal((await stat(path)).size, sizeBytes)
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'gone', cause: 'requested', detail: null })
+  assert.deepEqual(await b.driver.save(domain.id, path), { sizeBytes }, 'asked again it answers the same')
+  const before = await consoleText(b.driver, domain, () => true)
+  const startRestore = performance.now()
+  await b.driver.restore(domain, path)
+  t.diagnostic(`restore: ${(performance.now() - startRestore).toFixed(0)} ms`)
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+  await b.driver.unpause(domain.id)
+  const text = await consoleText(b.driver, domain, (now) => now.length > before.length + 40)
+  assert.equal(text.split('boot\n').length, 2, 'it did not boot again')
+  assertCounts(text)
+})
+
+/** Every number one more than the one before: no byte is missing and none is there twice. */
+function assertCounts(text: string): void {
+  const lines = text.slice(text.indexOf('boot\n') + 5).split('\n')
+  for (let at = 0; at < lines.length - 1; at += 1) assert.equal(lines[at], at.toString(16).padStart(8, '0'))
+}

@@ -3,6 +3,7 @@ import { Channel, Fault, millis, type Clock, type IdSource, type Log, type Milli
 import type { DomainId, PortForward } from '@typevisor/model'
 import type {
   CallOptions,
+  ConsoleOptions,
   DomainDriver,
   DriverCapabilities,
   DriverDomain,
@@ -26,6 +27,7 @@ import { isObject, parseObject } from './read-json.ts'
 import { readRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { restoreInto, saveMachine } from './saving.ts'
+import { wholeSave } from './save-file.ts'
 import { statisticsOf } from './statistics.ts'
 
 export interface QemuDriverOptions {
@@ -149,7 +151,7 @@ class Driver implements QemuDriver {
 
   restore(domain: DriverDomain, path: string, options: CallOptions = {}): Promise<void> {
     return this.#exclusive(domain.id, options, async (signal) => {
-      if (await this.#attach(domain.id)) throw new Fault('conflict', `restore ${domain.name}: it is there already`)
+      if (await this.#attach(domain.id)) return
       await restoreInto({ ...this.#transfer(), domain, path, signal }, (feed) => this.#start(domain, 'incoming', signal, feed))
     })
   }
@@ -216,9 +218,9 @@ class Driver implements QemuDriver {
       const machine = await this.#attach(id)
       if (!machine) {
         // Asked a second time after the first came to its end: the file is there, the process is not.
-        const record = await readRecord(this.#host.files, this.#paths(id).record)
-        if (record?.phase.kind === 'saved' && record.phase.path === path) return { sizeBytes: record.phase.sizeBytes }
-        throw new Fault('not_found', `save ${id}: no such domain runs here`)
+        const sizeBytes = await wholeSave(this.#host.files, path, id, signal)
+        if (sizeBytes !== null) return { sizeBytes }
+        throw new Fault('conflict', `save ${id}: it is gone, and no whole save of it is at ${path}`)
       }
       const sizeBytes = await saveMachine({ ...this.#transfer(), machine, path, signal })
       await this.#end(machine)
@@ -298,8 +300,8 @@ class Driver implements QemuDriver {
     return statisticsOf({ at: this.#clock.now(), hardware: machine.record.hardware, usage, blockStats, balloon })
   }
 
-  async openConsole(id: DomainId, options: CallOptions = {}): Promise<GuestStream> {
-    return await (await this.#need(id, 'console of', options)).console.open()
+  async openConsole(id: DomainId, options: ConsoleOptions = {}): Promise<GuestStream> {
+    return await (await this.#need(id, 'console of', options)).console.open(options.fromOffset)
   }
 
   async readConsole(id: DomainId, fromOffset: number, sizeMax: number): ReturnType<DomainDriver['readConsole']> {
@@ -425,7 +427,7 @@ class Driver implements QemuDriver {
   async #hasEnded(machine: Machine): Promise<boolean> {
     if (machine.hasEnded) return true
     const found = await this.#host.processes.identity(machine.process.pid)
-    if (found?.startTicks === machine.process.startTicks) return false
+    if (found?.startTimeTicks === machine.process.startTimeTicks) return false
     await machine.exited
     return true
   }
@@ -444,7 +446,7 @@ class Driver implements QemuDriver {
 
   async #need(id: DomainId, verb: string, options?: CallOptions): Promise<Machine> {
     const machine = options ? await this.#find(id, options) : await this.#attach(id)
-    if (!machine) throw new Fault('not_found', `${verb} ${id}: no such domain is here`)
+    if (!machine) throw new Fault('conflict', `${verb} ${id}: it is gone`)
     return machine
   }
 
@@ -484,7 +486,7 @@ class Driver implements QemuDriver {
   async #withLastWords(domain: DriverDomain, paths: DomainPaths, launched: Launched, error: unknown): Promise<unknown> {
     if (!(error instanceof Fault) || error.code !== 'unavailable') return error
     await this.#clock.sleep(millis(100))
-    if ((await this.#host.processes.identity(launched.record.process.pid))?.startTicks === launched.record.process.startTicks) return error
+    if ((await this.#host.processes.identity(launched.record.process.pid))?.startTimeTicks === launched.record.process.startTimeTicks) return error
     const words = (await lastWords(this.#host, paths.stderr).catch(() => null)) ?? 'without a word'
     return new Fault('failed', `start ${domain.name}: QEMU ended: ${words}`, { cause: error })
   }

@@ -23,5 +23,5 @@
  * References: QEMU 7.2 docs/interop/qmp-spec.txt, qapi/*.json, qga/qapi-schema.json.
  */
 export { createQemuDriver, type QemuDriver, type QemuDriverLimits, type QemuDriverOptions } from './driver.ts'
-export { createNodeHost, type NodeHostOptions, type ProcessFunctions } from './node-host.ts'
+export { createNodeHost, type RuntimeProcesses } from './node-host.ts'
 export type { HostFiles, HostProcesses, HostSockets, ProcessIdentity, ProcessUser, QemuHost, SpawnRequest } from './ports.ts'

@@ -79,7 +79,7 @@ export class Machine {
     this.#record = record
     this.#watch = watchFrom(record.state)
     this.#monitor = monitor
-    this.console = new ConsoleHub(context.host.sockets, paths.console)
+    this.console = new ConsoleHub({ files: context.host.files, sockets: context.host.sockets, clock: context.clock, paths })
     this.agent = new GuestAgent({
       sockets: context.host.sockets,
       path: paths.agent,

@@ -1,18 +1,17 @@
 /**
  * The driver's ports on Node: the only file of this package that imports `node:*`.
  *
- *   createNodeHost()                    processes by /proc and polling: good for tests and single scripts
- *   createNodeHost({ processes })       the composition root gives pidfd-based ones, which wait without polling and signal without a race
+ *   import * as runtime from '@typevisor/runtime-node'
+ *   createNodeHost(runtime)
  *
  * Failure paths: every error of the system becomes a Fault that says action, path and reason; ENOSPC is `exhausted`.
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { constants, openSync, closeSync } from 'node:fs'
+import { constants } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, type FaultCode } from '@typevisor/base'
 import type {
   ByteSocket,
@@ -25,18 +24,26 @@ import type {
   RunResult,
   SequentialWriter,
   SocketListener,
-  SpawnRequest,
 } from './ports.ts'
 
-/** What a runtime can do better than /proc and polling. */
-export type ProcessFunctions = Pick<HostProcesses, 'bootId' | 'spawnDetached' | 'identity' | 'waitExit' | 'signal'>
-
-export interface NodeHostOptions {
-  readonly processes?: Partial<ProcessFunctions>
+/** Processes by pidfd, as `@typevisor/runtime-node` has them; given by whoever composes, so that drivers need no runtime. */
+export interface RuntimeProcesses {
+  bootId(): string
+  spawnDetached(options: {
+    readonly argv: readonly string[]
+    readonly env: Readonly<Record<string, string>>
+    readonly stderrFile: string
+    readonly extraFds: readonly number[]
+    readonly uid?: number
+    readonly gid?: number
+  }): Promise<ProcessIdentity>
+  processIdentity(pid: number): ProcessIdentity | null
+  waitForExit(identity: ProcessIdentity, options: { signal?: AbortSignal | undefined }): Promise<void>
+  signalProcess(identity: ProcessIdentity, name: 'SIGTERM' | 'SIGKILL'): boolean
 }
 
-export function createNodeHost(options: NodeHostOptions = {}): QemuHost {
-  return { processes: { ...nodeProcesses(), ...options.processes }, sockets: nodeSockets, files: nodeFiles }
+export function createNodeHost(runtime: RuntimeProcesses): QemuHost {
+  return { processes: nodeProcesses(runtime), sockets: nodeSockets, files: nodeFiles }
 }
 
 const codeOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '')
@@ -69,7 +76,6 @@ async function guarded<T>(action: string, path: string, work: () => Promise<T>):
 
 const TICKS_PER_SECOND = 100 // USER_HZ of every Linux port that Node runs on
 const PAGE_SIZE = 4096
-const POLL_MS = 20
 const OUTPUT_SIZE_MAX = 65536
 
 /** Fields of /proc/PID/stat after the name, which is in brackets and may hold anything: [0] state, [11] utime, [12] stime, [19] start, [21] rss. */
@@ -82,42 +88,21 @@ async function statFields(pid: number): Promise<string[] | null> {
   }
 }
 
-function nodeProcesses(): HostProcesses {
-  let boot: Promise<string> | null = null
-  const bootId = (): Promise<string> => (boot ??= fs.readFile('/proc/sys/kernel/random/boot_id', 'latin1').then((text) => text.trim()))
-  const identity = async (pid: number): Promise<ProcessIdentity | null> => {
-    const fields = await statFields(pid)
-    if (!fields || fields[0] === 'Z' || fields[0] === 'X') return null
-    return { pid, startTicks: Number(fields[19]), bootId: await bootId() }
-  }
-  const isAlive = async (wanted: ProcessIdentity): Promise<boolean> => {
-    const found = await identity(wanted.pid)
-    return found !== null && found.startTicks === wanted.startTicks && found.bootId === wanted.bootId
-  }
+function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
   return {
-    bootId,
-    identity,
-    async spawnDetached(request: SpawnRequest) {
-      const stderr = openSync(request.stderrPath, 'a', 0o600)
-      try {
-        const child = spawn(request.command, request.argv, {
-          detached: true,
-          cwd: '/',
-          env: request.environment,
-          stdio: ['ignore', 'ignore', stderr, ...request.inherit],
-          ...(request.user ? { uid: request.user.uid, gid: request.user.gid } : {}),
-        })
-        await new Promise<void>((resolve, reject) => {
-          child.once('spawn', resolve)
-          child.once('error', (error) => reject(systemFault('start', request.command, error)))
-        })
-        child.unref()
-        const pid = child.pid ?? 0
-        // Ended already: an identity that nothing has, so that waiting for it ends at once.
-        return (await identity(pid)) ?? { pid, startTicks: -1, bootId: await bootId() }
-      } finally {
-        closeSync(stderr)
-      }
+    bootId: async () => runtime.bootId(),
+    identity: async (pid) => runtime.processIdentity(pid),
+    waitExit: (wanted, options) => runtime.waitForExit(wanted, options),
+    signal: async (wanted, name) => runtime.signalProcess(wanted, name),
+    async spawnDetached({ command, argv, environment, stderrPath, user, inherit }) {
+      const { pid, startTimeTicks, bootId } = await runtime.spawnDetached({
+        argv: [command, ...argv],
+        env: environment,
+        stderrFile: stderrPath,
+        extraFds: inherit,
+        ...(user ? { uid: user.uid, gid: user.gid } : {}),
+      })
+      return { pid, startTimeTicks, bootId }
     },
     async findByArguments(sequence) {
       const found: ProcessIdentity[] = []
@@ -126,27 +111,14 @@ function nodeProcesses(): HostProcesses {
         if (!/^\d+$/.test(name)) continue
         const text = await fs.readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '')
         if (!text.includes(wanted)) continue
-        const process = await identity(Number(name))
+        const process = runtime.processIdentity(Number(name))
         if (process) found.push(process)
       }
       return found
     },
-    async waitExit(wanted, { signal }) {
-      while (await isAlive(wanted)) await sleep(POLL_MS, undefined, { signal, ref: false })
-    },
-    async signal(wanted, name) {
-      if (!(await isAlive(wanted))) return false
-      try {
-        process.kill(wanted.pid, name)
-        return true
-      } catch (error) {
-        if (codeOf(error) === 'ESRCH') return false
-        throw systemFault(`send ${name} to`, `process ${wanted.pid}`, error)
-      }
-    },
     async usage(wanted) {
       const fields = await statFields(wanted.pid)
-      if (!fields || Number(fields[19]) !== wanted.startTicks) return null
+      if (!fields || Number(fields[19]) !== wanted.startTimeTicks) return null
       const cpuTicks = Number(fields[11]) + Number(fields[12])
       return { cpuTimeNs: cpuTicks * (1e9 / TICKS_PER_SECOND), residentBytes: Number(fields[21]) * PAGE_SIZE }
     },
@@ -371,14 +343,14 @@ const nodeFiles: HostFiles = {
     const file = await guarded('open', path, () => fs.open(path, flags))
     return { fd: file.fd, close: () => file.close() }
   },
-  whyUnreachable: (path, user, mode) => whyUnreachable(path, user, mode),
+  whyUnreachable,
 }
 
 /** Reads modes only; access lists and security modules are not asked, and a wrong "yes" shows as QEMU's own error. */
-async function whyUnreachable(path: string, user: ProcessUser, mode: 'read' | 'write'): Promise<string | null> {
+async function whyUnreachable(path: string, user: ProcessUser, mode: 'read' | 'write' | 'read-open'): Promise<string | null> {
   if (user.uid === 0) return null
   const parts = path.split('/').filter((part) => part !== '')
-  for (let depth = 0; depth <= parts.length; depth += 1) {
+  for (let depth = mode === 'read-open' ? parts.length : 0; depth <= parts.length; depth += 1) {
     const at = `/${parts.slice(0, depth).join('/')}`
     const isLast = depth === parts.length
     let stat
@@ -387,7 +359,7 @@ async function whyUnreachable(path: string, user: ProcessUser, mode: 'read' | 'w
     } catch (error) {
       return `${at}: ${error instanceof Error ? error.message : String(error)}`
     }
-    const wanted = !isLast || stat.isDirectory() ? 0o1 : mode === 'read' ? 0o4 : 0o6
+    const wanted = !isLast || stat.isDirectory() ? 0o1 : mode === 'write' ? 0o6 : 0o4
     const shift = stat.uid === user.uid ? 6 : stat.gid === user.gid ? 3 : 0
     if (((stat.mode >> shift) & wanted) !== wanted) {
       const octal = (stat.mode & 0o7777).toString(8).padStart(4, '0')

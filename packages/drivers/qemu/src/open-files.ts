@@ -47,8 +47,8 @@ export async function openFiles(files: HostFiles, domain: DriverDomain, paths: D
     if ((await files.size(path)) === null) throw new Fault('failed', `boot ${domain.name}: no file ${path}`)
     if (!user) return path
     const number = await inherited(path, 'read')
-    const reason = await files.whyUnreachable(path, user, 'read')
-    if (reason?.startsWith('file ')) throw new Fault('forbidden', `boot ${domain.name}: ${reason}`)
+    const reason = await files.whyUnreachable(path, user, 'read-open')
+    if (reason) throw new Fault('forbidden', `boot ${domain.name}: ${reason}`)
     return `/proc/self/fd/${number + 2}`
   }
   const { boot } = domain

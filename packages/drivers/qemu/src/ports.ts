@@ -7,7 +7,7 @@ import type { Millis } from '@typevisor/base'
 /** A process that cannot be mistaken for a later one with the same number: pid, its start in clock ticks since boot, and the boot. */
 export interface ProcessIdentity {
   readonly pid: number
-  readonly startTicks: number
+  readonly startTimeTicks: number
   readonly bootId: string
 }
 
@@ -110,8 +110,11 @@ export interface HostFiles {
   digest(): Digest
   /** Opens for another process to inherit. `append` implies writing at the end. */
   openDescriptor(path: string, mode: 'read' | 'write' | 'append'): Promise<{ readonly fd: number; close(): Promise<void> }>
-  /** Why `user` cannot open `path` so, naming the folder or file that bars the way; null when it can. */
-  whyUnreachable(path: string, user: ProcessUser, mode: 'read' | 'write'): Promise<string | null>
+  /**
+   * Why `user` cannot open `path` so, naming the folder or file that bars the way; null when it can. `read-open`: through a descriptor
+   * that it has already (/proc/self/fd/N), for which the folders do not matter.
+   */
+  whyUnreachable(path: string, user: ProcessUser, mode: 'read' | 'write' | 'read-open'): Promise<string | null>
 }
 
 export interface QemuHost {

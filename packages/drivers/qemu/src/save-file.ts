@@ -101,6 +101,26 @@ export async function checkSave(files: HostFiles, path: string, wanted: SavedMac
       throw new Fault('failed', `restore from ${path}: the save has ${name} ${header[name]}, want ${wanted[name]}`)
     }
   }
+  await checkPayload(files, path, header, signal)
+  return header
+}
+
+/** The size of a whole and sound save of this domain at `path`; null: there is none. */
+export async function wholeSave(files: HostFiles, path: string, id: DomainId, signal: AbortSignal): Promise<number | null> {
+  try {
+    const block = await files.read(path, 0, HEADER_SIZE)
+    if (!block) return null
+    const header = decodeHeader(files, path, block)
+    if (header.domain !== id) return null
+    await checkPayload(files, path, header, signal)
+    return HEADER_SIZE + header.payloadBytes
+  } catch (error) {
+    if (error instanceof Fault && error.code === 'failed') return null
+    throw error
+  }
+}
+
+async function checkPayload(files: HostFiles, path: string, header: SaveHeader, signal: AbortSignal): Promise<void> {
   const digest = files.digest()
   let sizeBytes = 0
   for await (const chunk of files.stream(path, HEADER_SIZE)) {
@@ -112,7 +132,6 @@ export async function checkSave(files: HostFiles, path: string, wanted: SavedMac
     throw new Fault('failed', `restore from ${path}: ${sizeBytes} bytes behind the header, want ${header.payloadBytes}; the file is damaged`)
   }
   if (digest.hex() !== header.payloadSha256) throw new Fault('failed', `restore from ${path}: the checksum does not match; the file is damaged`)
-  return header
 }
 
 export const headerOf = (machine: SavedMachine, rest: { qemuVersion: string; clock: Clock; payloadBytes: number; payloadSha256: string }): SaveHeader => ({

@@ -11,9 +11,12 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import type { DriverDomain, VolumeAttachment } from '@typevisor/toolstack'
+import * as runtime from '@typevisor/runtime-node'
 import { planHardware } from './hardware.ts'
+import { createNodeHost } from './node-host.ts'
+import type { QemuHost } from './ports.ts'
 
-export { createNodeHost } from './node-host.ts'
+export const testHost = (): QemuHost => createNodeHost(runtime)
 export { tinyGuestDisk } from './tiny-guest.ts'
 
 let idCount = 0
