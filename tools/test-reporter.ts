@@ -5,26 +5,12 @@
 import { relative } from 'node:path'
 import type { TestEvent } from 'node:test/reporters'
 
-interface FileTally {
-  passed: number
-  failed: number
-  skipped: number
-  readonly failures: { name: string; error: Error }[]
-  durationMs: number
-}
-
 const describe = (error: Error): string => {
   const cause = error.cause instanceof Error ? error.cause : error
   return (cause.stack ?? cause.message).split('\n').slice(0, 14).join('\n    ')
 }
 
 export default async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<string> {
-  const files = new Map<string, FileTally>()
-  const tallyOf = (file: string): FileTally => {
-    const known = files.get(file) ?? { passed: 0, failed: 0, skipped: 0, failures: [], durationMs: 0 }
-    files.set(file, known)
-    return known
-  }
   const total = { passed: 0, failed: 0, skipped: 0 }
   const cwd = process.cwd()
   for await (const event of source) {
@@ -38,27 +24,25 @@ export default async function* report(source: AsyncIterable<TestEvent>): AsyncGe
       const suite = data.details.type === 'suite'
       const file = data.file ?? 'unknown file'
       const wholeFile = data.nesting === 0 && (data.name === file || data.name === relative(cwd, file))
-      const tally = tallyOf(file)
       if (wholeFile && event.type === 'test:pass') continue
       if (suite) continue
       if (event.type === 'test:pass') {
         const kind = data.skip !== undefined || data.todo !== undefined ? 'skipped' : 'passed'
-        tally[kind] += 1
         total[kind] += 1
         if (kind === 'skipped') yield `  skipped: ${data.name}: ${String(data.skip ?? data.todo)}\n`
       } else {
         const error = event.data.details.error
         if ((error as { failureType?: string }).failureType === 'subtestsFailed') continue
-        tally.failed += 1
         total.failed += 1
         yield `\nFAILED ${relative(cwd, file)}: ${data.name}\n    ${describe(error)}\n\n`
       }
       continue
     }
     if (event.type === 'test:summary' && event.data.file !== undefined) {
-      const tally = tallyOf(event.data.file)
-      const skipped = tally.skipped > 0 ? `, ${tally.skipped} skipped` : ''
-      yield `${tally.failed > 0 ? 'FAIL' : 'ok  '} ${relative(cwd, event.data.file)}: ${tally.passed} passed, ${tally.failed} failed${skipped} (${(event.data.duration_ms / 1000).toFixed(1)} s)\n`
+      // Tests of a shared suite are placed where the suite is written; the file that ran them counts them.
+      const { tests, passed, skipped, todo } = event.data.counts
+      const bad = tests - passed - skipped - todo
+      yield `${bad > 0 ? 'FAIL' : 'ok  '} ${relative(cwd, event.data.file)}: ${passed} passed, ${bad} failed${skipped > 0 ? `, ${skipped} skipped` : ''} (${(event.data.duration_ms / 1000).toFixed(1)} s)\n`
     }
   }
   if (total.passed + total.failed === 0) {

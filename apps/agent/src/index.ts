@@ -1,1 +1,13 @@
-export {}
+/**
+ * The agent: one per host, it acts. It owns the host's toolstack and images and does what a server asks, by `AgentPort`; whether the
+ * server is in the same process or at the end of a WebSocket (`uplink.ts`) makes no difference.
+ *
+ *   server --command(id, fence)--> AgentService --> Toolstack --> driver --> guests (outlive us)
+ *                                      \--> ImageStore
+ *
+ * What it must not forget is in its own journal (`DATA/agent`); SIGKILL at any time loses no guest, no command and no event.
+ */
+export { openHost, type Host, type HostOptions } from './host.ts'
+export { messageSocket } from './message-socket.ts'
+export { createAgentService, toAgentImage } from './service.ts'
+export { keepJoined, type UplinkOptions } from './uplink.ts'

@@ -93,6 +93,8 @@ export interface DomainRecord {
   readonly spec: DomainSpec
   readonly hardware: DomainHardware
   readonly boot: DomainBoot
+  /** As they are in effect: each start may choose other host ports where 0 was asked. */
+  readonly forwards: readonly PortForward[]
   readonly state: DomainState
   readonly createdAt: EpochMillis
 }

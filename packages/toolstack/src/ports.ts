@@ -8,8 +8,9 @@ import type {
   DomainSpec,
   DomainStatistics,
   ExecResult,
-  GuestAddress,
   DomainName,
+  GuestAddress,
+  PortForward,
   VolumeId,
 } from '@typevisor/model'
 
@@ -129,6 +130,8 @@ export interface DomainDriver {
   /** Ends with `close`. One reader; the queue is bounded, and a reader that is too slow gets Fault `busy` and must `adopt` again. */
   events(options?: CallOptions): AsyncIterable<DriverEvent>
 
+  /** The host ports in use, with those that the host chose. Empty for a domain that is not there. */
+  forwards(id: DomainId, options?: CallOptions): Promise<readonly PortForward[]>
   statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics>
   /**
    * Live console. Many may be open at once; all see the output, the input is merged. With `fromOffset` the output begins with what was

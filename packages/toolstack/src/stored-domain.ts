@@ -1,10 +1,11 @@
 import type { EpochMillis } from '@typevisor/base'
-import type { DomainRecord, DomainState } from '@typevisor/model'
+import type { DomainRecord, DomainState, PortForward } from '@typevisor/model'
 import type { DriverDomain } from './ports.ts'
 
 /** A domain as the ledger keeps it: what its driver needs, and where it stands. */
 export interface StoredDomain extends DriverDomain {
   readonly driver: string
+  readonly forwards: readonly PortForward[]
   readonly state: DomainState
   readonly createdAt: EpochMillis
 }

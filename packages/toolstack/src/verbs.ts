@@ -100,6 +100,7 @@ const define = defineSaga<DefineInput, ToolstackServices>({
           hardware,
           boot: image.boot,
           volumes: { [root.id]: attachment(root), [seed.id]: attachment(seed) },
+          forwards: [],
           state: { kind: 'stopped', cause: 'requested', detail: null },
           createdAt: clock.now(),
         })
@@ -132,6 +133,13 @@ const intending =
     }
   }
 
+/** Keeps which host ports the start chose. */
+async function noteForwards(services: ToolstackServices, id: DomainId, signal: AbortSignal): Promise<void> {
+  const forwards = await services.driver.forwards(id, { signal })
+  const domain = services.ledger.need(id)
+  if (JSON.stringify(forwards) !== JSON.stringify(domain.forwards)) await services.ledger.update({ ...domain, forwards })
+}
+
 const start = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.start',
   steps: [
@@ -144,6 +152,7 @@ const start = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'unpause',
       do: intending('start', async ({ services, input, signal }) => {
+        await noteForwards(services, input.id, signal)
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
@@ -264,6 +273,7 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'unpause',
       do: intending('restore', async ({ services, input, signal }) => {
+        await noteForwards(services, input.id, signal)
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),

@@ -19,10 +19,9 @@ export const causeOf = (state: DomainState): { cause: string; detail: string | n
   detail: 'detail' in state ? state.detail : null,
 })
 
-/** What the host said at `sequence`; an older word changes nothing. The forwards are what the host really chose. */
+/** What the host said at `sequence`; an older word changes nothing. The forwards are those in effect. */
 export function observedEffect(instance: string, domain: DomainRecord, sequence: number): SagaEffect {
   const { cause, detail } = causeOf(domain.state)
-  const nic = domain.hardware.devices.find((device) => device.kind === 'nic')
   return sql(
     `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5, forwards = $6,
        state_since = CASE WHEN state_kind = $2 THEN state_since ELSE now() END
@@ -32,7 +31,7 @@ export function observedEffect(instance: string, domain: DomainRecord, sequence:
     cause,
     detail,
     sequence,
-    JSON.stringify(nic?.forwards ?? []),
+    JSON.stringify(domain.forwards),
   )
 }
 

@@ -1,5 +1,5 @@
 import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
-import type { DomainDevice, DomainId, DomainSpec, DomainStatistics, ExecResult, GuestAddress, VolumeId } from '@typevisor/model'
+import type { DomainDevice, DomainId, DomainSpec, DomainStatistics, ExecResult, GuestAddress, PortForward, VolumeId } from '@typevisor/model'
 import type { CallOptions, ConsoleOptions, ConsoleSlice, DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, ExecRequest, GuestStream } from '@typevisor/toolstack'
 import { SimHypervisor, type SimGuest } from './hypervisor.ts'
 
@@ -150,6 +150,11 @@ class SimDriver implements DomainDriver {
     const stop = () => this.#events.close()
     options?.signal?.addEventListener('abort', stop, { once: true })
     yield* this.#events
+  }
+
+  async forwards(id: DomainId): Promise<readonly PortForward[]> {
+    const devices = this.#hypervisor.guests.get(id)?.domain.hardware.devices ?? []
+    return devices.flatMap((device) => (device.kind === 'nic' ? device.forwards : []))
   }
 
   async statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics> {

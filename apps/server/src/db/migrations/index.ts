@@ -1,5 +1,6 @@
 /** All migrations in order. One that has been released is never edited (its checksum is kept); a change is a new file. */
 import type { Migration } from '../migrate.ts'
 import { foundation } from './0001-foundation.ts'
+import { sagas } from './0002-sagas.ts'
 
-export const MIGRATIONS: readonly Migration[] = [foundation]
+export const MIGRATIONS: readonly Migration[] = [foundation, sagas]

@@ -1,0 +1,33 @@
+/** A host whose domains are in memory: for tests of everything above, and for trying a thousand instances on a laptop. They end with the process. */
+import { bytes, epochMillis, Fault, mib, type Clock, type Rng } from '@typevisor/base'
+import { SimHypervisor, createSimDriver } from '@typevisor/driver-sim'
+import type { ImageName } from '@typevisor/model'
+import type { Image, ImageStore } from '@typevisor/image'
+import type { DomainDriver } from '@typevisor/toolstack'
+
+const SIM_IMAGE: Image = {
+  name: 'micro' as ImageName,
+  title: 'In memory',
+  digest: 'sim',
+  builtAt: epochMillis(0),
+  boot: { kind: 'disk' },
+  rootDisk: { path: '/sim/micro', format: 'raw', virtualBytes: mib(64), fileBytes: bytes(0) },
+  minimum: { memoryBytes: mib(64), diskBytes: mib(64) },
+  defaultUser: 'root',
+  contents: {},
+}
+
+export const simImages: ImageStore = {
+  list: async () => [SIM_IMAGE],
+  get: async (name) => (name === SIM_IMAGE.name ? SIM_IMAGE : null),
+  build: async (name) => {
+    if (name !== SIM_IMAGE.name) throw new Fault('not_found', `image ${name}: there is no recipe of this name`)
+    return SIM_IMAGE
+  },
+  remove: async () => {},
+}
+
+export function simDriver(clock: Clock, rng: Rng, options: { bootMs: number; delayMsMax: number }): { driver: DomainDriver; hypervisor: SimHypervisor } {
+  const hypervisor = new SimHypervisor(clock, { bootMs: options.bootMs })
+  return { hypervisor, driver: createSimDriver({ hypervisor, clock, rng, delayMsMax: options.delayMsMax }) }
+}

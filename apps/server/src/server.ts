@@ -1,0 +1,206 @@
+/**
+ * The control plane as one process: database, sagas, identity, outbox, HTTP, and (by default) the agent of this machine. It decides and
+ * records; guests never depend on it to go on.
+ *
+ *   lock --> PostgreSQL --> migrate --> sagas, agents --> HTTP --> credentials file     close: the same, backwards
+ */
+import { join } from 'node:path'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { Fault, toFault, millis, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
+import { createIdentity } from '@typevisor/identity'
+import { createSagaEngine, postgresSagaStore } from '@typevisor/saga'
+import { lockFile, startEmbeddedPostgres } from '@typevisor/runtime-node'
+import type { AgentPort } from '@typevisor/api/agent-wire'
+import { addAgentRoute, serveHost } from './agents/gateway.ts'
+import { hostHandlers } from './agents/handlers.ts'
+import { AgentRegistry } from './agents/registry.ts'
+import { postgresAuditLog } from './db/audit.ts'
+import { openDatabase } from './db/database.ts'
+import { postgresIdentityStore } from './db/identity-store.ts'
+import { migrate } from './db/migrate.ts'
+import { MIGRATIONS } from './db/migrations/index.ts'
+import { ensureFirstAccount } from './first-start.ts'
+import { accountHandlers } from './handlers/account.ts'
+import { auditHandlers } from './handlers/audit.ts'
+import { eventHandlers } from './handlers/event.ts'
+import { platformHandlers } from './handlers/platform.ts'
+import { sessionHandlers } from './handlers/session.ts'
+import { tokenHandlers } from './handlers/token.ts'
+import type { Handlers } from './http/handler.ts'
+import { createHttpServer, type HttpServerOptions } from './http/server.ts'
+import { instanceHandlers } from './instances/handlers.ts'
+import { INSTANCE_SAGAS, type InstanceServices } from './instances/sagas.ts'
+import { createLocalCredentials } from './local-credentials.ts'
+import { operationHandlers } from './operations/handlers.ts'
+import { createOutbox } from './outbox.ts'
+import { argonHasher, nodeSecretCrypto } from './secrets.ts'
+
+export interface ServerOptions {
+  readonly dataDir: string
+  /** 0: any free one. */
+  readonly port: number
+  readonly host?: string
+  readonly names?: readonly string[]
+  readonly tls?: { readonly certPath: string; readonly keyPath: string }
+  /** A PostgreSQL of the user's; without it the embedded one is started. */
+  readonly databaseUrl?: string
+  readonly portalPath: string | null
+  readonly version: string
+  readonly clock: Clock
+  readonly rng: Rng
+  readonly ids: IdSource
+  readonly log: Log
+  readonly limits?: HttpServerOptions['limits']
+  readonly checkReplies?: boolean
+  /** Called by `platform.stop`. */
+  readonly onStopRequest?: (options: { guests: boolean }) => void
+}
+
+export interface RunningServer extends AsyncDisposable {
+  readonly url: string
+  readonly port: number
+  /** Shown once, at the first start on this database. */
+  readonly firstAccount: { readonly name: string; readonly password: string } | null
+  /** The text of a bearer for this machine's own user. */
+  readonly localToken: string
+  /** Joins an agent of the same process; resolves when it has left. */
+  join(name: string, agent: AgentPort): { readonly joined: Promise<void>; readonly left: Promise<void> }
+  close(): Promise<void>
+}
+
+const HOUR_MS = 3_600_000
+const KEEP_EVENTS_MS = 30 * 24 * HOUR_MS
+const KEEP_SAGAS_MS = 7 * 24 * HOUR_MS
+
+/** A name of this server's own among the owners of sagas, the same over restarts on one data directory. */
+async function serverName(dataDir: string, ids: IdSource): Promise<string> {
+  const path = join(dataDir, 'server-id')
+  const known = await readFile(path, 'utf8').catch(() => null)
+  if (known !== null && known.trim() !== '') return known.trim()
+  const name = ids.next()
+  await writeFile(path, `${name}\n`, { mode: 0o600 })
+  return name
+}
+
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const { dataDir, clock, rng, ids, log } = options
+  await mkdir(dataDir, { recursive: true, mode: 0o711 })
+  await using building = new AsyncDisposableStack()
+  building.use(lockFile(join(dataDir, 'server.lock')))
+
+  const embedded = options.databaseUrl === undefined ? await startEmbeddedPostgres({ dataDir: join(dataDir, 'postgresql'), clock, log }) : null
+  if (embedded) building.defer(() => embedded.stop())
+  const database = openDatabase({
+    connection: embedded ? { ...embedded.connection } : { connectionString: options.databaseUrl },
+    onIdleError: (error) => log.warn('database.connection_lost', { error: error.message }),
+  })
+  building.use(database)
+  const { db, executor } = database
+  await migrate(executor, MIGRATIONS)
+  await executor.query('UPDATE host SET connected = false WHERE connected')
+
+  const crypto = nodeSecretCrypto
+  const identity = createIdentity({ store: postgresIdentityStore(db), hasher: argonHasher(), crypto, clock, rng, ids })
+  const firstAccount = await ensureFirstAccount(db, identity, rng)
+  const local = createLocalCredentials(rng, crypto, ids)
+  const audit = postgresAuditLog(db)
+
+  const stopping = new AbortController()
+  const agents = new AgentRegistry(clock)
+  const store = postgresSagaStore({ sql: executor })
+  const services: InstanceServices = { agents, database: executor }
+  const engine = createSagaEngine<InstanceServices>({
+    store,
+    sagas: Object.values(INSTANCE_SAGAS),
+    services,
+    clock,
+    log,
+    owner: `server:${await serverName(dataDir, ids)}`,
+  })
+  building.defer(() => engine.stop())
+
+  const outbox = createOutbox({ db, pool: database.pool, clock, log })
+  building.defer(() => outbox.stop())
+  await outbox.start()
+  const stop = { request: options.onStopRequest ?? (() => {}) }
+
+  const handlers: Handlers = {
+    ...sessionHandlers(identity),
+    ...accountHandlers(db, identity),
+    ...tokenHandlers(db, identity),
+    ...auditHandlers(db),
+    ...eventHandlers(db),
+    ...platformHandlers({ db, clock, version: options.version, database: embedded ? 'embedded' : 'external', pid: process.pid }),
+    ...instanceHandlers({ db, database: executor, agents, engine, store, ids, clock }),
+    ...operationHandlers({ engine, store }),
+    ...hostHandlers({ db, agents, ids, rng, crypto }),
+    'platform.stop': async ({ body }) => {
+      setImmediate(() => stop.request({ guests: body.guests }))
+      return {}
+    },
+  }
+  const gateway = { database: executor, agents, crypto, log, signal: stopping.signal }
+  const http = await createHttpServer({
+    handlers,
+    identity,
+    local,
+    crypto,
+    audit,
+    outbox,
+    clock,
+    ids,
+    log,
+    version: options.version,
+    port: options.port,
+    portalPath: options.portalPath,
+    extend: (app) => addAgentRoute(app, gateway),
+    ...(options.host === undefined ? {} : { host: options.host }),
+    ...(options.names === undefined ? {} : { names: options.names }),
+    ...(options.tls === undefined ? {} : { tls: options.tls }),
+    ...(options.limits === undefined ? {} : { limits: options.limits }),
+    ...(options.checkReplies === undefined ? {} : { checkReplies: options.checkReplies }),
+  })
+  building.use(http)
+  await local.write(dataDir, http.url)
+  building.defer(() => local.remove(dataDir))
+  await engine.start()
+
+  const pruning = keepPruned(stopping.signal)
+  async function keepPruned(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await clock.sleep(millis(HOUR_MS), { signal }).catch(() => {})
+      if (signal.aborted) return
+      try {
+        await outbox.prune((clock.now() - KEEP_EVENTS_MS) as never)
+        await store.prune({ olderThanMs: KEEP_SAGAS_MS })
+        await identity.prune()
+      } catch (error) {
+        log.warn('server.prune_failed', { error: toFault(error).message })
+      }
+    }
+  }
+  const lefts = new Set<Promise<void>>()
+  building.defer(async () => {
+    stopping.abort(new Fault('unavailable', 'the server stops'))
+    await Promise.allSettled([pruning, ...lefts])
+  })
+
+  const parts = building.move()
+  let closing: Promise<void> | undefined
+  const close = (): Promise<void> => (closing ??= parts.disposeAsync())
+  return {
+    url: http.url,
+    port: http.port,
+    firstAccount,
+    localToken: local.token,
+    join(name, agent) {
+      const joined = Promise.withResolvers<void>()
+      const left = serveHost(gateway, name, agent, new Promise(() => {}), joined.resolve)
+      left.catch((error: unknown) => joined.reject(error))
+      lefts.add(left)
+      return { joined: joined.promise, left }
+    },
+    close,
+    [Symbol.asyncDispose]: close,
+  }
+}

@@ -1,0 +1,36 @@
+import { seededRng, virtualClock } from '@typevisor/sim'
+import type { DomainId, VolumeId } from '@typevisor/model'
+import { domainDriverConformance } from '@typevisor/toolstack/testing'
+import { createSimDriver } from './driver.ts'
+import { SimHypervisor } from './hypervisor.ts'
+
+domainDriverConformance('sim', async () => {
+  const clock = virtualClock()
+  const hypervisor = new SimHypervisor(clock, { bootMs: 1000 })
+  const need = (id: DomainId) => hypervisor.need(id)
+  return {
+    open: async () => createSimDriver({ hypervisor, clock, rng: seededRng(1) }),
+    guest: async (id) => {
+      const volume = `${id}.root` as VolumeId
+      return {
+        boot: { kind: 'disk' },
+        volumes: { [volume]: { kind: 'file', path: `/sim/${volume}`, format: 'raw' } },
+        disks: [{ name: 'root', volume, readOnly: false }],
+      }
+    },
+    savePath: (id) => `/sim/${id}.save`,
+    damage: async (path) => {
+      const save = hypervisor.saves.get(path)
+      if (save) save.whole = false
+    },
+    untilBooted: async (_driver, id) => {
+      while (!hypervisor.booted(need(id))) await clock.advance(100)
+    },
+    killProcess: async (id) => hypervisor.guest.kill(id),
+    guestPowersOff: async (_driver, id) => hypervisor.guest.powerOff(id),
+    counter: ['/bin/count'],
+    echo: ['/bin/echo'],
+    pause: (ms) => clock.advance(ms),
+    close: async () => {},
+  }
+})
