@@ -1,74 +1,9 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { test, type TestContext } from 'node:test'
+import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { DriverDomain, DriverEvent } from '@typevisor/toolstack'
-import { createQemuDriver, type QemuDriver, type QemuDriverOptions } from './index.ts'
-import { silentLog, testClock, testDomain, testHost, testIds, tinyGuestDisk, type TestDomainOptions } from './testing.ts'
-
-interface Bench {
-  readonly folder: string
-  readonly driver: QemuDriver
-  domain(options?: TestDomainOptions): Promise<DriverDomain>
-  /** Another driver on the same folders. */
-  open(options?: Partial<QemuDriverOptions>): QemuDriver
-}
-
-/** A driver on a folder of its own; all its domains are destroyed and the folder removed at the end. */
-async function bench(t: TestContext, options: Partial<QemuDriverOptions> = {}): Promise<Bench> {
-  const folder = await mkdtemp(join(tmpdir(), 'tvq-'))
-  const drivers: QemuDriver[] = []
-  const domains: DriverDomain[] = []
-  const open = (more: Partial<QemuDriverOptions> = {}): QemuDriver => {
-    const driver = createQemuDriver({
-      dataDir: join(folder, 'data'),
-      runDir: join(folder, 'run'),
-      host: testHost(),
-      clock: testClock,
-      ids: testIds,
-      log: silentLog,
-      accelerator: 'tcg',
-      ...options,
-      ...more,
-    })
-    drivers.push(driver)
-    return driver
-  }
-  t.after(async () => {
-    for (const driver of drivers) await driver.close()
-    const last = open()
-    for (const domain of domains) await last.destroy(domain.id)
-    await last.close()
-    await rm(folder, { recursive: true })
-  })
-  let diskCount = 0
-  return {
-    folder,
-    driver: open(),
-    open,
-    async domain(domainOptions = {}) {
-      diskCount += 1
-      const path = join(folder, `root${diskCount}.raw`)
-      await writeFile(path, tinyGuestDisk())
-      const domain = testDomain({ volumes: { root: { kind: 'file', path, format: 'raw' } }, ...domainOptions })
-      domains.push(domain)
-      return domain
-    },
-  }
-}
-
-async function consoleText(driver: QemuDriver, domain: DriverDomain, isEnough: (text: string) => boolean, limitMs = 15_000): Promise<string> {
-  const end = Date.now() + limitMs
-  while (true) {
-    const { content } = await driver.readConsole(domain.id, 0, 16 * 1024 * 1024)
-    const text = new TextDecoder('latin1').decode(content)
-    if (isEnough(text)) return text
-    assert.ok(Date.now() < end, `the console never said enough: ${JSON.stringify(text.slice(-200))}`)
-    await sleep(20)
-  }
-}
+import { assertCounts, bench, consoleText, last, pidOf, running, type, until, watch } from './testing.ts'
 
 test('a domain is created paused, runs, pauses, goes on and is destroyed with nothing left', async (t) => {
   const { driver, domain: make, folder } = await bench(t)
@@ -87,42 +22,6 @@ test('a domain is created paused, runs, pauses, goes on and is destroyed with no
   assert.equal((await driver.state(domain.id)).kind, 'gone')
   assert.deepEqual(await readdir(join(folder, 'run')), [])
 })
-
-/** Collects the driver's events until `driver.close`. */
-function watch(driver: QemuDriver): DriverEvent[] {
-  const seen: DriverEvent[] = []
-  void (async () => {
-    for await (const event of driver.events()) seen.push(event)
-  })().catch(() => {})
-  return seen
-}
-
-async function until(isSo: () => boolean | Promise<boolean>, what: string, limitMs = 15_000): Promise<void> {
-  const end = Date.now() + limitMs
-  while (!(await isSo())) {
-    assert.ok(Date.now() < end, `never: ${what}`)
-    await sleep(20)
-  }
-}
-
-const last = (events: readonly DriverEvent[]): string => JSON.stringify(events.at(-1)?.state)
-
-async function running(b: Bench, options: TestDomainOptions = {}): Promise<DriverDomain> {
-  const domain = await b.domain(options)
-  await b.driver.create(domain)
-  await b.driver.unpause(domain.id)
-  await consoleText(b.driver, domain, (text) => text.includes('00000001\n'))
-  return domain
-}
-
-async function type(driver: QemuDriver, domain: DriverDomain, keys: string): Promise<void> {
-  const stream = await driver.openConsole(domain.id)
-  await stream.write(new TextEncoder().encode(keys))
-  await sleep(150)
-  stream.close()
-}
-
-const pidOf = async (b: Bench, domain: DriverDomain): Promise<number> => Number(await readFile(join(b.folder, 'run', domain.id, 'qemu.pid'), 'utf8'))
 
 test('a create asked twice keeps the domain that is there', async (t) => {
   const b = await bench(t)
@@ -223,8 +122,3 @@ test('a save ends the domain and a restore goes on with its memory, paused first
   assertCounts(text)
 })
 
-/** Every number one more than the one before: no byte is missing and none is there twice. */
-function assertCounts(text: string): void {
-  const lines = text.slice(text.indexOf('boot\n') + 5).split('\n')
-  for (let at = 0; at < lines.length - 1; at += 1) assert.equal(lines[at], at.toString(16).padStart(8, '0'))
-}

@@ -1,4 +1,10 @@
-/** What tests of this driver need, and the conformance suite's factory. `tiny-guest.ts` is the guest. */
+/** What tests of this driver need: a driver on folders of its own, and domains with the guest of `tiny-guest.ts`. */
+import assert from 'node:assert/strict'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { bytes, epochMillis, mib, type Clock, type IdSource, type Log } from '@typevisor/base'
 import {
   parseDomainId,
@@ -10,14 +16,17 @@ import {
   type PortForward,
   type VolumeId,
 } from '@typevisor/model'
-import type { DriverDomain, VolumeAttachment } from '@typevisor/toolstack'
+import type { DriverDomain, DriverEvent, VolumeAttachment } from '@typevisor/toolstack'
 import * as runtime from '@typevisor/runtime-node'
+import { createQemuDriver, type QemuDriver, type QemuDriverOptions } from './driver.ts'
 import { planHardware } from './hardware.ts'
 import { createNodeHost } from './node-host.ts'
 import type { QemuHost } from './ports.ts'
+import { tinyGuestDisk } from './tiny-guest.ts'
+
+export { tinyGuestDisk }
 
 export const testHost = (): QemuHost => createNodeHost(runtime)
-export { tinyGuestDisk } from './tiny-guest.ts'
 
 let idCount = 0
 /** Unique in this process and, by its time, on this machine. */
@@ -87,4 +96,108 @@ export function testDomain(options: TestDomainOptions = {}): DriverDomain {
     boot: options.boot ?? { kind: 'disk' },
     volumes: Object.fromEntries(volumes.map(({ volume, attachment }) => [volume, attachment])) as Record<VolumeId, VolumeAttachment>,
   }
+}
+
+export interface Bench {
+  readonly folder: string
+  readonly driver: QemuDriver
+  domain(options?: TestDomainOptions): Promise<DriverDomain>
+  /** Another driver on the same folders. */
+  open(options?: Partial<QemuDriverOptions>): QemuDriver
+}
+
+/** A driver on a folder of its own; all its domains are destroyed and the folder removed at the end. */
+export async function bench(t: TestContext, options: Partial<QemuDriverOptions> = {}): Promise<Bench> {
+  const folder = await mkdtemp(join(tmpdir(), 'tvq-'))
+  const drivers: QemuDriver[] = []
+  const domains: DriverDomain[] = []
+  const open = (more: Partial<QemuDriverOptions> = {}): QemuDriver => {
+    const driver = createQemuDriver({
+      dataDir: join(folder, 'data'),
+      runDir: join(folder, 'run'),
+      host: testHost(),
+      clock: testClock,
+      ids: testIds,
+      log: silentLog,
+      accelerator: 'tcg',
+      ...options,
+      ...more,
+    })
+    drivers.push(driver)
+    return driver
+  }
+  t.after(async () => {
+    for (const driver of drivers) await driver.close()
+    const last = open()
+    for (const domain of domains) await last.destroy(domain.id)
+    await last.close()
+    await rm(folder, { recursive: true })
+  })
+  let diskCount = 0
+  return {
+    folder,
+    driver: open(),
+    open,
+    async domain(domainOptions = {}) {
+      diskCount += 1
+      const path = join(folder, `root${diskCount}.raw`)
+      await writeFile(path, tinyGuestDisk())
+      const domain = testDomain({ volumes: { root: { kind: 'file', path, format: 'raw' } }, ...domainOptions })
+      domains.push(domain)
+      return domain
+    },
+  }
+}
+
+export async function consoleText(driver: QemuDriver, domain: DriverDomain, isEnough: (text: string) => boolean, limitMs = 15_000): Promise<string> {
+  const end = Date.now() + limitMs
+  while (true) {
+    const { content } = await driver.readConsole(domain.id, 0, 16 * 1024 * 1024)
+    const text = new TextDecoder('latin1').decode(content)
+    if (isEnough(text)) return text
+    assert.ok(Date.now() < end, `the console never said enough: ${JSON.stringify(text.slice(-200))}`)
+    await sleep(20)
+  }
+}
+
+/** Collects the driver's events until `driver.close`. */
+export function watch(driver: QemuDriver): DriverEvent[] {
+  const seen: DriverEvent[] = []
+  void (async () => {
+    for await (const event of driver.events()) seen.push(event)
+  })().catch(() => {})
+  return seen
+}
+
+export async function until(isSo: () => boolean | Promise<boolean>, what: string, limitMs = 15_000): Promise<void> {
+  const end = Date.now() + limitMs
+  while (!(await isSo())) {
+    assert.ok(Date.now() < end, `never: ${what}`)
+    await sleep(20)
+  }
+}
+
+export const last = (events: readonly DriverEvent[]): string => JSON.stringify(events.at(-1)?.state)
+
+export async function running(b: Bench, options: TestDomainOptions = {}): Promise<DriverDomain> {
+  const domain = await b.domain(options)
+  await b.driver.create(domain)
+  await b.driver.unpause(domain.id)
+  await consoleText(b.driver, domain, (text) => text.includes('00000001\n'))
+  return domain
+}
+
+export async function type(driver: QemuDriver, domain: DriverDomain, keys: string): Promise<void> {
+  const stream = await driver.openConsole(domain.id)
+  await stream.write(new TextEncoder().encode(keys))
+  await sleep(150)
+  stream.close()
+}
+
+export const pidOf = async (b: Bench, domain: DriverDomain): Promise<number> => Number(await readFile(join(b.folder, 'run', domain.id, 'qemu.pid'), 'utf8'))
+
+/** Every number one more than the one before: no byte is missing and none is there twice. */
+export function assertCounts(text: string): void {
+  const lines = text.slice(text.indexOf('boot\n') + 5).split('\n')
+  for (let at = 0; at < lines.length - 1; at += 1) assert.equal(lines[at], at.toString(16).padStart(8, '0'))
 }

@@ -1,0 +1,154 @@
+/** What is left when the process that holds the driver is killed, at any moment. */
+import assert from 'node:assert/strict'
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { access } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { test, type TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import type { DriverDomain } from '@typevisor/toolstack'
+import { assertCounts, bench, consoleText, pidOf, running, testHost, type, until, watch, type Bench } from './testing.ts'
+
+const HERE = dirname(fileURLToPath(import.meta.url))
+
+/** A process that does `body` with `driver` and `domain`, says "ready" where the body calls `ready()`, and then lives on. */
+async function holder(t: TestContext, b: Bench, domain: DriverDomain, body: string): Promise<ChildProcess & { ready: Promise<void> }> {
+  const code = `
+    import { createQemuDriver } from '${HERE}/index.ts'
+    import { silentLog, testClock, testHost, testIds } from '${HERE}/testing.ts'
+    const { folder, domain } = JSON.parse(process.argv[1])
+    const driver = createQemuDriver({ dataDir: folder + '/data', runDir: folder + '/run', host: testHost(), clock: testClock, ids: testIds, log: silentLog, accelerator: 'tcg' })
+    const ready = () => console.log('ready')
+    setInterval(() => {}, 1000)
+    ${body}`
+  const argv = ['--input-type=module-typescript', '--eval', code, JSON.stringify({ folder: b.folder, domain })]
+  const child = spawn(process.execPath, argv, { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.after(() => void child.kill('SIGKILL'))
+  const ready = new Promise<void>((resolve) => child.stdout.once('data', () => resolve()))
+  return Object.assign(child, { ready })
+}
+
+async function kill(child: ChildProcess): Promise<void> {
+  child.kill('SIGKILL')
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+}
+
+const exists = (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  )
+
+const processCount = async (b: Bench, domain: DriverDomain): Promise<number> =>
+  (await testHost().processes.findByArguments(['-pidfile', join(b.folder, 'run', domain.id, 'qemu.pid')])).length
+
+test('a guest that talks without a pause loses no byte while its keepers are killed one after the other', async (t) => {
+  const b = await bench(t)
+  const domain = await running(b)
+  const pid = await pidOf(b, domain)
+  await type(b.driver, domain, 'f')
+  await b.driver.close()
+  for (let round = 0; round < 3; round += 1) {
+    const body = `await driver.adopt([domain]); const c = await driver.openConsole(domain.id); ready(); for await (const chunk of c.readable);`
+    const keeper = await holder(t, b, domain, body)
+    await keeper.ready
+    await sleep(200 + round * 130)
+    await kill(keeper)
+    await sleep(50)
+  }
+  const after = b.open()
+  assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'running' })
+  assert.equal(await pidOf(b, domain), pid)
+  const text = await consoleText(after, domain, (now) => now.length > 10_000)
+  assertCounts(text)
+  t.diagnostic(`${text.length} bytes of console over three kills`)
+})
+
+test('a caller killed while it makes a domain leaves it whole or not at all, and never two', async (t) => {
+  const b = await bench(t)
+  const counts = { gone: 0, paused: 0 }
+  for (let round = 0; round < 12; round += 1) {
+    const domain = await b.domain()
+    const keeper = await holder(t, b, domain, `ready(); await driver.create(domain)`)
+    await keeper.ready
+    await sleep(round * 15)
+    await kill(keeper)
+    const after = b.open()
+    const state = (await after.adopt([domain])).get(domain.id)
+    assert.ok(state && (state.kind === 'gone' || state.kind === 'paused'), JSON.stringify(state))
+    counts[state.kind] += 1
+    assert.equal(await processCount(b, domain), state.kind === 'gone' ? 0 : 1)
+    await after.create(domain)
+    await after.unpause(domain.id)
+    assert.equal(await processCount(b, domain), 1)
+    await after.destroy(domain.id)
+    assert.equal(await processCount(b, domain), 0)
+    await after.close()
+  }
+  t.diagnostic(`found gone ${counts.gone} times, whole ${counts.paused} times`)
+})
+
+test('a caller killed while it saves leaves the guest going on or the whole file, never both', async (t) => {
+  const b = await bench(t)
+  const counts = { running: 0, saved: 0 }
+  let domain = await running(b, { memoryMib: 512 })
+  const path = join(b.folder, 'guest.save')
+  await b.driver.close()
+  for (let round = 0; round < 12; round += 1) {
+    const keeper = await holder(t, b, domain, `await driver.adopt([domain]); ready(); await driver.save(domain.id, ${JSON.stringify(path)})`)
+    await keeper.ready
+    await sleep(round * 6)
+    await kill(keeper)
+    const after = b.open()
+    const state = (await after.adopt([domain])).get(domain.id)
+    if (state?.kind === 'running') {
+      counts.running += 1
+      assert.equal(await exists(path), false, 'no file beside a guest that goes on')
+    } else {
+      counts.saved += 1
+      assert.deepEqual(state, { kind: 'gone', cause: 'requested', detail: null })
+      await after.restore(domain, path)
+      await after.unpause(domain.id)
+    }
+    assert.equal(await exists(`${path}.partial`), false)
+    const { endOffset } = await after.readConsole(domain.id, 0, 1 << 24)
+    assertCounts(await consoleText(after, domain, (now) => now.length > endOffset + 20))
+    await after.close()
+  }
+  t.diagnostic(`the guest went on ${counts.running} times, was saved ${counts.saved} times`)
+})
+
+test('a monitor that hangs is a timeout that names the command; the others answer, and it is told once it answers again', async (t) => {
+  const b = await bench(t, { limits: { monitor: 400 as never } })
+  const [hung, well] = [await running(b), await running(b)]
+  const pid = await pidOf(b, hung)
+  process.kill(pid, 'SIGSTOP')
+  t.after(() => {
+    try {
+      process.kill(pid, 'SIGCONT')
+    } catch {
+      // It is gone.
+    }
+  })
+  await assert.rejects(b.driver.state(hung.id), { code: 'timeout', message: /QMP query-status/ })
+  await assert.rejects(b.driver.pause(hung.id), { code: 'timeout', message: /QMP/ })
+  assert.deepEqual(await b.driver.state(well.id), { kind: 'running' })
+  await b.driver.close()
+  const after = b.open()
+  const events = watch(after)
+  const states = await after.adopt([hung, well])
+  assert.deepEqual(states.get(well.id), { kind: 'running' })
+  assert.equal(states.has(hung.id), false, 'neither gone nor known')
+  process.kill(pid, 'SIGCONT')
+  await until(() => events.some((event) => event.domain === hung.id && event.state.kind === 'running'), 'told that it runs')
+})
+
+test('a hung QEMU can be destroyed', async (t) => {
+  const b = await bench(t, { limits: { monitor: 400 as never } })
+  const domain = await running(b)
+  process.kill(await pidOf(b, domain), 'SIGSTOP')
+  await b.driver.destroy(domain.id)
+  assert.equal(await processCount(b, domain), 0)
+  assert.equal((await b.driver.state(domain.id)).kind, 'gone')
+})
