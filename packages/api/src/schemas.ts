@@ -73,7 +73,7 @@ export const Page = <T extends z.ZodType>(item: T) =>
 export const ListQuery = z.strictObject({
   search: z.string().max(200).optional().describe('words to look for'),
   cursor: z.string().max(500).optional().describe('where to go on: nextCursor of the page before'),
-  limit: z.coerce.number().int().min(1).max(500).default(100).describe('at most so many'),
+  limit: z.coerce.number<number>().int().min(1).max(500).default(100).describe('at most so many'),
 })
 export const InstanceListQuery = ListQuery.extend({
   state: InstanceStateKind.optional().describe('only in this state'),
@@ -202,7 +202,7 @@ export const Empty = z.strictObject({})
 
 /** An instance is named by its id or its name. */
 export const InstanceParams = z.strictObject({ instance: z.string().min(1).max(64).describe('id or name of the instance') })
-export const WaitQuery = z.strictObject({ wait: z.coerce.number().min(0).max(60).default(0).describe('seconds to wait for the end') })
+export const WaitQuery = z.strictObject({ wait: z.coerce.number<number>().min(0).max(60).default(0).describe('seconds to wait for the end') })
 export const OperationParams = z.strictObject({ operation: Id })
 export const AccountParams = z.strictObject({ account: Label })
 export const TokenParams = z.strictObject({ token: Id })
@@ -213,11 +213,11 @@ export const SetPassword = z.strictObject({ password: Password })
 export const TokenSecret = z.strictObject({ token: Token, secret: z.string().describe('shown once') })
 export const AddressList = z.strictObject({ items: z.array(Address) })
 export const ConsoleLogQuery = z.strictObject({
-  from: z.coerce.number().int().min(0).default(0).describe('offset of the first byte'),
-  limit: z.coerce.number().int().min(1).max(1_048_576).default(262_144).describe('at most so many bytes'),
+  from: z.coerce.number<number>().int().min(0).default(0).describe('offset of the first byte'),
+  limit: z.coerce.number<number>().int().min(1).max(1_048_576).default(262_144).describe('at most so many bytes'),
 })
 export const ConsoleQuery = z.strictObject({
-  from: z.coerce.number().int().min(0).optional().describe('begin with the kept output from this offset'),
+  from: z.coerce.number<number>().int().min(0).optional().describe('begin with the kept output from this offset'),
 })
 export const OperationListQuery = ListQuery.extend({
   unfinished: z.enum(['true', 'false']).optional().describe('only those under way'),

@@ -99,7 +99,8 @@ const SECURITY_HEADERS: Readonly<Record<string, string>> = {
 
 const REQUEST_TIMEOUT_MS = 60_000
 const PARAM_LENGTH_MAX = 1024
-const SOCKET_PAYLOAD_BYTES_MAX = 1024 * 1024
+/** One message of a WebSocket; an agent's may hold the whole output of a command. All senders are authenticated before the first. */
+const SOCKET_PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
 
 /** Builds the server and listens. @throws Fault `conflict` when the port is taken, `invalid` for an address that is not here. */
 export async function createHttpServer(options: HttpServerOptions): Promise<HttpServer> {

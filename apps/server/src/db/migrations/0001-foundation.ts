@@ -115,8 +115,6 @@ CREATE TABLE instance (
   state_cause     text NOT NULL,
   state_detail    text,
   state_since     timestamptz(3) NOT NULL,
-  -- The host's event that the state comes from: an older word changes nothing.
-  state_sequence  bigint NOT NULL DEFAULT 0,
   -- The operation that holds the instance now.
   operation_id    uuid,
   operation_name  text,
