@@ -20,3 +20,41 @@ export interface VolumeStore {
   remove(id: VolumeId): Promise<void>
   list(): Promise<readonly VolumeInfo[]>
 }
+
+/** Runs a program to its end. There is no shell between: `argv[0]` is a program, the rest are its arguments as they are. */
+export interface CommandRunner {
+  /** @throws Fault `failed` when the program is not there or cannot be started; the signal's reason when aborted (the program is ended then). */
+  run(argv: readonly [string, ...string[]], options?: CommandOptions): Promise<CommandResult>
+}
+
+export interface CommandOptions {
+  readonly folder?: string | undefined
+  /** Added to a small, fixed environment (PATH, LC_ALL=C). */
+  readonly env?: Readonly<Record<string, string>> | undefined
+  readonly stdin?: Uint8Array | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+export interface CommandResult {
+  /** null when a signal ended it. */
+  readonly exitCode: number | null
+  readonly stdout: Uint8Array
+  readonly stderr: string
+}
+
+/** The files of one folder, flat. A name has no separator; an operation on a missing name answers as its doc says. */
+export interface VolumeFiles {
+  /** Absolute path of a name. */
+  path(name: string): string
+  /** null where there is none. `allocatedBytes` is what the file takes on its disk. */
+  stat(name: string): Promise<{ sizeBytes: number; allocatedBytes: number } | null>
+  /** Is there a readable file at an absolute path outside the folder? */
+  exists(path: string): Promise<boolean>
+  /** Makes a new file, whole and synced. @throws Fault `exhausted` without space (nothing is left then). */
+  write(name: string, content: Uint8Array): Promise<void>
+  /** Sets owner and mode, syncs the file, renames it over `to` and syncs the folder. */
+  publish(from: string, to: string, mode: number): Promise<void>
+  /** Idempotent. */
+  remove(name: string): Promise<void>
+  list(): Promise<readonly string[]>
+}
