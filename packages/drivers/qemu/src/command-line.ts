@@ -24,7 +24,6 @@ export interface CommandLineInput {
   /** By device name. */
   readonly disks: ReadonlyMap<string, DiskSource>
   readonly boot: { readonly kind: 'kernel'; readonly kernel: string; readonly initrd: string | null; readonly commandLine: string } | { readonly kind: 'disk' }
-  readonly consoleLog: string
   /** `incoming`: wait for a saved state instead of the reset vector. */
   readonly start: 'fresh' | 'incoming'
   /** Inherited descriptors: 3, 4, ... in this order become sets 1, 2, ... */
@@ -80,7 +79,7 @@ export function commandLine(input: CommandLineInput): string[] {
   ]
   for (let set = 1; set <= input.inheritedCount; set += 1) argv.push('-add-fd', `fd=${set + 2},set=${set}`)
   argv.push('-chardev', socket('qmp', paths.qmp), '-mon', 'chardev=qmp,mode=control')
-  argv.push('-chardev', `${socket('console', paths.console)},logfile=${quoteOption(input.consoleLog)},logappend=on`)
+  argv.push('-chardev', 'null,id=console') // becomes file and pipe by `consoleBackend`, which the command line of 7.2 cannot say
   argv.push('-device', json({ driver: 'isa-serial', id: 'serial0', chardev: 'console', index: 0 }))
   argv.push('-device', json({ driver: 'pvpanic', id: 'panic0' }))
   let hasVideo = false
@@ -96,6 +95,9 @@ export function commandLine(input: CommandLineInput): string[] {
   if (input.start === 'incoming') argv.push('-incoming', 'defer')
   return argv
 }
+
+/** For `chardev-change`: output appended to a file, input from a named pipe. */
+export const consoleBackend = (log: string, input: string): Json => ({ type: 'file', data: { out: log, in: input, append: true } })
 
 function deviceArguments(device: DomainDevice, id: string, input: CommandLineInput): string[] {
   const at = { id, bus: 'pcie.0', addr: checked(`hardware.devices.${id}.address`, device.address, ADDRESS) }

@@ -1,38 +1,39 @@
 /**
  * The serial console of one domain: a live stream for many, and the kept output.
  *
- *   guest ttyS0 --> QEMU chardev --+--> console.log   every byte, always, by QEMU itself --> read by offset, by each reader at its pace
- *                                  +--> console.sock  one client: this hub. Its output only says that the log has grown; input goes here
+ *   guest ttyS0 --> QEMU --> console.log   every byte, by QEMU itself; each reader follows it by offset, at its own pace
+ *   guest ttyS0 <-- QEMU <-- console.in    a named pipe; what many type is merged here
+ *
+ * Why no socket: QEMU 7.2 writes a byte twice into a chardev's `logfile` when the client of its socket dies while the guest talks (its
+ * serial port takes a left-over EAGAIN for "try again"; seen with a guest that counts without a pause), and a client that hangs holds
+ * up the guest. A file and a pipe have no client that could die.
  *
  * Invariants
  *   - The log's offsets are file offsets and count from the domain's first byte ever: QEMU appends over all runs, and trimming punches
  *     a hole at the front (the file becomes sparse), which moves nothing and loses no byte that is written meanwhile.
  *   - `console.json` says where the kept output begins; it is written before the hole is punched.
- *   - Every reader reads the log, so history and live output join with no byte lost or repeated, and a slow reader holds up nobody.
- *   - The hub is connected only while somebody has a console open: a caller that hangs cannot hold up a guest that nobody looks at.
- * Failure paths: a full disk stops the log and with it the live output (QEMU drops what it cannot log); the guest goes on.
+ *   - History and live output are the same file, so they join with no byte lost or repeated.
+ * Failure paths: on a full disk QEMU drops what it cannot write, and the guest goes on. A guest that reads nothing fills the pipe: `busy`.
  */
 import { Fault, millis, type Clock, type Log } from '@typevisor/base'
 import type { ConsoleSlice, GuestStream } from '@typevisor/toolstack'
-import type { ByteSocket, HostFiles, HostSockets } from './ports.ts'
+import type { HostFiles, PipeWriter } from './ports.ts'
 import { numberOf, parseObject } from './read-json.ts'
 
 const READER_COUNT_MAX = 64
 const INPUT_SIZE_MAX = 1024 * 1024
 const PIECE_SIZE = 65536
 const BLOCK_SIZE = 4096
-/** QEMU writes to the socket a moment before it writes to the log. */
-const LAG_POLL = millis(2)
-const LAG_LIMIT_MS = 100
-/** What was logged just before the socket was connected has rung no bell. */
-const IDLE_POLL_FIRST_MS = 25
-const IDLE_POLL_LAST_MS = 1000
+const PIPE_PAUSE = millis(10)
+/** How long a guest may read nothing before its typist is told. */
+const PIPE_LIMIT_MS = 5000
+const POLL_WATCHED = millis(1000)
+const POLL_UNWATCHED = millis(50)
 
 export interface ConsoleHubOptions {
   readonly files: HostFiles
-  readonly sockets: HostSockets
   readonly clock: Clock
-  readonly paths: ConsoleLogPaths & { readonly console: string }
+  readonly paths: ConsoleLogPaths & { readonly consoleInput: string }
 }
 
 interface Reader {
@@ -43,24 +44,24 @@ interface Reader {
 export class ConsoleHub {
   readonly #options: ConsoleHubOptions
   readonly #readers = new Set<Reader>()
-  #socket: Promise<ByteSocket> | null = null
-  /** The log has at least this size, or will in a moment. */
-  #sizeExpected = 0
+  #watcher: { close(): void } | null = null
+  #pipe: Promise<PipeWriter> | null = null
+  #inputTail: Promise<void> = Promise.resolve()
   #ended = false
 
   constructor(options: ConsoleHubOptions) {
     this.#options = options
   }
 
-  /** @throws Fault `unavailable` when the domain has no console now, `busy` when too many are open. */
+  /** @throws Fault `unavailable` when the domain has ended, `busy` when too many are open. */
   async open(fromOffset?: number): Promise<GuestStream> {
     if (this.#ended) throw new Fault('unavailable', 'console: the domain has ended')
     if (this.#readers.size >= READER_COUNT_MAX) throw new Fault('busy', `console: ${READER_COUNT_MAX} are open`)
+    const { files, paths } = this.#options
     const reader: Reader = { closed: false, bell: Promise.withResolvers() }
     this.#readers.add(reader)
+    this.#watcher ??= files.watch(paths.consoleLog, () => this.#ring())
     try {
-      await this.#connect()
-      const { files, paths } = this.#options
       const startOffset = fromOffset ?? (await files.size(paths.consoleLog)) ?? 0
       return {
         readable: { [Symbol.asyncIterator]: () => this.#follow(reader, startOffset) },
@@ -77,79 +78,68 @@ export class ConsoleHub {
   close(): void {
     this.#ended = true
     this.#ring()
-    this.#disconnect()
+    this.#release()
   }
 
   async *#follow(reader: Reader, startOffset: number): AsyncGenerator<Uint8Array, void, undefined> {
-    const { files, paths } = this.#options
+    const { files, clock, paths } = this.#options
     let offset = startOffset
-    let idleMs = IDLE_POLL_FIRST_MS
     try {
       while (!reader.closed) {
-        // Read before looking: what comes between the two rings the new bell, and an end seen here has nothing behind it.
+        // Before reading: what comes meanwhile rings the new bell, and behind an end seen here nothing more comes.
         const wasLast = this.#ended
         reader.bell = Promise.withResolvers()
         const slice = await readConsoleLog(files, paths, offset, PIECE_SIZE)
         offset = slice.endOffset
-        if (slice.content.length > 0) {
-          idleMs = IDLE_POLL_FIRST_MS
-          if (!reader.closed) yield slice.content
-        } else if (wasLast) return
-        else if (!reader.closed) idleMs = await this.#wait(reader, offset, idleMs)
+        if (reader.closed) return
+        if (slice.content.length > 0) yield slice.content
+        else if (wasLast) return
+        else {
+          const rung = new AbortController()
+          const timer = clock.sleep(this.#watcher ? POLL_WATCHED : POLL_UNWATCHED, { signal: rung.signal }).catch(() => {})
+          await Promise.race([reader.bell.promise, timer])
+          rung.abort()
+        }
       }
     } finally {
       this.#drop(reader)
     }
   }
 
-  /** Until the log may have grown. Answers how long to wait the next time. */
-  async #wait(reader: Reader, offset: number, idleMs: number): Promise<number> {
-    const { clock } = this.#options
-    if (offset < this.#sizeExpected && idleMs < LAG_LIMIT_MS) {
-      await clock.sleep(LAG_POLL)
-      return idleMs + LAG_POLL
-    }
-    const rung = new AbortController()
-    const timer = clock.sleep(millis(idleMs), { signal: rung.signal }).catch(() => {})
-    await Promise.race([reader.bell.promise, timer])
-    rung.abort()
-    return Math.min(idleMs * 2, IDLE_POLL_LAST_MS)
-  }
-
+  /** One content after the other: what two type at once is not mixed within a content. */
   async #write(reader: Reader, content: Uint8Array): Promise<void> {
-    if (reader.closed || this.#ended) throw new Fault('unavailable', 'console: it is closed')
     if (content.length > INPUT_SIZE_MAX) throw new Fault('invalid', `console input: got ${content.length} bytes, want at most ${INPUT_SIZE_MAX}`)
-    await (await this.#connect()).write(content)
-  }
-
-  #connect(): Promise<ByteSocket> {
-    if (!this.#socket) {
-      const { files, sockets, paths } = this.#options
-      const socket = files.size(paths.consoleLog).then((size) => {
-        this.#sizeExpected = size ?? 0
-        return sockets.connect(paths.console)
-      })
-      this.#socket = socket
-      socket.then(
-        (open) => void this.#pump(open, socket),
-        () => this.#forget(socket),
-      )
-    }
-    return this.#socket
-  }
-
-  async #pump(socket: ByteSocket, promise: Promise<ByteSocket>): Promise<void> {
+    const turn = this.#inputTail
+    const done = Promise.withResolvers<void>()
+    this.#inputTail = done.promise
     try {
-      for await (const chunk of socket.readable) {
-        this.#sizeExpected += chunk.length
-        this.#ring()
-        if (this.#readers.size === 0) break
-      }
-    } catch {
-      // The next write connects again; readers go on by the log.
+      await turn
+      await this.#put(reader, content)
+    } finally {
+      done.resolve()
     }
-    socket.close()
-    this.#forget(promise)
+  }
+
+  async #put(reader: Reader, content: Uint8Array): Promise<void> {
+    const { files, clock, paths } = this.#options
+    let rest = content
+    let lastTaken = clock.monotonic()
+    while (rest.length > 0) {
+      if (reader.closed || this.#ended) throw new Fault('unavailable', 'console: it is closed')
+      this.#pipe ??= files.openPipe(paths.consoleInput)
+      const pipe = this.#pipe
+      try {
+        const count = await (await pipe).write(rest)
+        rest = rest.subarray(count)
+        if (count > 0) lastTaken = clock.monotonic()
+        else if (clock.monotonic() - lastTaken > PIPE_LIMIT_MS) {
+          throw new Fault('busy', `console input: the guest reads nothing; ${content.length - rest.length} of ${content.length} bytes are on their way`)
+        } else await clock.sleep(PIPE_PAUSE)
+      } catch (error) {
+        if (this.#pipe === pipe && !(error instanceof Fault && error.code === 'busy')) this.#pipe = null
+        throw error
+      }
+    }
   }
 
   #ring(): void {
@@ -160,21 +150,19 @@ export class ConsoleHub {
     reader.closed = true
     reader.bell.resolve()
     this.#readers.delete(reader)
-    if (this.#readers.size === 0) this.#disconnect()
+    if (this.#readers.size === 0) this.#release()
   }
 
-  #disconnect(): void {
-    const socket = this.#socket
-    if (!socket) return
-    this.#forget(socket)
-    socket.then(
-      (open) => open.close(),
-      () => {},
-    )
-  }
-
-  #forget(socket: Promise<ByteSocket>): void {
-    if (this.#socket === socket) this.#socket = null
+  #release(): void {
+    this.#watcher?.close()
+    this.#watcher = null
+    const pipe = this.#pipe
+    this.#pipe = null
+    if (!pipe) return
+    // After what is being written.
+    void Promise.all([pipe, this.#inputTail])
+      .then(([open]) => open.close())
+      .catch(() => {})
   }
 }
 

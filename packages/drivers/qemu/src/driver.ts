@@ -258,6 +258,7 @@ class Driver implements QemuDriver {
           options.signal?.throwIfAborted()
           // It is there and does not answer: neither gone nor known. Its state follows as an event once it answers.
           const reason = error instanceof Error ? error.message : String(error)
+          this.#machines.get(id)?.owe()
           this.#log.warn('qemu.adopt.no_answer', { domain: id, name, reason })
         }
       }),

@@ -3,7 +3,7 @@
  *
  *   toolstack --DomainDriver--> driver --QMP--> qemu-system-x86_64 --> guest
  *                                 |                 |  |  |
- *                                 |                 |  |  +-- console.log (every byte, by QEMU itself), console.sock (live)
+ *                                 |                 |  |  +-- console.log (every byte, by QEMU itself), console.in (a pipe)
  *                                 |                 |  +----- agent.sock (qemu-guest-agent), vnc.sock (RFB)
  *                                 |                 +-------- qmp.sock
  *                                 +-- domain.json: what runs, since when, what was going on (`record.ts`)

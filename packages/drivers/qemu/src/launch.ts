@@ -11,7 +11,7 @@
  */
 import { Fault, millis, type Clock, type Millis } from '@typevisor/base'
 import type { DriverDomain } from '@typevisor/toolstack'
-import { commandLine } from './command-line.ts'
+import { commandLine, consoleBackend } from './command-line.ts'
 import type { DomainPaths } from './layout.ts'
 import { lastWords } from './machine.ts'
 import { openFiles } from './open-files.ts'
@@ -84,6 +84,7 @@ export async function launch(
   await host.files.ensureFile(paths.consoleLog, { user })
   await host.files.ensureFolder(paths.runFolder, { user })
   try {
+    await host.files.makePipe(paths.consoleInput, { user })
     if (user) {
       const reason = await host.files.whyUnreachable(paths.runFolder, user, 'read')
       if (reason) throw new Fault('forbidden', `start ${domain.name}: QEMU's user cannot reach its run folder: ${reason}`)
@@ -117,7 +118,6 @@ async function launchIn(
     accelerator: context.accelerator,
     disks: files.disks,
     boot: files.boot,
-    consoleLog: files.consoleLog,
     start,
     inheritedCount: files.setCount,
   })
@@ -143,7 +143,14 @@ async function launchIn(
   })
   const record = { ...starting, process }
   await writeRecord(host.files, paths.record, record)
-  return { record, monitor: await firstMonitor(context, paths, process, signal), migrationSocket: paths.migration }
+  const monitor = await firstMonitor(context, paths, process, signal)
+  try {
+    await monitor.execute('chardev-change', { id: 'console', backend: consoleBackend(files.consoleLog, paths.consoleInput) }, { signal })
+  } catch (error) {
+    monitor.close()
+    throw error
+  }
+  return { record, monitor, migrationSocket: paths.migration }
 }
 
 async function firstMonitor(context: LaunchContext, paths: DomainPaths, process: ProcessIdentity, signal: AbortSignal): Promise<QmpClient> {

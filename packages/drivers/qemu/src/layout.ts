@@ -1,7 +1,7 @@
 /**
  * Where a domain's things lie. What dies with the host's boot is in the run folder, what outlives the domain's runs in the data folder.
  *
- *   runDir/<id>/   domain.json  qemu.pid  qmp.sock  console.sock  agent.sock  vnc.sock  stderr.log  migration.sock
+ *   runDir/<id>/   domain.json  qemu.pid  qmp.sock  console.in  agent.sock  vnc.sock  stderr.log  migration.sock
  *   dataDir/<id>/  console.log  console.json  forwards.json
  */
 import { Fault } from '@typevisor/base'
@@ -16,7 +16,7 @@ export interface DomainPaths {
   readonly record: string
   readonly pid: string
   readonly qmp: string
-  readonly console: string
+  readonly consoleInput: string
   readonly agent: string
   readonly vnc: string
   readonly migration: string
@@ -37,7 +37,7 @@ export function domainPaths(dirs: { readonly runDir: string; readonly dataDir: s
     record: `${runFolder}/domain.json`,
     pid: `${runFolder}/qemu.pid`,
     qmp: `${runFolder}/qmp.sock`,
-    console: `${runFolder}/console.sock`,
+    consoleInput: `${runFolder}/console.in`,
     agent: `${runFolder}/agent.sock`,
     vnc: `${runFolder}/vnc.sock`,
     migration: `${runFolder}/migration.sock`,

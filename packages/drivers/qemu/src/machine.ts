@@ -68,6 +68,7 @@ export class Machine {
   #opening: Promise<QmpClient> | null = null
   #writing: Promise<void> = Promise.resolve()
   #endAsked = false
+  #owesWord = false
   #hasEnded = false
 
   /** `monitor`: already open, when the caller has just started the process. */
@@ -79,7 +80,7 @@ export class Machine {
     this.#record = record
     this.#watch = watchFrom(record.state)
     this.#monitor = monitor
-    this.console = new ConsoleHub({ files: context.host.files, sockets: context.host.sockets, clock: context.clock, paths })
+    this.console = new ConsoleHub({ files: context.host.files, clock: context.clock, paths })
     this.agent = new GuestAgent({
       sockets: context.host.sockets,
       path: paths.agent,
@@ -115,6 +116,7 @@ export class Machine {
   async refresh(options: QmpCallOptions = {}): Promise<DriverState> {
     const status = await this.runState(options)
     if (!this.#watch.saving) this.#settle(stateOfRunState(status, this.#watch.state))
+    if (this.#owesWord) this.#tell()
     return this.#watch.state
   }
 
@@ -127,6 +129,10 @@ export class Machine {
   }
   expectShutdown(): void {
     this.#watch = { ...this.#watch, shutdownAsked: true }
+  }
+  /** Somebody asked and got no answer: the state is told as soon as it is known, even when it is no news. */
+  owe(): void {
+    this.#owesWord = true
   }
   /** The end that comes now was asked for. */
   expectEnd(): void {
@@ -217,6 +223,7 @@ export class Machine {
   }
 
   #tell(): void {
+    this.#owesWord = false
     this.#context.report(this.id, 'state', this.#watch.state)
     this.#record = { ...this.#record, state: this.#watch.state }
     void this.#write()

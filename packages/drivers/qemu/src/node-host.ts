@@ -8,11 +8,11 @@
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { constants } from 'node:fs'
+import { constants, watch } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
-import { Fault, type FaultCode } from '@typevisor/base'
+import { Fault, millis, type FaultCode } from '@typevisor/base'
 import type {
   ByteSocket,
   HostFiles,
@@ -320,7 +320,7 @@ const nodeFiles: HostFiles = {
     }),
   async punchHole(path, offset, length) {
     const argv = ['--punch-hole', '--keep-size', '--offset', String(offset), '--length', String(length), path]
-    const result = await runToEnd('fallocate', argv, { limit: 10_000 as never }).catch(() => null)
+    const result = await runToEnd('fallocate', argv, { limit: millis(10_000) }).catch(() => null)
     return result?.exitCode === 0
   },
   create: createWriter,
@@ -338,8 +338,44 @@ const nodeFiles: HostFiles = {
     const hash = createHash('sha256')
     return { update: (content) => void hash.update(content), hex: () => hash.digest('hex') }
   },
+  makePipe: (path, { user }) =>
+    guarded('make', path, async () => {
+      await fs.rm(path, { force: true })
+      // Node has no mkfifo(3).
+      const { exitCode, stderr } = await runToEnd('mkfifo', ['-m', '600', '--', path], { limit: millis(10_000) })
+      if (exitCode !== 0) throw new Error(stderr.trim() || `mkfifo ended with ${exitCode}`)
+      if (user) await fs.chown(path, user.uid, user.gid)
+    }),
+  async openPipe(path) {
+    let file: fs.FileHandle
+    try {
+      file = await fs.open(path, constants.O_WRONLY | constants.O_NONBLOCK)
+    } catch (error) {
+      throw new Fault('unavailable', `open ${path}: nobody reads it`, { cause: error })
+    }
+    return {
+      async write(content) {
+        try {
+          return (await file.write(content)).bytesWritten
+        } catch (error) {
+          if (codeOf(error) === 'EAGAIN') return 0
+          throw new Fault('unavailable', `write to ${path}: nobody reads it`, { cause: error })
+        }
+      },
+      close: () => file.close(),
+    }
+  },
+  watch(path, changed) {
+    try {
+      const watcher = watch(path, { persistent: false }, changed)
+      watcher.on('error', () => watcher.close())
+      return watcher
+    } catch {
+      return null
+    }
+  },
   async openDescriptor(path, mode) {
-    const flags = { read: constants.O_RDONLY, write: constants.O_RDWR, append: constants.O_WRONLY | constants.O_APPEND }[mode]
+    const flags = { read: constants.O_RDONLY, write: constants.O_RDWR, both: constants.O_RDWR, append: constants.O_WRONLY | constants.O_APPEND }[mode]
     const file = await guarded('open', path, () => fs.open(path, flags))
     return { fd: file.fd, close: () => file.close() }
   },

@@ -28,7 +28,7 @@ export interface OpenFiles extends AsyncDisposable {
 export async function openFiles(files: HostFiles, domain: DriverDomain, paths: DomainPaths, user: ProcessUser | null): Promise<OpenFiles> {
   await using stack = new AsyncDisposableStack()
   const inherit: number[] = []
-  const inherited = async (path: string, mode: 'read' | 'write' | 'append'): Promise<number> => {
+  const inherited = async (path: string, mode: 'read' | 'write' | 'append' | 'both'): Promise<number> => {
     const descriptor = await files.openDescriptor(path, mode)
     stack.defer(() => descriptor.close())
     inherit.push(descriptor.fd)
@@ -43,6 +43,8 @@ export async function openFiles(files: HostFiles, domain: DriverDomain, paths: D
   }
   const consoleLog = await asSet(paths.consoleLog, 'append')
   const setCount = user ? inherit.length : 0
+  // QEMU holds the pipe's writing end itself: opening it for reading never waits, and it never ends when a caller does.
+  await inherited(paths.consoleInput, 'both')
   const asFile = async (path: string): Promise<string> => {
     if ((await files.size(path)) === null) throw new Fault('failed', `boot ${domain.name}: no file ${path}`)
     if (!user) return path

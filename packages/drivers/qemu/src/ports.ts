@@ -79,6 +79,12 @@ export interface SequentialWriter {
   close(): Promise<void>
 }
 
+export interface PipeWriter {
+  /** How many bytes the pipe took now; 0: it is full. Never waits. */
+  write(content: Uint8Array): Promise<number>
+  close(): Promise<void>
+}
+
 /** What a file's content hashes to, in hexadecimal. */
 export interface Digest {
   update(content: Uint8Array): void
@@ -108,8 +114,14 @@ export interface HostFiles {
   stream(path: string, offset: number): AsyncIterable<Uint8Array>
   /** SHA-256. */
   digest(): Digest
-  /** Opens for another process to inherit. `append` implies writing at the end. */
-  openDescriptor(path: string, mode: 'read' | 'write' | 'append'): Promise<{ readonly fd: number; close(): Promise<void> }>
+  /** A named pipe, mode 0600, owner `user` or the caller; an old file at `path` is replaced. */
+  makePipe(path: string, options: { user: ProcessUser | null }): Promise<void>
+  /** For writing into a named pipe. @throws Fault `unavailable` when nobody has it open for reading. */
+  openPipe(path: string): Promise<PipeWriter>
+  /** Calls `changed` soon after the file was written to, until `close`. null: this host cannot tell. */
+  watch(path: string, changed: () => void): { close(): void } | null
+  /** Opens for another process to inherit. `append` implies writing at the end; `both` is for a named pipe. */
+  openDescriptor(path: string, mode: 'read' | 'write' | 'append' | 'both'): Promise<{ readonly fd: number; close(): Promise<void> }>
   /**
    * Why `user` cannot open `path` so, naming the folder or file that bars the way; null when it can. `read-open`: through a descriptor
    * that it has already (/proc/self/fd/N), for which the folders do not matter.
