@@ -3,7 +3,9 @@ import { bytes, epochMillis, Fault, mib, type Clock, type Rng } from '@typevisor
 import { SimHypervisor, createSimDriver } from '@typevisor/driver-sim'
 import type { ImageName } from '@typevisor/model'
 import type { Image, ImageStore } from '@typevisor/image'
+import { memoryVolumeStore } from '@typevisor/storage'
 import type { DomainDriver } from '@typevisor/toolstack'
+import type { HostOptions, HostParts } from './host.ts'
 
 const SIM_IMAGE: Image = {
   name: 'micro' as ImageName,
@@ -30,4 +32,15 @@ export const simImages: ImageStore = {
 export function simDriver(clock: Clock, rng: Rng, options: { bootMs: number; delayMsMax: number }): { driver: DomainDriver; hypervisor: SimHypervisor } {
   const hypervisor = new SimHypervisor(clock, { bootMs: options.bootMs })
   return { hypervisor, driver: createSimDriver({ hypervisor, clock, rng, delayMsMax: options.delayMsMax }) }
+}
+
+export function simParts(options: HostOptions): HostParts {
+  const { clock, rng } = options
+  const { driver, hypervisor } = simDriver(clock, rng, options.sim ?? { bootMs: 0, delayMsMax: 0 })
+  return {
+    driver,
+    images: simImages,
+    volumes: memoryVolumeStore(),
+    saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+  }
 }

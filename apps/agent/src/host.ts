@@ -1,0 +1,93 @@
+/** A host opened: its toolstack over a driver, its images, behind one `AgentPort`. The folder is locked for as long as it is open. */
+import { mkdir } from 'node:fs/promises'
+import { availableParallelism, totalmem } from 'node:os'
+import { join } from 'node:path'
+import { rm } from 'node:fs/promises'
+import { bytes, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
+import type { AgentPort } from '@typevisor/api/agent-wire'
+import type { ImageStore } from '@typevisor/image'
+import { lockFile, nodeDisk } from '@typevisor/runtime-node'
+import { stateFile } from '@typevisor/saga'
+import type { VolumeStore } from '@typevisor/storage'
+import { openToolstack, type DomainDriver, type SaveFolder } from '@typevisor/toolstack'
+import { createAgentService } from './service.ts'
+
+export interface HostOptions {
+  readonly name: string
+  readonly dataDir: string
+  readonly driver: 'qemu' | 'sim'
+  readonly version: string
+  readonly clock: Clock
+  readonly rng: Rng
+  readonly ids: IdSource
+  readonly log: Log
+  /** sim only. */
+  readonly sim?: { readonly bootMs: number; readonly delayMsMax: number }
+}
+
+export interface Host {
+  readonly agent: AgentPort
+  runningCount(): number
+  /** Asks each guest to power off, and cuts the power of those that do not. */
+  stopGuests(): Promise<void>
+  close(): Promise<void>
+}
+
+/** What the toolstack is put together from; each kind of driver brings its own. */
+export interface HostParts {
+  readonly driver: DomainDriver
+  readonly volumes: VolumeStore
+  readonly images: ImageStore
+  readonly saves: SaveFolder
+}
+
+const SHUTDOWN_LIMIT_MS = 30_000
+/** The memory of a host without guests of its own kind: more than any test asks for. */
+const SIM_MEMORY_BYTES = bytes(64 * 1024 ** 4)
+
+export async function openHost(options: HostOptions): Promise<Host> {
+  const { dataDir, clock, log, ids } = options
+  await mkdir(dataDir, { recursive: true, mode: 0o711 })
+  await using building = new AsyncDisposableStack()
+  building.use(lockFile(join(dataDir, 'agent.lock')))
+  const stateDir = join(dataDir, 'state')
+  await mkdir(stateDir, { recursive: true, mode: 0o700 })
+  const parts = options.driver === 'qemu' ? await (await import('./qemu-host.ts')).qemuParts(options) : (await import('./sim-host.ts')).simParts(options)
+  const state = stateFile({ disk: nodeDisk(stateDir), name: 'agent.journal', clock, log })
+  const toolstack = await openToolstack({ ...parts, state, clock, log, owner: `agent:${options.name}` })
+  building.defer(() => toolstack.close())
+  const agent = await createAgentService({
+    name: options.name,
+    version: options.version,
+    toolstack,
+    images: parts.images,
+    cpuCount: availableParallelism(),
+    memoryBytes: options.driver === 'sim' ? SIM_MEMORY_BYTES : bytes(totalmem()),
+    log,
+  })
+  const opened = building.move()
+  let closing: Promise<void> | undefined
+  return {
+    agent,
+    runningCount: () => toolstack.list().filter((domain) => domain.state.kind === 'running' || domain.state.kind === 'paused').length,
+    async stopGuests() {
+      const live = toolstack.list().filter(({ state: { kind } }) => kind === 'running' || kind === 'paused' || kind === 'crashed')
+      await Promise.all(
+        live.map(async ({ id, state: { kind } }) => {
+          try {
+            if (kind !== 'running') throw new Error('it hears nothing')
+            await toolstack.carryOut('shutdown', id, { commandId: ids.next(), timeoutMs: SHUTDOWN_LIMIT_MS })
+          } catch {
+            await toolstack.carryOut('poweroff', id, { commandId: ids.next() })
+          }
+        }),
+      )
+    },
+    close: () => (closing ??= opened.disposeAsync()),
+  }
+}
+
+export const saveFolder = (folder: string): SaveFolder => ({
+  pathOf: (id) => join(folder, `${id}.save`),
+  remove: (path) => rm(path, { force: true }),
+})

@@ -1,0 +1,82 @@
+import { Fault, toFault } from '@typevisor/base'
+import { EXIT, exitCodeOf } from './exit-codes.ts'
+
+/** What a command gets of the world. */
+export interface Terminal {
+  readonly env: NodeJS.ProcessEnv
+  readonly out: (text: string) => void
+  readonly say: (text: string) => void
+  readonly width: number
+  readonly interactive: boolean
+}
+
+export interface Command {
+  readonly summary: string
+  readonly usage: string
+  readonly run: (words: readonly string[], terminal: Terminal, json: boolean) => Promise<number>
+}
+
+/** Commands that are not operations of the API; each is loaded when it is asked for. */
+export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Promise<Command> }>> = {
+  start: { summary: 'Start the platform on this machine', load: async () => (await import('./commands/start.ts')).start },
+  agent: { summary: 'Run the agent of a host for a server elsewhere', load: async () => (await import('./commands/agent.ts')).agent },
+  down: { summary: 'Stop the platform; guests go on (--guests stops them too)', load: async () => (await import('./commands/down.ts')).down },
+  doctor: { summary: 'Look at what this machine can do and what is wrong', load: async () => (await import('./commands/doctor.ts')).doctor },
+  completion: { summary: 'Print the completion script of a shell', load: async () => (await import('./commands/completion.ts')).completion },
+}
+
+const terminalOf = (): Terminal => ({
+  env: process.env,
+  out: (text) => void process.stdout.write(`${text}\n`),
+  say: (text) => void process.stderr.write(`${text}\n`),
+  width: process.stdout.isTTY ? process.stdout.columns : Number.POSITIVE_INFINITY,
+  interactive: process.stdin.isTTY === true && process.stdout.isTTY === true,
+})
+
+/** Takes `--json` out wherever it stands before `--`. */
+function splitJson(words: readonly string[]): { words: string[]; json: boolean } {
+  const end = words.indexOf('--') === -1 ? words.length : words.indexOf('--')
+  const head = words.slice(0, end)
+  return { words: [...head.filter((word) => word !== '--json'), ...words.slice(end)], json: head.includes('--json') }
+}
+
+export async function run(argv: readonly string[]): Promise<number> {
+  const terminal = terminalOf()
+  const { words, json } = splitJson(argv)
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok) // `typevisor ... | head`
+    throw error
+  })
+  try {
+    return await dispatch(words, terminal, json)
+  } catch (error) {
+    const fault = toFault(error)
+    if (json) terminal.say(JSON.stringify({ error: fault.toJSON() }))
+    else terminal.say(`typevisor: ${fault.message}`)
+    if (fault.code === 'internal' && !(error instanceof Fault) && error instanceof Error) terminal.say(error.stack ?? '')
+    return exitCodeOf(fault.code)
+  }
+}
+
+async function dispatch(words: readonly string[], terminal: Terminal, json: boolean): Promise<number> {
+  const [noun, verb, ...rest] = words
+  if (noun === undefined || noun === 'help' || noun === '--help' || noun === '-h') {
+    const { help } = await import('./help.ts')
+    terminal.out(await help(noun === 'help' ? words.slice(1) : []))
+    return noun === undefined ? EXIT.usage : EXIT.ok
+  }
+  if (noun === '--version' || noun === 'version') {
+    const { VERSION } = await import('./version.ts')
+    terminal.out(json ? JSON.stringify({ version: VERSION }) : VERSION)
+    return EXIT.ok
+  }
+  if (words.includes('--help') && !words.slice(0, words.indexOf('--help')).includes('--')) {
+    const { help } = await import('./help.ts')
+    terminal.out(await help(words.filter((word) => !word.startsWith('-'))))
+    return EXIT.ok
+  }
+  const command = Object.hasOwn(COMMANDS, noun) ? COMMANDS[noun] : undefined
+  if (command) return (await command.load()).run(words.slice(1), terminal, json)
+  const { runVerb } = await import('./verb.ts')
+  return runVerb(noun, verb, rest, terminal, json)
+}
