@@ -291,7 +291,7 @@ class Driver implements QemuDriver {
   async statistics(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['statistics']> {
     const machine = await this.#need(id, 'statistics of', options)
     const [blockStats, balloon, usage] = await Promise.all([
-      machine.execute('query-blockstats', { 'query-nodes': true }, options),
+      machine.execute('query-blockstats', {}, options),
       machine.execute('query-balloon', {}, options).catch((error: unknown) => {
         if (error instanceof Fault && error.code === 'failed') return null
         throw error

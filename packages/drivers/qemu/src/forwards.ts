@@ -45,9 +45,10 @@ export async function setUpForwards(
 ): Promise<PortForward[]> {
   const bound: PortForward[] = []
   for (const forward of wanted) {
-    const last = forward.hostPort === 0 ? remembered.find((old) => old.protocol === forward.protocol && old.guestPort === forward.guestPort) : undefined
+    const isSame = (old: PortForward): boolean => old.protocol === forward.protocol && old.guestPort === forward.guestPort
     const isFree = (old: PortForward): boolean => !bound.some((other) => other.protocol === old.protocol && other.hostPort === old.hostPort)
-    const attempts = last && isFree(last) ? [last, forward] : [forward]
+    const last = forward.hostPort === 0 ? remembered.find((old) => isSame(old) && isFree(old)) : undefined
+    const attempts = last ? [last, forward] : [forward]
     let answer = ''
     for (const attempt of attempts) {
       answer = (await port.monitor(hostForwardAdd(link, attempt))).trim()

@@ -185,7 +185,7 @@ async function greeted(
   signal: AbortSignal,
 ): Promise<QmpClient> {
   try {
-    return await QmpClient.open(socket, { clock: context.clock, limit: context.startLimit, signal })
+    return await QmpClient.open(socket, { clock: context.clock, limit: context.monitorLimit, greetingLimit: context.startLimit, signal })
   } catch (error) {
     // The monitor is opened before disks and boot files: QEMU may still die on those. Its end is seen a moment after the connection's.
     if (error instanceof Fault && error.code === 'unavailable') {

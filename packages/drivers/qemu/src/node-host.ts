@@ -153,6 +153,14 @@ async function runToEnd(command: string, argv: readonly string[], options: Param
 
 const WRITE_BUFFER_SIZE_MAX = 4 * 1024 * 1024
 
+async function* chunksOf(socket: net.Socket): AsyncGenerator<Uint8Array, void, undefined> {
+  try {
+    for await (const chunk of socket) yield chunk as Uint8Array
+  } catch {
+    // The port says so: whatever ends the stream just ends it.
+  }
+}
+
 function byteSocket(socket: net.Socket): ByteSocket {
   socket.on('error', () => {})
   const ended = new Promise<never>((_, reject) =>
@@ -160,7 +168,7 @@ function byteSocket(socket: net.Socket): ByteSocket {
   )
   ended.catch(() => {})
   return {
-    readable: socket.iterator({ destroyOnReturn: true }),
+    readable: chunksOf(socket),
     async write(content) {
       if (socket.destroyed || !socket.writable) throw new Fault('unavailable', 'the other side has closed the connection')
       if (socket.writableLength > WRITE_BUFFER_SIZE_MAX) throw new Fault('busy', `${socket.writableLength} bytes wait to be taken by the other side`)

@@ -69,13 +69,16 @@ export class QmpClient {
   /** Waits for the greeting and leaves negotiation mode. The socket is closed when that fails. */
   static async open(
     socket: ByteSocket,
-    options: { clock: Clock; limit?: Millis; eventCountMax?: number; signal?: AbortSignal | undefined },
+    options: { clock: Clock; limit?: Millis; greetingLimit?: Millis; eventCountMax?: number; signal?: AbortSignal | undefined },
   ): Promise<QmpClient> {
     const limit = options.limit ?? QMP_LIMIT_DEFAULT
     const client = new QmpClient(socket, options.clock, limit, options.eventCountMax ?? EVENT_COUNT_MAX)
     try {
       client.#version = (
-        await withDeadline({ limit, clock: options.clock, what: 'QMP greeting', signal: options.signal }, () => client.#greeting.promise)
+        await withDeadline(
+          { limit: options.greetingLimit ?? limit, clock: options.clock, what: 'QMP greeting', signal: options.signal },
+          () => client.#greeting.promise,
+        )
       ).text
       await client.execute('qmp_capabilities', {}, { signal: options.signal })
       return client
