@@ -23,13 +23,15 @@ const CODES: Readonly<Record<string, FaultCode>> = {
   EOPNOTSUPP: 'unsupported',
 }
 
-export const isErrno = (error: unknown, code: string): boolean => error instanceof Error && (error as NodeJS.ErrnoException).code === code
+export const isErrno = (error: unknown, code: string): boolean =>
+  error instanceof Error && (error as NodeJS.ErrnoException).code === code
 
 /** An error of the operating system as a Fault: `append to /var/lib/x: no space left on device (ENOSPC)`. */
 export function faultOf(action: string, error: unknown): Fault {
   if (error instanceof Fault) return error
   const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined
   const known = code === undefined ? undefined : CODES[code]
-  if (known === undefined) return code === undefined ? toFault(error) : new Fault('failed', `${action}: ${(error as Error).message}`, { cause: error })
+  if (known === undefined)
+    return code === undefined ? toFault(error) : new Fault('failed', `${action}: ${(error as Error).message}`, { cause: error })
   return new Fault(known, `${action}: ${(error as Error).message}`, { cause: error })
 }

@@ -13,7 +13,9 @@ test('a machine gets one JSON object a line, with the fields of the log it came 
   const log = consoleLog({ out, now }).with({ host: 'a' })
   log.debug('too.quiet')
   log.info('saga.resumed', { saga: 'x', attempt: 2 })
-  assert.deepEqual(out.texts, ['{"time":"2026-01-02T03:04:05.006Z","level":"info","event":"saga.resumed","host":"a","saga":"x","attempt":2}\n'])
+  assert.deepEqual(out.texts, [
+    '{"time":"2026-01-02T03:04:05.006Z","level":"info","event":"saga.resumed","host":"a","saga":"x","attempt":2}\n',
+  ])
 })
 
 test('a person gets a line to read, and no field can move the cursor', () => {

@@ -37,9 +37,16 @@ const lineOfJson = (at: Date, level: ConsoleLogLevel, event: string, fields: Log
 function lineForPeople(at: Date, level: ConsoleLogLevel, event: string, fields: LogFields): string {
   const shown = Object.entries(fields)
     .filter(([, value]) => value !== undefined && value !== null)
-    .map(([name, value]) => `\x1b[90m${name}=\x1b[0m${typeof value === 'string' && /[\s"\x00-\x1f\x7f]/.test(value) ? JSON.stringify(value) : escaped(String(value))}`)
-  return `\x1b[90m${at.toISOString().slice(11, 23)}\x1b[0m \x1b[${COLORS[level]}m${level.padEnd(5)}\x1b[0m ${event} ${shown.join(' ')}`.trimEnd() + '\n'
+    .map(
+      ([name, value]) =>
+        `\x1b[90m${name}=\x1b[0m${typeof value === 'string' && /[\s"\x00-\x1f\x7f]/.test(value) ? JSON.stringify(value) : escaped(String(value))}`,
+    )
+  return (
+    `\x1b[90m${at.toISOString().slice(11, 23)}\x1b[0m \x1b[${COLORS[level]}m${level.padEnd(5)}\x1b[0m ${event} ${shown.join(' ')}`.trimEnd() +
+    '\n'
+  )
 }
 
 /** A guest's name must not move the cursor of an operator's terminal. */
-const escaped = (text: string): string => text.replaceAll(/[\x00-\x1f\x7f-\x9f]/g, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`)
+const escaped = (text: string): string =>
+  text.replaceAll(/[\x00-\x1f\x7f-\x9f]/g, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`)

@@ -1,14 +1,17 @@
-import { Fault } from '@typevisor/base'
+import { Fault, type Log } from '@typevisor/base'
 
 /** What is needed of pg's `Pool`; named by shape so that neither package must know the other. */
 export interface PgPool {
   query(config: PgQuery): Promise<PgResult>
   connect(): Promise<PgClient>
+  on(event: 'error', listener: (error: Error) => void): unknown
 }
 
 export interface PgClient {
   query(config: PgQuery): Promise<PgResult>
   release(error?: Error | boolean): void
+  on(event: 'error', listener: (error: Error) => void): unknown
+  off(event: 'error', listener: (error: Error) => void): unknown
 }
 
 interface PgQuery {
@@ -28,8 +31,12 @@ export interface PgExecutor {
   transaction<T>(work: (tx: PgExecutor) => Promise<T>): Promise<T>
 }
 
-/** Runs on a pool; each transaction takes one client of it. Errors are `Fault`s, with pg's own as the cause. */
-export function pgExecutor(pool: PgPool): PgExecutor {
+/**
+ * Runs on a pool; each transaction takes one client of it. Errors are `Fault`s, with pg's own as the cause. A connection that breaks while
+ * nobody asks on it is an `error` event of pg, which would end the process when nobody listens: here somebody does.
+ */
+export function pgExecutor(pool: PgPool, options: { log?: Log } = {}): PgExecutor {
+  pool.on('error', (error) => options.log?.warn('database.connection_lost', { reason: error.message }))
   return {
     query: (text, values) => query(pool, text, values),
     async transaction(work) {
@@ -40,22 +47,29 @@ export function pgExecutor(pool: PgPool): PgExecutor {
         transaction: (inner) => inner(tx),
       }
       let broken: Error | undefined
+      const lost = (error: Error): void => void (broken = error)
+      client.on('error', lost)
       try {
         await query(client, 'begin')
         const answer = await work(tx)
         await query(client, 'commit')
         return answer
       } catch (error) {
-        await client.query({ text: 'rollback' }).catch((rollbackError: Error) => (broken = rollbackError))
+        await client.query({ text: 'rollback' }).catch(lost)
         throw error
       } finally {
+        client.off('error', lost)
         client.release(broken)
       }
     },
   }
 }
 
-async function query(on: Pick<PgClient, 'query'>, text: string, values?: readonly unknown[]): Promise<{ rows: Record<string, unknown>[]; rowCount: number }> {
+async function query(
+  on: Pick<PgClient, 'query'>,
+  text: string,
+  values?: readonly unknown[],
+): Promise<{ rows: Record<string, unknown>[]; rowCount: number }> {
   const { rows, rowCount } = await attempt(() => on.query({ text, ...(values ? { values: [...values] } : {}) }))
   return { rows, rowCount: rowCount ?? 0 }
 }

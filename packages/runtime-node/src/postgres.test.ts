@@ -7,7 +7,7 @@ import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Fault } from '@typevisor/base'
 import { memoryLog } from '@typevisor/sim'
-import pg from 'pg'
+import { Pool } from 'pg'
 import { realClock } from './clock.ts'
 import { pgExecutor } from './pg-executor.ts'
 import { signalProcess, waitForExit } from './pidfd.ts'
@@ -18,10 +18,15 @@ before(async () => void (folder = await mkdtemp(join(tmpdir(), 'tv-postgres-')))
 after(() => rm(folder, { recursive: true, force: true }))
 
 const start = (settings?: Record<string, string>): Promise<EmbeddedPostgres> =>
-  startEmbeddedPostgres({ dataDir: join(folder, 'data'), clock: realClock(), log: memoryLog(), ...(settings ? { settings } : {}) })
+  startEmbeddedPostgres({
+    dataDir: join(folder, 'data'),
+    clock: realClock(),
+    log: memoryLog(),
+    ...(settings ? { settings } : {}),
+  })
 
 async function withSql<T>(postgres: EmbeddedPostgres, work: (sql: ReturnType<typeof pgExecutor>) => Promise<T>): Promise<T> {
-  const pool = new pg.Pool(postgres.connection)
+  const pool = new Pool(postgres.connection)
   pool.on('error', () => {})
   try {
     return await work(pgExecutor(pool))
@@ -30,13 +35,15 @@ async function withSql<T>(postgres: EmbeddedPostgres, work: (sql: ReturnType<typ
   }
 }
 
-const isFault = (code: string, text: RegExp) => (error: unknown) => error instanceof Fault && error.code === code && text.test(error.message)
+const isFault = (code: string, text: RegExp) => (error: unknown) =>
+  error instanceof Fault && error.code === code && text.test(error.message)
 
 test('the first start makes a cluster, and the next finds what was committed', async () => {
   const first = await start()
   assert.equal(first.adopted, false)
   await withSql(first, async (sql) => {
-    const { rows } = await sql.query(`select current_setting('server_version') as version, current_setting('listen_addresses') as listens,
+    const { rows } =
+      await sql.query(`select current_setting('server_version') as version, current_setting('listen_addresses') as listens,
       current_setting('server_encoding') as encoding, upper('äö') as upper`)
     assert.match(String(rows[0]!['version']), /^18/)
     assert.deepEqual([rows[0]!['listens'], rows[0]!['encoding'], rows[0]!['upper']], ['', 'UTF8', 'ÄÖ'])
@@ -53,10 +60,15 @@ test('the first start makes a cluster, and the next finds what was committed', a
 
 test('nobody else can read the data, the password or the socket', async () => {
   const postgres = await start()
-  for (const path of [join(folder, 'data'), join(folder, 'data', 'password'), join(folder, 'data', 'pgdata'), postgres.connection.host]) {
+  for (const path of [
+    join(folder, 'data'),
+    join(folder, 'data', 'password'),
+    join(folder, 'data', 'pgdata'),
+    postgres.connection.host,
+  ]) {
     assert.equal((await stat(path)).mode & 0o077, 0, path)
   }
-  const stranger = new pg.Pool({ ...postgres.connection, password: 'wrong' })
+  const stranger = new Pool({ ...postgres.connection, password: 'wrong' })
   await assert.rejects(stranger.query('select 1'), /password authentication failed/)
   await stranger.end()
   await postgres.stop()
@@ -95,7 +107,10 @@ test('what was committed survives the SIGKILL of the database itself', async () 
   first.release()
   const second = await start()
   assert.equal(second.adopted, false)
-  assert.deepEqual(await withSql(second, async (sql) => (await sql.query('select n from kept order by n')).rows), [{ n: 1 }, { n: 2 }])
+  assert.deepEqual(await withSql(second, async (sql) => (await sql.query('select n from kept order by n')).rows), [
+    { n: 1 },
+    { n: 2 },
+  ])
   await second.stop()
 })
 
@@ -130,7 +145,10 @@ test('a data directory with a long path is no obstacle, and a run directory that
   await withSql(postgres, (sql) => sql.query('select 1'))
   await postgres.stop()
   const runDir = join(folder, 'y'.repeat(80))
-  await assert.rejects(startEmbeddedPostgres({ dataDir, runDir, clock: realClock(), log: memoryLog() }), isFault('invalid', /too long/))
+  await assert.rejects(
+    startEmbeddedPostgres({ dataDir, runDir, clock: realClock(), log: memoryLog() }),
+    isFault('invalid', /too long/),
+  )
 })
 
 test('errors of the database are faults by their class', async () => {

@@ -23,7 +23,19 @@
  */
 import { execFile } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
-import { chownSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, realpathSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { Fault, millis, type Clock, type Log } from '@typevisor/base'
@@ -123,7 +135,9 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   const settings = { ...SETTINGS, ...options.settings, unix_socket_directories: socketDir }
   const password = await prepare({ dataDir, pgdata, programs, runner, log })
 
-  const settingsHash = createHash('sha256').update(JSON.stringify([programs.postgres, runner.prefix, settings])).digest('hex')
+  const settingsHash = createHash('sha256')
+    .update(JSON.stringify([programs.postgres, runner.prefix, settings]))
+    .digest('hex')
   const found = findPostmaster(pgdata)
   let postmaster = found && (await adoptable(found, dataDir, settingsHash, clock)) ? found : null
   const adopted = postmaster !== null
@@ -169,10 +183,15 @@ async function findPrograms(): Promise<Programs> {
   try {
     found = (await import(name)) as typeof found
   } catch (error) {
-    throw new Fault('unsupported', `PostgreSQL: the package ${name} is not installed; set DATABASE_URL to use a server of your own`, { cause: error })
+    throw new Fault(
+      'unsupported',
+      `PostgreSQL: the package ${name} is not installed; set DATABASE_URL to use a server of your own`,
+      { cause: error },
+    )
   }
   const { postgres, initdb } = found
-  if (typeof postgres !== 'string' || typeof initdb !== 'string') throw new Fault('unsupported', `PostgreSQL: ${name} names no programs`)
+  if (typeof postgres !== 'string' || typeof initdb !== 'string')
+    throw new Fault('unsupported', `PostgreSQL: ${name} names no programs`)
   return { postgres, initdb }
 }
 
@@ -286,7 +305,11 @@ const MAJOR = '18'
 
 function checkVersion(pgdata: string): void {
   const found = readFileSync(join(pgdata, 'PG_VERSION'), 'ascii').trim()
-  if (found !== MAJOR) throw new Fault('unsupported', `PostgreSQL: ${pgdata} was made by version ${found}, want ${MAJOR}; upgrade it with pg_upgrade first`)
+  if (found !== MAJOR)
+    throw new Fault(
+      'unsupported',
+      `PostgreSQL: ${pgdata} was made by version ${found}, want ${MAJOR}; upgrade it with pg_upgrade first`,
+    )
 }
 
 interface Postmaster extends ProcessIdentity {
@@ -351,7 +374,8 @@ async function endPostmaster(postmaster: ProcessIdentity, log: Log): Promise<voi
 async function waitForStrays(pgdata: string, clock: Clock): Promise<void> {
   const strays = (): string[] => readdirSync('/proc').filter((entry) => /^\d+$/.test(entry) && workingFolder(entry) === pgdata)
   for (let waitedMs = 0; strays().length > 0; waitedMs += POLL_MS) {
-    if (waitedMs > STOP_MS_MAX) throw new Fault('conflict', `PostgreSQL: processes ${strays().join(', ')} still work in ${pgdata}`)
+    if (waitedMs > STOP_MS_MAX)
+      throw new Fault('conflict', `PostgreSQL: processes ${strays().join(', ')} still work in ${pgdata}`)
     await clock.sleep(millis(POLL_MS))
   }
   const pidFile = readPidFile(pgdata)
@@ -383,7 +407,8 @@ async function startPostmaster({ programs, runner, pgdata, dataDir, settings, cl
   for (let waitedMs = 0; waitedMs < START_MS_MAX; waitedMs += POLL_MS) {
     const found = findPostmaster(pgdata)
     if (found?.pid === child.pid && found.ready) return found
-    if (over || !processIdentity(child.pid)) throw new Fault('failed', `PostgreSQL did not start: ${lastWords(stderrFile, pgdata)}`)
+    if (over || !processIdentity(child.pid))
+      throw new Fault('failed', `PostgreSQL did not start: ${lastWords(stderrFile, pgdata)}`)
     await clock.sleep(millis(POLL_MS))
   }
   await endProcess(child, { graceMs: 5000, askWith: 'SIGINT' })

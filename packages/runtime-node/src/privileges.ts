@@ -8,7 +8,8 @@ export interface SystemUser {
 }
 
 /** A user of /etc/passwd (passwd(5)); null when there is none. Directories (LDAP) are not asked: a service's user is local. */
-export const userByName = (name: string, passwd = readPasswd()): SystemUser | null => passwd.find((user) => user.name === name) ?? null
+export const userByName = (name: string, passwd = readPasswd()): SystemUser | null =>
+  passwd.find((user) => user.name === name) ?? null
 export const userById = (uid: number, passwd = readPasswd()): SystemUser | null => passwd.find((user) => user.uid === uid) ?? null
 
 export const isRoot = (): boolean => process.geteuid?.() === 0

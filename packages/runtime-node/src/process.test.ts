@@ -32,7 +32,11 @@ const until = async (what: () => Promise<boolean> | boolean): Promise<void> => {
 test('a detached process has its own session, its own environment, and writes where it was told', async (t) => {
   const folder = await folderFor(t)
   const stderrFile = join(folder, 'out')
-  const child = await spawnDetached({ argv: ['sh', '-c', 'echo "$WHO $HOME"; echo problem >&2; exit 3'], env: { PATH, WHO: 'guest' }, stderrFile })
+  const child = await spawnDetached({
+    argv: ['sh', '-c', 'echo "$WHO $HOME"; echo problem >&2; exit 3'],
+    env: { PATH, WHO: 'guest' },
+    stderrFile,
+  })
   assert.deepEqual(await child.exited, { kind: 'exit', code: 3 })
   assert.equal(await readFile(stderrFile, 'utf8'), 'guest \nproblem\n')
 })
@@ -57,7 +61,10 @@ test('descriptors are handed over as standard input and from 3 on', async (t) =>
 })
 
 test('a program that is not there is Fault not_found', async () => {
-  await assert.rejects(spawnDetached({ argv: ['/no/such/program'] }), (error) => error instanceof Fault && error.code === 'not_found')
+  await assert.rejects(
+    spawnDetached({ argv: ['/no/such/program'] }),
+    (error) => error instanceof Fault && error.code === 'not_found',
+  )
 })
 
 test('a detached process outlives the SIGKILL of its parent', async (t) => {
@@ -84,7 +91,9 @@ test('a detached process outlives the SIGKILL of its parent', async (t) => {
 })
 
 test('the exits of many processes are noticed at once, each when it happens', async () => {
-  const children = await Promise.all(['0.1', '0.2', '0.3', '20'].map((time) => spawnDetached({ argv: ['sleep', time], env: { PATH } })))
+  const children = await Promise.all(
+    ['0.1', '0.2', '0.3', '20'].map((time) => spawnDetached({ argv: ['sleep', time], env: { PATH } })),
+  )
   const order: number[] = []
   const startedAt = performance.now()
   const waiting = children.map((child, index) => waitForExit(child).then(() => order.push(index)))
@@ -98,7 +107,10 @@ test('the exits of many processes are noticed at once, each when it happens', as
 
 test('who gives up waiting leaves the process alone', async () => {
   const child = await spawnDetached({ argv: ['sleep', '20'], env: { PATH } })
-  await assert.rejects(waitForExit(child, { signal: AbortSignal.timeout(50) }), (error) => (error as Error).name === 'TimeoutError')
+  await assert.rejects(
+    waitForExit(child, { signal: AbortSignal.timeout(50) }),
+    (error) => (error as Error).name === 'TimeoutError',
+  )
   assert.ok(processAlive(child))
   const later = waitForExit(child)
   signalProcess(child, 'SIGTERM')
@@ -137,23 +149,35 @@ test('a data directory is held by one process, and free when that is killed', as
   const path = join(folder, 'lock')
   const program = join(folder, 'holder.ts')
   const module = fileURLToPath(new URL('./lockfile.ts', import.meta.url))
-  await writeFile(program, `import { lockFile } from ${JSON.stringify(module)}\nlockFile(${JSON.stringify(path)})\nconsole.log('held')\nsetInterval(() => {}, 1000)`)
+  await writeFile(
+    program,
+    `import { lockFile } from ${JSON.stringify(module)}\nlockFile(${JSON.stringify(path)})\nconsole.log('held')\nsetInterval(() => {}, 1000)`,
+  )
   // The module is told by its path: this folder has no packages, so koffi is found from the module's own place.
   const holder = spawn(process.execPath, [program], { stdio: ['ignore', 'pipe', 'inherit'] })
   await new Promise((resolve) => holder.stdout.once('data', resolve))
-  assert.throws(() => lockFile(path), (error) => error instanceof Fault && error.code === 'conflict' && error.message.includes(`process ${holder.pid}`))
+  assert.throws(
+    () => lockFile(path),
+    (error) => error instanceof Fault && error.code === 'conflict' && error.message.includes(`process ${holder.pid}`),
+  )
   holder.kill('SIGKILL')
   await new Promise((resolve) => holder.once('close', resolve))
   {
     using _held = lockFile(path)
-    assert.throws(() => lockFile(path), (error) => error instanceof Fault && error.message.includes(`process ${process.pid}`))
+    assert.throws(
+      () => lockFile(path),
+      (error) => error instanceof Fault && error.message.includes(`process ${process.pid}`),
+    )
   }
   using _again = lockFile(path)
 })
 
 test('a path is reachable when every folder above it may be searched', async (t) => {
   const folder = await folderFor(t)
-  const [nobody, me] = [{ uid: 65534, gid: 65534 }, { uid: process.getuid!(), gid: process.getgid!() }]
+  const [nobody, me] = [
+    { uid: 65534, gid: 65534 },
+    { uid: process.getuid!(), gid: process.getgid!() },
+  ]
   assert.deepEqual(reachable('/usr/bin/env', nobody), { kind: 'reachable' })
   assert.deepEqual(reachable(join(folder, 'file'), nobody), { kind: 'blocked', path: folder, want: 'search' })
   assert.deepEqual(reachable(join(folder, 'file'), me), { kind: 'missing', path: join(folder, 'file') })
@@ -162,7 +186,9 @@ test('a path is reachable when every folder above it may be searched', async (t)
 })
 
 test('users are looked up in /etc/passwd', () => {
-  const users = parsePasswd('root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\n\nqemu:x:107:108:QEMU,,,:/nonexistent:/usr/sbin/nologin\n')
+  const users = parsePasswd(
+    'root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\n\nqemu:x:107:108:QEMU,,,:/nonexistent:/usr/sbin/nologin\n',
+  )
   assert.deepEqual(userByName('qemu', users), { name: 'qemu', uid: 107, gid: 108, home: '/nonexistent' })
   assert.equal(userByName('broken', users), null)
   assert.equal(userByName('root')?.uid, 0)
@@ -172,11 +198,20 @@ test('a process runs as the user it was given, without the groups of root', asyn
   if (!isRoot()) return t.skip('only root can change users')
   const folder = await folderFor(t)
   const stderrFile = join(folder, 'out')
-  const child = await spawnDetached({ argv: ['sh', '-c', 'id -u; id -G'], env: { PATH }, stderrFile, uid: 65534, gid: 65534, oomScore: 500 })
+  const child = await spawnDetached({
+    argv: ['sh', '-c', 'id -u; id -G'],
+    env: { PATH },
+    stderrFile,
+    uid: 65534,
+    gid: 65534,
+    oomScore: 500,
+  })
   await child.exited
   assert.equal(await readFile(stderrFile, 'utf8'), '65534\n65534\n')
 })
 
 test('the tests above end without a process left behind', async () => {
-  await until(() => !spawnSync('ps', ['-o', 'args=', '--ppid', String(process.pid)], { encoding: 'utf8' }).stdout.includes('sleep 20'))
+  await until(
+    () => !spawnSync('ps', ['-o', 'args=', '--ppid', String(process.pid)], { encoding: 'utf8' }).stdout.includes('sleep 20'),
+  )
 })

@@ -79,7 +79,9 @@ export async function spawnDetached(options: SpawnDetachedOptions): Promise<Deta
     })
     child.unref()
     const exited = new Promise<ProcessExit>((resolve) => {
-      child.once('exit', (code, signal) => resolve(signal === null ? { kind: 'exit', code: code ?? 0 } : { kind: 'signal', signal }))
+      child.once('exit', (code, signal) =>
+        resolve(signal === null ? { kind: 'exit', code: code ?? 0 } : { kind: 'signal', signal }),
+      )
     })
     // Before the next turn of the event loop nobody has collected the child: even when it is dead, its number is still its own.
     const identity = child.pid === undefined ? null : readIdentity(child.pid)

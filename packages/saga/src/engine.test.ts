@@ -176,10 +176,14 @@ test('a saga that is cancelled before its first step does nothing', async () => 
   const id = sagaId('early')
   await store.create({ id, name: 'three', resource: 'r', input: {} })
   await store.requestCancel(id)
-  await withEngine([three], async ({ world, engine }) => {
-    assert.equal((await engine.wait(id)).state.kind, 'undone')
-    assert.deepEqual(world.trace, [])
-  }, { store })
+  await withEngine(
+    [three],
+    async ({ world, engine }) => {
+      assert.equal((await engine.wait(id)).state.kind, 'undone')
+      assert.deepEqual(world.trace, [])
+    },
+    { store },
+  )
 })
 
 test('submitting twice is submitting once', async () => {
@@ -317,6 +321,104 @@ test('an effect that is refused turns the saga round', async () => {
   await withEngine([definition], async ({ world, run }) => {
     assert.deepEqual((await run()).state, { kind: 'undone', fault: { code: 'conflict', message: 'name is taken' } })
     assert.deepEqual(world.trace, ['do a', 'undo b', 'undo a'])
+  })
+})
+
+test('an output that is no JSON is the defect of its step alone', async () => {
+  const cycle: { self?: unknown } = {}
+  cycle.self = cycle
+  const definition = defineSaga<object, World>({
+    name: 'cycle',
+    steps: [step('a'), { ...step('b'), do: async () => ({ output: cycle as never }) }],
+  })
+  await withEngine([definition], async ({ run, world }) => {
+    const { state } = await run()
+    assert.ok(state.kind === 'undone' && state.fault.code === 'internal')
+    assert.deepEqual(world.trace, ['do a', 'undo b', 'undo a'])
+  })
+})
+
+test('a commit whose fate is unknown drops the run, and the next claim goes on from what the store says', async () => {
+  const clock = virtualClock()
+  const store = memorySagaStore({ clock })
+  let commitCount = 0
+  // Each third commit is written though its answer is lost; each fourth is lost itself.
+  const unsure: SagaStore = {
+    ...store,
+    commit: async (transitions) => {
+      commitCount += 1
+      if (commitCount % 4 === 0) throw new Fault('unavailable', 'connection lost')
+      const answers = await store.commit(transitions)
+      if (commitCount % 3 === 0) throw new Fault('unavailable', 'connection lost')
+      return answers
+    },
+  }
+  let effectCount = 0
+  const effects = [{ kind: 'call' as const, run: () => void (effectCount += 1) }]
+  const steps = Array.from({ length: 12 }, (_, index) => ({ name: `step-${index}`, do: async () => ({ effects }) }))
+  await withEngine(
+    [defineSaga<object, World>({ name: 'unsure', steps })],
+    async ({ run, log }) => {
+      assert.equal((await run()).state.kind, 'done')
+      assert.equal(effectCount, 12)
+      assert.ok(log.has('saga.resumed'))
+    },
+    { store: unsure },
+  )
+})
+
+test('a store that does not answer for a while holds nobody up for longer', async () => {
+  const clock = virtualClock()
+  const store = memorySagaStore({ clock })
+  let down = false
+  const guarded =
+    <A extends unknown[], R>(method: (...args: A) => Promise<R>) =>
+    async (...args: A): Promise<R> => {
+      if (down) throw new Fault('unavailable', 'the database is away')
+      return method(...args)
+    }
+  const flaky: SagaStore = {
+    ...store,
+    claim: guarded(store.claim),
+    commit: guarded(store.commit),
+    renew: guarded(store.renew),
+    get: guarded(store.get),
+  }
+  const engine = createSagaEngine<World>({
+    store: flaky,
+    sagas: [three],
+    services: { trace: [], clock, faults: new Map() },
+    clock,
+    log: memoryLog(),
+    owner: 'test',
+  })
+  await clock.run(async () => {
+    await engine.start()
+    down = true
+    await engine.submit({ id: sagaId('s'), name: 'three', resource: 'r', input: {} })
+    const waiting = engine.wait(sagaId('s'))
+    await clock.sleep(millis(60_000))
+    down = false
+    assert.equal((await waiting).state.kind, 'done')
+    assert.ok(clock.monotonic() < 120_000)
+    await engine.stop()
+  })
+})
+
+test('who gives up waiting leaves the saga running', async () => {
+  const slow = defineSaga<object, World>({
+    name: 'slow',
+    steps: [{ name: 'a', do: async ({ services }) => services.clock.sleep(millis(5000)) }],
+  })
+  await withEngine([slow], async ({ engine, clock }) => {
+    const id = sagaId('s')
+    await engine.submit({ id, name: 'slow', resource: 'r', input: {} })
+    const patience = new AbortController()
+    const waiting = engine.wait(id, { signal: patience.signal })
+    await clock.sleep(millis(100))
+    patience.abort(new Error('enough'))
+    await assert.rejects(waiting, /enough/)
+    assert.equal((await engine.wait(id)).state.kind, 'done')
   })
 })
 

@@ -16,7 +16,18 @@
  *   a step throws `stale_fence`       a host has seen a higher fence: dropped as well, claimed anew if it is still ours
  *   the lease cannot be renewed       the step's signal is aborted before the lease ends elsewhere
  */
-import { assert, Fault, millis, retryable, toFault, unreachable, type Clock, type FaultJson, type Json, type Log } from '@typevisor/base'
+import {
+  assert,
+  Fault,
+  millis,
+  retryable,
+  toFault,
+  unreachable,
+  type Clock,
+  type FaultJson,
+  type Json,
+  type Log,
+} from '@typevisor/base'
 import { GroupCommitter } from './committer.ts'
 import type {
   NewSaga,
@@ -79,6 +90,7 @@ export interface SagaProgress {
 const ATTEMPT_COUNT_MAX = 5
 const GROUP_COUNT_MAX = 1024
 const WAIT_POLL_MS_MAX = 2000
+const CLAIM_PAUSE_MS_MAX = 5000
 const CANCELLED = new Fault('aborted', 'cancelled')
 
 /** Ends a run without a word: the store says, or may say, something newer. */
@@ -186,9 +198,13 @@ class Engine<S> implements SagaEngine {
       // Asked for again and again because the saga may be run by another process.
       for (let pauseMs = 50; ; pauseMs = Math.min(pauseMs * 2, WAIT_POLL_MS_MAX)) {
         signal?.throwIfAborted()
-        const record = await this.#store.get(id)
+        const record = await this.#store.get(id).catch((error: unknown): 'not known' => {
+          // The saga goes on without us looking; so does the waiting.
+          if (retryable(error)) return 'not known'
+          throw error
+        })
         if (!record) throw new Fault('not_found', `wait for saga ${id}: no such saga`)
-        if (settled(record.state)) return record
+        if (record !== 'not known' && settled(record.state)) return record
         const pause = this.#clock.sleep(millis(pauseMs), { signal: sleepSignal }).then(
           () => null,
           (error: unknown) => {
@@ -252,7 +268,7 @@ class Engine<S> implements SagaEngine {
       } catch (error) {
         failureCount += 1
         const fault = toFault(error)
-        const pauseMs = retryPauseMs(this.#options.owner, failureCount)
+        const pauseMs = Math.min(retryPauseMs(this.#options.owner, failureCount), CLAIM_PAUSE_MS_MAX)
         this.#log.warn('saga.claim_failed', { fault: fault.message, code: fault.code, pauseMs })
         await this.#clock.sleep(millis(pauseMs), { signal }).catch(() => {})
         this.#mayHaveMore = true
@@ -287,7 +303,8 @@ class Engine<S> implements SagaEngine {
         for (const run of runs) {
           const answer = held.get(run.record.id)
           if (answer === 'cancel') this.#cancel(run)
-          if (answer === undefined && this.#runs.get(run.record.id) === run) this.#end(run, new ClaimDropped('another owner holds the saga'))
+          if (answer === undefined && this.#runs.get(run.record.id) === run)
+            this.#end(run, new ClaimDropped('another owner holds the saga'))
         }
       } catch (error) {
         const fault = toFault(error)
@@ -351,7 +368,8 @@ class Engine<S> implements SagaEngine {
       // A defect of the engine or the store, or a commit whose fate is unknown: the claim loop takes the saga up again.
       const fault = toFault(error)
       run.log.error('saga.run_failed', { fault: fault.message, code: fault.code })
-      await this.#clock.sleep(millis(retryPauseMs(run.record.id, 2)), { signal: this.#stopping.signal }).catch(() => {})
+      const pauseMs = retryPauseMs(run.record.id, run.record.attempt)
+      await this.#clock.sleep(millis(pauseMs), { signal: this.#stopping.signal }).catch(() => {})
     }
   }
 
@@ -386,10 +404,10 @@ class Engine<S> implements SagaEngine {
     const last = stepIndex + 1 >= steps.length
     const output = step && outcome?.output !== undefined ? { step: step.name, value: outcome.output } : undefined
     const next: SagaState = last ? { kind: 'done' } : { kind: 'running', stepIndex: stepIndex + 1 }
-    const refused = await this.#commit(run, next, { output, effects: () => [
-      ...(outcome?.effects ?? []),
-      ...((last && onDone?.(this.#context(run, run.ending.signal, output))) || []),
-    ] })
+    const refused = await this.#commit(run, next, {
+      output,
+      effects: () => [...(outcome?.effects ?? []), ...((last && onDone?.(this.#context(run, run.ending.signal, output))) || [])],
+    })
     run.entered = false
     if (refused) {
       run.log.warn('saga.effects_refused', { step: step?.name, fault: refused.message, code: refused.code })
@@ -418,7 +436,8 @@ class Engine<S> implements SagaEngine {
   /** Commits that the step at `stepIndex` is to be undone next; below 0 all is undone, which brings the definition's `onFailed` effects. */
   async #commitUndo(run: Run<S>, stepIndex: number, fault: FaultJson, effects: readonly SagaEffect[]): Promise<void> {
     const next = undoingFrom(stepIndex, fault)
-    const failed = () => (next.kind === 'undone' && run.definition.onFailed?.(this.#context(run, run.ending.signal), fault, 'undone')) || []
+    const failed = () =>
+      (next.kind === 'undone' && run.definition.onFailed?.(this.#context(run, run.ending.signal), fault, 'undone')) || []
     const refused = await this.#commit(run, next, { effects: () => [...effects, ...failed()] })
     if (refused) await this.#getStuck(run, stepIndex + 1, fault, refused)
   }
@@ -429,7 +448,8 @@ class Engine<S> implements SagaEngine {
     const refused = await this.#commit(run, next, { effects })
     if (!refused) return
     run.log.error('saga.effects_refused', { step: 'onFailed', fault: refused.message, code: refused.code })
-    await this.#commit(run, next, { effects: () => [] })
+    const refusedAgain = await this.#commit(run, next, { effects: () => [] })
+    if (refusedAgain) throw refusedAgain
   }
 
   /** Runs `work` once. A retryable fault is committed as one more attempt, then waited for. */
@@ -452,12 +472,14 @@ class Engine<S> implements SagaEngine {
       const { attempt } = record
       const attemptCountMax = step.attemptCountMax ?? ATTEMPT_COUNT_MAX
       if (!retryable(fault) || attempt >= attemptCountMax) {
-        if (fault.code === 'internal') run.log.error('saga.step_defect', { step: step.name, fault: fault.message, stack: stackOf(fault) })
+        if (fault.code === 'internal')
+          run.log.error('saga.step_defect', { step: step.name, fault: fault.message, stack: stackOf(fault) })
         return { kind: 'failed', fault }
       }
       const pauseMs = retryPauseMs(record.id, attempt)
       run.log.info('saga.step_retried', { step: step.name, attempt, pauseMs, fault: fault.message, code: fault.code })
-      await this.#commit(run, record.state, { attempt: attempt + 1, effects: () => [] })
+      const refused = await this.#commit(run, record.state, { attempt: attempt + 1, effects: () => [] })
+      if (refused) return { kind: 'failed', fault: refused }
       // An abort only ends the pause: the caller's loop sees why.
       await this.#clock.sleep(millis(pauseMs), { signal }).catch(() => {})
       return { kind: 'retry' }
@@ -493,6 +515,8 @@ class Engine<S> implements SagaEngine {
     let effects: readonly SagaEffect[]
     try {
       effects = change.effects()
+      // What is no JSON (a cycle, a BigInt) is the step's defect, and must not reach the store in a group with others.
+      if (output) JSON.stringify(output.value)
     } catch (error) {
       return toFault(error)
     }
@@ -524,7 +548,8 @@ class Engine<S> implements SagaEngine {
     return {
       ...this.#context(run, signal),
       progress: (fraction, message = '') => {
-        if (run.progress?.step === step.name) run.progress = { step: step.name, fraction: Math.min(Math.max(fraction, 0), 1), message }
+        if (run.progress?.step === step.name)
+          run.progress = { step: step.name, fraction: Math.min(Math.max(fraction, 0), 1), message }
       },
     }
   }

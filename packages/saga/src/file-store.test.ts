@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault } from '@typevisor/base'
 import { memoryLog, seededRng, simDisk, virtualClock, type SeededRng, type SimDisk, type VirtualClock } from '@typevisor/sim'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { defineSaga } from './define.ts'
 import { createSagaEngine, type SagaEngine } from './engine.ts'
 import { fileSagaStore } from './file-store.ts'
@@ -131,7 +131,9 @@ async function crashes(seed: number): Promise<void> {
       })
       await engine.start()
       const ids = Array.from({ length: SAGA_COUNT }, (_, index) => sagaId(`saga-${index}`))
-      await Promise.all(ids.map((id, index) => engine.submit({ id, name: 'make', resource: id, input: { fails: index % 2 ? index : -1 } })))
+      await Promise.all(
+        ids.map((id, index) => engine.submit({ id, name: 'make', resource: id, input: { fails: index % 2 ? index : -1 } })),
+      )
       if (rng.chance(0.3)) await engine.cancel(rng.pick(ids))
       const records = await Promise.all(ids.map((id) => engine.wait(id)))
       await engine.stop()
@@ -170,7 +172,8 @@ test('fences go on growing over restarts and compactions', async () => {
     const state = stateFile({ disk, name: 'journal', clock, log: memoryLog() })
     const store = fileSagaStore({ state, clock, settledCountMax: 2 })
     await state.open()
-    for (let index = 0; index < 3; index += 1) await store.create({ id: sagaId(`${life}-${index}`), name: 'x', resource: `${life}-${index}`, input: {} })
+    for (let index = 0; index < 3; index += 1)
+      await store.create({ id: sagaId(`${life}-${index}`), name: 'x', resource: `${life}-${index}`, input: {} })
     for (const { id, fence } of await store.claim({ owner: `agent-${life}`, leaseMs: 1000, limit: 9 })) {
       assert.ok(fence > highest)
       highest = fence

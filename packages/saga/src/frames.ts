@@ -57,7 +57,7 @@ export function scanFrames(file: Uint8Array): FrameScan {
   let at = 0
   while (true) {
     const frame = frameAt(file, view, at)
-    if (!frame || (at > 0 && frame.sequence !== ((lastSequence + 1) >>> 0))) break
+    if (!frame || (at > 0 && frame.sequence !== (lastSequence + 1) >>> 0)) break
     for (const record of frame.records) records.push(record)
     lastSequence = frame.sequence
     at = frame.end

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, type AppendFile, type Disk } from '@typevisor/base'
 import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { crc32c } from './crc32c.hot.ts'
 import { encodeFrame, scanFrames } from './frames.ts'
 import { jsonCodec, openJournal, type Journal, type JournalOptions } from './journal.ts'
@@ -113,7 +113,10 @@ test('appenders that come together share one sync', async () => {
   await Promise.all(Array.from({ length: 100 }, (_, index) => journal.append([index])))
   assert.equal(syncCount, 1)
   const { replayed } = await open(disk)
-  assert.deepEqual(replayed, Array.from({ length: 100 }, (_, index) => index))
+  assert.deepEqual(
+    replayed,
+    Array.from({ length: 100 }, (_, index) => index),
+  )
 })
 
 test('compaction leaves the snapshot and what comes after it', async () => {
@@ -139,7 +142,10 @@ test('damage to what was committed is reported, and nothing is changed', async (
   const file = (await disk.read('journal'))!
   file[25]! ^= 1
   await disk.replace('journal', file)
-  await assert.rejects(open(disk), (error) => error instanceof Fault && error.code === 'failed' && /damaged at byte 21/.test(error.message))
+  await assert.rejects(
+    open(disk),
+    (error) => error instanceof Fault && error.code === 'failed' && /damaged at byte 21/.test(error.message),
+  )
   assert.deepEqual(await disk.read('journal'), file)
 })
 
@@ -174,7 +180,10 @@ test('a failed sync breaks the journal until it is opened anew', async () => {
   await assert.rejects(journal.append([3]), /is broken/)
   const again = await open(disk)
   await again.journal.append([4])
-  assert.deepEqual((await open(disk)).replayed.filter((number) => number !== 2), [1, 4])
+  assert.deepEqual(
+    (await open(disk)).replayed.filter((number) => number !== 2),
+    [1, 4],
+  )
 })
 
 test('a closed journal takes nothing', async () => {
@@ -205,7 +214,10 @@ async function crashRun(seed: number): Promise<{ acknowledged: number[][]; repla
     },
   })
   let next = 0
-  const { journal } = await Promise.race([open(disk, { snapshot: () => state, compactBytesMin: 200 }), crashed.then(() => ({ journal: null }))])
+  const { journal } = await Promise.race([
+    open(disk, { snapshot: () => state, compactBytesMin: 200 }),
+    crashed.then(() => ({ journal: null })),
+  ])
   const writer = async (): Promise<void> => {
     for (let turn = 0; turn < 40; turn += 1) {
       const group = Array.from({ length: rng.below(3) + 1 }, () => (next += 1))
@@ -225,7 +237,11 @@ test('no acknowledged record is lost in a crash, none is out of order, and group
     const { acknowledged, replayed } = await crashRun(seed)
     const found = new Set(replayed)
     for (const group of acknowledged) for (const number of group) assert.ok(found.has(number), `seed ${seed}: ${number} is lost`)
-    assert.deepEqual(replayed, replayed.map((_, index) => index + 1), `seed ${seed}`)
+    assert.deepEqual(
+      replayed,
+      replayed.map((_, index) => index + 1),
+      `seed ${seed}`,
+    )
   }
 })
 

@@ -61,7 +61,10 @@ export async function openJournal<R>(options: JournalOptions<R>): Promise<Journa
   const content = (await disk.read(name)) ?? new Uint8Array(0)
   const scan = scanFrames(content)
   if (scan.damageFollowedBy !== null) {
-    throw new Fault('failed', `open journal ${name}: damaged at byte ${scan.goodBytes}, with good records from byte ${scan.damageFollowedBy}`)
+    throw new Fault(
+      'failed',
+      `open journal ${name}: damaged at byte ${scan.goodBytes}, with good records from byte ${scan.damageFollowedBy}`,
+    )
   }
   for (const record of scan.records) {
     let decoded: R
@@ -147,7 +150,10 @@ class FileJournal<R> implements Journal<R> {
         const refused = compactions.length > 0 || this.#grown() ? await this.#tryCompact() : 'not asked'
         if (refused && group.length > 0) await this.#writeFrame(group.flatMap(({ records }) => records))
         for (const { resolve } of group) resolve()
-        for (const { resolve, reject } of compactions) refused instanceof Fault ? reject(refused) : resolve()
+        for (const { resolve, reject } of compactions) {
+          if (refused instanceof Fault) reject(refused)
+          else resolve()
+        }
       } catch (error) {
         const { name, log } = this.#options
         const cause = toFault(error)

@@ -71,7 +71,11 @@ export interface SagaDefinition<I, S> {
   /** Effects committed with the last transition. */
   readonly onDone?: (context: Omit<StepContext<I, S>, 'progress'>) => readonly SagaEffect[]
   /** Effects committed when everything is undone (or could not be: `stuck`). */
-  readonly onFailed?: (context: Omit<StepContext<I, S>, 'progress'>, fault: FaultJson, outcome: 'undone' | 'stuck') => readonly SagaEffect[]
+  readonly onFailed?: (
+    context: Omit<StepContext<I, S>, 'progress'>,
+    fault: FaultJson,
+    outcome: 'undone' | 'stuck',
+  ) => readonly SagaEffect[]
 }
 
 export interface NewSaga {

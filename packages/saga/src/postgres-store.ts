@@ -100,7 +100,9 @@ export function postgresSagaStore(options: { sql: SqlExecutor }): PgSagaStore {
     },
 
     async requestCancel(id) {
-      const { rowCount } = await sql.query(`update saga set cancel_requested = true where id = $1 and state_kind = 'running'`, [id])
+      const { rowCount } = await sql.query(`update saga set cancel_requested = true where id = $1 and state_kind = 'running'`, [
+        id,
+      ])
       if (rowCount === 0 && !(await getSaga(sql, id))) throw noSuchSaga(id)
     },
 
@@ -111,7 +113,7 @@ export function postgresSagaStore(options: { sql: SqlExecutor }): PgSagaStore {
         const state = settledStuck(recordFromRow(rows[0]), verdict)
         await tx.query(
           `update saga set state = $2::jsonb, state_kind = $3, attempt = 1, owner = null, updated_at = clock_timestamp() where id = $1`,
-          [id, JSON.stringify(state), state.kind],
+          [id, jsonText(state), state.kind],
         )
       })
     },
@@ -150,12 +152,15 @@ export async function pgCreateSaga(tx: Pick<SqlExecutor, 'query'>, saga: NewSaga
   for (let attempt = 0; attempt < 5; attempt += 1) {
     const inserted = await tx.query(
       `insert into saga (id, name, resource, input) values ($1, $2, $3, $4::jsonb) on conflict do nothing returning ${COLUMNS}`,
-      [id, name, resource, JSON.stringify(input)],
+      [id, name, resource, jsonText(input)],
     )
     if (inserted.rows[0]) return recordFromRow(inserted.rows[0])
     const known = await getSaga(tx, id)
     if (known) return known
-    const holders = await tx.query(`select id, name from saga where resource = $1 and state_kind in ('running', 'undoing', 'stuck')`, [resource])
+    const holders = await tx.query(
+      `select id, name from saga where resource = $1 and state_kind in ('running', 'undoing', 'stuck')`,
+      [resource],
+    )
     const holder = holders.rows[0]
     if (holder) throw resourceBusy(resource, String(holder['id']), String(holder['name']))
   }
@@ -203,8 +208,8 @@ async function commitGroup(sql: SqlExecutor, transitions: readonly SagaTransitio
     transitions.map(({ id }) => id),
     transitions.map((transition) => transition.fence),
     transitions.map(({ state }) => state.kind),
-    transitions.map(({ state }) => JSON.stringify(state)),
-    transitions.map(({ output }) => (output ? JSON.stringify({ [output.step]: output.value }) : null)),
+    transitions.map(({ state }) => jsonText(state)),
+    transitions.map(({ output }) => (output ? jsonText({ [output.step]: output.value }) : null)),
     transitions.map(({ attempt }) => attempt),
     transitions.map(({ state }) => claimable(state)),
   ]
@@ -228,8 +233,32 @@ async function commitGroup(sql: SqlExecutor, transitions: readonly SagaTransitio
   return transitions.map(({ id }) => (cancelled.has(id) ? (cancelled.get(id) ? 'cancel' : 'ok') : 'stale'))
 }
 
+/**
+ * JSON as jsonb takes it: it has no U+0000 and no halves of surrogate pairs (PostgreSQL manual, 8.14). Both come from guests and hosts, in
+ * names and messages; they become U+FFFD, so that a fault's text can never keep a saga from being undone.
+ */
+function jsonText(value: unknown): string {
+  const text = JSON.stringify(value)
+  return /\\u(0000|d[89a-f])/i.test(text) ? JSON.stringify(wellFormed(value)) : text
+}
+
+function wellFormed(value: unknown): unknown {
+  if (typeof value === 'string') return value.toWellFormed().replaceAll('\0', '\ufffd')
+  if (Array.isArray(value)) return value.map(wellFormed)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [wellFormed(key), wellFormed(inner)]))
+}
+
 /** Faults that say that nothing was written, and would say so again. */
-const REFUSALS: ReadonlySet<FaultCode> = new Set<FaultCode>(['invalid', 'conflict', 'not_found', 'forbidden', 'unsupported', 'failed', 'internal'])
+const REFUSALS: ReadonlySet<FaultCode> = new Set<FaultCode>([
+  'invalid',
+  'conflict',
+  'not_found',
+  'forbidden',
+  'unsupported',
+  'failed',
+  'internal',
+])
 
 const refused = (error: unknown): error is Fault => error instanceof Fault && REFUSALS.has(error.code)
 
@@ -241,7 +270,10 @@ async function getSaga(sql: Pick<SqlExecutor, 'query'>, id: SagaId): Promise<Sag
 /** Rows are what this file wrote; the driver gives jsonb parsed. */
 function recordFromRow(row: Record<string, unknown>): SagaRecord {
   const { id, name, resource, state } = row
-  assert(typeof id === 'string' && typeof name === 'string' && typeof resource === 'string', 'a saga row has id, name and resource')
+  assert(
+    typeof id === 'string' && typeof name === 'string' && typeof resource === 'string',
+    'a saga row has id, name and resource',
+  )
   assert(typeof state === 'object' && state !== null && 'kind' in state, `the state of saga ${id} is an object`)
   return {
     id: sagaId(id),

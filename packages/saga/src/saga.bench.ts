@@ -11,7 +11,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { consoleLog, nodeDisk, pgExecutor, realClock, startEmbeddedPostgres } from '@typevisor/runtime-node'
-import pg from 'pg'
+import { Pool } from 'pg'
 import { defineSaga } from './define.ts'
 import { createSagaEngine } from './engine.ts'
 import { fileSagaStore } from './file-store.ts'
@@ -50,15 +50,25 @@ async function measure(store: SagaStore, sagaCount: number, create: (ids: string
     },
   }
   const concurrencyMax = 512
-  const engine = createSagaEngine({ store: counted, sagas: [definition], services: {}, clock, log, owner: 'bench', concurrencyMax })
+  const engine = createSagaEngine({
+    store: counted,
+    sagas: [definition],
+    services: {},
+    clock,
+    log,
+    owner: 'bench',
+    concurrencyMax,
+  })
   const startedAt = clock.monotonic()
   await engine.start()
   const wanted = sagaCount * STEPS_PER_SAGA
-  while (stepCount < wanted) await new Promise((resolve) => setTimeout(resolve, 1))
+  const unended = (): boolean => stepCount < wanted
+  while (unended()) await new Promise((resolve) => setTimeout(resolve, 1))
   await engine.stop()
   const tookMs = clock.monotonic() - startedAt
   const unfinished = await store.list({ unfinished: true })
-  if (unfinished.length > 0 || stepCount !== wanted) throw new Error(`${unfinished.length} sagas unfinished, ${stepCount} steps of ${wanted}`)
+  if (unfinished.length > 0 || stepCount !== wanted)
+    throw new Error(`${unfinished.length} sagas unfinished, ${stepCount} steps of ${wanted}`)
   return {
     stepsPerSecond: (stepCount / tookMs) * 1000,
     groupStepCountMean: stepCount / commitCount,
@@ -68,11 +78,14 @@ async function measure(store: SagaStore, sagaCount: number, create: (ids: string
 
 async function benchPostgres(folder: string): Promise<Measured> {
   const postgres = await startEmbeddedPostgres({ dataDir: join(folder, 'postgres'), clock, log })
-  const pool = new pg.Pool({ ...postgres.connection, max: 8 })
+  const pool = new Pool({ ...postgres.connection, max: 8 })
   try {
     await pool.query(SAGA_SCHEMA_SQL)
     return await measure(postgresSagaStore({ sql: pgExecutor(pool) }), 5000, async (ids) => {
-      await pool.query(`insert into saga (id, name, resource, input) select id, 'bench', id, '{}' from unnest($1::text[]) as t(id)`, [ids])
+      await pool.query(
+        `insert into saga (id, name, resource, input) select id, 'bench', id, '{}' from unnest($1::text[]) as t(id)`,
+        [ids],
+      )
     })
   } finally {
     await pool.end()
@@ -93,7 +106,10 @@ async function benchFile(folder: string): Promise<Measured> {
 
 const folder = await mkdtemp(join(tmpdir(), 'tv-saga-bench-'))
 try {
-  for (const [name, bench] of [['postgres', benchPostgres], ['file', benchFile]] as const) {
+  for (const [name, bench] of [
+    ['postgres', benchPostgres],
+    ['file', benchFile],
+  ] as const) {
     const { stepsPerSecond, groupStepCountMean, stepMsMean } = await bench(folder)
     const verdict = stepsPerSecond >= BUDGETS[name] ? 'within budget' : 'OVER BUDGET'
     console.log(

@@ -81,7 +81,8 @@ export function stateFile(options: StateFileOptions): StateFile {
           owner.replay(tagged.record)
         },
         *snapshot() {
-          for (const [sectionName, owner] of sections) for (const record of owner.snapshot()) yield { section: sectionName, record }
+          for (const [sectionName, owner] of sections)
+            for (const record of owner.snapshot()) yield { section: sectionName, record }
         },
       })
     },

@@ -22,7 +22,12 @@ export const undoingFrom = (stepIndex: number, fault: FaultJson): SagaState =>
 /** The record after a transition was committed. */
 export function moved(
   record: SagaRecord,
-  change: { state: SagaState; output?: { step: string; value: Json } | undefined; attempt: number; updatedAt: SagaRecord['updatedAt'] },
+  change: {
+    state: SagaState
+    output?: { step: string; value: Json } | undefined
+    attempt: number
+    updatedAt: SagaRecord['updatedAt']
+  },
 ): SagaRecord {
   const { state, output, attempt, updatedAt } = change
   return {

@@ -6,7 +6,7 @@ import { after, before, test } from 'node:test'
 import { Fault } from '@typevisor/base'
 import { pgExecutor, realClock, startEmbeddedPostgres, type EmbeddedPostgres } from '@typevisor/runtime-node'
 import { memoryLog, seededRng, simDisk, virtualClock } from '@typevisor/sim'
-import pg from 'pg'
+import { Pool } from 'pg'
 import { fileSagaStore } from './file-store.ts'
 import { memorySagaStore } from './memory-store.ts'
 import { sagaId, type SagaEffect, type SqlExecutor } from './ports.ts'
@@ -54,13 +54,15 @@ sagaStoreConformance('file store', async () => {
 
 let folder = ''
 let postgres: EmbeddedPostgres
-let pools: pg.Pool[] = []
+let pools: Pool[] = []
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'tv-saga-'))
   postgres = await startEmbeddedPostgres({ dataDir: folder, clock: realClock(), log: memoryLog() })
-  pools = [new pg.Pool(postgres.connection), new pg.Pool(postgres.connection)]
-  await pools[0]!.query(`${SAGA_SCHEMA_SQL}; ${SAGA_SCHEMA_SQL}; create table counter (n int not null check (n < 1000)); insert into counter values (0)`)
+  pools = [new Pool(postgres.connection), new Pool(postgres.connection)]
+  await pools[0]!.query(
+    `${SAGA_SCHEMA_SQL}; ${SAGA_SCHEMA_SQL}; create table counter (n int not null check (n < 1000)); insert into counter values (0)`,
+  )
 })
 
 after(async () => {
@@ -113,5 +115,8 @@ test('old sagas are forgotten when asked, unfinished ones never', async () => {
   await store.commit(records.map(({ id, fence }) => ({ id, fence, state: { kind: 'done' }, attempt: 1, effects: [] })))
   assert.equal(await store.prune({ olderThanMs: 60_000 }), 0)
   assert.equal(await store.prune({ olderThanMs: 0 }), 2)
-  assert.deepEqual((await store.list()).map(({ id }) => id), ['c'])
+  assert.deepEqual(
+    (await store.list()).map(({ id }) => id),
+    ['c'],
+  )
 })

@@ -46,7 +46,7 @@ export interface SagaTableOptions {
   readonly clock: Clock
   /** Settled sagas that are remembered; older ones are forgotten. */
   readonly settledCountMax: number
-  /** Called with each event after it was applied, synchronously. */
+  /** Called with each event just before it is applied, synchronously. When it throws the event is not applied. */
   readonly emit: (event: SagaEvent) => void
 }
 
@@ -162,8 +162,9 @@ export class SagaTable {
   }
 
   #emit(event: SagaEvent): void {
-    this.#apply(event)
+    // What cannot be written throws here, before anything has changed.
     this.#options.emit(event)
+    this.#apply(event)
   }
 
   #record(id: SagaId): SagaRecord {

@@ -53,18 +53,28 @@ test('a deadline runs out in virtual time', async () => {
 })
 
 test('the same seed draws the same numbers, and forks are independent', () => {
-  const draw = (seed: number) => Array.from({ length: 20 }, ((rng) => () => rng.below(1000))(seededRng(seed)))
+  const draw = (seed: number) =>
+    Array.from(
+      { length: 20 },
+      (
+        (rng) => () =>
+          rng.below(1000)
+      )(seededRng(seed)),
+    )
   assert.deepEqual(draw(7), draw(7))
   assert.notDeepEqual(draw(7), draw(8))
   const rng = seededRng(7)
   const fork = rng.fork('disk')
   fork.below(10)
-  assert.deepEqual(Array.from({ length: 20 }, () => rng.below(1000)), draw(7))
+  assert.deepEqual(
+    Array.from({ length: 20 }, () => rng.below(1000)),
+    draw(7),
+  )
 })
 
 test('random numbers are spread evenly', () => {
   const rng = seededRng('even')
-  const counts = new Array<number>(10).fill(0)
+  const counts = Array.from({ length: 10 }, () => 0)
   for (let draw = 0; draw < 100_000; draw += 1) counts[rng.below(10)]! += 1
   for (const count of counts) assert.ok(Math.abs(count - 10_000) < 500, counts.join())
 })

@@ -38,7 +38,8 @@ export function virtualClock(options: { startAt?: number } = {}): VirtualClock {
   const first = (): Sleeper | undefined => {
     let found: Sleeper | undefined
     for (const sleeper of sleepers) {
-      if (!found || sleeper.wakeAt < found.wakeAt || (sleeper.wakeAt === found.wakeAt && sleeper.order < found.order)) found = sleeper
+      if (!found || sleeper.wakeAt < found.wakeAt || (sleeper.wakeAt === found.wakeAt && sleeper.order < found.order))
+        found = sleeper
     }
     return found
   }

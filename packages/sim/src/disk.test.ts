@@ -33,7 +33,10 @@ test('a crash keeps what was synced, and any part of the rest', async () => {
   for (const content of found) assert.match(content, /^safe/)
   const rests = new Set(found.map((content) => content.slice(4)))
   assert.ok(rests.has('') && rests.has('maybe') && rests.has('may'), [...rests].join())
-  assert.ok([...rests].some((rest) => rest.includes('\0')), 'some were torn')
+  assert.ok(
+    [...rests].some((rest) => rest.includes('\0')),
+    'some were torn',
+  )
 })
 
 test('a crash during a replace leaves the old or the new, and after it the new', async () => {

@@ -23,7 +23,9 @@ export interface SimDisk extends Disk {
   crash(): SimDisk
 }
 
-type Change = { readonly kind: 'append'; readonly content: Uint8Array } | { readonly kind: 'truncate'; readonly sizeBytes: number }
+type Change =
+  | { readonly kind: 'append'; readonly content: Uint8Array }
+  | { readonly kind: 'truncate'; readonly sizeBytes: number }
 
 /** A file: what is safe, and what is only in the cache. */
 interface SimFile {
@@ -188,7 +190,8 @@ class Life implements SimDisk {
   }
 
   #checkName(name: string): void {
-    if (!/^[^/\\\0]+$/.test(name) || name === '.' || name === '..') throw new Fault('invalid', `file name ${JSON.stringify(name)}: want a plain name`)
+    if (!/^[^/\\\0]+$/.test(name) || name === '.' || name === '..')
+      throw new Fault('invalid', `file name ${JSON.stringify(name)}: want a plain name`)
   }
 
   /** Lets others run, a different number of them each time. */

@@ -19,10 +19,12 @@ export function memoryLog(options: { lineCountMax?: number } = {}): MemoryLog {
   const { lineCountMax = 10_000 } = options
   const lines: LogLine[] = []
   const make = (base: LogFields): MemoryLog => {
-    const add = (level: LogLevel) => (event: string, fields: LogFields = {}) => {
-      lines.push({ level, event, fields: { ...base, ...fields } })
-      if (lines.length > lineCountMax) lines.splice(0, lines.length - lineCountMax)
-    }
+    const add =
+      (level: LogLevel) =>
+      (event: string, fields: LogFields = {}) => {
+        lines.push({ level, event, fields: { ...base, ...fields } })
+        if (lines.length > lineCountMax) lines.splice(0, lines.length - lineCountMax)
+      }
     return {
       lines,
       has: (event) => lines.some((line) => line.event === event),

@@ -3,11 +3,11 @@ import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Fault } from '@typevisor/base'
 import { consoleLog, lockFile, nodeDisk, realClock } from '@typevisor/runtime-node'
-import { defineSaga } from './define.ts'
-import { createSagaEngine } from './engine.ts'
-import { fileSagaStore } from './file-store.ts'
-import { sagaId, type StepContext } from './ports.ts'
-import { stateFile } from './state-file.ts'
+import { defineSaga } from '../define.ts'
+import { createSagaEngine } from '../engine.ts'
+import { fileSagaStore } from '../file-store.ts'
+import { sagaId, type StepContext } from '../ports.ts'
+import { stateFile } from '../state-file.ts'
 
 const [folder = '', sagaCount = '0'] = process.argv.slice(2)
 const STEP_COUNT = 4
@@ -45,9 +45,15 @@ const definition = defineSaga<{ failsAt: number | null }, object>({
 const engine = createSagaEngine({ store, sagas: [definition], services: {}, clock, log, owner: 'child', concurrencyMax: 8 })
 await engine.start()
 const ids = Array.from({ length: Number(sagaCount) }, (_, index) => sagaId(`saga-${index}`))
-await Promise.all(ids.map((id, index) => engine.submit({ id, name: 'files', resource: id, input: { failsAt: index % 3 === 0 ? index % STEP_COUNT : null } })))
+await Promise.all(
+  ids.map((id, index) =>
+    engine.submit({ id, name: 'files', resource: id, input: { failsAt: index % 3 === 0 ? index % STEP_COUNT : null } }),
+  ),
+)
 process.stdout.write('submitted\n')
 const records = await Promise.all(ids.map((id) => engine.wait(id)))
 await engine.stop()
 await state.close()
-process.stdout.write(`${JSON.stringify(records.map((record) => ({ id: record.id, kind: record.state.kind, effects: counters.get(record.id) ?? 0, attempt: record.attempt })))}\n`)
+process.stdout.write(
+  `${JSON.stringify(records.map((record) => ({ id: record.id, kind: record.state.kind, effects: counters.get(record.id) ?? 0, attempt: record.attempt })))}\n`,
+)

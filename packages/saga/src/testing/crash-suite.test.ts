@@ -3,8 +3,8 @@ import { spawnSync } from 'node:child_process'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Fault } from '@typevisor/base'
-import { defineSaga } from './define.ts'
-import { sagaCrashSuite } from './testing.ts'
+import { defineSaga } from '../define.ts'
+import { sagaCrashSuite } from '../testing.ts'
 
 /** A host with volumes and domains, on which the same command twice is the same command once. */
 interface Host {
@@ -46,7 +46,7 @@ sagaCrashSuite({
 for (const defect of ['double', 'leak', 'order'] as const) {
   test(`the crash suite finds a saga with this defect: ${defect}`, () => {
     const { NODE_TEST_CONTEXT: _, ...env } = process.env
-    const program = fileURLToPath(new URL('./crash-suite.defects.ts', import.meta.url))
+    const program = fileURLToPath(new URL('./crash-suite-defects.ts', import.meta.url))
     const { status, stdout } = spawnSync(process.execPath, ['--test-reporter=tap', program, defect], { env, encoding: 'utf8' })
     assert.equal(status, 1, stdout)
     assert.match(stdout, /^ok \d+ - defect: undisturbed it ends done/m)

@@ -1,6 +1,6 @@
 /** Sagas that work when nothing happens, each with a defect that the crash suite must find. Run by `crash-suite.test.ts`. */
-import { defineSaga } from './define.ts'
-import { sagaCrashSuite } from './testing.ts'
+import { defineSaga } from '../define.ts'
+import { sagaCrashSuite } from '../testing.ts'
 
 interface World {
   count: number

@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault } from '@typevisor/base'
-import { fence, sagaId, type NewSaga, type SagaEffect, type SagaId, type SagaRecord, type SagaState, type SagaStore } from './ports.ts'
+import {
+  fence,
+  sagaId,
+  type NewSaga,
+  type SagaEffect,
+  type SagaId,
+  type SagaRecord,
+  type SagaState,
+  type SagaStore,
+} from '../ports.ts'
 
 export interface SagaStoreUnderTest {
   readonly store: SagaStore
@@ -27,7 +36,12 @@ export function sagaStoreConformance(driver: string, make: () => Promise<SagaSto
       await body(under)
     })
   }
-  const saga = (id: string, resource = `resource of ${id}`): NewSaga => ({ id: sagaId(id), name: 'test', resource, input: { of: id } })
+  const saga = (id: string, resource = `resource of ${id}`): NewSaga => ({
+    id: sagaId(id),
+    name: 'test',
+    resource,
+    input: { of: id },
+  })
   const claimOne = async (store: SagaStore, owner = 'one', leaseMs = 60_000): Promise<SagaRecord> => {
     const [record] = await store.claim({ owner, leaseMs, limit: 1 })
     assert.ok(record, 'there is something to claim')
@@ -65,17 +79,26 @@ export function sagaStoreConformance(driver: string, make: () => Promise<SagaSto
 
   check('many creations for one resource at once: one wins', async ({ store, other }) => {
     const doors = [store, other ?? store]
-    const results = await Promise.allSettled(Array.from({ length: 10 }, (_, index) => doors[index % 2]!.create(saga(`race-${index}`, 'vm-1'))))
+    const results = await Promise.allSettled(
+      Array.from({ length: 10 }, (_, index) => doors[index % 2]!.create(saga(`race-${index}`, 'vm-1'))),
+    )
     assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 1)
-    for (const result of results) if (result.status === 'rejected') assert.ok(isFault('busy')(result.reason), String(result.reason))
+    for (const result of results)
+      if (result.status === 'rejected') assert.ok(isFault('busy')(result.reason), String(result.reason))
   })
 
   check('sagas are claimed oldest first, within the limit, each with its own growing fence', async ({ store }) => {
     for (const id of ['a', 'b', 'c', 'd']) await store.create(saga(id))
     const first = await store.claim({ owner: 'one', leaseMs: 60_000, limit: 3 })
-    assert.deepEqual(first.map(({ id }) => id), ['a', 'b', 'c'])
+    assert.deepEqual(
+      first.map(({ id }) => id),
+      ['a', 'b', 'c'],
+    )
     const rest = await store.claim({ owner: 'one', leaseMs: 60_000, limit: 3, exclude: new Set(first.map(({ id }) => id)) })
-    assert.deepEqual(rest.map(({ id }) => id), ['d'])
+    assert.deepEqual(
+      rest.map(({ id }) => id),
+      ['d'],
+    )
     const fences = [...first, ...rest].map((record) => record.fence)
     assert.ok(fences[0]! > 0)
     assert.equal(new Set(fences).size, 4)
@@ -156,9 +179,26 @@ export function sagaStoreConformance(driver: string, make: () => Promise<SagaSto
     assert.deepEqual([after?.input, after?.outputs, after?.state], [texts, { [texts.join(' ')]: texts }, state])
   })
 
+  check('text that a store cannot hold does not keep a saga from being undone', async ({ store }) => {
+    await store.create(saga('a'))
+    const record = await claimOne(store)
+    const state: SagaState = { kind: 'undone', fault: { code: 'failed', message: 'guest said \0 and \ud800' } }
+    assert.deepEqual(
+      await store.commit([{ ...move(record, state), output: { step: 'a', value: ['\0', '\udc00\ud83d', '\\u0000'] } }]),
+      ['ok'],
+    )
+    const after = await store.get(record.id)
+    assert.equal(after?.state.kind, 'undone')
+    assert.deepEqual((after?.outputs['a'] as string[] | undefined)?.at(2), '\\u0000')
+  })
+
   check('a settled saga is neither claimed nor moved again', async ({ store }) => {
     const fault = { code: 'failed', message: 'no' } as const
-    const ends: SagaState[] = [{ kind: 'done' }, { kind: 'undone', fault }, { kind: 'stuck', stepIndex: 0, fault, undoFault: fault }]
+    const ends: SagaState[] = [
+      { kind: 'done' },
+      { kind: 'undone', fault },
+      { kind: 'stuck', stepIndex: 0, fault, undoFault: fault },
+    ]
     for (const end of ends) {
       await store.create(saga(end.kind))
       const record = await claimOne(store)
@@ -167,7 +207,10 @@ export function sagaStoreConformance(driver: string, make: () => Promise<SagaSto
       assert.deepEqual((await store.get(record.id))?.state, end)
     }
     assert.deepEqual(await store.claim({ owner: 'one', leaseMs: 1000, limit: 9 }), [])
-    assert.deepEqual((await store.list({ unfinished: true })).map(({ id }) => id), ['stuck'])
+    assert.deepEqual(
+      (await store.list({ unfinished: true })).map(({ id }) => id),
+      ['stuck'],
+    )
     assert.equal((await store.list({ unfinished: false })).length, 2)
   })
 
@@ -183,7 +226,9 @@ export function sagaStoreConformance(driver: string, make: () => Promise<SagaSto
 
   check('in a group each saga has its own answer', async ({ store, countEffect, refusedEffect, readCount }) => {
     for (const id of ['fine', 'stale', 'refused', 'cancelled', 'plain']) await store.create(saga(id))
-    const records = new Map((await store.claim({ owner: 'one', leaseMs: 60_000, limit: 9 })).map((record) => [record.id as string, record]))
+    const records = new Map(
+      (await store.claim({ owner: 'one', leaseMs: 60_000, limit: 9 })).map((record) => [record.id as string, record]),
+    )
     const at = (id: string): SagaRecord => records.get(id)!
     await store.requestCancel(sagaId('cancelled'))
     const answers = await store.commit([
@@ -199,7 +244,7 @@ export function sagaStoreConformance(driver: string, make: () => Promise<SagaSto
       ['ok', 'stale', 'fault', 'cancel', 'ok', 'stale'],
     )
     assert.equal(await readCount(), 2)
-    const stepOf = async (id: string) => ((await store.get(sagaId(id)))?.state as { stepIndex: number }).stepIndex
+    const stepOf = async (id: string) => ((await store.get(sagaId(id)))?.state as { stepIndex: number } | undefined)?.stepIndex
     assert.deepEqual(await Promise.all(['fine', 'stale', 'refused', 'cancelled', 'plain'].map(stepOf)), [1, 0, 0, 1, 1])
   })
 
@@ -243,7 +288,8 @@ export function sagaStoreConformance(driver: string, make: () => Promise<SagaSto
       await store.create(saga(id))
       await passTime(2)
     }
-    const idsOf = async (filter?: Parameters<SagaStore['list']>[0]): Promise<SagaId[]> => (await store.list(filter)).map(({ id }) => id)
+    const idsOf = async (filter?: Parameters<SagaStore['list']>[0]): Promise<SagaId[]> =>
+      (await store.list(filter)).map(({ id }) => id)
     assert.deepEqual(await idsOf(), ['c', 'b', 'a'])
     assert.deepEqual(await idsOf({ limit: 2 }), ['c', 'b'])
     assert.deepEqual(await idsOf({ resource: 'resource of b' }), ['b'])

@@ -15,10 +15,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { epochMillis, Fault, type Clock, type Json, type Log } from '@typevisor/base'
 import { memoryLog, seededRng, virtualClock, type MemoryLog, type SeededRng } from '@typevisor/sim'
-import { createSagaEngine, type SagaEngine } from './engine.ts'
-import { memorySagaStore } from './memory-store.ts'
-import { sagaId, type SagaDefinition, type SagaRecord, type SagaStep, type SagaStore, type StepContext } from './ports.ts'
-import { settled } from './states.ts'
+import { createSagaEngine, type SagaEngine } from '../engine.ts'
+import { memorySagaStore } from '../memory-store.ts'
+import { sagaId, type SagaDefinition, type SagaRecord, type SagaStep, type SagaStore, type StepContext } from '../ports.ts'
+import { settled } from '../states.ts'
 
 export interface SagaCrashSubject<I extends Json, S> {
   readonly definition: SagaDefinition<I, S>
@@ -83,8 +83,14 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
   const indexes = steps.map((_, index) => index)
   const undoable = indexes.filter((index) => steps[index]?.undo)
 
-  const expectEnd = async (disturbances: readonly Disturbance[], want: readonly ('done' | 'undone')[], seed = 0): Promise<Ended> => {
-    const told = disturbances.map(({ way, stepIndex, action }) => `${way} ${steps[stepIndex]?.name}: ${ACTIONS[action]}`).join('; ')
+  const expectEnd = async (
+    disturbances: readonly Disturbance[],
+    want: readonly ('done' | 'undone')[],
+    seed = 0,
+  ): Promise<Ended> => {
+    const told = disturbances
+      .map(({ way, stepIndex, action }) => `${way} ${steps[stepIndex]?.name}: ${ACTIONS[action]}`)
+      .join('; ')
     const ended = await live(subject, disturbances, seed)
     const { kind } = ended.record.state
     const found = `${told || 'undisturbed'}\n${JSON.stringify(ended.record.state)}\n${ended.trace.join('\n')}`
@@ -97,7 +103,10 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
 
   test(`${name}: undisturbed it ends done`, async () => {
     const { trace } = await expectEnd([], ['done'])
-    assert.deepEqual(trace, steps.map((step) => `do ${step.name}`))
+    assert.deepEqual(
+      trace,
+      steps.map((step) => `do ${step.name}`),
+    )
   })
 
   for (const action of HARMLESS) {
@@ -113,8 +122,11 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
     test(`${name}: a run that ${ACTIONS[action]} is undone in reverse order, for every step`, async () => {
       for (const stepIndex of indexes) {
         const { trace } = await expectEnd([{ way: 'do', stepIndex, action }], ['undone'])
-        const undone = undoable.filter((index) => index <= stepIndex).reverse()
-        assert.deepEqual(trace.filter((line) => line.startsWith('undo')), undone.map((index) => `undo ${steps[index]?.name}`))
+        const undone = undoable.filter((index) => index <= stepIndex).toReversed()
+        assert.deepEqual(
+          trace.filter((line) => line.startsWith('undo')),
+          undone.map((index) => `undo ${steps[index]?.name}`),
+        )
       }
     })
   }
@@ -148,7 +160,9 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
       const rng = seededRng(`${name}/${seed}`)
       const disturbances: Disturbance[] = []
       for (let count = rng.below(6) + 1; count > 0; count -= 1) {
-        const action = rng.chance(0.7) ? rng.pick(HARMLESS) : rng.pick(['failed_before_it_acts', 'failed_after_it_acted', 'cancelled'] as const)
+        const action = rng.chance(0.7)
+          ? rng.pick(HARMLESS)
+          : rng.pick(['failed_before_it_acts', 'failed_after_it_acted', 'cancelled'] as const)
         const way = action !== 'cancelled' && rng.chance(0.4) ? 'undo' : 'do'
         disturbances.push({ way, stepIndex: rng.pick(indexes), action })
       }
@@ -201,7 +215,11 @@ function toolsOf<I extends Json, S>(subject: SagaCrashSubject<I, S>, seed: numbe
 }
 
 /** Runs the saga through as many lives as its disturbances take. */
-async function live<I extends Json, S>(subject: SagaCrashSubject<I, S>, disturbances: readonly Disturbance[], seed: number): Promise<Ended> {
+async function live<I extends Json, S>(
+  subject: SagaCrashSubject<I, S>,
+  disturbances: readonly Disturbance[],
+  seed: number,
+): Promise<Ended> {
   const tools = toolsOf(subject, seed)
   return tools.run(async () => {
     const world = await subject.setup(tools)
@@ -296,27 +314,29 @@ interface Instruments {
 
 function instrumented<I, S>(definition: SagaDefinition<I, S>, instruments: Instruments): SagaDefinition<I, S> {
   const { left, trace, life, cancel } = instruments
-  const disturbed = (way: 'do' | 'undo', step: SagaStep<I, S>, stepIndex: number, work: SagaStep<I, S>['do']) => async (context: StepContext<I, S>) => {
-    const at = left.findIndex((one) => one.way === way && one.stepIndex === stepIndex)
-    const action = at < 0 ? null : (left.splice(at, 1)[0]?.action ?? null)
-    trace.push(`${way} ${step.name}${action === null ? '' : ` (${action})`}`)
-    const busy = new Fault('busy', 'the crash suite says: try again')
-    const failure = new Fault('failed', 'the crash suite says: failed')
-    if (action === 'killed_before_it_runs') {
-      life.end()
-      await forEver()
+  const disturbed =
+    (way: 'do' | 'undo', step: SagaStep<I, S>, stepIndex: number, work: SagaStep<I, S>['do']) =>
+    async (context: StepContext<I, S>) => {
+      const at = left.findIndex((one) => one.way === way && one.stepIndex === stepIndex)
+      const action = at < 0 ? null : (left.splice(at, 1)[0]?.action ?? null)
+      trace.push(`${way} ${step.name}${action === null ? '' : ` (${action})`}`)
+      const busy = new Fault('busy', 'the crash suite says: try again')
+      const failure = new Fault('failed', 'the crash suite says: failed')
+      if (action === 'killed_before_it_runs') {
+        life.end()
+        await forEver()
+      }
+      if (action === 'retried_before_it_acts') throw busy
+      if (action === 'failed_before_it_acts') throw failure
+      if (action === 'cancelled') await cancel()
+      if (action === 'run_twice') await work(context)
+      const outcome = await work(action === 'run_twice' ? { ...context, attempt: context.attempt + 1 } : context)
+      if (action === 'retried_after_it_acted') throw busy
+      if (action === 'failed_after_it_acted') throw failure
+      if (action === 'killed_before_its_commit') life.end()
+      if (action === 'killed_after_its_commit') life.dieAfterCommit = true
+      return outcome
     }
-    if (action === 'retried_before_it_acts') throw busy
-    if (action === 'failed_before_it_acts') throw failure
-    if (action === 'cancelled') await cancel()
-    if (action === 'run_twice') await work(context)
-    const outcome = await work(action === 'run_twice' ? { ...context, attempt: context.attempt + 1 } : context)
-    if (action === 'retried_after_it_acted') throw busy
-    if (action === 'failed_after_it_acted') throw failure
-    if (action === 'killed_before_its_commit') life.end()
-    if (action === 'killed_after_its_commit') life.dieAfterCommit = true
-    return outcome
-  }
   return {
     ...definition,
     steps: definition.steps.map((step, stepIndex) => ({

@@ -11,7 +11,7 @@ const SAGA_COUNT = 400
 const STEP_COUNT = 4
 const KILL_COUNT = 8
 
-const program = fileURLToPath(new URL('./kill.child.ts', import.meta.url))
+const program = fileURLToPath(new URL('./kill-child.ts', import.meta.url))
 
 /** Runs the child; kills it `killAfterMs` after it has work, unless it is null. Answers what it said when it came to its end. */
 async function life(folder: string, killAfterMs: number | null): Promise<string | null> {
