@@ -46,6 +46,7 @@ async function startShared(): Promise<TestPostgres> {
     settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' },
   })
   const admin = new pg.Pool({ ...postgres.connection, max: 2 })
+  admin.on('error', () => {}) // its idle connections end with the server
   await admin.query(`CREATE DATABASE ${TEMPLATE}`)
   const template = openDatabase({ connection: { ...postgres.connection, database: TEMPLATE } })
   await migrate(template.executor, MIGRATIONS)

@@ -58,6 +58,9 @@ export function openDatabase(options: DatabaseOptions): DatabaseHandle {
     types,
   })
   pool.on('error', (error) => options.onIdleError?.(error))
+  // A connection that is lost between two statements of a transaction says so by an event, which without a listener would end the
+  // process; the next statement on it fails and tells.
+  pool.on('connect', (client) => client.on('error', () => {}))
   const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) })
   let closing: Promise<void> | undefined
   const close = (): Promise<void> =>
