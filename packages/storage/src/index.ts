@@ -1,2 +1,27 @@
-export { commandFault, nodeCommandRunner, runChecked } from './node-command.ts'
+/**
+ * Volumes: where a guest's disks come from.
+ *
+ *        VolumeStore (port)
+ *          |         |
+ *     qcow2 files   memory        one conformance suite runs on both (testing.ts)
+ *          |
+ *   VolumeFiles + CommandRunner   ports; node-files.ts and node-command.ts are the real ones
+ *          |
+ *       qemu-img
+ *
+ * Invariants: a volume is whole or not there; making, putting and removing can be done twice; one id is one volume of one kind;
+ * no name, path or id is ever read as an option or a protocol; a base is never written.
+ *
+ * Failure paths: no space is `exhausted`, a missing base `not_found`, a smaller size than the base's or a bad id `invalid`, a damaged
+ * image `failed` with qemu-img's words. After each of them, and after a kill, nothing half-made stays.
+ *
+ * What it is not: no snapshots and no moving between hosts yet; it does not know which guest uses a volume.
+ *
+ * References: QEMU docs/interop/qcow2.txt; `man qemu-img`; docs/system/images.rst.
+ */
+export { commandFault, runChecked } from './command.ts'
+export { memoryVolumeStore, type MemoryVolumeOptions } from './memory.ts'
+export { nodeCommandRunner } from './node-command.ts'
+export { nodeVolumeFiles, type NodeVolumeFilesOptions } from './node-files.ts'
+export { qcow2VolumeStore, type Qcow2Options } from './qcow2.ts'
 export type { CommandOptions, CommandResult, CommandRunner, VolumeFiles, VolumeInfo, VolumeStore } from './ports.ts'

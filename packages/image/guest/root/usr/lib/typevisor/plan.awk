@@ -16,7 +16,7 @@ function commands(path, target,   i, j, line) {
   for (i = 0; i < get(path "/#") + 0; i++) {
     if ((path "/" i) in leaves) line = leaves[path "/" i]
     else for (line = "", j = 0; j < get(path "/" i "/#") + 0; j++) line = line (j ? " " : "") q(get(path "/" i "/" j))
-    print "command " target " " q(line)
+    if (line != "") print "command " target " " q(line)
   }
 }
 { at = index($0, "="); leaves[substr($0, 1, at - 1)] = plain(substr($0, at + 1)) }
@@ -38,8 +38,11 @@ END {
     if (get(u "/groups") != "") print "add_groups " q(user) " " q(get(u "/groups"))
     for (j = 0; j < get(u "/groups/#") + 0; j++) print "add_groups " q(user) " " q(get(u "/groups/" j))
   }
-  keys("ssh_authorized_keys", defaultUser); keys("public-keys", defaultUser)
-  if (get("public-keys") != "") print "add_key " q(defaultUser) " " q(get("public-keys"))
+  # There is no sudo here: who holds the keys of the account that cloud-config gives sudo opens root as well, unless disable_root says no.
+  if (!yes(get("disable_root"))) {
+    keys("ssh_authorized_keys", defaultUser); keys("public-keys", defaultUser)
+    if (get("public-keys") != "") print "add_key " q(defaultUser) " " q(get("public-keys"))
+  }
   if (get("password") != "") print "set_password " q(defaultUser) " " q(get("password"))
   for (i = 0; i < get("chpasswd/users/#") + 0; i++) {
     u = "chpasswd/users/" i

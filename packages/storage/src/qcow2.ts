@@ -1,0 +1,171 @@
+/**
+ * Volumes as files of one folder, made by qemu-img.
+ *
+ *   clone:  base.qcow2 <-- <id>.qcow2     an overlay; the base is named by its absolute path in the overlay's header
+ *   put:    <id>.raw                      a small file, read-only
+ *
+ * A volume is made as `.new-<n>-<id>`, synced and renamed: under its own name it is whole or not there. What a killed process left is
+ * taken away by `sweep` at the first call. Calls for one id run one after the other, calls for different ids side by side.
+ *
+ * A path is never read as an option or as a protocol by qemu-img: ids are checked (UUIDs), paths are absolute and handed over as
+ * `file:` names, and the base lies in the header as a plain absolute path (which begins with `/`, so `:` in it is no protocol).
+ */
+import { bytes, Fault, type Bytes, type Log } from '@typevisor/base'
+import { parseVolumeId, type VolumeId } from '@typevisor/model'
+import { commandFault, runChecked } from './command.ts'
+import type { CommandRunner, VolumeFiles, VolumeInfo, VolumeStore } from './ports.ts'
+
+export interface Qcow2Options {
+  readonly files: VolumeFiles
+  readonly runner: CommandRunner
+  readonly log?: Log | undefined
+}
+
+type Format = VolumeInfo['format']
+
+const TEMPORARY = '.new-'
+const SECTOR = 512
+/** qcow2's limit with 64 KiB clusters is far beyond; this is ext4's and a typing mistake's. */
+const VIRTUAL_BYTES_MAX = 16 * 1024 ** 4
+const PUT_BYTES_MAX = 64 * 1024 * 1024
+const MODE: Record<Format, number> = { qcow2: 0o600, raw: 0o400 }
+
+export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeStore {
+  const lines = new Map<VolumeId, Promise<unknown>>()
+  let counter = 0
+  let swept: Promise<void> | undefined
+
+  const sweep = async (): Promise<void> => {
+    for (const name of await files.list()) {
+      if (!name.startsWith(TEMPORARY)) continue
+      await files.remove(name)
+      log?.info('volume.leftover_removed', { name })
+    }
+  }
+
+  /** One at a time for each id. */
+  const inLine = async <T>(id: VolumeId, work: () => Promise<T>): Promise<T> => {
+    await (swept ??= sweep())
+    const before = lines.get(id) ?? Promise.resolve()
+    const mine = before.then(work, work)
+    lines.set(id, mine)
+    try {
+      return await mine
+    } finally {
+      if (lines.get(id) === mine) lines.delete(id)
+    }
+  }
+
+  const find = async (id: VolumeId): Promise<VolumeInfo | null> => {
+    for (const format of ['qcow2', 'raw'] as const) {
+      const there = await files.stat(fileName(id, format))
+      if (!there) continue
+      const path = files.path(fileName(id, format))
+      const virtualBytes = format === 'raw' ? bytes(there.sizeBytes) : (await inspect(runner, path, 'qcow2')).virtualBytes
+      return { id, virtualBytes, allocatedBytes: bytes(there.allocatedBytes), format, path }
+    }
+    return null
+  }
+
+  /** Makes a file under a name of its own, then gives it its true one; leaves nothing else in any case. */
+  const make = async (id: VolumeId, format: Format, write: (name: string) => Promise<void>): Promise<VolumeInfo> => {
+    const temporary = `${TEMPORARY}${counter++}-${fileName(id, format)}`
+    try {
+      await write(temporary)
+      await files.publish(temporary, fileName(id, format), MODE[format])
+    } catch (error) {
+      await files.remove(temporary)
+      throw error
+    }
+    const made = await find(id)
+    if (!made) throw new Fault('failed', `make volume ${id}: it is gone, another process removed it`)
+    return made
+  }
+
+  return {
+    clone: (id, base, virtualBytes, { signal } = {}) =>
+      inLine(parseVolumeId(id), async () => {
+        signal?.throwIfAborted()
+        checkBase(base)
+        const there = await find(id)
+        if (there) return sameKind(there, 'qcow2')
+        if (!(await files.exists(base.path))) throw new Fault('not_found', `clone volume ${id}: no base ${base.path}`)
+        const source = await inspect(runner, base.path, base.format, signal)
+        const wanted = sizeFor(id, virtualBytes, source.virtualBytes)
+        return make(id, 'qcow2', async (name) => {
+          const target = `file:${files.path(name)}`
+          await runChecked(runner, ['qemu-img', 'create', '-q', '-f', 'qcow2', '-F', base.format, '-b', base.path, '--', target, String(wanted)], { signal })
+        })
+      }),
+    put: (id, content) =>
+      inLine(parseVolumeId(id), async () => {
+        if (content.byteLength === 0 || content.byteLength > PUT_BYTES_MAX) {
+          throw new Fault('invalid', `put volume ${id}: got ${content.byteLength} bytes, want 1 to ${PUT_BYTES_MAX}`)
+        }
+        const there = await find(id)
+        if (there) return sameKind(there, 'raw')
+        return make(id, 'raw', (name) => files.write(name, padded(content)))
+      }),
+    get: (id) => inLine(parseVolumeId(id), () => find(id)),
+    remove: (id) =>
+      inLine(parseVolumeId(id), async () => {
+        for (const format of ['qcow2', 'raw'] as const) await files.remove(fileName(id, format))
+      }),
+    async list() {
+      await (swept ??= sweep())
+      const ids = (await files.list()).map(idOf).filter((id) => id !== null)
+      const found = await Promise.all(ids.sort().map((id) => inLine(id, () => find(id))))
+      return found.filter((info) => info !== null)
+    },
+  }
+}
+
+/** What qemu-img says of a file. @throws Fault `failed` when it is damaged or not of `format`. */
+async function inspect(runner: CommandRunner, path: string, format: Format, signal?: AbortSignal): Promise<{ virtualBytes: Bytes }> {
+  // -U: the file may be open in a running guest, which holds a lock.
+  const argv = ['qemu-img', 'info', '-U', '--output=json', '-f', format, '--', `file:${path}`] as const
+  const result = await runner.run([...argv] as [string, ...string[]], { signal })
+  if (result.exitCode !== 0) throw commandFault(argv, result)
+  const info: unknown = JSON.parse(new TextDecoder().decode(result.stdout))
+  const size = typeof info === 'object' && info !== null ? (info as { 'virtual-size'?: unknown })['virtual-size'] : undefined
+  if (typeof size !== 'number') throw new Fault('failed', `inspect ${path}: qemu-img names no virtual-size`)
+  return { virtualBytes: bytes(size) }
+}
+
+function checkBase(base: { path: string; format: Format }): void {
+  if (!base.path.startsWith('/') || /[\0\n]/.test(base.path)) {
+    throw new Fault('invalid', `base: got ${JSON.stringify(base.path)}, want an absolute path`)
+  }
+  if (base.path.length > 1023) throw new Fault('invalid', `base: path of ${base.path.length} characters, want at most 1023 (the header's room)`)
+}
+
+function sizeFor(id: VolumeId, wanted: Bytes, baseBytes: Bytes): number {
+  if (wanted < baseBytes) throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at least the base's ${baseBytes}`)
+  if (wanted > VIRTUAL_BYTES_MAX) throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at most ${VIRTUAL_BYTES_MAX}`)
+  return Math.ceil(wanted / SECTOR) * SECTOR
+}
+
+/** Idempotent means: the same call again. The same id for something else is a mistake of the caller. */
+function sameKind(there: VolumeInfo, format: Format): VolumeInfo {
+  if (there.format !== format) throw new Fault('conflict', `volume ${there.id} is there as ${there.format}, want ${format}`)
+  return there
+}
+
+/** Disks are read in sectors. */
+function padded(content: Uint8Array): Uint8Array {
+  if (content.byteLength % SECTOR === 0) return content
+  const out = new Uint8Array(Math.ceil(content.byteLength / SECTOR) * SECTOR)
+  out.set(content)
+  return out
+}
+
+const fileName = (id: VolumeId, format: Format): string => `${id}.${format}`
+
+function idOf(name: string): VolumeId | null {
+  const match = /^([0-9a-f].*)\.(?:qcow2|raw)$/.exec(name)
+  try {
+    return match ? parseVolumeId(match[1]) : null
+  } catch {
+    return null // a file that is none of ours
+  }
+}
