@@ -1,0 +1,128 @@
+/** What only root can show: QEMU as its own user, and full disks. Skipped, with the reason, for anybody else. */
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test, type TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { assertCounts, bench, consoleText, last, pidOf, running, tinyGuestDisk, type, until, watch, type Bench } from './testing.ts'
+
+const run = promisify(execFile)
+const skip = process.getuid?.() === 0 ? false : 'needs root'
+/** `nobody`: in the tests no name is looked up. */
+const USER = { uid: 65534, gid: 65534 }
+
+/** As a system has them: the run folder reachable for all, the data folder for its owner only. */
+async function asUser(t: TestContext): Promise<Bench> {
+  const b = await bench(t, { user: USER })
+  await chmod(b.folder, 0o711)
+  await mkdir(join(b.folder, 'run'), { mode: 0o711 })
+  await mkdir(join(b.folder, 'data'), { mode: 0o700 })
+  return b
+}
+
+const userOf = async (pid: number): Promise<string[]> => /^Uid:\s+(.*)$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]?.split('\t') ?? []
+
+test('QEMU runs as its own user, with disks and console log in folders that this user cannot reach', { skip }, async (t) => {
+  const b = await asUser(t)
+  const secret = join(b.folder, 'secret')
+  await mkdir(secret, { mode: 0o700 })
+  const base = join(secret, 'base.raw')
+  const path = join(secret, 'root.qcow2')
+  await writeFile(base, tinyGuestDisk(), { mode: 0o600 })
+  await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'raw', path])
+  await chmod(path, 0o600)
+  const domain = await running(b, { volumes: { root: { kind: 'file', path, format: 'qcow2' } } })
+  assert.deepEqual(await userOf(await pidOf(b, domain)), ['65534', '65534', '65534', '65534'])
+  await type(b.driver, domain, 'w')
+  await consoleText(b.driver, domain, (text) => text.includes('W'))
+  const save = join(secret, 'guest.save')
+  await b.driver.save(domain.id, save)
+  await b.driver.restore(domain, save)
+  await b.driver.unpause(domain.id)
+  await type(b.driver, domain, 'w')
+  await consoleText(b.driver, domain, (text) => text.split('W').length === 3)
+  const stream = await b.driver.openVnc(domain.id)
+  stream.close()
+  const whole = await consoleText(b.driver, domain, () => true)
+  assertCounts(whole.replaceAll('W', ''))
+})
+
+test('a run folder that the QEMU user cannot reach is refused, naming what bars the way', { skip }, async (t) => {
+  const b = await bench(t, { user: USER })
+  const domain = await b.domain()
+  await chmod(b.folder, 0o700)
+  await assert.rejects(b.driver.create(domain), { code: 'forbidden', message: new RegExp(`run folder: folder ${b.folder} has mode 0700`) })
+  assert.deepEqual(await readdir(join(b.folder, 'run')), [])
+})
+
+test('a kernel that the QEMU user may not read is refused; one that it may is found behind a closed folder', { skip }, async (t) => {
+  const b = await asUser(t)
+  const secret = join(b.folder, 'secret')
+  await mkdir(secret, { mode: 0o700 })
+  const kernelPath = join(secret, 'vmlinuz')
+  await writeFile(kernelPath, 'no kernel, but readable', { mode: 0o600 })
+  const domain = await b.domain({ boot: { kind: 'kernel', kernelPath, initrdPath: null, commandLine: 'console=ttyS0' } })
+  await assert.rejects(b.driver.create(domain), { code: 'forbidden', message: /vmlinuz has mode 0600 and owner 0:0/ })
+  await chmod(kernelPath, 0o644)
+  await assert.rejects(b.driver.create(domain), { code: 'failed', message: /invalid kernel header|not a Linux kernel|kernel/i })
+})
+
+/** A small file system of its own. */
+async function smallDisk(t: TestContext, sizeBytes: number): Promise<string> {
+  const folder = await mkdtemp('/tmp/tvq-small-')
+  await run('mount', ['-t', 'tmpfs', '-o', `size=${sizeBytes}`, 'tmpfs', folder])
+  t.after(async () => {
+    await run('umount', ['-l', folder])
+    await rm(folder, { recursive: true })
+  })
+  return folder
+}
+
+test('a save that meets a full disk says so, leaves no file, and the guest goes on', { skip }, async (t) => {
+  const small = await smallDisk(t, 256 * 1024)
+  const b = await bench(t)
+  const domain = await running(b)
+  await assert.rejects(b.driver.save(domain.id, join(small, 'guest.save')), { code: 'exhausted', message: /no space left/i })
+  assert.deepEqual(await readdir(small), [])
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'running' })
+  const { endOffset } = await b.driver.readConsole(domain.id, 0, 1 << 24)
+  assertCounts(await consoleText(b.driver, domain, (text) => text.length > endOffset + 20))
+})
+
+test('a guest whose disk is full waits, and goes on when there is space', { skip }, async (t) => {
+  const small = await smallDisk(t, 64 * 1024)
+  const b = await bench(t)
+  const events = watch(b.driver)
+  const path = join(small, 'root.raw')
+  const disk = tinyGuestDisk()
+  // Sparse: one block for the boot sector, so that the guest's write needs a new one.
+  await writeFile(path, disk.subarray(0, 512))
+  await run('truncate', ['-s', String(disk.length), path])
+  const domain = await running(b, { volumes: { root: { kind: 'file', path, format: 'raw' } } })
+  const { bavail, bsize } = await statfs(small)
+  await writeFile(join(small, 'filler'), new Uint8Array(bavail * bsize))
+  await type(b.driver, domain, 'w')
+  await until(() => last(events).includes('io-error'), 'paused by the full disk')
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'paused', cause: 'io-error' })
+  await b.driver.close()
+  const after = b.open()
+  assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'paused', cause: 'io-error' })
+  await rm(join(small, 'filler'))
+  await after.unpause(domain.id)
+  await consoleText(after, domain, (text) => text.includes('W'))
+  assert.ok((await stat(path)).blocks > 8)
+  await sleep(1)
+})
+
+test('a data folder on a full disk fails the create, and nothing is left behind', { skip }, async (t) => {
+  const small = await smallDisk(t, 64 * 1024)
+  const b = await bench(t)
+  const { bavail, bsize } = await statfs(small)
+  await writeFile(join(small, 'filler'), new Uint8Array(bavail * bsize))
+  const driver = b.open({ dataDir: join(small, 'data'), runDir: join(small, 'run') })
+  const domain = await b.domain()
+  await assert.rejects(driver.create(domain), { code: 'exhausted' })
+  assert.deepEqual(await readdir(join(small, 'run')).catch(() => []), [])
+})
