@@ -1,0 +1,84 @@
+/** The port's promises on a real QEMU with a real Linux: the platform's own starter image, kept under `.cache` of the clone. */
+import { execFile } from 'node:child_process'
+import { mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { createImageStore, type Image } from '@typevisor/image'
+import { parseImageName, type VolumeId } from '@typevisor/model'
+import { domainDriverConformance } from '@typevisor/toolstack/testing'
+import { createQemuDriver } from './index.ts'
+import { silentLog, testClock, testHost, testIds } from './testing.ts'
+
+const run = promisify(execFile)
+const CACHE = fileURLToPath(new URL('../../../../.cache/', import.meta.url))
+
+async function microImage(): Promise<Image> {
+  const images = createImageStore({ folder: join(CACHE, 'images'), cacheFolder: join(CACHE, 'debian'), clock: testClock })
+  const name = parseImageName('micro')
+  return (await images.get(name)) ?? (await images.build(name))
+}
+
+domainDriverConformance('qemu', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'tvq-'))
+  const image = await microImage()
+  await mkdir(join(folder, 'disks'))
+  return {
+    open: async () =>
+      createQemuDriver({
+        dataDir: join(folder, 'data'),
+        runDir: join(folder, 'run'),
+        host: testHost(),
+        clock: testClock,
+        ids: testIds,
+        log: silentLog,
+      }),
+    guest: async (id) => {
+      const volume = `${id}.root` as VolumeId
+      const path = join(folder, 'disks', `${id}.qcow2`)
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', image.rootDisk.path, '-F', image.rootDisk.format, path])
+      return { boot: image.boot, volumes: { [volume]: { kind: 'file', path, format: 'qcow2' } }, disks: [{ name: 'root', volume, readOnly: false }] }
+    },
+    savePath: (id) => join(folder, `${id}.save`),
+    damage: async (path) => {
+      const file = await open(path, 'r+')
+      try {
+        const { size } = await file.stat()
+        await file.write(new TextEncoder().encode('damage'), 0, 6, size >> 1)
+      } finally {
+        await file.close()
+      }
+    },
+    untilBooted: async (driver, id) => {
+      const end = Date.now() + 60_000
+      while (true) {
+        try {
+          await driver.exec(id, { argv: ['/bin/true'], timeoutMs: 5000 })
+          if ((await driver.addresses(id)).some(({ device, addresses }) => device !== 'lo' && addresses.length > 0)) return
+        } catch (error) {
+          if (Date.now() > end) throw error
+        }
+        await sleep(100)
+      }
+    },
+    killProcess: async (id) => {
+      const pid = Number(await readFile(join(folder, 'run', id, 'qemu.pid'), 'utf8'))
+      process.kill(pid, 'SIGKILL')
+      await testHost().processes.waitExit((await testHost().processes.identity(pid)) ?? { pid, startTimeTicks: -1, bootId: '' }, {
+        signal: AbortSignal.timeout(10_000),
+      })
+    },
+    guestPowersOff: async (driver, id) => {
+      const stream = await driver.openConsole(id)
+      await stream.write(new TextEncoder().encode('poweroff\r'))
+      stream.close()
+    },
+    // The guest's own shell counts, in a file in the guest's memory.
+    counter: ['/bin/sh', '-c', 'n=$(cat /run/count 2>/dev/null || echo 0); echo $((n + 1)) | tee /run/count'],
+    echo: ['/bin/echo'],
+    pause: (ms) => sleep(ms),
+    close: () => rm(folder, { recursive: true }),
+  }
+})
