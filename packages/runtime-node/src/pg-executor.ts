@@ -31,12 +31,17 @@ export interface PgExecutor {
   transaction<T>(work: (tx: PgExecutor) => Promise<T>): Promise<T>
 }
 
+const heard = new WeakSet<PgPool>()
+
 /**
  * Runs on a pool; each transaction takes one client of it. Errors are `Fault`s, with pg's own as the cause. A connection that breaks while
  * nobody asks on it is an `error` event of pg, which would end the process when nobody listens: here somebody does.
  */
 export function pgExecutor(pool: PgPool, options: { log?: Log } = {}): PgExecutor {
-  pool.on('error', (error) => options.log?.warn('database.connection_lost', { reason: error.message }))
+  if (!heard.has(pool)) {
+    heard.add(pool)
+    pool.on('error', (error) => options.log?.warn('database.connection_lost', { reason: error.message }))
+  }
   return {
     query: (text, values) => query(pool, text, values),
     async transaction(work) {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -11,6 +11,7 @@ import { Pool } from 'pg'
 import { realClock } from './clock.ts'
 import { pgExecutor } from './pg-executor.ts'
 import { signalProcess, waitForExit } from './pidfd.ts'
+import { isRoot, userByName } from './privileges.ts'
 import { startEmbeddedPostgres, type EmbeddedPostgres } from './postgres.ts'
 
 let folder = ''
@@ -170,4 +171,25 @@ test('errors of the database are faults by their class', async () => {
   })
   await postgres.stop()
   await withSql(postgres, (sql) => assert.rejects(sql.query('select 1'), isFault('unavailable', /database/)))
+})
+
+test('root hands the cluster to the system user where there is one, and takes it back where there is none', async (t) => {
+  const user = ['typevisor', 'postgres', 'daemon'].map((name) => userByName(name)).find((found) => found !== null)
+  if (!isRoot() || !user) return t.skip('only root can change users')
+  await chmod(folder, 0o755)
+  const dataDir = join(folder, 'handed')
+  const startAs = (systemUser: string) => startEmbeddedPostgres({ dataDir, systemUser, clock: realClock(), log: memoryLog() })
+  const ownerOf = async (postgres: EmbeddedPostgres) => (await stat(`/proc/${postgres.postmaster.pid}`)).uid
+  for (const [systemUser, uid] of [
+    ['no-such-user', 0],
+    [user.name, user.uid],
+    ['no-such-user', 0],
+  ] as const) {
+    const postgres = await startAs(systemUser)
+    assert.equal((await stat(join(dataDir, 'pgdata'))).uid, uid)
+    assert.equal(await ownerOf(postgres), uid)
+    await withSql(postgres, (sql) => sql.query('create table if not exists handed (n int)'))
+    await postgres.stop()
+  }
+  assert.equal((await stat(join(dataDir, 'password'))).mode & 0o077, 0)
 })

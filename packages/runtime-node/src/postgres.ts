@@ -24,10 +24,14 @@
 import { execFile } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import {
-  chownSync,
+  chmodSync,
+  closeSync,
   existsSync,
+  fsyncSync,
+  lchownSync,
   lstatSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -129,14 +133,14 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   using stack = new DisposableStack()
   stack.use(lockFile(join(dataDir, 'lock')))
   const programs = await findPrograms()
-  const runner = chooseRunner(options.systemUser ?? 'typevisor', [programs.postgres, dataDir], log)
+  const runner = chooseRunner(options.systemUser ?? 'typevisor', programs, dataDir, log)
   const pgdata = join(dataDir, 'pgdata')
   const socketDir = makeSocketDir(options.runDir, dataDir, runner)
   const settings = { ...SETTINGS, ...options.settings, unix_socket_directories: socketDir }
   const password = await prepare({ dataDir, pgdata, programs, runner, log })
 
   const settingsHash = createHash('sha256')
-    .update(JSON.stringify([programs.postgres, runner.prefix, settings]))
+    .update(JSON.stringify([programs.postgres, runner, settings]))
     .digest('hex')
   const found = findPostmaster(pgdata)
   let postmaster = found && (await adoptable(found, dataDir, settingsHash, clock)) ? found : null
@@ -147,6 +151,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
       await endPostmaster(found, log)
     }
     await waitForStrays(pgdata, clock)
+    giveAll(pgdata, runner)
     postmaster = await startPostmaster({ programs, runner, pgdata, dataDir, settings, clock })
     writeFileSync(join(dataDir, 'postmaster.json'), JSON.stringify({ ...postmaster, settingsHash }), { mode: 0o600 })
   }
@@ -165,7 +170,10 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     adopted,
     exited: (waiting) => waitForExit(running, waiting),
     stop() {
-      over ??= endPostmaster(running, log).finally(() => held.dispose())
+      over ??= endPostmaster(running, log).finally(() => {
+        rmSync(socketDir, { recursive: true, force: true })
+        held.dispose()
+      })
       return over
     },
     release: () => held.dispose(),
@@ -202,12 +210,18 @@ interface Runner {
   readonly gid?: number
 }
 
-function chooseRunner(systemUser: string, needed: readonly string[], log: Log): Runner {
+function chooseRunner(systemUser: string, programs: Programs, dataDir: string, log: Log): Runner {
   if (!isRoot()) return { prefix: [] }
   const user = userByName(systemUser)
   if (user && user.uid !== 0) {
-    const obstacle = needed.map((path) => reachable(path, user)).find(({ kind }) => kind !== 'reachable')
-    if (!obstacle) return { prefix: [], uid: user.uid, gid: user.gid }
+    const obstacle = [programs.postgres, programs.initdb, dataDir]
+      .map((path) => reachable(path, user))
+      .find(({ kind }) => kind !== 'reachable')
+    if (!obstacle) {
+      // To reach its cluster it must pass our folder, in which all else is for our eyes only.
+      chmodSync(dataDir, 0o711)
+      return { prefix: [], uid: user.uid, gid: user.gid }
+    }
     log.info('postgres.user_cannot_reach', { user: systemUser, path: obstacle.kind === 'reachable' ? '' : obstacle.path })
   }
   // The number must have a name in /etc/passwd, which initdb asks for: 1 is `daemon` on every distribution.
@@ -217,7 +231,14 @@ function chooseRunner(systemUser: string, needed: readonly string[], log: Log): 
 }
 
 function give(path: string, runner: Runner): void {
-  if (runner.uid !== undefined && runner.gid !== undefined) chownSync(path, runner.uid, runner.gid)
+  if (isRoot()) lchownSync(path, runner.uid ?? 0, runner.gid ?? 0)
+}
+
+/** When the user under which it runs has changed, the whole cluster changes hands. */
+function giveAll(pgdata: string, runner: Runner): void {
+  if (!isRoot() || lstatSync(pgdata).uid === (runner.uid ?? 0)) return
+  for (const entry of readdirSync(pgdata, { recursive: true, encoding: 'utf8' })) give(join(pgdata, entry), runner)
+  give(pgdata, runner)
 }
 
 /** The environment of the database's processes: nothing of ours, and messages that do not depend on our locale. */
@@ -234,10 +255,11 @@ function makeSocketDir(runDir: string | undefined, dataDir: string, runner: Runn
   try {
     mkdirSync(base, { recursive: true, mode: 0o755 })
     if (!existsSync(socketDir)) mkdirSync(socketDir, { mode: 0o700 })
-    // In a shared folder such as /tmp anybody may have made it first.
-    const { uid, mode } = lstatSync(socketDir)
-    const owners = [process.geteuid?.(), runner.uid]
-    if (!owners.includes(uid) || !lstatSync(socketDir).isDirectory() || (mode & 0o077) !== 0) {
+    // In a shared folder such as /tmp anybody may have made it first. Under a folder that is root's alone nobody else can have.
+    const [made, parent] = [lstatSync(socketDir), lstatSync(base)]
+    const safeParent = parent.uid === 0 && (parent.mode & 0o022) === 0
+    const ours = made.uid === process.geteuid?.() || (isRoot() && safeParent)
+    if (!ours || !made.isDirectory() || (made.mode & 0o077) !== 0) {
       throw new Fault('forbidden', `PostgreSQL: the socket folder ${socketDir} is not ours alone`)
     }
     give(socketDir, runner)
@@ -260,10 +282,14 @@ async function prepare({ dataDir, pgdata, programs, runner, log }: Preparation):
   const passwordFile = join(dataDir, 'password')
   if (existsSync(join(pgdata, 'PG_VERSION'))) {
     checkVersion(pgdata)
-    return readFileSync(passwordFile, 'ascii').trim()
+    try {
+      return readFileSync(passwordFile, 'ascii').trim()
+    } catch (error) {
+      throw faultOf(`read the password of ${pgdata}`, error)
+    }
   }
   const password = randomBytes(24).toString('base64url')
-  writeFileSync(passwordFile, `${password}\n`, { mode: 0o600 })
+  writeFileSync(passwordFile, `${password}\n`, { mode: 0o600, flush: true })
   const fresh = `${pgdata}.new`
   rmSync(fresh, { recursive: true, force: true })
   mkdirSync(fresh, { mode: 0o700 })
@@ -298,6 +324,10 @@ async function prepare({ dataDir, pgdata, programs, runner, log }: Preparation):
     rmSync(passwordCopy, { force: true })
   }
   renameSync(fresh, pgdata)
+  // From here on the cluster counts: neither its name nor its password may be lost in a power cut.
+  const folder = openSync(dataDir, 'r')
+  fsyncSync(folder)
+  closeSync(folder)
   return password
 }
 

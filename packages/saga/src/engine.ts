@@ -205,7 +205,9 @@ class Engine<S> implements SagaEngine {
         })
         if (!record) throw new Fault('not_found', `wait for saga ${id}: no such saga`)
         if (record !== 'not known' && settled(record.state)) return record
-        const pause = this.#clock.sleep(millis(pauseMs), { signal: sleepSignal }).then(
+        // A run of this engine announces its end; the question is then only for the case that another owner takes it over.
+        const patienceMs = this.#runs.has(id) ? WAIT_POLL_MS_MAX : pauseMs
+        const pause = this.#clock.sleep(millis(patienceMs), { signal: sleepSignal }).then(
           () => null,
           (error: unknown) => {
             if (over.signal.aborted) return null
