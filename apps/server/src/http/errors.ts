@@ -50,14 +50,30 @@ export function httpFault(error: unknown): HttpFault {
   const known = code === undefined ? undefined : LIBRARY[code]
   if (known) return known(error as FastifyError)
   if (code !== undefined && DATABASE_REFUSES.has(code)) return refuse('request', 'text and numbers that can be stored', 'others')
+  // A database that takes no connections now (ALLOW_CONNECTIONS off, a template).
+  if (code === '55000') return answerOf(new Fault('unavailable', 'the database does not answer now', { cause: error }))
   // What the database says of its tables is not the client's business.
   if (code !== undefined && SQLSTATE.test(code)) return answerOf(publicFault(faultOfPg(error)))
   if (code !== undefined && CONNECTION.has(code)) return answerOf(new Fault('unavailable', 'the database does not answer now', { cause: error }))
+  const status = statusOf(error)
+  if (status !== undefined) return refusedByLibrary(status)
   if (code === 'ERR_STREAM_PREMATURE_CLOSE') return answerOf(new Fault('aborted', 'the client went away', { cause: error }))
   if (error instanceof Error && /timeout exceeded when trying to connect|Connection terminated|Cannot use a pool after/.test(error.message)) {
     return answerOf(new Fault('unavailable', 'the database does not answer now', { cause: error }))
   }
   return answerOf(toFault(error))
+}
+
+/** What a plugin refuses of a request (a path out of the portal's folder) carries the status it means. */
+const statusOf = (error: unknown): number | undefined => {
+  const status = typeof error === 'object' && error !== null ? (error as { statusCode?: unknown }).statusCode : undefined
+  return typeof status === 'number' && status >= 400 && status < 500 ? status : undefined
+}
+
+function refusedByLibrary(status: number): HttpFault {
+  if (status === 403) return answerOf(new Fault('forbidden', 'url: got a path that is not served, want another'))
+  if (status === 404) return answerOf(new Fault('not_found', 'url: there is no such thing here'))
+  return refuse('request', 'a request that can be answered', 'another', status)
 }
 
 const answerOf = (fault: Fault): HttpFault => ({ fault, status: FAULT_STATUS[fault.code], headers: retryHeaders(fault) })

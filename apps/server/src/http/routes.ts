@@ -25,6 +25,8 @@ export interface RouteOptions extends AuthenticateOptions {
   readonly audit: AuditLog
   readonly clock: Clock
   readonly log: Log
+  /** WebSocket handlers at work: who closes the server waits for them. */
+  readonly streams: Set<Promise<void>>
   /** Aborted when the server stops: long answers end. */
   readonly stopping: AbortSignal
   /** Tries to sign in that one address has a minute. */
@@ -207,31 +209,43 @@ function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName
       const signal = AbortSignal.any([gone.signal, options.stopping, revoked])
       const bytes = byteSocket(socket)
       signal.addEventListener('abort', () => bytes.close(options.stopping.aborted ? { code: 'unavailable', message: 'the server stops' } : undefined), { once: true })
-      let outcome = 'ok'
-      try {
-        const call: Call<StreamName> = {
-          ...parseInput(name, { params: request.params, query: request.query, body: undefined }),
-          operation: name,
-          caller: known.caller,
-          address: request.ip,
-          requestId: request.id,
-          signal,
-          audit: (resource) => (known.auditResource = resource),
-          setSession: () => {},
+      const running = serve()
+      options.streams.add(running)
+      await running.finally(() => options.streams.delete(running))
+
+      async function serve(): Promise<void> {
+        let outcome = 'ok'
+        let began: Promise<void> = Promise.resolve()
+        try {
+          await handler(
+            {
+              ...parseInput(name, { params: request.params, query: request.query, body: undefined }),
+              operation: name,
+              caller: known.caller,
+              address: request.ip,
+              requestId: request.id,
+              signal,
+              // In the log when it begins, since a console may be open for days.
+              audit: (resource: string) => {
+                known.auditResource = resource
+                began = auditOutcome(options, name, operation, request, undefined, 'ok')
+              },
+              setSession: () => {},
+            } satisfies Call<StreamName>,
+            bytes,
+          )
+          bytes.close()
+        } catch (error) {
+          const { fault } = httpFault(error)
+          outcome = fault.code
+          if (fault.code === 'internal') options.log.error('stream.failed', { operation: name, requestId: request.id, reason: String(error) })
+          bytes.close({ code: fault.code, message: fault.code === 'internal' ? `a defect of the platform, request ${request.id}` : fault.message })
+        } finally {
+          gone.abort()
+          await Promise.all([began, auditOutcome(options, name, operation, request, undefined, outcome)]).catch((error: unknown) =>
+            options.log.error('audit.failed', { operation: name, reason: String(error) }),
+          )
         }
-        // Logged when it begins: a console may be open for days.
-        await handler({ ...call, audit: (resource: string) => call.audit(resource) }, bytes)
-        bytes.close()
-      } catch (error) {
-        const { fault } = httpFault(error)
-        outcome = fault.code
-        if (fault.code === 'internal') options.log.error('stream.failed', { operation: name, requestId: request.id, reason: String(error) })
-        bytes.close({ code: fault.code, message: fault.code === 'internal' ? `a defect of the platform, request ${request.id}` : fault.message })
-      } finally {
-        gone.abort()
-        await auditOutcome(options, name, operation, request, undefined, outcome).catch((error: unknown) =>
-          options.log.error('audit.failed', { operation: name, reason: String(error) }),
-        )
       }
     },
   })

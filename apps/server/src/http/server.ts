@@ -6,7 +6,7 @@ import cookie from '@fastify/cookie'
 import rateLimit from '@fastify/rate-limit'
 import websocket from '@fastify/websocket'
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
-import { Fault, type Clock, type IdSource, type Log } from '@typevisor/base'
+import { Fault, millis, type Clock, type IdSource, type Log } from '@typevisor/base'
 import { OPERATIONS, openApiDocument, type OperationDefinition } from '@typevisor/api'
 import type { Identity, SecretCrypto } from '@typevisor/identity'
 import type { AuditLog } from '../db/audit.ts'
@@ -97,6 +97,8 @@ const SECURITY_HEADERS: Readonly<Record<string, string>> = {
   'permissions-policy': 'camera=(), microphone=(), geolocation=()',
 }
 
+/** How long a closing server waits for the clients and handlers of its WebSockets, whose signal is aborted. */
+const STREAM_END_LIMIT_MS = 3000
 const REQUEST_TIMEOUT_MS = 60_000
 const PARAM_LENGTH_MAX = 1024
 /** One message of a WebSocket; an agent's may hold the whole output of a command. All senders are authenticated before the first. */
@@ -105,7 +107,8 @@ const SOCKET_PAYLOAD_BYTES_MAX = 64 * 1024 * 1024
 /** Builds the server and listens. @throws Fault `conflict` when the port is taken, `invalid` for an address that is not here. */
 export async function createHttpServer(options: HttpServerOptions): Promise<HttpServer> {
   const stopping = new AbortController()
-  const app = await build(options, stopping.signal)
+  const streams = new Set<Promise<void>>()
+  const app = await build(options, stopping.signal, streams)
   const host = options.host ?? '127.0.0.1'
   try {
     await app.listen({ host, port: options.port })
@@ -118,7 +121,17 @@ export async function createHttpServer(options: HttpServerOptions): Promise<Http
   let closing: Promise<void> | undefined
   const close = (): Promise<void> => {
     stopping.abort(new Fault('unavailable', 'the server stops'))
-    return (closing ??= Promise.resolve(app.close()))
+    return (closing ??= (async () => {
+      const over = new AbortController()
+      // A client that does not answer our close is not waited for.
+      const limit = options.clock.sleep(millis(STREAM_END_LIMIT_MS), { signal: over.signal }).then(
+        () => app.websocketServer.clients.forEach((client) => client.terminate()),
+        () => {},
+      )
+      await app.close()
+      await Promise.race([Promise.allSettled(streams), limit])
+      over.abort()
+    })())
   }
   return { app, port, url: `${options.tls ? 'https' : 'http'}://${isIPv6(shown) ? `[${shown}]` : shown}:${port}`, close, [Symbol.asyncDispose]: close }
 }
@@ -131,7 +144,7 @@ function listenFault(error: unknown, host: string, port: number): unknown {
   return error
 }
 
-async function build(options: HttpServerOptions, stopping: AbortSignal): Promise<FastifyInstance> {
+async function build(options: HttpServerOptions, stopping: AbortSignal, streams: Set<Promise<void>>): Promise<FastifyInstance> {
   const { ids, log, tls } = options
   const limits = { ...DEFAULT_HTTP_LIMITS, ...options.limits }
   const secure = tls !== undefined
@@ -187,6 +200,7 @@ async function build(options: HttpServerOptions, stopping: AbortSignal): Promise
     secure,
     trustedOrigins: options.trustedOrigins ?? [],
     stopping,
+    streams,
     signInsPerMinute: limits.signInsPerMinute,
     recheckEveryMs: limits.recheckEveryMs,
     heartbeatEveryMs: limits.heartbeatEveryMs,

@@ -28,8 +28,11 @@ export function byteSocket(socket: WebSocket): ByteSocket {
   const queue: Uint8Array[] = []
   let queuedBytes = 0
   let ended = socket.readyState >= socket.CLOSING
+  /** We have said that it is over: what still comes is read, since the other side's close is behind it, and dropped. */
+  let closing = false
   let wake: (() => void) | undefined
   socket.on('message', (message: unknown) => {
+    if (closing) return
     const content = toBytes(message)
     queue.push(content)
     queuedBytes += content.length
@@ -70,7 +73,9 @@ export function byteSocket(socket: WebSocket): ByteSocket {
       })
     },
     close(fault) {
-      socket.resume() // a paused socket would not see the other side's close
+      closing = true
+      socket.resume()
+      end()
       if (fault) socket.close(CLOSE_FAULT, closeReason(`${fault.code}: ${fault.message}`))
       else socket.close(1000)
     },
