@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { firstVerb, refusal, verbsOf, verbsOfAll, type Instance } from './verbs.ts'
+
+const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {}): Instance => ({
+  id: 'i-1',
+  name: 'web-1',
+  image: 'micro',
+  host: 'local',
+  hostConnected: true,
+  vcpuCount: 1,
+  memoryBytes: 1,
+  rootDiskBytes: 1,
+  labels: {},
+  forwards: [],
+  state: { kind, cause: 'requested', detail: null, since: 0 },
+  operation: null,
+  createdAt: 0,
+  ...change,
+})
+
+test('a running machine is not started, and a stopped one not shut down', () => {
+  assert.equal(refusal('start', instance('running'), 'admin'), 'It is running')
+  assert.equal(refusal('start', instance('stopped'), 'admin'), null)
+  assert.equal(refusal('shutdown', instance('stopped'), 'admin'), 'It is stopped')
+})
+
+test('an instance that an operation holds waits for its end', () => {
+  assert.equal(refusal('start', instance('stopped', { operation: { id: 'o', name: 'instance.save' } }), 'admin'), 'instance.save is under way')
+})
+
+test('a viewer is told that the role does not allow it', () => {
+  assert.match(refusal('start', instance('stopped'), 'viewer') ?? '', /viewer/)
+})
+
+test('a host that is away is named', () => {
+  assert.equal(refusal('start', instance('stopped', { hostConnected: false }), 'admin'), 'Host local is not connected')
+})
+
+test('an instance in the making has no verbs', () => {
+  for (const kind of ['creating', 'destroying'] as const) assert.deepEqual(verbsOf(instance(kind)), [])
+})
+
+test('an instance whose making failed can only be removed', () => {
+  assert.deepEqual(verbsOf(instance('failed')), ['destroy'])
+  assert.equal(refusal('destroy', instance('failed'), 'operator'), null)
+})
+
+test('the first verb of a state can be done in it', () => {
+  for (const kind of ['stopped', 'running', 'paused', 'saved', 'crashed', 'failed'] as const) {
+    const verb = firstVerb(instance(kind))
+    assert.ok(verb)
+    assert.equal(refusal(verb, instance(kind), 'operator'), null)
+  }
+})
+
+test('a choice of several counts those that each verb reaches', () => {
+  const chosen = [instance('running'), instance('stopped'), instance('running')]
+  const counts = Object.fromEntries(verbsOfAll(chosen, 'operator').map(({ verb, instances }) => [verb, instances.length]))
+  assert.equal(counts['shutdown'], 2)
+  assert.equal(counts['start'], 1)
+  assert.equal(counts['destroy'], 3)
+  assert.equal(counts['unpause'], undefined)
+})

@@ -1,0 +1,276 @@
+import { ActionIcon, Button, Checkbox, Drawer, Group, Stack, Text, Textarea, TextInput } from '@mantine/core'
+import { Fault, formatBytes } from '@typevisor/base'
+import { useMutation, useQuery } from '@tanstack/react-query'
+import { useNavigate } from '@tanstack/react-router'
+import { useEffect, useRef, useState, type FormEvent, type ReactNode } from 'react'
+import { useActivity } from '../api/activity-provider.tsx'
+import { call } from '../api/client.ts'
+import { apiQuery, messageOf } from '../api/queries.ts'
+import { path } from '../paths.ts'
+import { Icon } from '../ui/icons.tsx'
+import { FaultAlert } from './fault-alert.tsx'
+import { fieldErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
+import { newDraft, SIZE_NAMES, sizeOf, SIZES, suggestName, toBody, withSize, type ForwardDraft, type InstanceDraft } from './instance-draft.ts'
+
+const FIELDS = ['name', 'image', 'vcpuCount', 'memory', 'disk', 'host', 'sshKeys', 'user', 'userData', 'forwards', 'labels'] as const
+type Field = (typeof FIELDS)[number]
+const ALIASES = { memoryBytes: 'memory', rootDiskBytes: 'disk' } as const
+
+/** Keys are public; whoever creates one machine will want the same on the next. */
+const KEYS_STORE = 'typevisor-ssh-keys'
+const keptKeys = (): string => {
+  try {
+    return localStorage.getItem(KEYS_STORE) ?? ''
+  } catch {
+    return ''
+  }
+}
+const keepKeys = (keys: string): void => {
+  try {
+    localStorage.setItem(KEYS_STORE, keys)
+  } catch {
+    // Storage is switched off: they are typed again next time.
+  }
+}
+
+interface Props {
+  readonly onClose: () => void
+  readonly taken: ReadonlySet<string>
+}
+
+export function CreateInstance({ onClose, taken }: Props) {
+  const navigate = useNavigate()
+  const { follow } = useActivity()
+  const [draft, setDraft] = useState<InstanceDraft>(() => ({ ...newDraft(suggestName(Math.random, taken)), sshKeys: keptKeys() }))
+  const [errors, setErrors] = useState<FieldErrors<Field>>(NO_ERRORS)
+  const form = useRef<HTMLFormElement>(null)
+
+  const creating = useMutation({
+    mutationFn: async () => {
+      const made = toBody(draft)
+      if (!made.ok) throw new Fault('invalid', 'Some fields cannot be taken as they are.', { details: made.details })
+      return { accepted: await call('instance.create', { query: {}, body: made.body }), name: made.body.name }
+    },
+    onSuccess: ({ accepted, name }) => {
+      keepKeys(draft.sshKeys)
+      follow(accepted, name)
+      void navigate(path.instance(name))
+    },
+    onError: (error) => {
+      const found: FieldErrors<Field> = error instanceof Fault ? fieldErrors(error.details, FIELDS, ALIASES) : NO_ERRORS
+      // A name that is taken is told at the name, where it can be changed.
+      const conflict = error instanceof Fault && error.code === 'conflict' && found.at.name === undefined
+      setErrors(conflict ? { ...found, at: { ...found.at, name: error.message } } : found)
+    },
+  })
+  useEffect(() => {
+    if (creating.isError) form.current?.querySelector<HTMLElement>('[aria-invalid="true"], [role="alert"]')?.focus()
+  }, [creating.isError, creating.submittedAt])
+
+  const change = (part: Partial<InstanceDraft>) =>
+    setDraft((now) => {
+      const next = { ...now, ...part }
+      return { ...next, size: sizeOf(next) }
+    })
+  const submit = (event: FormEvent) => {
+    event.preventDefault()
+    setErrors(NO_ERRORS)
+    creating.mutate()
+  }
+  const shownElsewhere = Object.keys(errors.at).length > 0
+  const lines = [...(creating.error !== null && !shownElsewhere ? [messageOf(creating.error)] : []), ...errors.rest]
+  const inMore = (['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys'] as const).some((field) => errors.at[field] !== undefined)
+
+  return (
+    <Drawer opened onClose={onClose} position="right" size={520} title={<strong>Create an instance</strong>} closeButtonProps={{ 'aria-label': 'Close' }}>
+      <form ref={form} onSubmit={submit} noValidate data-testid="create-form">
+        <Stack gap="lg">
+          <FaultAlert title="The platform refused" lines={lines} />
+          <TextInput
+            data-autofocus
+            label="Name"
+            value={draft.name}
+            onChange={(event) => change({ name: event.currentTarget.value })}
+            error={errors.at.name}
+            autoComplete="off"
+            autoCapitalize="none"
+            spellCheck={false}
+            maxLength={63}
+            data-testid="field-name"
+            rightSection={
+              <ActionIcon aria-label="Another name" onClick={() => change({ name: suggestName(Math.random, taken) })}>
+                <Icon name="refresh" size={16} />
+              </ActionIcon>
+            }
+          />
+          <ImageField value={draft.image} error={errors.at.image} onChange={(image) => change({ image })} />
+          <SizeField draft={draft} onChange={setDraft} />
+          <MoreFields draft={draft} errors={errors} change={change} open={inMore} />
+          <Checkbox label="Start it at once" checked={draft.start} onChange={(event) => change({ start: event.currentTarget.checked })} />
+        </Stack>
+        <div className="form-foot">
+          <Button variant="default" onClick={onClose}>
+            Cancel
+          </Button>
+          <Button type="submit" loading={creating.isPending} data-testid="create-go">
+            Create
+          </Button>
+        </div>
+      </form>
+    </Drawer>
+  )
+}
+
+function NativeSelect({ label, error, children, value, onChange, testId }: { label: string; error?: string | undefined; children: ReactNode; value: string; onChange: (value: string) => void; testId: string }) {
+  return (
+    <label className="stacked">
+      <span className="mantine-InputWrapper-label">{label}</span>
+      <span className="select">
+        <select style={{ width: '100%' }} value={value} onChange={(event) => onChange(event.currentTarget.value)} aria-invalid={error !== undefined} data-testid={testId}>
+          {children}
+        </select>
+      </span>
+      {error !== undefined && <span className="field-error">{error}</span>}
+    </label>
+  )
+}
+
+function ImageField({ value, error, onChange }: { readonly value: string; readonly error: string | undefined; readonly onChange: (image: string) => void }) {
+  const images = useQuery(apiQuery('image.list', {}))
+  const names = new Map((images.data?.items ?? []).map((image) => [image.name, image.title]))
+  // Not there yet: the first instance may build it, and the server says so if it may not.
+  if (!names.has(value)) names.set(value, value)
+  return (
+    <NativeSelect label="Image" value={value} error={error} onChange={onChange} testId="field-image">
+      {[...names].map(([name, title]) => (
+        <option key={name} value={name}>
+          {title === name ? name : `${name} \u2014 ${title}`}
+        </option>
+      ))}
+    </NativeSelect>
+  )
+}
+
+function SizeField({ draft, onChange }: { readonly draft: InstanceDraft; readonly onChange: (draft: InstanceDraft) => void }) {
+  return (
+    <div>
+      <fieldset className="sizes">
+        <legend className="field-label">Size</legend>
+        {SIZE_NAMES.map((name) => {
+          const size = SIZES[name]
+          return (
+            <label key={name} className="size">
+              <input type="radio" name="size" value={name} checked={draft.size === name} onChange={() => onChange(withSize(draft, name))} data-testid={`size-${name}`} />
+              <b>{size.title}</b>
+              <span className="num">
+                {size.vcpuCount} vCPU · {formatBytes(size.memoryBytes)}
+              </span>
+              <span className="num">{formatBytes(size.rootDiskBytes)} disk</span>
+            </label>
+          )
+        })}
+      </fieldset>
+      {draft.size === 'custom' && (
+        <Text size="sm" c="dimmed" mt={6}>
+          A size of your own: {draft.vcpuCount} vCPU, {draft.memory}, {draft.disk} disk
+        </Text>
+      )}
+    </div>
+  )
+}
+
+interface MoreProps {
+  readonly draft: InstanceDraft
+  readonly errors: FieldErrors<Field>
+  readonly change: (part: Partial<InstanceDraft>) => void
+  readonly open: boolean
+}
+
+function MoreFields({ draft, errors, change, open }: MoreProps) {
+  const [opened, setOpened] = useState(false)
+  const hosts = useQuery(apiQuery('host.list', {}))
+  useEffect(() => {
+    if (open) setOpened(true)
+  }, [open])
+  const text = (field: 'vcpuCount' | 'memory' | 'disk' | 'user', label: string, more: { placeholder?: string; inputMode?: 'numeric' } = {}) => (
+    <TextInput label={label} value={draft[field]} error={errors.at[field]} onChange={(event) => change({ [field]: event.currentTarget.value })} spellCheck={false} autoComplete="off" autoCapitalize="none" data-testid={`field-${field}`} {...more} />
+  )
+  return (
+    <details className="more" open={opened} onToggle={(event) => setOpened(event.currentTarget.open)} data-testid="more">
+      <summary>More: access, ports, own size, labels</summary>
+      <Stack gap="md">
+        <Textarea
+          label="SSH public keys"
+          description="One a line; kept in this browser for the next instance"
+          placeholder="ssh-ed25519 AAAA… you@laptop"
+          autosize={false}
+          rows={3}
+          className="mono"
+          spellCheck={false}
+          value={draft.sshKeys}
+          error={errors.at.sshKeys}
+          onChange={(event) => change({ sshKeys: event.currentTarget.value })}
+          data-testid="field-sshKeys"
+        />
+        {text('user', 'Account in the guest', { placeholder: "the image's own" })}
+        <Forwards forwards={draft.forwards} error={errors.at.forwards} onChange={(forwards) => change({ forwards })} />
+        <div className="field-row">
+          {text('vcpuCount', 'vCPUs', { inputMode: 'numeric' })}
+          {text('memory', 'Memory')}
+          {text('disk', 'Disk')}
+        </div>
+        <NativeSelect label="Host" value={draft.host} error={errors.at.host} onChange={(host) => change({ host })} testId="field-host">
+          <option value="">the emptiest one</option>
+          {(hosts.data?.items ?? []).map((host) => (
+            <option key={host.name} value={host.name} disabled={!host.connected}>
+              {host.name}
+              {host.connected ? '' : ' (not connected)'}
+            </option>
+          ))}
+        </NativeSelect>
+        <Textarea label="Labels" description="key=value, one a line" rows={2} spellCheck={false} value={draft.labels} error={errors.at.labels} onChange={(event) => change({ labels: event.currentTarget.value })} data-testid="field-labels" />
+        <Textarea
+          label="User data"
+          description="Passed to cloud-init as it is: a script, or #cloud-config"
+          rows={4}
+          spellCheck={false}
+          value={draft.userData}
+          error={errors.at.userData}
+          onChange={(event) => change({ userData: event.currentTarget.value })}
+          data-testid="field-userData"
+        />
+      </Stack>
+    </details>
+  )
+}
+
+const NEW_FORWARD: ForwardDraft = { protocol: 'tcp', hostPort: '', guestPort: '22' }
+
+function Forwards({ forwards, error, onChange }: { readonly forwards: readonly ForwardDraft[]; readonly error: string | undefined; readonly onChange: (forwards: readonly ForwardDraft[]) => void }) {
+  const changed = (index: number, part: Partial<ForwardDraft>) => onChange(forwards.map((each, at) => (at === index ? { ...each, ...part } : each)))
+  return (
+    <div role="group" aria-label="Port forwards">
+      <span className="field-label">Ports of the host that reach the guest</span>
+      {forwards.map((forward, index) => (
+        <Group key={index} gap={6} wrap="nowrap" mb={6} align="center">
+          <span className="select">
+            <select aria-label="Protocol" value={forward.protocol} onChange={(event) => changed(index, { protocol: event.currentTarget.value === 'udp' ? 'udp' : 'tcp' })}>
+              <option value="tcp">tcp</option>
+              <option value="udp">udp</option>
+            </select>
+          </span>
+          <TextInput aria-label="Port of the host" placeholder="host chooses" inputMode="numeric" value={forward.hostPort} onChange={(event) => changed(index, { hostPort: event.currentTarget.value })} style={{ flex: 1 }} />
+          <span aria-hidden="true">→</span>
+          <TextInput aria-label="Port of the guest" placeholder="guest" inputMode="numeric" value={forward.guestPort} onChange={(event) => changed(index, { guestPort: event.currentTarget.value })} style={{ flex: 1 }} />
+          <ActionIcon aria-label="Remove this forward" onClick={() => onChange(forwards.filter((_, at) => at !== index))}>
+            <Icon name="close" size={16} />
+          </ActionIcon>
+        </Group>
+      ))}
+      <Button size="xs" variant="default" leftSection={<Icon name="plus" size={15} />} onClick={() => onChange([...forwards, NEW_FORWARD])} data-testid="add-forward">
+        Add a port
+      </Button>
+      {error !== undefined && <div className="field-error">{error}</div>}
+    </div>
+  )
+}

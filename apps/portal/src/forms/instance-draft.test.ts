@@ -1,0 +1,67 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { isLabel } from '@typevisor/model'
+import { schemas } from '@typevisor/api'
+import { newDraft, SIZE_NAMES, sizeOf, suggestName, toBody, withSize } from './instance-draft.ts'
+
+const seeded = (seed: number) => () => {
+  seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648
+  return seed / 2_147_483_648
+}
+
+test('the draft as it opens is a body that the server takes', () => {
+  const made = toBody(newDraft('calm-otter'))
+  assert.equal(made.ok, true)
+  if (made.ok) schemas.CreateInstance.parse(made.body)
+})
+
+test('every suggested name is a name that the server takes', () => {
+  const random = seeded(7)
+  for (let count = 0; count < 500; count += 1) assert.equal(isLabel(suggestName(random)), true)
+})
+
+test('a suggested name is none that is taken', () => {
+  const first = suggestName(seeded(3))
+  assert.notEqual(suggestName(seeded(3), new Set([first])), first)
+})
+
+test('every size of the cards is a size that the server takes', () => {
+  for (const size of SIZE_NAMES) {
+    const draft = withSize(newDraft('a'), size)
+    assert.equal(sizeOf(draft), size)
+    const made = toBody(draft)
+    if (made.ok) schemas.CreateInstance.parse(made.body)
+    assert.equal(made.ok, true)
+  }
+})
+
+test('an amount typed by hand is a size of its own', () => {
+  assert.equal(sizeOf({ ...newDraft('a'), memory: '300M' }), 'custom')
+  assert.equal(sizeOf({ ...newDraft('a'), memory: '256M' }), 'tiny')
+})
+
+test('keys, labels and forwards are read as people type them', () => {
+  const made = toBody({
+    ...newDraft('web-1'),
+    sshKeys: 'ssh-ed25519 AAAA me\n\n ssh-rsa BBBB you \r\n',
+    labels: 'team=core\nurl=a=b',
+    forwards: [
+      { protocol: 'tcp', hostPort: '', guestPort: '22' },
+      { protocol: 'udp', hostPort: '5353', guestPort: '53' },
+    ],
+  })
+  assert.equal(made.ok, true)
+  if (!made.ok) return
+  assert.deepEqual(made.body.sshKeys, ['ssh-ed25519 AAAA me', 'ssh-rsa BBBB you'])
+  assert.deepEqual(made.body.labels, { team: 'core', url: 'a=b' })
+  assert.deepEqual(made.body.forwards, [
+    { protocol: 'tcp', hostPort: 0, guestPort: 22 },
+    { protocol: 'udp', hostPort: 5353, guestPort: 53 },
+  ])
+})
+
+test('what has no meaning is refused at its field', () => {
+  const made = toBody({ ...newDraft('a'), memory: 'lots', vcpuCount: '', labels: 'alone', forwards: [{ protocol: 'tcp', hostPort: 'x', guestPort: '' }] })
+  assert.equal(made.ok, false)
+  if (!made.ok) assert.deepEqual(made.details.map((detail) => detail.path), ['labels', 'forwards[0].hostPort', 'forwards[0].guestPort', 'vcpuCount', 'memoryBytes'])
+})

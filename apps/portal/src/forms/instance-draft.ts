@@ -1,0 +1,151 @@
+/**
+ * What the create form holds, and what it sends. The form is a draft in the words people type (`512M`, one key a line); the server
+ * judges the result, and the draft only refuses what has no meaning at all.
+ */
+import { formatBytes, GIB, MIB, parseBytes, type FaultDetail } from '@typevisor/base'
+import type { Body } from '@typevisor/api'
+
+export interface ForwardDraft {
+  readonly protocol: 'tcp' | 'udp'
+  /** Empty: the host chooses. */
+  readonly hostPort: string
+  readonly guestPort: string
+}
+
+export interface InstanceDraft {
+  readonly name: string
+  readonly image: string
+  readonly size: SizeName | 'custom'
+  readonly vcpuCount: string
+  readonly memory: string
+  readonly disk: string
+  readonly host: string
+  readonly sshKeys: string
+  readonly user: string
+  readonly userData: string
+  readonly forwards: readonly ForwardDraft[]
+  readonly labels: string
+  readonly start: boolean
+}
+
+export interface Size {
+  readonly title: string
+  readonly vcpuCount: number
+  readonly memoryBytes: number
+  readonly rootDiskBytes: number
+}
+
+export const SIZES = {
+  tiny: { title: 'Tiny', vcpuCount: 1, memoryBytes: 256 * MIB, rootDiskBytes: 1 * GIB },
+  small: { title: 'Small', vcpuCount: 1, memoryBytes: 1 * GIB, rootDiskBytes: 8 * GIB },
+  medium: { title: 'Medium', vcpuCount: 2, memoryBytes: 4 * GIB, rootDiskBytes: 20 * GIB },
+  large: { title: 'Large', vcpuCount: 4, memoryBytes: 8 * GIB, rootDiskBytes: 40 * GIB },
+} as const satisfies Record<string, Size>
+export type SizeName = keyof typeof SIZES
+export const SIZE_NAMES = Object.keys(SIZES) as SizeName[]
+
+const sizeFields = (size: Size) => ({
+  vcpuCount: String(size.vcpuCount),
+  memory: formatBytes(size.memoryBytes),
+  disk: formatBytes(size.rootDiskBytes),
+})
+
+export const withSize = (draft: InstanceDraft, size: SizeName): InstanceDraft => ({ ...draft, size, ...sizeFields(SIZES[size]) })
+
+/** The preset that the three fields amount to, so that typing `4 GiB` lights up the right card. */
+export function sizeOf(draft: Pick<InstanceDraft, 'vcpuCount' | 'memory' | 'disk'>): SizeName | 'custom' {
+  const found = SIZE_NAMES.find((name) => {
+    const fields = sizeFields(SIZES[name])
+    return fields.vcpuCount === draft.vcpuCount && sameBytes(fields.memory, draft.memory) && sameBytes(fields.disk, draft.disk)
+  })
+  return found ?? 'custom'
+}
+
+function sameBytes(left: string, right: string): boolean {
+  try {
+    return parseBytes(left) === parseBytes(right)
+  } catch {
+    return false
+  }
+}
+
+export const newDraft = (name: string): InstanceDraft => ({
+  name,
+  image: 'micro',
+  size: 'tiny',
+  ...sizeFields(SIZES.tiny),
+  host: '',
+  sshKeys: '',
+  user: '',
+  userData: '',
+  forwards: [],
+  labels: '',
+  start: true,
+})
+
+const ADJECTIVES = ['amber', 'brisk', 'calm', 'clear', 'deft', 'eager', 'fair', 'gentle', 'hardy', 'keen', 'lively', 'mild', 'noble', 'plain', 'quick', 'quiet', 'sharp', 'steady', 'swift', 'warm']
+const NOUNS = ['alder', 'birch', 'brook', 'cedar', 'crane', 'delta', 'fjord', 'grove', 'heron', 'kite', 'larch', 'maple', 'osprey', 'otter', 'pine', 'reef', 'ridge', 'robin', 'spruce', 'wren']
+
+/** A name that is easy to say and to tell apart: `calm-otter`. `random` gives [0, 1). */
+export function suggestName(random: () => number, taken: ReadonlySet<string> = new Set()): string {
+  const pick = (words: readonly string[]) => words[Math.floor(random() * words.length)] ?? words[0] ?? ''
+  for (let attempt = 0; attempt < 20; attempt += 1) {
+    const name = `${pick(ADJECTIVES)}-${pick(NOUNS)}`
+    if (!taken.has(name)) return name
+  }
+  return `${pick(ADJECTIVES)}-${pick(NOUNS)}-${Math.floor(random() * 10_000)}`
+}
+
+export type DraftResult = { readonly ok: true; readonly body: Body<'instance.create'> } | { readonly ok: false; readonly details: readonly FaultDetail[] }
+
+const linesOf = (text: string): string[] =>
+  text
+    .split(/\r?\n/)
+    .map((line) => line.trim())
+    .filter((line) => line !== '')
+
+export function toBody(draft: InstanceDraft): DraftResult {
+  const details: FaultDetail[] = []
+  const wrong = (path: string, want: string, got: string) => details.push({ path, want, got: JSON.stringify(got) })
+
+  const whole = (path: string, text: string, want: string): number => {
+    if (!/^\d{1,9}$/.test(text.trim())) wrong(path, want, text)
+    return Number(text)
+  }
+  const size = (path: string, text: string): number => {
+    try {
+      return parseBytes(text)
+    } catch {
+      wrong(path, 'a size such as 512M or 4 GiB', text)
+      return 0
+    }
+  }
+  const labels: Record<string, string> = {}
+  for (const line of linesOf(draft.labels)) {
+    const at = line.indexOf('=')
+    if (at < 1) wrong('labels', 'key=value', line)
+    else labels[line.slice(0, at).trim()] = line.slice(at + 1).trim()
+  }
+  const forwards = draft.forwards.map((forward, index) => ({
+    protocol: forward.protocol,
+    hostPort: forward.hostPort.trim() === '' ? 0 : whole(`forwards[${index}].hostPort`, forward.hostPort, 'a port, or nothing: the host chooses'),
+    guestPort: whole(`forwards[${index}].guestPort`, forward.guestPort, '1 to 65535'),
+  }))
+  const sshKeys = linesOf(draft.sshKeys)
+  const user = draft.user.trim()
+  const body: Body<'instance.create'> = {
+    name: draft.name.trim(),
+    image: draft.image,
+    vcpuCount: whole('vcpuCount', draft.vcpuCount, 'a whole number'),
+    memoryBytes: size('memoryBytes', draft.memory),
+    rootDiskBytes: size('rootDiskBytes', draft.disk),
+    start: draft.start,
+    ...(draft.host !== '' && { host: draft.host }),
+    ...(sshKeys.length > 0 && { sshKeys }),
+    ...(user !== '' && { user }),
+    ...(draft.userData.trim() !== '' && { userData: draft.userData }),
+    ...(forwards.length > 0 && { forwards }),
+    ...(Object.keys(labels).length > 0 && { labels }),
+  }
+  return details.length > 0 ? { ok: false, details } : { ok: true, body }
+}

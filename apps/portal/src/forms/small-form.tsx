@@ -1,0 +1,63 @@
+/** A form of a few fields in a dialog: sends one body, puts the fault's details at the fields. */
+import { Button, Group, Modal, Stack } from '@mantine/core'
+import { Fault } from '@typevisor/base'
+import { useMutation } from '@tanstack/react-query'
+import type { FormEvent, ReactNode } from 'react'
+import { messageOf } from '../api/queries.ts'
+import { FaultAlert } from './fault-alert.tsx'
+import { fieldErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
+
+interface DialogProps {
+  readonly opened: boolean
+  readonly onClose: () => void
+  readonly title: string
+  readonly children: ReactNode
+}
+
+export function FormDialog({ opened, onClose, title, children }: DialogProps) {
+  return (
+    <Modal opened={opened} onClose={onClose} title={<strong>{title}</strong>} closeButtonProps={{ 'aria-label': 'Close' }}>
+      {opened && children}
+    </Modal>
+  )
+}
+
+interface SmallFormProps<F extends string, T> {
+  readonly fields: readonly F[]
+  readonly send: () => Promise<T>
+  readonly onSent: (reply: T) => void
+  readonly action: string
+  readonly onCancel?: () => void
+  readonly disabled?: boolean
+  readonly testId: string
+  readonly children: (errors: FieldErrors<F>['at']) => ReactNode
+}
+
+export function SmallForm<F extends string, T>({ fields, send, onSent, action, onCancel, disabled = false, testId, children }: SmallFormProps<F, T>) {
+  const sending = useMutation<T>({ mutationFn: send, onSuccess: onSent })
+  const { error } = sending
+  const errors: FieldErrors<F> = error instanceof Fault ? fieldErrors(error.details, fields) : NO_ERRORS
+  const submit = (event: FormEvent) => {
+    event.preventDefault()
+    sending.mutate()
+  }
+  const shownAtFields = Object.keys(errors.at).length > 0
+  return (
+    <form onSubmit={submit} noValidate data-testid={testId}>
+      <Stack gap="md">
+        <FaultAlert title="The platform refused" lines={[...(error !== null && !shownAtFields ? [messageOf(error)] : []), ...errors.rest]} />
+        {children(errors.at)}
+        <Group justify="flex-end" gap="xs" mt="xs">
+          {onCancel !== undefined && (
+            <Button variant="default" onClick={onCancel}>
+              Cancel
+            </Button>
+          )}
+          <Button type="submit" loading={sending.isPending} disabled={disabled}>
+            {action}
+          </Button>
+        </Group>
+      </Stack>
+    </form>
+  )
+}

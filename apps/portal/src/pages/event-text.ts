@@ -1,0 +1,30 @@
+/** An event in one line of words. Kinds that this portal does not know are told by their own fields. */
+import type { PlatformEvent } from '../api/live.ts'
+
+const show = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value))
+
+export interface EventLine {
+  readonly title: string
+  readonly detail: string | null
+  readonly tone: 'green' | 'red' | 'amber' | 'blue' | 'grey'
+}
+
+const TONES: Record<string, EventLine['tone']> = { running: 'green', crashed: 'red', failed: 'red', paused: 'amber', creating: 'blue', undone: 'red', stuck: 'red', done: 'green' }
+
+export function eventLine(event: PlatformEvent): EventLine {
+  const { from, to, state, cause, detail, reconstructed, ...rest } = event.data as Record<string, unknown>
+  const next = to !== undefined ? to : (typeof state === 'object' && state !== null ? (state as { kind?: unknown }).kind : state)
+  const why = cause ?? (typeof state === 'object' && state !== null ? (state as { cause?: unknown }).cause : undefined)
+  const words = (event.kind.split('.').at(-1) ?? event.kind).replace(/[-_]/g, ' ')
+  const title = next === undefined ? words : next === null ? 'gone' : from === undefined || from === null ? show(next) : `${show(from)} \u2192 ${show(next)}`
+  const parts = [
+    why === undefined || why === null ? null : show(why),
+    reconstructed === true ? 'worked out afterwards' : null,
+    detail === undefined || detail === null ? null : show(detail),
+    ...Object.entries(rest)
+      .filter(([, value]) => value !== null && typeof value !== 'object')
+      .slice(0, 4)
+      .map(([key, value]) => `${key} ${show(value)}`),
+  ].filter((part) => part !== null)
+  return { title, detail: parts.length === 0 ? null : parts.join(' · '), tone: TONES[String(next)] ?? 'grey' }
+}

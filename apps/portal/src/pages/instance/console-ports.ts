@@ -1,0 +1,59 @@
+/** The browser's side of a console session: the kept output over HTTP, the live one over a WebSocket. */
+import { Fault, faultFromJson } from '@typevisor/base'
+import { call, client } from '../../api/client.ts'
+import type { ConsolePorts, ConsoleSocket, SocketHandlers } from './console-session.ts'
+
+type Own = Pick<ConsolePorts, 'live' | 'status' | 'show' | 'note'> & { readonly instanceId: string }
+
+export function browserConsolePorts({ instanceId, ...own }: Own): ConsolePorts {
+  const params = { instance: instanceId }
+  return {
+    ...own,
+    random: Math.random,
+    async readLog(from, limit, signal) {
+      const slice = await call('instance.log', { params, query: { from, limit } }, { signal })
+      return { startOffset: slice.startOffset, endOffset: slice.endOffset, content: fromBase64(slice.contentBase64) }
+    },
+    connect: (from, handlers) => connect(client.stream('instance.console', { params, query: { from } }).url, handlers),
+    wait: (ms, signal) =>
+      new Promise((resolve, reject) => {
+        const timer = setTimeout(resolve, ms)
+        signal.addEventListener('abort', () => {
+          clearTimeout(timer)
+          reject(new Fault('aborted', 'woken'))
+        })
+      }),
+  }
+}
+
+function connect(address: string, handlers: SocketHandlers): ConsoleSocket {
+  const socket = new WebSocket(address)
+  socket.binaryType = 'arraybuffer'
+  let said: string | null = null
+  socket.onopen = () => handlers.onOpen()
+  socket.onmessage = ({ data }) => {
+    if (data instanceof ArrayBuffer) handlers.onBytes(new Uint8Array(data))
+    // Bytes are the guest's; text is the server's, and all it says is why it is about to close.
+    else said = faultMessage(String(data))
+  }
+  socket.onclose = ({ reason, wasClean }) => handlers.onClose(said ?? (reason !== '' ? reason : wasClean ? 'The console was closed.' : 'The connection is lost.'))
+  return {
+    send: (content) => {
+      if (socket.readyState === WebSocket.OPEN) socket.send(content as Uint8Array<ArrayBuffer>)
+    },
+    close: () => socket.close(),
+  }
+}
+
+function faultMessage(text: string): string {
+  try {
+    const json: unknown = JSON.parse(text)
+    return faultFromJson((json as { error?: unknown } | null)?.error ?? json).message
+  } catch {
+    return text
+  }
+}
+
+export function fromBase64(text: string): Uint8Array {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0))
+}

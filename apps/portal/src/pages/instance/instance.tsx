@@ -1,0 +1,117 @@
+import { Text } from '@mantine/core'
+import { useQuery } from '@tanstack/react-query'
+import { Link, Outlet, useParams } from '@tanstack/react-router'
+import { createContext, useContext } from 'react'
+import { useActivity } from '../../api/activity-provider.tsx'
+import { isUnfinished, operationTitle, outcomeOf } from '../../api/activity.ts'
+import { apiQuery } from '../../api/queries.ts'
+import { useMay } from '../../api/session.ts'
+import type { Instance } from '../../api/verbs.ts'
+import { path, PATHS } from '../../paths.ts'
+import { ButtonLink, TextLink } from '../../ui/link.tsx'
+import { Empty, Failure, PageHead, Rows } from '../../ui/page.tsx'
+import { ProgressStrip } from '../../ui/progress-strip.tsx'
+import { StateBadge } from '../../ui/state-badge.tsx'
+import { VerbButtons } from '../../ui/verb-menu.tsx'
+
+const InstanceContext = createContext<Instance | null>(null)
+
+/** The instance whose page one is on; its tabs are drawn only when there is one. */
+export function useInstance(): Instance {
+  const instance = useContext(InstanceContext)
+  if (instance === null) throw new Error('useInstance: outside an instance page')
+  return instance
+}
+
+export function InstancePage() {
+  const { instance: name } = useParams({ from: `/signed-in${PATHS.instance}` })
+  const found = useQuery(apiQuery('instance.get', { params: { instance: name } }))
+  const may = useMay()
+  if (found.error?.code === 'not_found') return <Gone name={name} />
+  if (found.isPending) return <Rows count={8} />
+  if (found.data === undefined) return <Failure what={name} error={found.error} onRetry={() => void found.refetch()} />
+  const instance = found.data
+  return (
+    <InstanceContext value={instance}>
+      <Text size="sm" mb={4}>
+        <TextLink c="dimmed" {...path.instances()}>
+          Instances
+        </TextLink>
+      </Text>
+      <PageHead title={instance.name} beside={<StateBadge instance={instance} />} actions={may('instance.start') ? <VerbButtons instance={instance} /> : undefined} />
+      <OperationStrip instance={instance} />
+      <StateDetail instance={instance} />
+      <nav className="tabs" aria-label={`Pages of ${instance.name}`}>
+        <Link className="tab" {...path.instance(name)} activeOptions={{ exact: true }}>
+          Overview
+        </Link>
+        {may('instance.console') && (
+          <Link className="tab" {...path.console(name)}>
+            Console
+          </Link>
+        )}
+        {may('instance.exec') && (
+          <Link className="tab" {...path.command(name)}>
+            Command
+          </Link>
+        )}
+        <Link className="tab" {...path.events(name)}>
+          Events
+        </Link>
+      </nav>
+      {/* A new instance of the same name is another machine: nothing of the old one's tabs may stay. */}
+      <Outlet key={instance.id} />
+    </InstanceContext>
+  )
+}
+
+/** The address names no instance: destroyed, never there, or its making failed and was undone. */
+function Gone({ name }: { readonly name: string }) {
+  const { notices } = useActivity()
+  const failed = notices.find((notice) => notice.instance === name && outcomeOf(notice.operation) === 'failed')
+  return (
+    <>
+      <PageHead title={name} />
+      <div className="panel">
+        <Empty
+          icon={failed === undefined ? 'search' : 'alert'}
+          title={failed === undefined ? `There is no instance ${name}` : `${name} could not be made`}
+          text={failed?.operation.fault?.message ?? 'It was destroyed, or it never was.'}
+          action={<ButtonLink {...path.instances(failed === undefined ? {} : { create: true })}>{failed === undefined ? 'To the instances' : 'Create another'}</ButtonLink>}
+        />
+      </div>
+    </>
+  )
+}
+
+const PROGRESS_MS = 1_000
+
+function OperationStrip({ instance }: { readonly instance: Instance }) {
+  const id = instance.operation?.id ?? ''
+  const following = useQuery({
+    ...apiQuery('operation.get', { params: { operation: id }, query: {} }),
+    enabled: id !== '',
+    refetchInterval: (query) => (query.state.data === undefined || isUnfinished(query.state.data) ? PROGRESS_MS : false),
+  })
+  if (instance.operation === null) return null
+  return <ProgressStrip title={operationTitle(instance.operation.name)} operation={following.data} />
+}
+
+/** Why it is in this state, where the state alone does not say: a crash's last words, a failed host. */
+function StateDetail({ instance }: { readonly instance: Instance }) {
+  const { state } = instance
+  const told = state.kind === 'crashed' || state.kind === 'failed' || (state.kind === 'paused' && state.cause === 'io-error')
+  if (!told) return null
+  return (
+    <div className="notice tone-red" role="alert" style={{ marginBottom: 18, boxShadow: 'none' }} data-testid="state-detail">
+      <span />
+      <div>
+        <strong>
+          {state.kind === 'paused' ? 'Paused' : state.kind === 'failed' ? 'Failed' : 'Crashed'}: {state.cause}
+        </strong>
+        {state.detail !== null && <p style={{ whiteSpace: 'pre-wrap' }}>{state.detail}</p>}
+      </div>
+    </div>
+  )
+}
+

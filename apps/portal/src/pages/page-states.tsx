@@ -1,0 +1,19 @@
+import { useRouter, type ErrorComponentProps } from '@tanstack/react-router'
+import { path } from '../paths.ts'
+import { ButtonLink } from '../ui/link.tsx'
+import { Empty, Failure, Rows } from '../ui/page.tsx'
+
+export const PagePending = () => <Rows count={8} />
+
+export function PageFailure({ error, reset }: ErrorComponentProps) {
+  const router = useRouter()
+  const again = () => {
+    reset()
+    void router.invalidate()
+  }
+  return <Failure what="The page" error={error} onRetry={again} />
+}
+
+export function PageMissing() {
+  return <Empty icon="search" title="There is nothing here" text="The address is wrong, or what it named is gone." action={<ButtonLink {...path.instances()}>To the instances</ButtonLink>} />
+}

@@ -1,0 +1,55 @@
+import { TextInput } from '@mantine/core'
+import type { Reply } from '@typevisor/api'
+import { useDebouncedValue } from '@mantine/hooks'
+import { useEffect, useState } from 'react'
+import { useCursorPages } from '../../table/cursor-pages.tsx'
+import { DataTable, type Column } from '../../table/data-table.tsx'
+import { TableFoot } from '../../table/table-foot.tsx'
+import { Icon } from '../../ui/icons.tsx'
+import { Empty, Failure, Rows } from '../../ui/page.tsx'
+import { exactTime } from '../../ui/time.ts'
+
+type Entry = Reply<'audit.list'>['items'][number]
+const PAGE_SIZE = 100
+
+const COLUMNS: readonly Column<Entry>[] = [
+  { title: 'When', shrink: true, cell: (entry) => <span className="num">{exactTime(entry.at)}</span> },
+  {
+    title: 'Who',
+    main: true,
+    cell: (entry) => (
+      <>
+        {entry.account ?? <span className="dim">nobody</span>} <span className="dim">{entry.via}</span>
+      </>
+    ),
+  },
+  { title: 'What', cell: (entry) => <span className="mono">{entry.operation}</span> },
+  { title: 'Of', wide: true, cell: (entry) => <span className="mono dim">{entry.resource}</span> },
+  { title: 'Outcome', cell: (entry) => <span className={`state tone-${entry.outcome === 'ok' ? 'green' : 'red'}`}>{entry.outcome}</span> },
+  { title: 'From', wide: true, cell: (entry) => <span className="mono dim">{entry.address}</span> },
+]
+
+export function Audit() {
+  const [words, setWords] = useState('')
+  const [search] = useDebouncedValue(words, 250)
+  const { answer, foot, first } = useCursorPages('audit.list', search === '' ? {} : { search }, PAGE_SIZE)
+  useEffect(first, [search])
+  const items = answer.data?.items
+  return (
+    <div className="panel">
+      <div className="toolbar" role="search">
+        <TextInput type="search" aria-label="Search the audit log" placeholder="Account, operation, outcome" leftSection={<Icon name="search" size={16} />} value={words} onChange={(event) => setWords(event.currentTarget.value)} style={{ flex: '1 1 220px', maxWidth: 420 }} />
+      </div>
+      {items === undefined ? (
+        answer.isPending ? <Rows /> : <Failure what="The audit log" error={answer.error} onRetry={() => void answer.refetch()} />
+      ) : items.length === 0 ? (
+        <Empty icon="search" title="Nothing found" text="Every change, and every refusal, is written here." />
+      ) : (
+        <>
+          <DataTable label="Audit log" rows={items} columns={COLUMNS} rowKey={(row) => row.id} rowName={(row) => row.operation} />
+          <TableFoot {...foot} shown={items.length} />
+        </>
+      )}
+    </div>
+  )
+}

@@ -1,0 +1,45 @@
+/**
+ * Every address of the portal, typed: `<Link {...path.console('web-1')}>`. The templates are also what the router is built of, so a
+ * link to a page that does not exist fails to compile.
+ */
+import type { InstanceSearch } from './pages/instance-search.ts'
+
+export const PATHS = {
+  signIn: '/sign-in',
+  instances: '/instances',
+  instance: '/instances/$instance',
+  console: '/instances/$instance/console',
+  command: '/instances/$instance/command',
+  events: '/instances/$instance/events',
+  images: '/images',
+  hosts: '/hosts',
+  operations: '/operations',
+  settings: '/settings',
+  tokens: '/settings/tokens',
+  accounts: '/settings/accounts',
+  audit: '/settings/audit',
+} as const
+
+export const path = {
+  instances: (search: Partial<InstanceSearch> = {}) => ({ to: PATHS.instances, search }) as const,
+  instance: (instance: string) => ({ to: PATHS.instance, params: { instance } }) as const,
+  console: (instance: string) => ({ to: PATHS.console, params: { instance } }) as const,
+  command: (instance: string) => ({ to: PATHS.command, params: { instance } }) as const,
+  events: (instance: string) => ({ to: PATHS.events, params: { instance } }) as const,
+  images: () => ({ to: PATHS.images }) as const,
+  hosts: () => ({ to: PATHS.hosts }) as const,
+  operations: () => ({ to: PATHS.operations }) as const,
+  settings: () => ({ to: PATHS.settings }) as const,
+  tokens: () => ({ to: PATHS.tokens }) as const,
+  accounts: () => ({ to: PATHS.accounts }) as const,
+  audit: () => ({ to: PATHS.audit }) as const,
+} as const
+
+/**
+ * Where to go after signing in. Only an address of this portal: a link that someone else made must not send a person who has just
+ * typed a password to another site (`//evil`, `/\evil`, `https:`).
+ */
+export function safeReturn(text: unknown): string {
+  if (typeof text !== 'string' || !/^\/(?![/\\])/.test(text) || /[\u0000-\u001f\\]/.test(text)) return PATHS.instances
+  return text.startsWith(PATHS.signIn) ? PATHS.instances : text
+}

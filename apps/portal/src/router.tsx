@@ -1,0 +1,106 @@
+/**
+ * The tree of pages. What needs a session hangs under `signedIn`, which asks for it before anything is loaded; each page is a chunk of
+ * its own, loaded when it is first pointed at.
+ */
+import { Fault } from '@typevisor/base'
+import type { QueryClient } from '@tanstack/react-query'
+import { createRootRouteWithContext, createRoute, createRouter, lazyRouteComponent, redirect } from '@tanstack/react-router'
+import { apiQuery } from './api/queries.ts'
+import { sessionQuery } from './api/session.ts'
+import { PageFailure, PageMissing, PagePending } from './pages/page-states.tsx'
+import { parseInstanceSearch, toListQuery } from './pages/instance-search.ts'
+import { SignedIn } from './pages/signed-in.tsx'
+import { PATHS } from './paths.ts'
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: ReturnType<typeof makeRouter>
+  }
+  interface HistoryState {
+    /** Cursors of the pages before, as `table/pager.ts` reads them. */
+    trail?: readonly (string | null)[]
+  }
+}
+
+const root = createRootRouteWithContext<{ queryClient: QueryClient }>()({ notFoundComponent: PageMissing })
+
+const signIn = createRoute({
+  getParentRoute: () => root,
+  path: PATHS.signIn,
+  validateSearch: (raw: Record<string, unknown>): { return?: string } => (typeof raw['return'] === 'string' ? { return: raw['return'] } : {}),
+  component: lazyRouteComponent(() => import('./pages/sign-in.tsx'), 'SignIn'),
+})
+
+const signedIn = createRoute({
+  getParentRoute: () => root,
+  id: 'signed-in',
+  beforeLoad: async ({ context, location }) => {
+    try {
+      await context.queryClient.ensureQueryData(sessionQuery)
+    } catch (error) {
+      if (!(error instanceof Fault) || error.code !== 'unauthenticated') throw error
+      throw redirect({ to: PATHS.signIn, search: location.href === '/' ? {} : { return: location.href } })
+    }
+  },
+  component: SignedIn,
+})
+
+const home = createRoute({
+  getParentRoute: () => signedIn,
+  path: '/',
+  beforeLoad: () => {
+    throw redirect({ to: PATHS.instances })
+  },
+})
+
+const instances = createRoute({
+  getParentRoute: () => signedIn,
+  path: PATHS.instances,
+  validateSearch: parseInstanceSearch,
+  loaderDeps: ({ search }) => ({ search }),
+  loader: ({ context, deps }) => void context.queryClient.prefetchQuery(apiQuery('instance.list', { query: toListQuery(deps.search) })),
+  component: lazyRouteComponent(() => import('./pages/instances.tsx'), 'Instances'),
+})
+
+const instance = createRoute({
+  getParentRoute: () => signedIn,
+  path: PATHS.instance,
+  loader: ({ context, params }) => void context.queryClient.prefetchQuery(apiQuery('instance.get', { params })),
+  component: lazyRouteComponent(() => import('./pages/instance/instance.tsx'), 'InstancePage'),
+})
+const tabs = [
+  createRoute({ getParentRoute: () => instance, path: '/', component: lazyRouteComponent(() => import('./pages/instance/overview.tsx'), 'Overview') }),
+  createRoute({ getParentRoute: () => instance, path: 'console', component: lazyRouteComponent(() => import('./pages/instance/console.tsx'), 'Console') }),
+  createRoute({ getParentRoute: () => instance, path: 'command', component: lazyRouteComponent(() => import('./pages/instance/command.tsx'), 'Command') }),
+  createRoute({ getParentRoute: () => instance, path: 'events', component: lazyRouteComponent(() => import('./pages/instance/events.tsx'), 'Events') }),
+] as const
+
+const images = createRoute({ getParentRoute: () => signedIn, path: PATHS.images, component: lazyRouteComponent(() => import('./pages/images.tsx'), 'Images') })
+const hosts = createRoute({ getParentRoute: () => signedIn, path: PATHS.hosts, component: lazyRouteComponent(() => import('./pages/hosts.tsx'), 'Hosts') })
+const operations = createRoute({ getParentRoute: () => signedIn, path: PATHS.operations, component: lazyRouteComponent(() => import('./pages/operations.tsx'), 'Operations') })
+
+const settings = createRoute({ getParentRoute: () => signedIn, path: PATHS.settings, component: lazyRouteComponent(() => import('./pages/settings/settings.tsx'), 'Settings') })
+const sections = [
+  createRoute({ getParentRoute: () => settings, path: '/', component: lazyRouteComponent(() => import('./pages/settings/account.tsx'), 'Account') }),
+  createRoute({ getParentRoute: () => settings, path: 'tokens', component: lazyRouteComponent(() => import('./pages/settings/tokens.tsx'), 'Tokens') }),
+  createRoute({ getParentRoute: () => settings, path: 'accounts', component: lazyRouteComponent(() => import('./pages/settings/accounts.tsx'), 'Accounts') }),
+  createRoute({ getParentRoute: () => settings, path: 'audit', component: lazyRouteComponent(() => import('./pages/settings/audit.tsx'), 'Audit') }),
+] as const
+
+const routeTree = root.addChildren([
+  signIn,
+  signedIn.addChildren([home, instances, instance.addChildren(tabs), images, hosts, operations, settings.addChildren(sections)]),
+])
+
+export const makeRouter = (queryClient: QueryClient) =>
+  createRouter({
+    routeTree,
+    context: { queryClient },
+    defaultPreload: 'intent',
+    defaultPreloadStaleTime: 0,
+    defaultPendingComponent: PagePending,
+    defaultPendingMs: 200,
+    defaultErrorComponent: PageFailure,
+    defaultNotFoundComponent: PageMissing,
+    scrollRestoration: true,
+  })
