@@ -171,6 +171,7 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
       const got = JSON.stringify((request.headers.host ?? '').slice(0, 100))
       throw new Fault('forbidden', `headers.host: got ${got}, want an address of this server, localhost or a name it was given by --name`)
     }
+    checkQuery(request.url)
   })
   app.setErrorHandler((error, request, reply) => answerError(options, error, request, reply))
 
@@ -228,6 +229,18 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
   })
   await app.ready()
   return app
+}
+
+/** The router refuses paths of wrong encodings; queries it would take as they are. */
+function checkQuery(url: string): void {
+  const start = url.indexOf('?')
+  if (start < 0) return
+  try {
+    decodeURIComponent(url.slice(start))
+  } catch (error) {
+    const detail = { path: 'query', want: 'valid percent encodings of UTF-8', got: JSON.stringify(url.slice(start, start + 100)) }
+    throw new Fault('invalid', `query: got ${detail.got}, want ${detail.want}`, { details: [detail], cause: error })
+  }
 }
 
 const ROUTE_PATTERNS: readonly { readonly pattern: RegExp; readonly method: string }[] = Object.values<OperationDefinition>(OPERATIONS).map(

@@ -1,0 +1,281 @@
+/**
+ * Whatever comes in: a 4xx that names the field, what was found and what was wanted; never a 5xx, never a half-made thing. The cases are
+ * made from the table, so that a new operation is attacked from its first day.
+ */
+import assert from 'node:assert/strict'
+import { request as httpRequest } from 'node:http'
+import { after, test } from 'node:test'
+import fc from 'fast-check'
+import { Fault, type FaultDetail } from '@typevisor/base'
+import { OPERATION_NAMES, OPERATIONS, parseInput, type OperationDefinition, type OperationName } from '@typevisor/api'
+import { VERB_DATA, type VerbField } from '@typevisor/api/verbs'
+import { stopTestPostgres, testServer, type TestServer } from '../testing.ts'
+
+after(stopTestPostgres)
+
+const HTTP_NAMES = OPERATION_NAMES.filter((name) => VERB_DATA[name].transport === 'http')
+const UUID = '01890b5a-7c3d-7abc-8def-0123456789ab'
+
+/** A value that the field takes. */
+function sample(field: VerbField): unknown {
+  if (field.values) return field.values[0]
+  if (field.name === 'password') return 'long enough for it'
+  if (field.type === 'array') return field.items?.fields ? [sampleOf(field.items.fields)] : ['*']
+  if (field.type === 'object') return sampleOf(field.fields ?? [])
+  const values = { string: 'web-1', integer: field.minimum ?? 1, number: 1, boolean: true, size: field.minimum ?? 1, base64: 'YQ==', map: { env: 'test' } }
+  return values[field.type]
+}
+const sampleOf = (fields: readonly VerbField[]): Record<string, unknown> => Object.fromEntries(fields.filter((field) => field.required).map((field) => [field.name, sample(field)]))
+
+/** A request that the table takes, unless a field is replaced. */
+function inputOf(name: OperationName) {
+  const verb = VERB_DATA[name]
+  const params = Object.fromEntries(verb.params.map((field) => [field.name, ['operation', 'token'].includes(field.name) ? UUID : 'nothing-here']))
+  return { params, query: {} as Record<string, string>, body: verb.body.length > 0 ? sampleOf(verb.body) : undefined }
+}
+
+interface Answer {
+  readonly status: number
+  readonly code: string
+  readonly details: readonly FaultDetail[]
+  readonly text: string
+}
+
+const read = async (response: Response): Promise<Answer> => {
+  const text = await response.text()
+  const { error } = (text === '' ? {} : JSON.parse(text)) as { error?: { code: string; details?: FaultDetail[] } }
+  return { status: response.status, code: error?.code ?? 'ok', details: error?.details ?? [], text }
+}
+
+const started = (): Promise<TestServer> =>
+  testServer({
+    http: { limits: { requestsPerMinute: 1_000_000, signInsPerMinute: 1_000_000 } },
+    policy: { tokenCountMax: 20 },
+  })
+
+function send(server: TestServer, name: OperationName, path: string, body: string | Uint8Array | undefined, headers: Record<string, string> = {}): Promise<Answer> {
+  const { method } = VERB_DATA[name]
+  return fetch(`${server.url}${path}`, {
+    method,
+    headers: { authorization: `Bearer ${server.local.token}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+    ...(body === undefined ? {} : { body }),
+  } as RequestInit).then(read)
+}
+
+function pathOf(name: OperationName, params: Record<string, string>, query: Record<string, string> | string): string {
+  const path = VERB_DATA[name].path.replaceAll(/:(\w+)/g, (_, key: string) => encodeURIComponent(params[key] ?? ''))
+  const text = typeof query === 'string' ? query : new URLSearchParams(query).toString()
+  return text === '' ? path : `${path}?${text}`
+}
+
+const HOSTILE: readonly unknown[] = [
+  null,
+  true,
+  -1,
+  0,
+  1.5,
+  1e21,
+  2 ** 53,
+  '',
+  ' ',
+  'a\0b',
+  '\uD800',
+  '../../etc/passwd',
+  "'; DROP TABLE account; --",
+  '-x',
+  'a,if=none',
+  'x'.repeat(200_000),
+  [],
+  {},
+  [null],
+  ['\0'],
+  { a: '\0' },
+  { '\0': 'a' },
+  { __proto__x: 1, constructor: { prototype: {} } },
+  Array.from({ length: 5000 }, () => 'x'),
+]
+
+function expectedDetails(name: OperationName, input: { params: unknown; query: unknown; body: unknown }): readonly FaultDetail[] {
+  try {
+    parseInput(name, structuredClone(input) as never)
+    return []
+  } catch (error) {
+    assert.ok(error instanceof Fault && error.code === 'invalid', String(error))
+    return error.details
+  }
+}
+
+const namesField = (details: readonly FaultDetail[], path: string): boolean =>
+  details.some((detail) => (detail.path === path || detail.path.startsWith(`${path}.`) || detail.path.startsWith(`${path}[`)) && detail.want !== '' && detail.got !== '' && detail.got.length < 200)
+
+test('each field of each body, missing, wrong, huge or hostile, is refused by its name or taken as it is', async () => {
+  await using server = await started()
+  let refusedCount = 0
+  for (const name of HTTP_NAMES) {
+    const input = inputOf(name)
+    if (input.body === undefined) continue
+    for (const field of VERB_DATA[name].body) {
+      const without: Record<string, unknown> = { ...input.body }
+      delete without[field.name]
+      const bodies: Record<string, unknown>[] = [without, ...HOSTILE.map((value) => ({ ...without, [field.name]: value }))]
+      for (const body of bodies) {
+        const wanted = expectedDetails(name, { ...input, body })
+        const answer = await send(server, name, pathOf(name, input.params, {}), JSON.stringify(body))
+        const shown = `${name} ${field.name} ${JSON.stringify(body)?.slice(0, 120)}: ${answer.status} ${answer.text.slice(0, 300)}`
+        assert.ok(answer.status < 500, shown)
+        if (wanted.length === 0) assert.notEqual(answer.code, 'internal', shown)
+        else {
+          refusedCount += 1
+          assert.equal(answer.status, 400, shown)
+          assert.ok(namesField(answer.details, `body.${field.name}`), shown)
+        }
+        if (!Object.hasOwn(body, field.name) && field.required) assert.equal(answer.status, 400, shown)
+      }
+    }
+  }
+  assert.ok(refusedCount > 300, `only ${refusedCount} were refused`)
+})
+
+test('each field of each query and each path, wrong, huge or hostile, is refused by its name or taken as it is', async () => {
+  await using server = await started()
+  const texts = HOSTILE.filter((value) => typeof value === 'string' && value.length < 10_000 && value.isWellFormed()) as string[]
+  const values = [...texts, 'x'.repeat(900), '0x10', 'Infinity', 'NaN', '1e3', '-0', '999999999999999999999', '__proto__', '.', '..', '%', '%00', '\u202e']
+  for (const name of HTTP_NAMES) {
+    const input = inputOf(name)
+    const body = input.body === undefined ? undefined : JSON.stringify(input.body)
+    for (const field of VERB_DATA[name].query) {
+      for (const value of values) {
+        const query = { [field.name]: value }
+        const wanted = expectedDetails(name, { ...input, query })
+        const answer = await send(server, name, pathOf(name, input.params, query), body)
+        const shown = `${name} ?${field.name}=${value.slice(0, 60)}: ${answer.status} ${answer.text.slice(0, 300)}`
+        assert.ok(answer.status < 500, shown)
+        if (wanted.length > 0) assert.ok(answer.status === 400 && namesField(answer.details, `query.${field.name}`), shown)
+      }
+      const twice = await send(server, name, pathOf(name, input.params, `${field.name}=1&${field.name}=2`), body)
+      assert.ok(twice.status === 400 && namesField(twice.details, `query.${field.name}`), name)
+    }
+    const unknown = await send(server, name, pathOf(name, input.params, 'nonsense=1'), body)
+    assert.ok(unknown.status === 400 && namesField(unknown.details, 'query.nonsense'), `${name}: ${unknown.text}`)
+    for (const field of VERB_DATA[name].params) {
+      for (const value of values.filter((text) => text !== '' && text !== '.' && text !== '..')) {
+        const params = { ...input.params, [field.name]: value }
+        const wanted = expectedDetails(name, { ...input, params })
+        const answer = await send(server, name, pathOf(name, params, {}), body)
+        const shown = `${name} :${field.name}=${value.slice(0, 60)}: ${answer.status} ${answer.text.slice(0, 300)}`
+        assert.ok(answer.status < 500, shown)
+        if (wanted.length > 0) assert.ok(answer.status === 400 && namesField(answer.details, `params.${field.name}`), shown)
+      }
+    }
+  }
+})
+
+test('bodies that are no JSON, no UTF-8, too large, too deep or of another type are refused', async () => {
+  await using server = await started()
+  const cases: [string, string | Uint8Array, Record<string, string>, number][] = [
+    ['cut off', '{"name":', {}, 400],
+    ['not JSON', 'name=web', {}, 400],
+    ['a comment', '{} // x', {}, 400],
+    ['NaN', '{"name":NaN}', {}, 400],
+    ['a byte order mark alone', '\uFEFF', {}, 400],
+    ['null', 'null', {}, 400],
+    ['a list', '[]', {}, 400],
+    ['a text', '"web"', {}, 400],
+    ['no UTF-8', new Uint8Array([0x7b, 0x22, 0xff, 0xfe, 0x22, 0x3a, 0x31, 0x7d]), {}, 400],
+    ['a prototype', '{"__proto__":{"name":"x"}}', {}, 400],
+    ['a prototype within', '{"name":"x","labels":{"__proto__":"y"}}', {}, 400],
+    ['deep lists', `${'['.repeat(200_000)}${']'.repeat(200_000)}`, {}, 400],
+    ['deep objects', `${'{"a":'.repeat(50_000)}1${'}'.repeat(50_000)}`, {}, 400],
+    ['deep within a field', `{"labels":${'{"a":'.repeat(50_000)}1${'}'.repeat(50_000)}}`, {}, 400],
+    ['many keys', JSON.stringify(Object.fromEntries(Array.from({ length: 20_000 }, (_, index) => [`k${index}`, 1]))), {}, 400],
+    ['a form', 'name=web', { 'content-type': 'application/x-www-form-urlencoded' }, 415],
+    ['plain text', '{}', { 'content-type': 'text/plain' }, 415],
+    ['no type', '{}', { 'content-type': '' }, 415],
+    ['a strange type', '{}', { 'content-type': 'application/json, text/plain;;;' }, 415],
+    ['too large', `{"name":"${'x'.repeat(9 * 1024 * 1024)}"}`, {}, 413],
+  ]
+  for (const name of HTTP_NAMES) {
+    const { params, body } = inputOf(name)
+    if (body === undefined) continue
+    for (const [what, content, headers, status] of cases) {
+      const answer = await send(server, name, pathOf(name, params, {}), content, headers)
+      const shown = `${name}, ${what}: ${answer.status} ${answer.text.slice(0, 200)}`
+      if (what === 'a strange type') assert.ok([400, 415].includes(answer.status), shown)
+      else assert.equal(answer.status, status, shown)
+      assert.ok(answer.details.length > 0 && answer.details.length <= 20, shown)
+      assert.ok(answer.text.length < 10_000, shown)
+    }
+  }
+  // The server is well after all of it.
+  assert.equal((await fetch(`${server.url}/api/v1/health`)).status, 200)
+})
+
+test('raw targets, credentials, cookies and event ids of any kind never make a defect', async () => {
+  await using server = await started()
+  const raw = (path: string, headers: Record<string, string> = {}): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const sent = httpRequest({ host: '127.0.0.1', port: server.http.port, path, headers }, (response) => {
+        response.resume()
+        resolve(response.statusCode ?? 0)
+        sent.destroy()
+      })
+      sent.on('error', (error) => (sent.destroyed ? resolve(0) : reject(error)))
+      sent.end()
+    })
+  const authorization = `Bearer ${server.local.token}`
+  const paths = ['/%', '/%zz', '/%ff', '/%00', '/api/v1/accounts/%ff/password', '/api/v1/instances/%', '/api/v1/instances/%2e%2e', '/api/v1/operations/%00', '//', '/api//v1', '/api/v1/instances/a%2fb', '/api/v1/accounts?search=%ff', '/api/v1/accounts?search=%00', '/api/v1/accounts?%00=1', '/api/v1/accounts?=&&=', `/api/v1/accounts?${'a=1&'.repeat(2000)}`, `/${'a/'.repeat(3000)}`]
+  for (const path of paths) {
+    const status = await raw(path, { authorization })
+    assert.ok(status >= 400 && status < 500, `${path.slice(0, 80)}: ${status}`)
+  }
+  const headers: Record<string, string>[] = [
+    { authorization: 'Bearer' },
+    { authorization: 'Basic YTpi' },
+    { authorization: `Bearer ${'x'.repeat(8000)}` },
+    { authorization: 'Bearer tv_00000000000000000000000000000000_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA' },
+    { authorization: 'Bearer tvl_00000000000000000000000000000000_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA' },
+    { cookie: `typevisor_session_${server.http.port}=${'A'.repeat(43)}` },
+    { cookie: `typevisor_session_${server.http.port}=%00%ff; ;;=;` },
+    { cookie: '=;;;__proto__=1;constructor=2' },
+  ]
+  for (const header of headers) assert.equal(await raw('/api/v1/session', header), 401, JSON.stringify(header).slice(0, 80))
+  for (const id of ['x', '1-', '99999999999999999999999-1', '__proto__', '-1-1']) assert.equal(await raw('/api/v1/events/stream', { authorization, 'last-event-id': id }), 400, id)
+})
+
+test('arbitrary JSON to any operation is answered, without a defect and without waiting', async () => {
+  await using server = await started()
+  const names = HTTP_NAMES.filter((name) => VERB_DATA[name].body.length > 0)
+  const anyBody = fc.constantFrom(...names).chain((name) => {
+    const field = fc.oneof(fc.jsonValue({ maxDepth: 4 }), fc.string({ unit: 'binary', maxLength: 40 }), fc.integer(), fc.double())
+    const own = fc.record(Object.fromEntries(VERB_DATA[name].body.map((item) => [item.name, field])), { requiredKeys: [] })
+    return fc.tuple(fc.constant(name), fc.oneof(own, fc.jsonValue({ maxDepth: 6 }), fc.dictionary(fc.string({ unit: 'binary', maxLength: 20 }), field)))
+  })
+  await fc.assert(
+    fc.asyncProperty(anyBody, async ([name, body]) => {
+      const input = inputOf(name)
+      const answer = await send(server, name, pathOf(name, input.params, {}), JSON.stringify(body))
+      assert.ok(answer.status < 500, `${name} ${JSON.stringify(body)}: ${answer.status} ${answer.text}`)
+      if (answer.status === 400) assert.ok(answer.details.length > 0)
+    }),
+    { numRuns: 400, interruptAfterTimeLimit: 20_000, markInterruptAsFailure: false },
+  )
+})
+
+test('a refused request leaves nothing behind', async () => {
+  await using server = await started()
+  const operation: OperationDefinition = OPERATIONS['account.create']
+  assert.ok(operation.body)
+  for (const body of [{ name: 'half', password: 'short' }, { name: 'half', password: 'long enough 1', role: 'king' }, { name: 'half', password: 'long enough 1', more: 1 }]) {
+    assert.equal((await send(server, 'account.create', '/api/v1/accounts', JSON.stringify(body))).status, 400)
+  }
+  const { rows } = await server.database.executor.query(`SELECT name FROM account`)
+  assert.deepEqual(rows, [{ name: 'local' }])
+})
+
+test('no answer repeats a password', async () => {
+  await using server = await started()
+  const secret = 'hunter2-hunter2'
+  const bodies = [{ account: 'ada', password: [secret] }, { account: 'ada', password: secret.repeat(100) }, { account: 1, password: secret }, { account: 'ada', password: `${secret}\0` }]
+  for (const body of bodies) assert.doesNotMatch((await send(server, 'session.create', '/api/v1/session', JSON.stringify(body))).text, /hunter2/)
+  assert.doesNotMatch((await send(server, 'session.create', '/api/v1/session', `{"password":"${secret}" oops`)).text, /hunter2/)
+})
