@@ -162,9 +162,8 @@ function SizeField({ draft, onChange }: { readonly draft: InstanceDraft; readonl
             <label key={name} className="size">
               <input type="radio" name="size" value={name} checked={draft.size === name} onChange={() => onChange(withSize(draft, name))} data-testid={`size-${name}`} />
               <b>{size.title}</b>
-              <span className="num">
-                {size.vcpuCount} vCPU · {formatBytes(size.memoryBytes)}
-              </span>
+              <span className="num">{size.vcpuCount} vCPU</span>
+              <span className="num">{formatBytes(size.memoryBytes)}</span>
               <span className="num">{formatBytes(size.rootDiskBytes)} disk</span>
             </label>
           )
@@ -205,7 +204,7 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
           placeholder="ssh-ed25519 AAAA… you@laptop"
           autosize={false}
           rows={3}
-          className="mono"
+          styles={{ input: { fontFamily: 'var(--mantine-font-family-monospace)', fontSize: '0.8rem' } }}
           spellCheck={false}
           value={draft.sshKeys}
           error={errors.at.sshKeys}

@@ -23,3 +23,8 @@ test('a whole state in an event is read too', () => {
 test('an event of an unknown kind is told by its own fields', () => {
   assert.deepEqual(eventLine(event({ height: 7, nested: {} }, 'moon.has-risen')), { title: 'has risen', detail: 'height 7', tone: 'grey' })
 })
+
+test('the end of an operation is told by its verb and its fault, not by its ids', () => {
+  const failed = event({ verb: 'start', operation: 'o-1', hostSequence: 7, outcome: 'failed', code: 'exhausted', message: 'no space' }, 'instance.operation')
+  assert.deepEqual(eventLine(failed), { title: 'start failed', detail: 'no space · code exhausted', tone: 'red' })
+})

@@ -8,6 +8,8 @@ import { useMay } from '../api/session.ts'
 import { useCursorPages } from '../table/cursor-pages.tsx'
 import { DataTable, type Column } from '../table/data-table.tsx'
 import { TableFoot } from '../table/table-foot.tsx'
+import { path } from '../paths.ts'
+import { TextLink } from '../ui/link.tsx'
 import { useComplaints } from '../ui/notices.tsx'
 import { Ago } from '../ui/now.tsx'
 import { Empty, Failure, PageHead, Rows } from '../ui/page.tsx'
@@ -43,6 +45,18 @@ function Ending({ operation }: { readonly operation: Operation }) {
   )
 }
 
+/** The operation names what it is about by id; an instance's page can be opened by that too. */
+function ResourceCell({ operation: { name, resource } }: { readonly operation: Operation }) {
+  const text = <span className="mono">{resource.slice(0, 18)}</span>
+  return name.startsWith('instance.') ? (
+    <TextLink c="dimmed" {...path.instance(resource)}>
+      {text}
+    </TextLink>
+  ) : (
+    <span className="dim">{text}</span>
+  )
+}
+
 const COLUMNS: readonly Column<Operation>[] = [
   {
     title: 'Operation',
@@ -53,7 +67,7 @@ const COLUMNS: readonly Column<Operation>[] = [
       </>
     ),
   },
-  { title: 'Of', wide: true, cell: (operation) => <span className="mono dim">{operation.resource.slice(0, 18)}</span> },
+  { title: 'Of', wide: true, cell: (operation) => <ResourceCell operation={operation} /> },
   { title: 'State', shrink: true, cell: (operation) => <OperationBadge operation={operation} /> },
   { title: 'Progress', ownLine: true, cell: (operation) => <Ending operation={operation} /> },
   { title: 'Begun', shrink: true, cell: (operation) => <Ago at={operation.createdAt} /> },

@@ -15,3 +15,7 @@ test('a server whose clock is ahead does not live in the future', () => {
 test('durations keep two units', () => {
   assert.deepEqual([850, 4_230, 42_000, 185_000, 7_440_000, 442_800_000].map(lasting), ['850 ms', '4.2 s', '42 s', '3 min 5 s', '2 h 4 min', '5 d 3 h'])
 })
+
+test('what is long past is told by its date', () => {
+  assert.equal(ago(Date.UTC(2026, 0, 2), Date.UTC(2026, 10, 2)), '2026-01-02')
+})

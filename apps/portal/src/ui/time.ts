@@ -2,14 +2,15 @@ const MINUTE_MS = 60_000
 const HOUR_MS = 60 * MINUTE_MS
 const DAY_MS = 24 * HOUR_MS
 
-/** `just now`, `5 min ago`, `3 h ago`, `2 d ago`; a clock that is a little ahead is no reason to speak of the future. */
+/** `just now`, `5 min ago`, `3 h ago`, `2 d ago`, then the date; a clock that is a little ahead is no reason to speak of the future. */
 export function ago(atMs: number, nowMs: number): string {
   const past = nowMs - atMs
   if (past < 10_000) return 'just now'
   if (past < MINUTE_MS) return `${Math.floor(past / 1000)} s ago`
   if (past < HOUR_MS) return `${Math.floor(past / MINUTE_MS)} min ago`
   if (past < DAY_MS) return `${Math.floor(past / HOUR_MS)} h ago`
-  return `${Math.floor(past / DAY_MS)} d ago`
+  if (past < 60 * DAY_MS) return `${Math.floor(past / DAY_MS)} d ago`
+  return new Date(atMs).toISOString().slice(0, 10)
 }
 
 /** `850 ms`, `4.2 s`, `3 min 5 s`, `2 h 4 min`, `5 d 3 h`. */
