@@ -37,6 +37,31 @@ export const tokenFromRow = (row: Selectable<TokenTable>): TokenRecord => ({
   lastUsedAt: timeOrNull(row.last_used_at),
 })
 
+/** The account of a session or token, read with it: every request asks. */
+const OWNER = [
+  'account.name as owner_name',
+  'account.role as owner_role',
+  'account.password_hash as owner_password_hash',
+  'account.disabled as owner_disabled',
+  'account.created_at as owner_created_at',
+] as const
+
+const ownerFromRow = (row: {
+  account_id: string
+  owner_name: string
+  owner_role: AccountRecord['role']
+  owner_password_hash: string | null
+  owner_disabled: boolean
+  owner_created_at: Date
+}): AccountRecord => ({
+  id: row.account_id,
+  name: row.owner_name,
+  role: row.owner_role,
+  passwordHash: row.owner_password_hash,
+  disabled: row.owner_disabled,
+  createdAt: epochMillis(row.owner_created_at.getTime()),
+})
+
 export function postgresIdentityStore(db: Db): IdentityStore {
   const accountById = async (id: string): Promise<AccountRecord | null> => {
     const row = await db.selectFrom('account').selectAll().where('id', '=', id).executeTakeFirst()
@@ -113,9 +138,14 @@ export function postgresIdentityStore(db: Db): IdentityStore {
         .execute()
     },
     async sessionByHash(secretHash) {
-      const row = await db.selectFrom('session').selectAll().where('secret_hash', '=', Buffer.from(secretHash)).executeTakeFirst()
-      const account = row && (await accountById(row.account_id))
-      return row && account ? { session: sessionFromRow(row), account } : null
+      const row = await db
+        .selectFrom('session')
+        .innerJoin('account', 'account.id', 'session.account_id')
+        .selectAll('session')
+        .select(OWNER)
+        .where('session.secret_hash', '=', Buffer.from(secretHash))
+        .executeTakeFirst()
+      return row ? { session: sessionFromRow(row), account: ownerFromRow(row) } : null
     },
     async touchSession(id, at) {
       await db.updateTable('session').set({ last_seen_at: new Date(at) }).where('id', '=', id).where('last_seen_at', '<', new Date(at)).execute()
@@ -161,9 +191,14 @@ export function postgresIdentityStore(db: Db): IdentityStore {
       })
     },
     async tokenById(id) {
-      const row = await db.selectFrom('token').selectAll().where('id', '=', id).executeTakeFirst()
-      const account = row && (await accountById(row.account_id))
-      return row && account ? { token: tokenFromRow(row), account } : null
+      const row = await db
+        .selectFrom('token')
+        .innerJoin('account', 'account.id', 'token.account_id')
+        .selectAll('token')
+        .select(OWNER)
+        .where('token.id', '=', id)
+        .executeTakeFirst()
+      return row ? { token: tokenFromRow(row), account: ownerFromRow(row) } : null
     },
     async touchToken(id, at) {
       await db.updateTable('token').set({ last_used_at: new Date(at) }).where('id', '=', id).execute()

@@ -31,6 +31,7 @@ export async function migrate(database: SqlExecutor, migrations: readonly Migrat
     if (migration.id !== index + 1) throw new Fault('internal', `migration ${migration.name}: id ${migration.id}, want ${index + 1}`)
   })
   return database.transaction(async (tx) => {
+    await tx.query('SET LOCAL statement_timeout = 0') // a large table may take its time
     await tx.query(`SELECT pg_advisory_xact_lock(${LOCK_KEY})`)
     await tx.query(
       'CREATE TABLE IF NOT EXISTS schema_migration (id integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())',

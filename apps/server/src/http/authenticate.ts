@@ -13,7 +13,6 @@ export interface AuthenticateOptions {
   readonly identity: Identity
   readonly local: LocalCredentials | null
   readonly crypto: SecretCrypto
-  readonly secure: boolean
   /** Other origins whose pages may call with a cookie: `https://cloud.example.org`. */
   readonly trustedOrigins: readonly string[]
 }
@@ -29,15 +28,18 @@ export interface Credential {
   readonly text: string
 }
 
+/** By TLS, here or at a proxy that is trusted to say so. */
+export const isSecure = (request: FastifyRequest): boolean => request.protocol === 'https'
+
 /** @throws Fault `unauthenticated` for a header that is no bearer. */
-export function credentialOf(request: FastifyRequest, secure: boolean): Credential | null {
+export function credentialOf(request: FastifyRequest): Credential | null {
   const header = request.headers.authorization
   if (header !== undefined) {
     const match = /^Bearer +([A-Za-z0-9._~+/=-]{1,512}) *$/i.exec(header)
     if (!match?.[1]) throw new Fault('unauthenticated', 'headers.authorization: want Bearer and a token')
     return { kind: 'bearer', text: match[1] }
   }
-  const cookie = request.cookies[sessionCookieName(request.headers.host, secure)]
+  const cookie = request.cookies[sessionCookieName(request.host, isSecure(request))]
   return cookie === undefined ? null : { kind: 'cookie', text: cookie }
 }
 
@@ -65,7 +67,7 @@ export async function identify(
     if (UNSAFE.has(operation.method)) checkOrigin(options, request)
     return null
   }
-  const credential = credentialOf(request, options.secure)
+  const credential = credentialOf(request)
   if (!credential) throw new Fault('unauthenticated', `${name}: sign in, or send Authorization: Bearer with a token`)
   const caller = await callerOfCredential(options, credential)
   if (!caller) {
@@ -95,8 +97,8 @@ export function permit(
 }
 
 function checkOrigin(options: AuthenticateOptions, request: FastifyRequest, required = false): void {
-  const { origin, host } = request.headers
-  const own = origin === undefined ? !required : sameOrigin(origin, host, options.secure, options.trustedOrigins)
+  const { origin } = request.headers
+  const own = origin === undefined ? !required : sameOrigin(origin, request.host, isSecure(request), options.trustedOrigins)
   if (!own) {
     const got = origin === undefined ? 'nothing' : JSON.stringify(origin.slice(0, 100))
     throw new Fault('forbidden', `headers.origin: got ${got}, want this server's own`)

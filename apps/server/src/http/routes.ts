@@ -13,7 +13,7 @@ import { OPERATION_NAMES, OPERATIONS, parseInput, type OperationDefinition, type
 import type { Caller } from '@typevisor/identity'
 import type { AuditLog } from '../db/audit.ts'
 import type { Outbox } from '../outbox.ts'
-import { callerOfCredential, identify, permit, sessionCookieName, type AuthenticateOptions, type Credential } from './authenticate.ts'
+import { callerOfCredential, identify, isSecure, permit, sessionCookieName, type AuthenticateOptions, type Credential } from './authenticate.ts'
 import { httpFault } from './errors.ts'
 import { serveEvents } from './events.ts'
 import type { Call, Handlers, HttpName, StreamName } from './handler.ts'
@@ -128,8 +128,9 @@ function callOf<N extends OperationName>(
     signal,
     audit: (resource) => (known.auditResource = resource),
     setSession: (session) => {
-      const cookie = sessionCookieName(request.headers.host, options.secure)
-      const attributes = { path: '/', httpOnly: true, sameSite: 'strict', secure: options.secure } as const
+      const secure = isSecure(request)
+      const cookie = sessionCookieName(request.host, secure)
+      const attributes = { path: '/', httpOnly: true, sameSite: 'strict', secure } as const
       if (session) void reply.setCookie(cookie, session.secret, { ...attributes, expires: new Date(session.expiresAt) })
       else void reply.clearCookie(cookie, attributes)
     },

@@ -204,6 +204,24 @@ test('a server called by a name that is not its own refuses: DNS rebinding', asy
   }
 })
 
+test('a proxy is believed about address, name and TLS only where it is trusted', async () => {
+  const said = { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https', 'x-forwarded-host': 'cloud.example.org' }
+  for (const trusted of [true, false]) {
+    await using server = await testServer({ http: { names: ['cloud.example.org'], ...(trusted ? { trustedProxies: ['127.0.0.0/8'] } : {}) } })
+    await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+    const signIn = (headers: Record<string, string>) =>
+      fetch(`${server.url}/api/v1/session`, { method: 'POST', headers: { ...JSON_TYPE, ...headers }, body: JSON.stringify({ account: 'ada', password: PASSWORD }) })
+    const response = await signIn({ ...said, origin: trusted ? 'https://cloud.example.org' : server.url })
+    assert.equal(response.status, 201)
+    const cookie = response.headers.getSetCookie()[0] ?? ''
+    if (trusted) assert.match(cookie, /^__Host-typevisor_session=.*Secure/)
+    else assert.doesNotMatch(cookie, /Secure/)
+    const { rows } = await server.database.executor.query('SELECT address FROM audit')
+    assert.deepEqual(rows, [{ address: trusted ? '203.0.113.9' : '127.0.0.1' }])
+    assert.equal((await signIn({ ...said, 'x-forwarded-host': 'evil.example' })).status, trusted ? 403 : 201)
+  }
+})
+
 test('names, origins and addresses are judged as they are meant', () => {
   assert.equal(nameAllowed(undefined, []), false)
   assert.equal(nameAllowed('localhost.', []), true)

@@ -16,6 +16,7 @@ import { parseJsonBody } from './body.ts'
 import { errorReply, httpFault } from './errors.ts'
 import type { Handlers } from './handler.ts'
 import { addressKey, nameAllowed } from './names.ts'
+import { isSecure } from './authenticate.ts'
 import { addPortal, isPage, NO_PORTAL_PAGE, sendPage } from './portal.ts'
 import { addRoutes } from './routes.ts'
 import { FAULT_STATUS } from './status.ts'
@@ -53,6 +54,8 @@ export interface HttpServerOptions {
   /** Names besides localhost by which the server may be called. Addresses always may. */
   readonly names?: readonly string[]
   readonly trustedOrigins?: readonly string[]
+  /** Addresses or networks (`10.0.0.0/8`) of reverse proxies, whose X-Forwarded-For, -Proto and -Host are believed. Nobody else's are. */
+  readonly trustedProxies?: readonly string[]
   readonly tls?: { readonly certPath: string; readonly keyPath: string }
   /** Folder of the built portal; null: none. */
   readonly portalPath: string | null
@@ -147,9 +150,9 @@ function listenFault(error: unknown, host: string, port: number): unknown {
 async function build(options: HttpServerOptions, stopping: AbortSignal, streams: Set<Promise<void>>): Promise<FastifyInstance> {
   const { ids, log, tls } = options
   const limits = { ...DEFAULT_HTTP_LIMITS, ...options.limits }
-  const secure = tls !== undefined
   const common = {
     logger: false,
+    trustProxy: options.trustedProxies && options.trustedProxies.length > 0 ? [...options.trustedProxies] : false,
     genReqId: () => ids.next(),
     requestTimeout: REQUEST_TIMEOUT_MS,
     forceCloseConnections: 'idle',
@@ -165,10 +168,10 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
 
   app.addHook('onRequest', async (request, reply) => {
     reply.headers(SECURITY_HEADERS).header('x-request-id', request.id)
-    if (secure) reply.header('strict-transport-security', 'max-age=31536000')
+    if (isSecure(request)) reply.header('strict-transport-security', 'max-age=31536000')
     if (request.url.startsWith('/api/')) reply.header('cache-control', 'no-store')
-    if (!nameAllowed(request.headers.host, options.names ?? [])) {
-      const got = JSON.stringify((request.headers.host ?? '').slice(0, 100))
+    if (!nameAllowed(request.host, options.names ?? [])) {
+      const got = JSON.stringify(request.host.slice(0, 100))
       throw new Fault('forbidden', `headers.host: got ${got}, want an address of this server, localhost or a name it was given by --name`)
     }
     checkQuery(request.url)
@@ -198,7 +201,6 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
 
   addRoutes(app, {
     ...options,
-    secure,
     trustedOrigins: options.trustedOrigins ?? [],
     stopping,
     streams,
