@@ -67,7 +67,8 @@ async function findOut(probe: AcceleratorProbe): Promise<Acceleration> {
 async function qemuVersion({ host, binary }: AcceleratorProbe): Promise<string> {
   const { exitCode, stdout, stderr } = await host.processes.run(binary, ['--version'], { limit: VERSION_LIMIT })
   const match = /version (\d+\.\d+(?:\.\d+)?)/.exec(stdout)
-  if (exitCode !== 0 || !match) throw new Fault('failed', `${binary} --version: ${stderr.slice(0, 500) || stdout.slice(0, 500) || 'no output'}`)
+  if (exitCode !== 0 || !match)
+    throw new Fault('failed', `${binary} --version: ${stderr.slice(0, 500) || stdout.slice(0, 500) || 'no output'}`)
   return `QEMU ${match[1]}`
 }
 
@@ -79,7 +80,12 @@ async function readCache(host: QemuHost, path: string, key: string, version: str
   return { accelerator, reason: textOf(cached['reason']) ?? '', version }
 }
 
-async function runProbe({ host, binary, folder, ids }: AcceleratorProbe): Promise<{ accelerator: 'tcg' | 'kvm'; reason: string }> {
+async function runProbe({
+  host,
+  binary,
+  folder,
+  ids,
+}: AcceleratorProbe): Promise<{ accelerator: 'tcg' | 'kvm'; reason: string }> {
   await host.files.ensureFolder(folder, { user: null })
   const rom = `${folder}/probe-${ids.next()}.rom`
   try {
@@ -100,8 +106,20 @@ export function probeRom(): Uint8Array {
   return rom
 }
 
-export const probeArguments = (accelerator: 'tcg' | 'kvm', rom: string): string[] => [
-  ...['-nodefaults', '-no-user-config', '-display', 'none', '-machine', MACHINE, '-accel', accelerator, '-cpu', `${CPU_MODEL},enforce=on`],
-  ...['-m', 'size=16384k', '-bios', rom, '-chardev', 'stdio,id=out,signal=off', '-device', 'isa-debugcon,chardev=out,iobase=0xe9'],
-  ...['-device', 'isa-debug-exit,iobase=0xf4,iosize=1'],
-]
+export const probeArguments = (accelerator: 'tcg' | 'kvm', rom: string): string[] =>
+  [
+    [
+      '-nodefaults',
+      '-no-user-config',
+      '-display',
+      'none',
+      '-machine',
+      MACHINE,
+      '-accel',
+      accelerator,
+      '-cpu',
+      `${CPU_MODEL},enforce=on`,
+    ],
+    ['-m', 'size=16384k', '-bios', rom, '-chardev', 'stdio,id=out,signal=off', '-device', 'isa-debugcon,chardev=out,iobase=0xe9'],
+    ['-device', 'isa-debug-exit,iobase=0xf4,iosize=1'],
+  ].flat()

@@ -36,7 +36,11 @@ async function isAlive(host: QemuHost, process: ProcessIdentity | null): Promise
   return found !== null && found.startTimeTicks === process.startTimeTicks && found.bootId === process.bootId
 }
 
-export async function adoptDomain(context: Pick<LaunchContext, 'host' | 'clock'>, paths: DomainPaths, log: Log): Promise<Adopted> {
+export async function adoptDomain(
+  context: Pick<LaunchContext, 'host' | 'clock'>,
+  paths: DomainPaths,
+  log: Log,
+): Promise<Adopted> {
   const { host } = context
   if ((await host.files.size(paths.runFolder)) === null) return { kind: 'gone' }
   const record = await readRecord(host.files, paths.record)
@@ -81,4 +85,8 @@ export async function adoptDomain(context: Pick<LaunchContext, 'host' | 'clock'>
 }
 
 const gone = (host: QemuHost, paths: DomainPaths, record: RunRecord, state: DriverState): Promise<void> =>
-  writeRecord(host.files, paths.record, { ...record, state, phase: record.phase.kind === 'saved' ? record.phase : { kind: 'gone' } })
+  writeRecord(host.files, paths.record, {
+    ...record,
+    state,
+    phase: record.phase.kind === 'saved' ? record.phase : { kind: 'gone' },
+  })

@@ -23,7 +23,9 @@ export interface CommandLineInput {
   readonly accelerator: 'tcg' | 'kvm'
   /** By device name. */
   readonly disks: ReadonlyMap<string, DiskSource>
-  readonly boot: { readonly kind: 'kernel'; readonly kernel: string; readonly initrd: string | null; readonly commandLine: string } | { readonly kind: 'disk' }
+  readonly boot:
+    | { readonly kind: 'kernel'; readonly kernel: string; readonly initrd: string | null; readonly commandLine: string }
+    | { readonly kind: 'disk' }
   /** `incoming`: wait for a saved state instead of the reset vector. */
   readonly start: 'fresh' | 'incoming'
   /** Inherited descriptors: 3, 4, ... in this order become sets 1, 2, ... */
@@ -69,14 +71,14 @@ export function commandLine(input: CommandLineInput): string[] {
   const socket = (id: string, path: string): string => `socket,id=${id},path=${quoteOption(path)},server=on,wait=off`
   assert(spec.memoryBytes % KIB === 0, `memory of ${spec.memoryBytes} bytes is no whole number of KiB`)
   const argv = [
-    ...['-nodefaults', '-no-user-config', '-name', `guest=${quoteOption(domain.name)}`, '-uuid', domain.id],
-    ...['-machine', `${machine},vmport=off,dump-guest-core=off`],
-    ...['-accel', input.accelerator === 'kvm' ? 'kvm' : 'tcg,thread=multi,tb-size=256'],
-    ...['-cpu', `${cpuModel},enforce=on`],
-    ...['-smp', `cpus=${spec.vcpuCount},sockets=1,cores=${spec.vcpuCount},threads=1`, '-m', `size=${spec.memoryBytes / KIB}k`],
-    ...['-rtc', 'base=utc', '-boot', 'strict=on', '-S', '-no-shutdown', '-action', 'panic=pause'],
-    ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny', '-msg', 'timestamp=on', '-pidfile', paths.pid],
-  ]
+    ['-nodefaults', '-no-user-config', '-name', `guest=${quoteOption(domain.name)}`, '-uuid', domain.id],
+    ['-machine', `${machine},vmport=off,dump-guest-core=off`],
+    ['-accel', input.accelerator === 'kvm' ? 'kvm' : 'tcg,thread=multi,tb-size=256'],
+    ['-cpu', `${cpuModel},enforce=on`],
+    ['-smp', `cpus=${spec.vcpuCount},sockets=1,cores=${spec.vcpuCount},threads=1`, '-m', `size=${spec.memoryBytes / KIB}k`],
+    ['-rtc', 'base=utc', '-boot', 'strict=on', '-S', '-no-shutdown', '-action', 'panic=pause'],
+    ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny', '-msg', 'timestamp=on', '-pidfile', paths.pid],
+  ].flat()
   for (let set = 1; set <= input.inheritedCount; set += 1) argv.push('-add-fd', `fd=${set + 2},set=${set}`)
   argv.push('-chardev', socket('qmp', paths.qmp), '-mon', 'chardev=qmp,mode=control')
   argv.push('-chardev', 'null,id=console') // becomes file and pipe by `consoleBackend`, which the command line of 7.2 cannot say
@@ -97,7 +99,10 @@ export function commandLine(input: CommandLineInput): string[] {
 }
 
 /** For `chardev-change`: output appended to a file, input from a named pipe. */
-export const consoleBackend = (log: string, input: string): Json => ({ type: 'file', data: { out: log, in: input, append: true } })
+export const consoleBackend = (log: string, input: string): Json => ({
+  type: 'file',
+  data: { out: log, in: input, append: true },
+})
 
 function deviceArguments(device: DomainDevice, id: string, input: CommandLineInput): string[] {
   const at = { id, bus: 'pcie.0', addr: checked(`hardware.devices.${id}.address`, device.address, ADDRESS) }
@@ -106,11 +111,23 @@ function deviceArguments(device: DomainDevice, id: string, input: CommandLineInp
       return ['-device', json({ driver: 'VGA', ...at })]
     case 'agent-channel': {
       const chardev = `socket,id=${id}-channel,path=${quoteOption(input.paths.agent)},server=on,wait=off`
-      const port = { driver: 'virtserialport', id: `${id}-port`, bus: `${id}.0`, chardev: `${id}-channel`, name: AGENT_PORT, nr: 1 }
+      const port = {
+        driver: 'virtserialport',
+        id: `${id}-port`,
+        bus: `${id}.0`,
+        chardev: `${id}-channel`,
+        name: AGENT_PORT,
+        nr: 1,
+      }
       return ['-device', json({ driver: 'virtio-serial-pci', ...at }), '-chardev', chardev, '-device', json(port)]
     }
     case 'rng':
-      return ['-object', json({ 'qom-type': 'rng-builtin', id: `${id}-source` }), '-device', json({ driver: 'virtio-rng-pci', ...at, rng: `${id}-source` })]
+      return [
+        '-object',
+        json({ 'qom-type': 'rng-builtin', id: `${id}-source` }),
+        '-device',
+        json({ driver: 'virtio-rng-pci', ...at, rng: `${id}-source` }),
+      ]
     case 'balloon':
       return ['-device', json({ driver: 'virtio-balloon-pci', ...at, 'deflate-on-oom': true, 'free-page-reporting': true })]
     case 'nic': {
@@ -125,7 +142,12 @@ function deviceArguments(device: DomainDevice, id: string, input: CommandLineInp
   }
 }
 
-function diskArguments(device: DomainDevice & { kind: 'disk' }, id: string, at: { id: string; bus: string; addr: string }, input: CommandLineInput): string[] {
+function diskArguments(
+  device: DomainDevice & { kind: 'disk' },
+  id: string,
+  at: { id: string; bus: string; addr: string },
+  input: CommandLineInput,
+): string[] {
   const source = input.disks.get(device.name)
   if (!source) throw new Fault('invalid', `disk ${device.name}: no volume attached for ${device.volume}`)
   const isRoot = id === 'disk0'
@@ -147,8 +169,20 @@ function backendArguments(source: DiskSource, id: string, readOnly: boolean, com
   switch (source.kind) {
     case 'nbd': {
       const server = { type: 'unix', path: source.socketPath }
-      const nbd = { driver: 'nbd', 'node-name': `${id}-file`, server, export: source.exportName, 'reconnect-delay': 300, ...common }
-      return ['-blockdev', json(nbd), '-blockdev', json({ driver: 'raw', 'node-name': `${id}-format`, file: `${id}-file`, ...common })]
+      const nbd = {
+        driver: 'nbd',
+        'node-name': `${id}-file`,
+        server,
+        export: source.exportName,
+        'reconnect-delay': 300,
+        ...common,
+      }
+      return [
+        '-blockdev',
+        json(nbd),
+        '-blockdev',
+        json({ driver: 'raw', 'node-name': `${id}-format`, file: `${id}-file`, ...common }),
+      ]
     }
     case 'chain': {
       const argv: string[] = []
@@ -162,7 +196,10 @@ function backendArguments(source: DiskSource, id: string, readOnly: boolean, com
         const isLast = depth === source.layers.length - 1
         const backing = layer.format === 'qcow2' ? { backing: isLast ? null : `${id}-base${depth + 1}-format` } : {}
         argv.push('-blockdev', json(file))
-        argv.push('-blockdev', json({ driver: layer.format, 'node-name': `${name}-format`, file: `${name}-file`, ...backing, ...options }))
+        argv.push(
+          '-blockdev',
+          json({ driver: layer.format, 'node-name': `${name}-format`, file: `${name}-file`, ...backing, ...options }),
+        )
       }
       return argv
     }

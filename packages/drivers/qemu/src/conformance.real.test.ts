@@ -39,7 +39,11 @@ domainDriverConformance('qemu', async () => {
       const volume = `${id}.root` as VolumeId
       const path = join(folder, 'disks', `${id}.qcow2`)
       await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', image.rootDisk.path, '-F', image.rootDisk.format, path])
-      return { boot: image.boot, volumes: { [volume]: { kind: 'file', path, format: 'qcow2' } }, disks: [{ name: 'root', volume, readOnly: false }] }
+      return {
+        boot: image.boot,
+        volumes: { [volume]: { kind: 'file', path, format: 'qcow2' } },
+        disks: [{ name: 'root', volume, readOnly: false }],
+      }
     },
     savePath: (id) => join(folder, `${id}.save`),
     damage: async (path) => {

@@ -108,7 +108,8 @@ export class ConsoleHub {
 
   /** One content after the other: what two type at once is not mixed within a content. */
   async #write(reader: Reader, content: Uint8Array): Promise<void> {
-    if (content.length > INPUT_SIZE_MAX) throw new Fault('invalid', `console input: got ${content.length} bytes, want at most ${INPUT_SIZE_MAX}`)
+    if (content.length > INPUT_SIZE_MAX)
+      throw new Fault('invalid', `console input: got ${content.length} bytes, want at most ${INPUT_SIZE_MAX}`)
     const turn = this.#inputTail
     const done = Promise.withResolvers<void>()
     this.#inputTail = done.promise
@@ -133,7 +134,10 @@ export class ConsoleHub {
         rest = rest.subarray(count)
         if (count > 0) lastTaken = clock.monotonic()
         else if (clock.monotonic() - lastTaken > PIPE_LIMIT_MS) {
-          throw new Fault('busy', `console input: the guest reads nothing; ${content.length - rest.length} of ${content.length} bytes are on their way`)
+          throw new Fault(
+            'busy',
+            `console input: the guest reads nothing; ${content.length - rest.length} of ${content.length} bytes are on their way`,
+          )
         } else await clock.sleep(PIPE_PAUSE)
       } catch (error) {
         if (this.#pipe === pipe && !(error instanceof Fault && error.code === 'busy')) this.#pipe = null
@@ -179,7 +183,12 @@ export async function oldestOffset(files: HostFiles, paths: ConsoleLogPaths): Pr
   return offset !== null && Number.isSafeInteger(offset) && offset > 0 ? offset : 0
 }
 
-export async function readConsoleLog(files: HostFiles, paths: ConsoleLogPaths, fromOffset: number, sizeMax: number): Promise<ConsoleSlice> {
+export async function readConsoleLog(
+  files: HostFiles,
+  paths: ConsoleLogPaths,
+  fromOffset: number,
+  sizeMax: number,
+): Promise<ConsoleSlice> {
   const size = (await files.size(paths.consoleLog)) ?? 0
   let start = Math.min(Math.max(fromOffset, await oldestOffset(files, paths)), size)
   let content = (await files.read(paths.consoleLog, start, Math.min(sizeMax, size - start))) ?? new Uint8Array(0)

@@ -44,7 +44,11 @@ test('a guest that powers itself off is kept, with the guest as the cause', asyn
   assert.deepEqual(await b.driver.state(domain.id), { kind: 'powered-off', cause: 'guest' })
   await b.driver.close()
   const after = b.open()
-  assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'powered-off', cause: 'guest' }, 'the cause outlives the caller')
+  assert.deepEqual(
+    (await after.adopt([domain])).get(domain.id),
+    { kind: 'powered-off', cause: 'guest' },
+    'the cause outlives the caller',
+  )
 })
 
 test('a guest asked to power off does so, as requested', async (t) => {
@@ -125,7 +129,6 @@ test('a save ends the domain and a restore goes on with its memory, paused first
   assertCounts(text)
 })
 
-
 test('a save that is damaged, cut, of another domain or another machine is refused and nothing is left behind', async (t) => {
   const b = await bench(t)
   const domain = await running(b)
@@ -147,7 +150,11 @@ test('a save that is damaged, cut, of another domain or another machine is refus
   header[100] = (header[100] ?? 0) ^ 1
   await refused(header, domain, /checksum of the header/)
   await refused(good, await b.domain(), /domain/)
-  await refused(good, { ...domain, hardware: { ...domain.hardware, machine: 'pc-q35-7.1' } }, /machine pc-q35-7.2, want pc-q35-7.1/)
+  await refused(
+    good,
+    { ...domain, hardware: { ...domain.hardware, machine: 'pc-q35-7.1' } },
+    /machine pc-q35-7.2, want pc-q35-7.1/,
+  )
   const devices = domain.hardware.devices.slice(1)
   await refused(good, { ...domain, hardware: { ...domain.hardware, devices } }, /devices/)
   await writeFile(path, good)
@@ -173,7 +180,10 @@ test('a save that is aborted leaves the guest going on and no file', async (t) =
     abortedCount += 1
     assert.ok(result instanceof Fault && result.code === 'aborted', inspect(result))
     assert.deepEqual(await b.driver.state(domain.id), { kind: 'running' })
-    assert.deepEqual((await readdir(b.folder)).filter((name) => name.includes('save')), [])
+    assert.deepEqual(
+      (await readdir(b.folder)).filter((name) => name.includes('save')),
+      [],
+    )
   }
   assert.ok(abortedCount > 0)
   const { endOffset } = await b.driver.readConsole(domain.id, 0, 1 << 24)
@@ -184,7 +194,10 @@ test('a paused guest that is saved in vain stays paused', async (t) => {
   const b = await bench(t)
   const domain = await running(b)
   await b.driver.pause(domain.id)
-  await assert.rejects(b.driver.save(domain.id, join(b.folder, 'no', 'such', 'folder')), { code: 'not_found', message: /no\/such/ })
+  await assert.rejects(b.driver.save(domain.id, join(b.folder, 'no', 'such', 'folder')), {
+    code: 'not_found',
+    message: /no\/such/,
+  })
   assert.deepEqual(await b.driver.state(domain.id), { kind: 'paused', cause: 'requested' })
   await b.driver.unpause(domain.id)
 })
@@ -225,7 +238,10 @@ test('what keeps a domain from starting is said in words, and nothing is left be
     code: 'failed',
     message: /QEMU ended at once: .*TCG doesn't support requested feature/,
   })
-  await assert.rejects(b.driver.create({ ...domain, hardware: { ...domain.hardware, cpuModel: 'max,+x' } }), { code: 'invalid', message: /cpuModel/ })
+  await assert.rejects(b.driver.create({ ...domain, hardware: { ...domain.hardware, cpuModel: 'max,+x' } }), {
+    code: 'invalid',
+    message: /cpuModel/,
+  })
   await nothingLeft()
   const missing = b.open({ qemuBinary: join(b.folder, 'no-qemu') })
   await assert.rejects(missing.create(domain), { message: /no-qemu/ })
@@ -280,7 +296,10 @@ test('host ports: one that the host chooses is told and kept over restarts, one 
   await assert.rejects(b.driver.create(taken), { code: 'conflict', message: new RegExp(`tcp port ${first[0]?.hostPort}`) })
   await b.driver.destroy(domain.id)
   await b.driver.create(domain)
-  assert.deepEqual([...(await b.driver.forwards(domain.id))].sort((x, y) => x.guestPort - y.guestPort), first)
+  assert.deepEqual(
+    [...(await b.driver.forwards(domain.id))].sort((x, y) => x.guestPort - y.guestPort),
+    first,
+  )
 })
 
 test('two forwards to one guest port each get a port of their own', async (t) => {
@@ -309,7 +328,9 @@ test('many consoles see the same, from any offset, and type into one guest', asy
     stream.close()
     return text.slice(0, size)
   }
-  const texts = await Promise.all([0, 7, 100, 5000, 20_000].map(async (offset) => ({ offset, text: await read(offset, 150_000) })))
+  const texts = await Promise.all(
+    [0, 7, 100, 5000, 20_000].map(async (offset) => ({ offset, text: await read(offset, 150_000) })),
+  )
   const whole = new TextDecoder('latin1').decode((await b.driver.readConsole(domain.id, 0, 1 << 24)).content)
   for (const { offset, text } of texts) assert.equal(text, whole.slice(offset, offset + text.length))
 })

@@ -42,6 +42,8 @@ export interface QemuDriverOptions {
   readonly qemuBinary?: string
   /** Whom QEMU runs as; null or absent: the caller. */
   readonly user?: ProcessUser | null
+  /** Where disks and their bases may lie; absent: anywhere. To be given wherever images of foreign make come in. */
+  readonly diskFolders?: readonly string[]
   /** `auto`: KVM when a probe guest really runs on it. */
   readonly accelerator?: 'auto' | 'tcg'
   readonly limits?: Partial<QemuDriverLimits>
@@ -184,7 +186,8 @@ class Driver implements QemuDriver {
     const machine = await this.#need(id, 'shut down', options)
     const state = await machine.refresh(options)
     if (state.kind === 'powered-off') return
-    if (state.kind !== 'running') throw new Fault('conflict', `shut down ${machine.record.name}: it is ${state.kind}, want running`)
+    if (state.kind !== 'running')
+      throw new Fault('conflict', `shut down ${machine.record.name}: it is ${state.kind}, want running`)
     machine.expectShutdown()
     await machine.execute('system_powerdown', {}, options)
   }
@@ -222,9 +225,18 @@ class Driver implements QemuDriver {
         if (sizeBytes !== null) return { sizeBytes }
         throw new Fault('conflict', `save ${id}: it is gone, and no whole save of it is at ${path}`)
       }
-      const sizeBytes = await saveMachine({ ...this.#transfer(), machine, path, signal })
-      await this.#end(machine)
-      return { sizeBytes }
+      try {
+        const sizeBytes = await saveMachine({ ...this.#transfer(), machine, path, signal })
+        await this.#end(machine)
+        return { sizeBytes }
+      } catch (error) {
+        // Neither saved nor taken back: let go of it, so that the next look at it settles what the record says.
+        if (machine.record.phase.kind === 'saving' && !machine.hasEnded) {
+          machine.release()
+          this.#machines.delete(id)
+        }
+        throw error
+      }
     })
   }
 
@@ -343,7 +355,8 @@ class Driver implements QemuDriver {
   async close(): Promise<void> {
     if (this.#closing.signal.aborted) return
     this.#closing.abort(new Fault('aborted', 'the driver was closed'))
-    for (const controllers of this.#underWay.values()) for (const controller of controllers) controller.abort(this.#closing.signal.reason)
+    for (const controllers of this.#underWay.values())
+      for (const controller of controllers) controller.abort(this.#closing.signal.reason)
     const machines = [...this.#machines.values()]
     for (const machine of machines) machine.release()
     await Promise.all(machines.map((machine) => machine.settled()))
@@ -361,6 +374,7 @@ class Driver implements QemuDriver {
       clock: this.#clock,
       qemuBinary: this.#binary,
       user: this.#options.user ?? null,
+      diskFolders: this.#options.diskFolders ?? null,
       accelerator,
       monitorLimit: this.#limits.monitor,
       startLimit: this.#limits.start,
@@ -458,7 +472,12 @@ class Driver implements QemuDriver {
     return machine
   }
 
-  async #start(domain: DriverDomain, kind: 'fresh' | 'incoming', signal: AbortSignal, feed: (launched: Launched) => Promise<void>): Promise<void> {
+  async #start(
+    domain: DriverDomain,
+    kind: 'fresh' | 'incoming',
+    signal: AbortSignal,
+    feed: (launched: Launched) => Promise<void>,
+  ): Promise<void> {
     const { accelerator } = await this.#probe()
     const context = this.#launchContext(accelerator)
     const paths = this.#paths(domain.id)
@@ -487,7 +506,11 @@ class Driver implements QemuDriver {
   async #withLastWords(domain: DriverDomain, paths: DomainPaths, launched: Launched, error: unknown): Promise<unknown> {
     if (!(error instanceof Fault) || error.code !== 'unavailable') return error
     await this.#clock.sleep(millis(100))
-    if ((await this.#host.processes.identity(launched.record.process.pid))?.startTimeTicks === launched.record.process.startTimeTicks) return error
+    if (
+      (await this.#host.processes.identity(launched.record.process.pid))?.startTimeTicks ===
+      launched.record.process.startTimeTicks
+    )
+      return error
     const words = (await lastWords(this.#host, paths.stderr).catch(() => null)) ?? 'without a word'
     return new Fault('failed', `start ${domain.name}: QEMU ended: ${words}`, { cause: error })
   }
@@ -495,12 +518,15 @@ class Driver implements QemuDriver {
   async #setUpForwards(domain: DriverDomain, paths: DomainPaths, launched: Launched): Promise<void> {
     const content = await this.#host.files.read(paths.forwards, 0, 65536)
     const chosen: Record<string, unknown> = { ...(content ? parseObject(new TextDecoder().decode(content)) : null) }
-    const monitor = async (line: string): Promise<string> => String(await launched.monitor.execute('human-monitor-command', { 'command-line': line }))
+    const monitor = async (line: string): Promise<string> =>
+      String(await launched.monitor.execute('human-monitor-command', { 'command-line': line }))
     let isNew = false
     for (const [device, deviceId] of deviceIds(domain.hardware)) {
       if (device.kind !== 'nic' || device.forwards.length === 0) continue
       const list = chosen[device.name]
-      const old = (Array.isArray(list) ? list : []).filter((item) => isObject(item) && typeof item['hostPort'] === 'number') as PortForward[]
+      const old = (Array.isArray(list) ? list : []).filter(
+        (item) => isObject(item) && typeof item['hostPort'] === 'number',
+      ) as PortForward[]
       const bound = await setUpForwards({ monitor }, `${deviceId}-link`, device.forwards, old)
       isNew ||= JSON.stringify(bound) !== JSON.stringify(list)
       chosen[device.name] = bound
@@ -528,7 +554,10 @@ class Driver implements QemuDriver {
       await this.#clock.sleep(this.#limits.consoleTrimInterval, { signal }).catch(() => {})
       for (const machine of signal.aborted ? [] : this.#machines.values()) {
         await trimConsoleLog(this.#host.files, machine.paths, this.#limits.consoleKeepBytes, this.#log).catch((error: unknown) =>
-          this.#log.warn('qemu.console.not_trimmed', { domain: machine.id, reason: error instanceof Error ? error.message : String(error) }),
+          this.#log.warn('qemu.console.not_trimmed', {
+            domain: machine.id,
+            reason: error instanceof Error ? error.message : String(error),
+          }),
         )
       }
     }

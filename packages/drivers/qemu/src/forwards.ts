@@ -46,7 +46,8 @@ export async function setUpForwards(
   const bound: PortForward[] = []
   for (const forward of wanted) {
     const isSame = (old: PortForward): boolean => old.protocol === forward.protocol && old.guestPort === forward.guestPort
-    const isFree = (old: PortForward): boolean => !bound.some((other) => other.protocol === old.protocol && other.hostPort === old.hostPort)
+    const isFree = (old: PortForward): boolean =>
+      !bound.some((other) => other.protocol === old.protocol && other.hostPort === old.hostPort)
     const last = forward.hostPort === 0 ? remembered.find((old) => isSame(old) && isFree(old)) : undefined
     const attempts = last ? [last, forward] : [forward]
     let answer = ''
@@ -56,11 +57,17 @@ export async function setUpForwards(
     }
     if (answer !== '') {
       const what = `${forward.protocol} port ${forward.hostPort} of 127.0.0.1`
-      throw new Fault('conflict', `forward ${what} to guest port ${forward.guestPort}: it is taken or not allowed (QEMU: ${answer})`)
+      throw new Fault(
+        'conflict',
+        `forward ${what} to guest port ${forward.guestPort}: it is taken or not allowed (QEMU: ${answer})`,
+      )
     }
     const known = new Set(bound.map((old) => `${old.protocol} ${old.hostPort}`))
     const now = parseUserNet(await port.monitor('info usernet'))
-    const mine = now.find((old) => old.protocol === forward.protocol && old.guestPort === forward.guestPort && !known.has(`${old.protocol} ${old.hostPort}`))
+    const mine = now.find(
+      (old) =>
+        old.protocol === forward.protocol && old.guestPort === forward.guestPort && !known.has(`${old.protocol} ${old.hostPort}`),
+    )
     if (!mine) throw new Fault('failed', `forward to guest port ${forward.guestPort}: QEMU does not list it`)
     bound.push(mine)
   }

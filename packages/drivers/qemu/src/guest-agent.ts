@@ -61,9 +61,14 @@ export class GuestAgent {
   }
 
   /** @throws Fault `unavailable` while nobody answers, `busy` when too many wait, `failed` with the agent's words. */
-  async execute(command: string, args: { readonly [name: string]: Json | undefined } = {}, options: AgentCall = {}): Promise<unknown> {
+  async execute(
+    command: string,
+    args: { readonly [name: string]: Json | undefined } = {},
+    options: AgentCall = {},
+  ): Promise<unknown> {
     if (this.#closed) throw new Fault('unavailable', `guest agent ${command}: the domain has ended`)
-    if (this.#waitingCount >= WAITING_COUNT_MAX) throw new Fault('busy', `guest agent ${command}: ${this.#waitingCount} commands wait`)
+    if (this.#waitingCount >= WAITING_COUNT_MAX)
+      throw new Fault('busy', `guest agent ${command}: ${this.#waitingCount} commands wait`)
     this.#waitingCount += 1
     const turn = this.#tail
     const done = Promise.withResolvers<void>()
@@ -84,7 +89,8 @@ export class GuestAgent {
     const bad = request.argv.find((word) => word.includes('\0'))
     if (bad !== undefined) throw new Fault('invalid', `argv: got ${excerpt(bad)}, want no zero bytes`)
     const input = request.stdin ?? null
-    if (input && input.length > INPUT_SIZE_MAX) throw new Fault('invalid', `stdin: got ${input.length} bytes, want at most ${INPUT_SIZE_MAX}`)
+    if (input && input.length > INPUT_SIZE_MAX)
+      throw new Fault('invalid', `stdin: got ${input.length} bytes, want at most ${INPUT_SIZE_MAX}`)
     const args = { path, arg, 'capture-output': true, ...(input ? { 'input-data': toBase64(input) } : {}) }
     const { clock } = this.#options
     const start = clock.monotonic()
@@ -121,13 +127,24 @@ export class GuestAgent {
     const { clock, isListening } = this.#options
     const what = `guest agent ${command}`
     try {
-      return await withDeadline({ limit: options.limit ?? COMMAND_LIMIT, clock, what, signal: options.signal }, async (signal) => {
-        if (!(await isListening(signal))) throw new Fault('unavailable', `${what}: no agent runs in the guest (it may still be booting)`)
-        const connection = await this.#connect(signal)
-        const answer = await this.#exchange(connection, JSON.stringify({ execute: command, arguments: args }), false, () => true, signal)
-        if (isObject(answer['error'])) throw new Fault('failed', `${what}: ${textOf(answer['error']['desc']) ?? excerpt(answer['error'])}`)
-        return answer['return']
-      })
+      return await withDeadline(
+        { limit: options.limit ?? COMMAND_LIMIT, clock, what, signal: options.signal },
+        async (signal) => {
+          if (!(await isListening(signal)))
+            throw new Fault('unavailable', `${what}: no agent runs in the guest (it may still be booting)`)
+          const connection = await this.#connect(signal)
+          const answer = await this.#exchange(
+            connection,
+            JSON.stringify({ execute: command, arguments: args }),
+            false,
+            () => true,
+            signal,
+          )
+          if (isObject(answer['error']))
+            throw new Fault('failed', `${what}: ${textOf(answer['error']['desc']) ?? excerpt(answer['error'])}`)
+          return answer['return']
+        },
+      )
     } catch (error) {
       // Whatever went wrong but the agent's own refusal: the stream may be out of step, so the next command begins with a sync.
       if (!(error instanceof Fault && error.code === 'failed')) this.#disconnect(new Fault('unavailable', `${what}: given up`))
@@ -137,7 +154,12 @@ export class GuestAgent {
 
   async #connect(signal: AbortSignal): Promise<Connection> {
     if (this.#connection && !this.#connection.ended) return this.#connection
-    const connection: Connection = { socket: await this.#options.sockets.connect(this.#options.path), take: null, fail: null, ended: false }
+    const connection: Connection = {
+      socket: await this.#options.sockets.connect(this.#options.path),
+      take: null,
+      fail: null,
+      ended: false,
+    }
     this.#connection = connection
     void this.#read(connection)
     const id = this.#syncId++
@@ -146,7 +168,8 @@ export class GuestAgent {
     try {
       await withDeadline(limit, (inner) => this.#exchange(connection, text, true, (message) => message['return'] === id, inner))
     } catch (error) {
-      if (error instanceof Fault && error.code === 'timeout') throw new Fault('unavailable', 'guest agent: it does not answer', { cause: error })
+      if (error instanceof Fault && error.code === 'timeout')
+        throw new Fault('unavailable', 'guest agent: it does not answer', { cause: error })
       throw error
     }
     return connection
@@ -188,7 +211,8 @@ export class GuestAgent {
         const mark = chunk.lastIndexOf(DELIMITER)
         if (mark !== -1) frames.reset()
         for (const frame of frames.feed(mark === -1 ? chunk : chunk.subarray(mark + 1))) {
-          if (frame.kind === 'overlong') return this.#endOf(connection, new Fault('failed', `guest agent: an answer of more than ${ANSWER_SIZE_MAX} bytes`))
+          if (frame.kind === 'overlong')
+            return this.#endOf(connection, new Fault('failed', `guest agent: an answer of more than ${ANSWER_SIZE_MAX} bytes`))
           const message = parseObject(frame.text)
           if (message) connection.take?.(message)
         }

@@ -7,7 +7,15 @@
  * The root bus of Q35 has its own devices at 0 and 1f. Guests number disks by PCI order, so the root disk has the lowest slot.
  */
 import { Fault } from '@typevisor/base'
-import { isLabel, LABEL_WANT, type DomainDevice, type DomainHardware, type DomainId, type DomainSpec, type VolumeId } from '@typevisor/model'
+import {
+  isLabel,
+  LABEL_WANT,
+  type DomainDevice,
+  type DomainHardware,
+  type DomainId,
+  type DomainSpec,
+  type VolumeId,
+} from '@typevisor/model'
 
 /** Served by every QEMU from 7.2 on. */
 export const MACHINE = 'pc-q35-7.2'
@@ -42,16 +50,14 @@ export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly P
     { kind: 'rng', name: 'rng', address: '3.0' },
     { kind: 'balloon', name: 'balloon', address: '4.0' },
     { kind: 'nic', name: 'nic0', mac: macOf(id, 0), address: `${NIC_SLOT_FIRST.toString(16)}.0`, forwards: spec.forwards },
-    ...volumes.map(
-      ({ name, volume, readOnly }, index): DomainDevice => ({
-        kind: 'disk',
-        name,
-        volume,
-        readOnly,
-        address: `${(DISK_SLOT_FIRST + index).toString(16)}.0`,
-        serial: serialOf(name, volume),
-      }),
-    ),
+    ...volumes.map(({ name, volume, readOnly }, index): DomainDevice => ({
+      kind: 'disk',
+      name,
+      volume,
+      readOnly,
+      address: `${(DISK_SLOT_FIRST + index).toString(16)}.0`,
+      serial: serialOf(name, volume),
+    })),
   ]
   return { machine: MACHINE, cpuModel: CPU_MODEL, devices }
 }

@@ -24,6 +24,7 @@ export interface LaunchContext {
   readonly clock: Clock
   readonly qemuBinary: string
   readonly user: ProcessUser | null
+  readonly diskFolders: readonly string[] | null
   readonly accelerator: 'tcg' | 'kvm'
   readonly monitorLimit: Millis
   /** For the first word of QEMU's monitor. */
@@ -46,7 +47,11 @@ export async function kill(context: Pick<LaunchContext, 'host' | 'clock'>, proce
 }
 
 /** @throws Fault `unavailable` when it has not ended in `limit`. */
-export async function waitForExit(context: Pick<LaunchContext, 'host' | 'clock'>, process: ProcessIdentity, limit: Millis): Promise<void> {
+export async function waitForExit(
+  context: Pick<LaunchContext, 'host' | 'clock'>,
+  process: ProcessIdentity,
+  limit: Millis,
+): Promise<void> {
   const settled = new AbortController()
   const exited = context.host.processes.waitExit(process, { signal: settled.signal })
   exited.catch(() => {})
@@ -93,9 +98,13 @@ export async function launch(
   } catch (error) {
     const words = await lastWords(host, paths.stderr).catch(() => null)
     await sweep(context, paths)
-    if (error instanceof EarlyExit) throw new Fault('failed', `start ${domain.name}: QEMU ended at once: ${words ?? 'without a word'}`)
+    if (error instanceof EarlyExit)
+      throw new Fault('failed', `start ${domain.name}: QEMU ended at once: ${words ?? 'without a word'}`)
     if (error instanceof Fault && words !== null) {
-      throw new Fault(error.code, `start ${domain.name}: ${error.message} (QEMU: ${words})`, { cause: error, details: error.details })
+      throw new Fault(error.code, `start ${domain.name}: ${error.message} (QEMU: ${words})`, {
+        cause: error,
+        details: error.details,
+      })
     }
     throw error
   }
@@ -111,7 +120,7 @@ async function launchIn(
   signal: AbortSignal,
 ): Promise<Launched> {
   const { host } = context
-  await using files = await openFiles(host.files, domain, paths, context.user)
+  await using files = await openFiles(host.files, domain, paths, context.user, context.diskFolders)
   const argv = commandLine({
     domain,
     paths,
@@ -145,7 +154,11 @@ async function launchIn(
   await writeRecord(host.files, paths.record, record)
   const monitor = await firstMonitor(context, paths, process, signal)
   try {
-    await monitor.execute('chardev-change', { id: 'console', backend: consoleBackend(files.consoleLog, paths.consoleInput) }, { signal })
+    await monitor.execute(
+      'chardev-change',
+      { id: 'console', backend: consoleBackend(files.consoleLog, paths.consoleInput) },
+      { signal },
+    )
   } catch (error) {
     monitor.close()
     throw error
@@ -153,7 +166,12 @@ async function launchIn(
   return { record, monitor, migrationSocket: paths.migration }
 }
 
-async function firstMonitor(context: LaunchContext, paths: DomainPaths, process: ProcessIdentity, signal: AbortSignal): Promise<QmpClient> {
+async function firstMonitor(
+  context: LaunchContext,
+  paths: DomainPaths,
+  process: ProcessIdentity,
+  signal: AbortSignal,
+): Promise<QmpClient> {
   const { host, clock } = context
   const settled = new AbortController()
   let hasExited = false
@@ -185,7 +203,12 @@ async function greeted(
   signal: AbortSignal,
 ): Promise<QmpClient> {
   try {
-    return await QmpClient.open(socket, { clock: context.clock, limit: context.monitorLimit, greetingLimit: context.startLimit, signal })
+    return await QmpClient.open(socket, {
+      clock: context.clock,
+      limit: context.monitorLimit,
+      greetingLimit: context.startLimit,
+      signal,
+    })
   } catch (error) {
     // The monitor is opened before disks and boot files: QEMU may still die on those. Its end is seen a moment after the connection's.
     if (error instanceof Fault && error.code === 'unavailable') {

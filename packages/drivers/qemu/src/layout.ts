@@ -49,9 +49,13 @@ export function domainPaths(dirs: { readonly runDir: string; readonly dataDir: s
   const sizeBytes = new TextEncoder().encode(paths.migration).length
   if (sizeBytes > SOCKET_PATH_SIZE_MAX) {
     const got = new TextEncoder().encode(dirs.runDir).length
-    throw new Fault('invalid', `run folder ${dirs.runDir}: its path is ${got} bytes long, want at most ${got - (sizeBytes - SOCKET_PATH_SIZE_MAX)}`, {
-      details: [{ path: 'runDir', want: `at most ${got - (sizeBytes - SOCKET_PATH_SIZE_MAX)} bytes`, got: `${got} bytes` }],
-    })
+    throw new Fault(
+      'invalid',
+      `run folder ${dirs.runDir}: its path is ${got} bytes long, want at most ${got - (sizeBytes - SOCKET_PATH_SIZE_MAX)}`,
+      {
+        details: [{ path: 'runDir', want: `at most ${got - (sizeBytes - SOCKET_PATH_SIZE_MAX)} bytes`, got: `${got} bytes` }],
+      },
+    )
   }
   return paths
 }

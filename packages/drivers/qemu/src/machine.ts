@@ -72,7 +72,12 @@ export class Machine {
   #hasEnded = false
 
   /** `monitor`: already open, when the caller has just started the process. */
-  constructor(context: MachineContext, paths: DomainPaths, record: RunRecord & { process: ProcessIdentity }, monitor: QmpClient | null) {
+  constructor(
+    context: MachineContext,
+    paths: DomainPaths,
+    record: RunRecord & { process: ProcessIdentity },
+    monitor: QmpClient | null,
+  ) {
     this.id = record.id
     this.paths = paths
     this.process = record.process
@@ -173,7 +178,9 @@ export class Machine {
     if (this.#letGo.signal.aborted) return Promise.reject(new Fault('unavailable', 'the driver was closed'))
     this.#opening ??= this.#connect().finally(() => (this.#opening = null))
     if (!signal) return this.#opening
-    const aborted = new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
+    const aborted = new Promise<never>((_, reject) =>
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true }),
+    )
     return Promise.race([this.#opening, aborted])
   }
 
@@ -241,7 +248,9 @@ export class Machine {
 
   async #agentListens(signal: AbortSignal): Promise<boolean> {
     const answer = await this.execute('query-chardev', {}, { signal })
-    return listOf(answer).some((entry) => isObject(entry) && entry['label'] === 'agent0-channel' && entry['frontend-open'] === true)
+    return listOf(answer).some(
+      (entry) => isObject(entry) && entry['label'] === 'agent0-channel' && entry['frontend-open'] === true,
+    )
   }
 
   async #awaitExit(): Promise<void> {
@@ -252,7 +261,10 @@ export class Machine {
       return
     }
     const wasSaved = this.#record.phase.kind === 'saved'
-    const detail = this.#endAsked || wasSaved ? null : ((await lastWords(host, this.paths.stderr).catch(() => null)) ?? 'QEMU ended without a word')
+    const detail =
+      this.#endAsked || wasSaved
+        ? null
+        : ((await lastWords(host, this.paths.stderr).catch(() => null)) ?? 'QEMU ended without a word')
     this.#hasEnded = true
     this.console.close()
     this.agent.close()

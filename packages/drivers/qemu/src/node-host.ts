@@ -1,8 +1,7 @@
 /**
  * The driver's ports on Node: the only file of this package that imports `node:*`.
  *
- *   import * as runtime from '@typevisor/runtime-node'
- *   createNodeHost(runtime)
+ *   createNodeHost(runtime)     `runtime`: the process functions of @typevisor/runtime-node, given by whoever composes
  *
  * Failure paths: every error of the system becomes a Fault that says action, path and reason; ENOSPC is `exhausted`.
  */
@@ -46,7 +45,8 @@ export function createNodeHost(runtime: RuntimeProcesses): QemuHost {
   return { processes: nodeProcesses(runtime), sockets: nodeSockets, files: nodeFiles }
 }
 
-const codeOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '')
+const codeOf = (error: unknown): string =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : ''
 
 const FAULT_CODES: Readonly<Record<string, FaultCode>> = {
   ENOSPC: 'exhausted',
@@ -126,10 +126,19 @@ function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
   }
 }
 
-async function runToEnd(command: string, argv: readonly string[], options: Parameters<HostProcesses['run']>[2]): Promise<RunResult> {
+async function runToEnd(
+  command: string,
+  argv: readonly string[],
+  options: Parameters<HostProcesses['run']>[2],
+): Promise<RunResult> {
   const limit = AbortSignal.timeout(options.limit)
   const signal = options.signal ? AbortSignal.any([limit, options.signal]) : limit
-  const child = spawn(command, argv, { stdio: ['ignore', 'pipe', 'pipe'], signal, killSignal: 'SIGKILL', env: { PATH: process.env['PATH'] } })
+  const child = spawn(command, argv, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    signal,
+    killSignal: 'SIGKILL',
+    env: { PATH: process.env['PATH'] },
+  })
   const output = { stdout: '', stderr: '' }
   for (const name of ['stdout', 'stderr'] as const) {
     child[name].setEncoding('latin1').on('data', (text: string) => {
@@ -171,7 +180,8 @@ function byteSocket(socket: net.Socket): ByteSocket {
     readable: chunksOf(socket),
     async write(content) {
       if (socket.destroyed || !socket.writable) throw new Fault('unavailable', 'the other side has closed the connection')
-      if (socket.writableLength > WRITE_BUFFER_SIZE_MAX) throw new Fault('busy', `${socket.writableLength} bytes wait to be taken by the other side`)
+      if (socket.writableLength > WRITE_BUFFER_SIZE_MAX)
+        throw new Fault('busy', `${socket.writableLength} bytes wait to be taken by the other side`)
       if (socket.write(content)) return
       const drained = Promise.withResolvers<void>()
       socket.once('drain', drained.resolve)
@@ -203,7 +213,11 @@ const nodeSockets: HostSockets = {
       waiting.push(socket)
       wake?.()
     })
-    await guarded('listen on', path, () => new Promise<void>((resolve, reject) => server.once('error', reject).listen(path, resolve)))
+    await guarded(
+      'listen on',
+      path,
+      () => new Promise<void>((resolve, reject) => server.once('error', reject).listen(path, resolve)),
+    )
     await guarded('hand over', path, async () => {
       await fs.chmod(path, 0o600)
       if (user) await fs.chown(path, user.uid, user.gid)
@@ -245,7 +259,8 @@ async function createWriter(path: string): Promise<SequentialWriter> {
   let end = 0
   const put = async (content: Uint8Array, offset: number): Promise<void> => {
     let written = 0
-    while (written < content.length) written += (await file.write(content, written, content.length - written, offset + written)).bytesWritten
+    while (written < content.length)
+      written += (await file.write(content, written, content.length - written, offset + written)).bytesWritten
   }
   return {
     append: (content) =>
@@ -335,7 +350,8 @@ const nodeFiles: HostFiles = {
   async *stream(path, offset) {
     const file = await guarded('read', path, () => fs.open(path, 'r'))
     try {
-      for await (const chunk of file.createReadStream({ start: offset, highWaterMark: 1024 * 1024, autoClose: false })) yield chunk as Uint8Array
+      for await (const chunk of file.createReadStream({ start: offset, highWaterMark: 1024 * 1024, autoClose: false }))
+        yield chunk as Uint8Array
     } catch (error) {
       throw systemFault('read', path, error)
     } finally {
@@ -383,7 +399,12 @@ const nodeFiles: HostFiles = {
     }
   },
   async openDescriptor(path, mode) {
-    const flags = { read: constants.O_RDONLY, write: constants.O_RDWR, both: constants.O_RDWR, append: constants.O_WRONLY | constants.O_APPEND }[mode]
+    const flags = {
+      read: constants.O_RDONLY,
+      write: constants.O_RDWR,
+      both: constants.O_RDWR,
+      append: constants.O_WRONLY | constants.O_APPEND,
+    }[mode]
     const file = await guarded('open', path, () => fs.open(path, flags))
     return { fd: file.fd, close: () => file.close() }
   },

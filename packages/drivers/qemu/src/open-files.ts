@@ -25,7 +25,13 @@ export interface OpenFiles extends AsyncDisposable {
   readonly setCount: number
 }
 
-export async function openFiles(files: HostFiles, domain: DriverDomain, paths: DomainPaths, user: ProcessUser | null): Promise<OpenFiles> {
+export async function openFiles(
+  files: HostFiles,
+  domain: DriverDomain,
+  paths: DomainPaths,
+  user: ProcessUser | null,
+  diskFolders: readonly string[] | null,
+): Promise<OpenFiles> {
   await using stack = new AsyncDisposableStack()
   const inherit: number[] = []
   const inherited = async (path: string, mode: 'read' | 'write' | 'append' | 'both'): Promise<number> => {
@@ -39,7 +45,7 @@ export async function openFiles(files: HostFiles, domain: DriverDomain, paths: D
 
   const disks = new Map<string, DiskSource>()
   for (const device of domain.hardware.devices) {
-    if (device.kind === 'disk') disks.set(device.name, await diskSource(files, domain, device, asSet))
+    if (device.kind === 'disk') disks.set(device.name, await diskSource(files, domain, device, diskFolders, asSet))
   }
   const consoleLog = await asSet(paths.consoleLog, 'append')
   const setCount = user ? inherit.length : 0
@@ -71,13 +77,15 @@ async function diskSource(
   files: HostFiles,
   domain: DriverDomain,
   device: DomainDevice & { kind: 'disk' },
+  diskFolders: readonly string[] | null,
   asSet: (path: string, mode: 'read' | 'write') => Promise<string>,
 ): Promise<DiskSource> {
   const attachment = domain.volumes[device.volume]
   if (!attachment) throw new Fault('invalid', `disk ${device.name}: volume ${device.volume} is not attached`)
   if (attachment.kind === 'nbd') return { kind: 'nbd', socketPath: attachment.socketPath, exportName: attachment.exportName }
   const layers = []
-  for (const [depth, layer] of (await readChain(files, attachment.path, attachment.format)).entries()) {
+  const chain = await readChain(files, attachment.path, attachment.format, diskFolders)
+  for (const [depth, layer] of chain.entries()) {
     layers.push({ filename: await asSet(layer.path, depth > 0 || device.readOnly ? 'read' : 'write'), format: layer.format })
   }
   return { kind: 'chain', layers }

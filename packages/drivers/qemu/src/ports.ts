@@ -121,7 +121,10 @@ export interface HostFiles {
   /** Calls `changed` soon after the file was written to, until `close`. null: this host cannot tell. */
   watch(path: string, changed: () => void): { close(): void } | null
   /** Opens for another process to inherit. `append` implies writing at the end; `both` is for a named pipe. */
-  openDescriptor(path: string, mode: 'read' | 'write' | 'append' | 'both'): Promise<{ readonly fd: number; close(): Promise<void> }>
+  openDescriptor(
+    path: string,
+    mode: 'read' | 'write' | 'append' | 'both',
+  ): Promise<{ readonly fd: number; close(): Promise<void> }>
   /**
    * Why `user` cannot open `path` so, naming the folder or file that bars the way; null when it can. `read-open`: through a descriptor
    * that it has already (/proc/self/fd/N), for which the folders do not matter.

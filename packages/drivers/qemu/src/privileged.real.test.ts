@@ -6,7 +6,19 @@ import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { assertCounts, bench, consoleText, last, pidOf, running, tinyGuestDisk, type, until, watch, type Bench } from './testing.ts'
+import {
+  assertCounts,
+  bench,
+  consoleText,
+  last,
+  pidOf,
+  running,
+  tinyGuestDisk,
+  type,
+  until,
+  watch,
+  type Bench,
+} from './testing.ts'
 
 const run = promisify(execFile)
 const skip = process.getuid?.() === 0 ? false : 'needs root'
@@ -22,7 +34,8 @@ async function asUser(t: TestContext): Promise<Bench> {
   return b
 }
 
-const userOf = async (pid: number): Promise<string[]> => /^Uid:\s+(.*)$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]?.split('\t') ?? []
+const userOf = async (pid: number): Promise<string[]> =>
+  /^Uid:\s+(.*)$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]?.split('\t') ?? []
 
 test('QEMU runs as its own user, with disks and console log in folders that this user cannot reach', { skip }, async (t) => {
   const b = await asUser(t)
@@ -53,21 +66,28 @@ test('a run folder that the QEMU user cannot reach is refused, naming what bars 
   const b = await bench(t, { user: USER })
   const domain = await b.domain()
   await chmod(b.folder, 0o700)
-  await assert.rejects(b.driver.create(domain), { code: 'forbidden', message: new RegExp(`run folder: folder ${b.folder} has mode 0700`) })
+  await assert.rejects(b.driver.create(domain), {
+    code: 'forbidden',
+    message: new RegExp(`run folder: folder ${b.folder} has mode 0700`),
+  })
   assert.deepEqual(await readdir(join(b.folder, 'run')), [])
 })
 
-test('a kernel that the QEMU user may not read is refused; one that it may is found behind a closed folder', { skip }, async (t) => {
-  const b = await asUser(t)
-  const secret = join(b.folder, 'secret')
-  await mkdir(secret, { mode: 0o700 })
-  const kernelPath = join(secret, 'vmlinuz')
-  await writeFile(kernelPath, 'no kernel, but readable', { mode: 0o600 })
-  const domain = await b.domain({ boot: { kind: 'kernel', kernelPath, initrdPath: null, commandLine: 'console=ttyS0' } })
-  await assert.rejects(b.driver.create(domain), { code: 'forbidden', message: /vmlinuz has mode 0600 and owner 0:0/ })
-  await chmod(kernelPath, 0o644)
-  await assert.rejects(b.driver.create(domain), { code: 'failed', message: /invalid kernel header|not a Linux kernel|kernel/i })
-})
+test(
+  'a kernel that the QEMU user may not read is refused; one that it may is found behind a closed folder',
+  { skip },
+  async (t) => {
+    const b = await asUser(t)
+    const secret = join(b.folder, 'secret')
+    await mkdir(secret, { mode: 0o700 })
+    const kernelPath = join(secret, 'vmlinuz')
+    await writeFile(kernelPath, 'no kernel, but readable', { mode: 0o600 })
+    const domain = await b.domain({ boot: { kind: 'kernel', kernelPath, initrdPath: null, commandLine: 'console=ttyS0' } })
+    await assert.rejects(b.driver.create(domain), { code: 'forbidden', message: /vmlinuz has mode 0600 and owner 0:0/ })
+    await chmod(kernelPath, 0o644)
+    await assert.rejects(b.driver.create(domain), { code: 'failed', message: /invalid kernel header|not a Linux kernel|kernel/i })
+  },
+)
 
 /** A small file system of its own. */
 async function smallDisk(t: TestContext, sizeBytes: number): Promise<string> {

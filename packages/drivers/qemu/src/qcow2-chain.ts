@@ -20,12 +20,23 @@ const NAME_SIZE_MAX = 1023
 const DEPTH_MAX = 32
 const EXTENSION_BACKING_FORMAT = 0xe2792aca
 
-/** @throws Fault `failed` when a layer is missing, no qcow2 where one is wanted, or the chain is too deep. */
-export async function readChain(files: HostFiles, path: string, format: 'qcow2' | 'raw'): Promise<ImageLayer[]> {
+/**
+ * @param folders Where layers may lie; null: anywhere. The driver may run as root and hands files on to QEMU as open descriptors, so a
+ * header of foreign make must not choose which.
+ * @throws Fault `failed` when a layer is missing, no qcow2 where one is wanted, or the chain is too deep; `forbidden` outside of `folders`.
+ */
+export async function readChain(
+  files: HostFiles,
+  path: string,
+  format: 'qcow2' | 'raw',
+  folders: readonly string[] | null = null,
+): Promise<ImageLayer[]> {
   const layers: ImageLayer[] = []
   let next: ImageLayer | null = { path, format }
   while (next) {
     if (layers.length >= DEPTH_MAX) throw new Fault('failed', `open disk ${path}: more than ${DEPTH_MAX} layers`)
+    if (folders && !isWithin(next.path, folders))
+      throw new Fault('forbidden', `open disk ${path}: layer ${next.path} lies outside of the folders for disks`)
     const header: Uint8Array | null = await files.read(next.path, 0, HEADER_SIZE_MAX)
     if (!header) throw new Fault('failed', `open disk ${path}: no file ${next.path}`)
     layers.push(next)
@@ -34,15 +45,22 @@ export async function readChain(files: HostFiles, path: string, format: 'qcow2' 
   return layers
 }
 
+/** By names: who may make links in these folders may also put files there. */
+const isWithin = (path: string, folders: readonly string[]): boolean =>
+  !path.split('/').some((part) => part === '..' || part === '.') &&
+  folders.some((folder) => path.startsWith(folder.endsWith('/') ? folder : `${folder}/`))
+
 /** @throws Fault `failed` for a file that is no qcow2. */
 export function parseBacking(path: string, header: Uint8Array): ImageLayer | null {
   const view = new DataView(header.buffer, header.byteOffset, header.byteLength)
   const magic = header.length >= 72 ? view.getUint32(0) : 0
-  if (magic !== MAGIC) throw new Fault('failed', `open disk ${path}: magic 0x${magic.toString(16)}, want 0x${MAGIC.toString(16)} (qcow2)`)
+  if (magic !== MAGIC)
+    throw new Fault('failed', `open disk ${path}: magic 0x${magic.toString(16)}, want 0x${MAGIC.toString(16)} (qcow2)`)
   const offset = Number(view.getBigUint64(8))
   const size = view.getUint32(16)
   if (offset === 0 || size === 0) return null
-  if (size > NAME_SIZE_MAX || offset + size > header.length) throw new Fault('failed', `open disk ${path}: backing name of ${size} bytes at ${offset} is outside of the header`)
+  if (size > NAME_SIZE_MAX || offset + size > header.length)
+    throw new Fault('failed', `open disk ${path}: backing name of ${size} bytes at ${offset} is outside of the header`)
   const name = new TextDecoder().decode(header.subarray(offset, offset + size))
   if (name.startsWith('json:') || /^[a-z][a-z0-9+.-]*:/i.test(name)) {
     throw new Fault('failed', `open disk ${path}: backing ${JSON.stringify(name)} is no plain file`)

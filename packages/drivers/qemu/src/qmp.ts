@@ -105,9 +105,14 @@ export class QmpClient {
    * @throws Fault `failed` with QEMU's own words, `unsupported` for an unknown command, `not_found` for an unknown device, `timeout`
    * naming the command, `unavailable` when the connection is over, `busy` when too many commands wait.
    */
-  async execute(command: string, args: { readonly [name: string]: Json | undefined } = {}, options: QmpCallOptions = {}): Promise<unknown> {
+  async execute(
+    command: string,
+    args: { readonly [name: string]: Json | undefined } = {},
+    options: QmpCallOptions = {},
+  ): Promise<unknown> {
     if (this.#ended) throw new Fault('unavailable', `QMP ${command}: ${this.#ended.message}`, { cause: this.#ended })
-    if (this.#pending.size >= PENDING_COUNT_MAX) throw new Fault('busy', `QMP ${command}: ${this.#pending.size} commands wait for an answer`)
+    if (this.#pending.size >= PENDING_COUNT_MAX)
+      throw new Fault('busy', `QMP ${command}: ${this.#pending.size} commands wait for an answer`)
     const id = this.#nextId++
     const deadline = { limit: options.limit ?? this.#limit, clock: this.#clock, what: `QMP ${command}`, signal: options.signal }
     const answer = Promise.withResolvers<unknown>()
@@ -115,7 +120,9 @@ export class QmpClient {
     this.#pending.set(id, { command, resolve: answer.resolve, reject: answer.reject })
     try {
       return await withDeadline(deadline, async (signal) => {
-        const aborted = new Promise<never>((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }))
+        const aborted = new Promise<never>((_, reject) =>
+          signal.addEventListener('abort', () => reject(signal.reason), { once: true }),
+        )
         aborted.catch(() => {})
         const line = new TextEncoder().encode(`${JSON.stringify({ execute: command, arguments: args, id })}\n`)
         await Promise.race([this.#socket.write(line), aborted])
@@ -181,7 +188,8 @@ export class QmpClient {
     this.#ended = reason
     this.#socket.close()
     this.#greeting.reject(reason)
-    for (const { command, reject } of this.#pending.values()) reject(new Fault('unavailable', `QMP ${command}: ${reason.message}`))
+    for (const { command, reject } of this.#pending.values())
+      reject(new Fault('unavailable', `QMP ${command}: ${reason.message}`))
     this.#pending.clear()
     this.events.close()
   }

@@ -1,7 +1,8 @@
 /** Small readers for JSON that somebody else wrote: they never throw, they answer what is there or a default. */
 export type JsonObject = Readonly<Record<string, unknown>>
 
-export const isObject = (value: unknown): value is JsonObject => typeof value === 'object' && value !== null && !Array.isArray(value)
+export const isObject = (value: unknown): value is JsonObject =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 export function parseObject(text: string): JsonObject | null {
   try {
@@ -17,4 +18,5 @@ export const numberOf = (value: unknown): number | null => (typeof value === 'nu
 export const objectOf = (value: unknown): JsonObject => (isObject(value) ? value : {})
 export const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : [])
 /** For messages: short, one line. */
-export const excerpt = (value: unknown): string => (typeof value === 'string' ? value : (JSON.stringify(value) ?? 'nothing')).slice(0, 200)
+export const excerpt = (value: unknown): string =>
+  (typeof value === 'string' ? value : (JSON.stringify(value) ?? 'nothing')).slice(0, 200)

@@ -57,7 +57,10 @@ export function parseRecord(text: string): RunRecord | null {
   const isState = isObject(state) && ['running', 'paused', 'powered-off', 'crashed', 'gone'].includes(textOf(state['kind']) ?? '')
   const isProcess =
     process === null ||
-    (isObject(process) && numberOf(process['pid']) !== null && numberOf(process['startTimeTicks']) !== null && textOf(process['bootId']) !== null)
+    (isObject(process) &&
+      numberOf(process['pid']) !== null &&
+      numberOf(process['startTimeTicks']) !== null &&
+      textOf(process['bootId']) !== null)
   const isHardware = isObject(hardware) && Array.isArray(hardware['devices'])
   const isNamed = textOf(json['id']) !== null && textOf(json['name']) !== null
   const isSized = numberOf(json['memoryBytes']) !== null && numberOf(json['vcpuCount']) !== null

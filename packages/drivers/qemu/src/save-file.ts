@@ -69,7 +69,8 @@ export function encodeHeader(files: HostFiles, header: SaveHeader): Uint8Array {
 
 /** @throws Fault `failed` saying what is wrong with the file. */
 export function decodeHeader(files: HostFiles, path: string, block: Uint8Array): SaveHeader {
-  const damaged = (what: string): Fault => new Fault('failed', `restore from ${path}: ${what}; the file is damaged or no save of this platform`)
+  const damaged = (what: string): Fault =>
+    new Fault('failed', `restore from ${path}: ${what}; the file is damaged or no save of this platform`)
   const text = new TextDecoder('latin1')
   const magic = text.decode(block.subarray(0, 8))
   if (magic !== MAGIC) throw damaged(`magic ${JSON.stringify(magic)}, want ${JSON.stringify(MAGIC)}`)
@@ -129,12 +130,19 @@ async function checkPayload(files: HostFiles, path: string, header: SaveHeader, 
     sizeBytes += chunk.length
   }
   if (sizeBytes !== header.payloadBytes) {
-    throw new Fault('failed', `restore from ${path}: ${sizeBytes} bytes behind the header, want ${header.payloadBytes}; the file is damaged`)
+    throw new Fault(
+      'failed',
+      `restore from ${path}: ${sizeBytes} bytes behind the header, want ${header.payloadBytes}; the file is damaged`,
+    )
   }
-  if (digest.hex() !== header.payloadSha256) throw new Fault('failed', `restore from ${path}: the checksum does not match; the file is damaged`)
+  if (digest.hex() !== header.payloadSha256)
+    throw new Fault('failed', `restore from ${path}: the checksum does not match; the file is damaged`)
 }
 
-export const headerOf = (machine: SavedMachine, rest: { qemuVersion: string; clock: Clock; payloadBytes: number; payloadSha256: string }): SaveHeader => ({
+export const headerOf = (
+  machine: SavedMachine,
+  rest: { qemuVersion: string; clock: Clock; payloadBytes: number; payloadSha256: string },
+): SaveHeader => ({
   ...machine,
   qemuVersion: rest.qemuVersion,
   savedAt: rest.clock.now(),

@@ -11,7 +11,7 @@
  * The save is in force from the record `saved` on. Before it the guest goes on and the file is removed; after it the process is ended.
  * Never both: a guest that went on after its save would be restored onto disks that have moved on.
  */
-import { Fault, millis, type Clock, type Millis } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type Millis } from '@typevisor/base'
 import type { DriverDomain } from '@typevisor/toolstack'
 import type { Launched } from './launch.ts'
 import type { Machine } from './machine.ts'
@@ -35,7 +35,11 @@ const DOWNTIME_MAX_MS = 2_000_000
 
 export const partialPath = (path: string): string => `${path}.partial`
 
-type Execute = (command: string, args?: Parameters<Machine['execute']>[1], options?: Parameters<Machine['execute']>[2]) => Promise<unknown>
+type Execute = (
+  command: string,
+  args?: Parameters<Machine['execute']>[1],
+  options?: Parameters<Machine['execute']>[2],
+) => Promise<unknown>
 
 const migrationStatus = async (execute: Execute, signal?: AbortSignal): Promise<{ status: string; reason: string | null }> => {
   const answer = objectOf(await execute('query-migrate', {}, { signal }))
@@ -45,8 +49,10 @@ const migrationStatus = async (execute: Execute, signal?: AbortSignal): Promise<
 const isOver = (status: string): boolean => ['none', 'completed', 'failed', 'cancelled'].includes(status)
 
 /** @returns the file's size in bytes; the record says `saved` then, and the caller ends the machine. */
-export async function saveMachine(context: TransferContext & { readonly machine: Machine; readonly path: string }): Promise<number> {
-  const { host, machine, path, clock } = context
+export async function saveMachine(
+  context: TransferContext & { readonly machine: Machine; readonly path: string },
+): Promise<number> {
+  const { machine, path, clock } = context
   const state = await machine.refresh({ signal: context.signal })
   if (state.kind !== 'running' && state.kind !== 'paused') {
     throw new Fault('conflict', `save ${machine.record.name}: it is ${state.kind}, want running or paused`)
@@ -66,7 +72,12 @@ export async function saveMachine(context: TransferContext & { readonly machine:
     return sizeBytes
   } catch (error) {
     await abandonSave(context, machine, path, state.kind === 'running').catch((inner: unknown) => {
-      throw new AggregateError([error, inner], `save ${machine.record.name}: failed, and so did taking it back`)
+      const [why, whyNot] = [toFault(error).message, toFault(inner).message]
+      throw new Fault(
+        'unavailable',
+        `save ${machine.record.name}: ${why}; taking it back: ${whyNot}; it is settled when QEMU answers`,
+        { cause: inner },
+      )
     })
     if (machine.hasEnded) throw new Fault('failed', `save ${machine.record.name}: QEMU ended meanwhile`, { cause: error })
     throw error
@@ -82,7 +93,11 @@ async function stream(context: TransferContext & { readonly machine: Machine; re
   stack.defer(() => listener.close())
   const writer = await host.files.create(partialPath(path))
   stack.defer(() => writer.close())
-  await machine.execute('migrate-set-parameters', { 'max-bandwidth': BANDWIDTH_MAX, 'downtime-limit': DOWNTIME_MAX_MS }, { signal })
+  await machine.execute(
+    'migrate-set-parameters',
+    { 'max-bandwidth': BANDWIDTH_MAX, 'downtime-limit': DOWNTIME_MAX_MS },
+    { signal },
+  )
   await machine.execute('migrate', { uri: `unix:${machine.paths.migration}` }, { signal })
   const socket = await accepted(listener.accept({ signal }), machine, signal)
   stack.defer(() => socket.close())
@@ -103,13 +118,17 @@ async function stream(context: TransferContext & { readonly machine: Machine; re
   while (true) {
     const { status, reason } = await migrationStatus((...call) => machine.execute(...call), signal)
     if (status === 'completed') break
-    if (isOver(status)) throw new Fault('failed', `save ${machine.record.name}: QEMU says ${status}${reason ? `: ${reason}` : ''}`)
+    if (isOver(status))
+      throw new Fault('failed', `save ${machine.record.name}: QEMU says ${status}${reason ? `: ${reason}` : ''}`)
     await clock.sleep(POLL, { signal })
   }
   const { id, hardware, vcpuCount, memoryBytes } = machine.record
   const whose = savedMachine(host.files, { id, hardware, vcpuCount, memoryBytes })
   const qemuVersion = textOf(objectOf(objectOf(await machine.execute('query-version', {}, { signal })))['package']) ?? ''
-  await writer.writeAt(0, encodeHeader(host.files, headerOf(whose, { qemuVersion, clock, payloadBytes, payloadSha256: digest.hex() })))
+  await writer.writeAt(
+    0,
+    encodeHeader(host.files, headerOf(whose, { qemuVersion, clock, payloadBytes, payloadSha256: digest.hex() })),
+  )
   await writer.sync()
   signal.throwIfAborted()
   await host.files.rename(partialPath(path), path)
@@ -128,12 +147,18 @@ async function accepted(accept: Promise<ByteSocket>, machine: Machine, signal: A
 }
 
 /** Takes a save back: the migration is over, the guest goes on as before, no file is left, the record says `live`. Safe to run twice. */
-export async function abandonSave(context: Pick<TransferContext, 'host' | 'clock'>, machine: Machine, path: string, wasRunning: boolean): Promise<void> {
+export async function abandonSave(
+  context: Pick<TransferContext, 'host' | 'clock'>,
+  machine: Machine,
+  path: string,
+  wasRunning: boolean,
+): Promise<void> {
   const { host, clock } = context
   if (!machine.hasEnded) {
     try {
       await settleMigration(clock, machine)
-      if (wasRunning && !['running', 'shutdown', 'guest-panicked', 'io-error'].includes(await machine.runState())) await machine.execute('cont')
+      if (wasRunning && !['running', 'shutdown', 'guest-panicked', 'io-error'].includes(await machine.runState()))
+        await machine.execute('cont')
     } catch (error) {
       // A moment for the end of the process to be seen; what has ended needs no settling.
       await Promise.race([machine.exited, clock.sleep(millis(200))])
@@ -156,7 +181,8 @@ async function settleMigration(clock: Clock, machine: Machine): Promise<void> {
     if (isOver(status)) return
     if (!hasCancelled) await machine.execute('migrate_cancel')
     hasCancelled = true
-    if (clock.monotonic() - start > CANCEL_LIMIT) throw new Fault('timeout', `QMP migrate_cancel: still ${status} after ${CANCEL_LIMIT} ms`)
+    if (clock.monotonic() - start > CANCEL_LIMIT)
+      throw new Fault('timeout', `QMP migrate_cancel: still ${status} after ${CANCEL_LIMIT} ms`)
     await clock.sleep(POLL)
   }
 }
@@ -187,12 +213,15 @@ export async function restoreInto(
         signal.throwIfAborted()
         const { status, reason } = await migrationStatus(execute, signal)
         if (status === 'completed') break
-        if (isOver(status) && status !== 'none') throw new Fault('failed', `restore ${domain.name}: QEMU says ${status}${reason ? `: ${reason}` : ''}`)
-        if (clock.monotonic() - began > context.limit) throw new Fault('timeout', `restore ${domain.name}: not done in ${context.limit} ms`)
+        if (isOver(status) && status !== 'none')
+          throw new Fault('failed', `restore ${domain.name}: QEMU says ${status}${reason ? `: ${reason}` : ''}`)
+        if (clock.monotonic() - began > context.limit)
+          throw new Fault('timeout', `restore ${domain.name}: not done in ${context.limit} ms`)
         await clock.sleep(POLL, { signal })
       }
       // QEMU says `inmigrate` for a moment longer.
-      while (textOf(objectOf(await execute('query-status', {}, { signal }))['status']) === 'inmigrate') await clock.sleep(POLL, { signal })
+      while (textOf(objectOf(await execute('query-status', {}, { signal }))['status']) === 'inmigrate')
+        await clock.sleep(POLL, { signal })
     } catch (error) {
       signal.throwIfAborted()
       throw error

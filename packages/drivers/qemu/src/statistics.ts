@@ -39,6 +39,8 @@ export function statisticsOf(sources: StatisticsSources): DomainStatistics {
     residentBytes: sources.usage?.residentBytes ?? null,
     balloonBytes: numberOf(objectOf(sources.balloon)['actual']),
     disks,
-    nics: sources.hardware.devices.flatMap((device) => (device.kind === 'nic' ? [{ name: device.name, receiveBytes: null, transmitBytes: null }] : [])),
+    nics: sources.hardware.devices.flatMap((device) =>
+      device.kind === 'nic' ? [{ name: device.name, receiveBytes: null, transmitBytes: null }] : [],
+    ),
   }
 }

@@ -7,13 +7,19 @@ import { dirname, join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { Fault, millis } from '@typevisor/base'
 import type { DriverDomain } from '@typevisor/toolstack'
 import { assertCounts, bench, consoleText, pidOf, running, testHost, type, until, watch, type Bench } from './testing.ts'
 
 const HERE = dirname(fileURLToPath(import.meta.url))
 
 /** A process that does `body` with `driver` and `domain`, says "ready" where the body calls `ready()`, and then lives on. */
-async function holder(t: TestContext, b: Bench, domain: DriverDomain, body: string): Promise<ChildProcess & { ready: Promise<void> }> {
+async function holder(
+  t: TestContext,
+  b: Bench,
+  domain: DriverDomain,
+  body: string,
+): Promise<ChildProcess & { ready: Promise<void> }> {
   const code = `
     import { createQemuDriver } from '${HERE}/index.ts'
     import { silentLog, testClock, testHost, testIds } from '${HERE}/testing.ts'
@@ -96,7 +102,12 @@ test('a caller killed while it saves leaves the guest going on or the whole file
   const path = join(b.folder, 'guest.save')
   await b.driver.close()
   for (let round = 0; round < 12; round += 1) {
-    const keeper = await holder(t, b, domain, `await driver.adopt([domain]); ready(); await driver.save(domain.id, ${JSON.stringify(path)})`)
+    const keeper = await holder(
+      t,
+      b,
+      domain,
+      `await driver.adopt([domain]); ready(); await driver.save(domain.id, ${JSON.stringify(path)})`,
+    )
     await keeper.ready
     await sleep(round * 6)
     await kill(keeper)
@@ -120,7 +131,7 @@ test('a caller killed while it saves leaves the guest going on or the whole file
 })
 
 test('a monitor that hangs is a timeout that names the command; the others answer, and it is told once it answers again', async (t) => {
-  const b = await bench(t, { limits: { monitor: 400 as never } })
+  const b = await bench(t, { limits: { monitor: millis(400) } })
   const [hung, well] = [await running(b), await running(b)]
   const pid = await pidOf(b, hung)
   process.kill(pid, 'SIGSTOP')
@@ -145,10 +156,30 @@ test('a monitor that hangs is a timeout that names the command; the others answe
 })
 
 test('a hung QEMU can be destroyed', async (t) => {
-  const b = await bench(t, { limits: { monitor: 400 as never } })
+  const b = await bench(t, { limits: { monitor: millis(400) } })
   const domain = await running(b)
   process.kill(await pidOf(b, domain), 'SIGSTOP')
   await b.driver.destroy(domain.id)
   assert.equal(await processCount(b, domain), 0)
   assert.equal((await b.driver.state(domain.id)).kind, 'gone')
+})
+
+test('a save during which QEMU hangs is neither file nor loss: it is taken back when QEMU answers', async (t) => {
+  const b = await bench(t, { limits: { monitor: millis(300), transfer: millis(500) } })
+  const domain = await running(b, { memoryMib: 512 })
+  const pid = await pidOf(b, domain)
+  const path = join(b.folder, 'guest.save')
+  const save = b.driver.save(domain.id, path)
+  const outcome = save.then(
+    () => 'saved',
+    (error: unknown) => (error instanceof Fault ? error.code : String(error)),
+  )
+  await until(() => exists(`${path}.partial`), 'the save has begun')
+  process.kill(pid, 'SIGSTOP')
+  const code = await outcome
+  assert.ok(['unavailable', 'timeout', 'saved'].includes(code), code)
+  process.kill(pid, 'SIGCONT')
+  if (code === 'saved') return t.diagnostic('it was quicker')
+  await until(async () => (await b.driver.state(domain.id).catch(() => null))?.kind === 'running', 'it goes on')
+  assert.deepEqual([await exists(path), await exists(`${path}.partial`)], [false, false])
 })

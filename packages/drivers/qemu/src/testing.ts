@@ -83,7 +83,11 @@ export function testDomain(options: TestDomainOptions = {}): DriverDomain {
     forwards: options.forwards ?? [],
     labels: {},
   }
-  const volumes = Object.entries(options.volumes ?? {}).map(([device, attachment]) => ({ device, volume: parseVolumeId(`${id}.${device}`), attachment }))
+  const volumes = Object.entries(options.volumes ?? {}).map(([device, attachment]) => ({
+    device,
+    volume: parseVolumeId(`${id}.${device}`),
+    attachment,
+  }))
   return {
     id,
     name,
@@ -94,7 +98,10 @@ export function testDomain(options: TestDomainOptions = {}): DriverDomain {
       volumes.map(({ device, volume }) => ({ name: device, volume, readOnly: false })),
     ),
     boot: options.boot ?? { kind: 'disk' },
-    volumes: Object.fromEntries(volumes.map(({ volume, attachment }) => [volume, attachment])) as Record<VolumeId, VolumeAttachment>,
+    volumes: Object.fromEntries(volumes.map(({ volume, attachment }) => [volume, attachment])) as Record<
+      VolumeId,
+      VolumeAttachment
+    >,
   }
 }
 
@@ -149,7 +156,12 @@ export async function bench(t: TestContext, options: Partial<QemuDriverOptions> 
   }
 }
 
-export async function consoleText(driver: QemuDriver, domain: DriverDomain, isEnough: (text: string) => boolean, limitMs = 15_000): Promise<string> {
+export async function consoleText(
+  driver: QemuDriver,
+  domain: DriverDomain,
+  isEnough: (text: string) => boolean,
+  limitMs = 15_000,
+): Promise<string> {
   const end = Date.now() + limitMs
   while (true) {
     const { content } = await driver.readConsole(domain.id, 0, 16 * 1024 * 1024)
@@ -194,7 +206,8 @@ export async function type(driver: QemuDriver, domain: DriverDomain, keys: strin
   stream.close()
 }
 
-export const pidOf = async (b: Bench, domain: DriverDomain): Promise<number> => Number(await readFile(join(b.folder, 'run', domain.id, 'qemu.pid'), 'utf8'))
+export const pidOf = async (b: Bench, domain: DriverDomain): Promise<number> =>
+  Number(await readFile(join(b.folder, 'run', domain.id, 'qemu.pid'), 'utf8'))
 
 /** Every number one more than the one before: no byte is missing and none is there twice. */
 export function assertCounts(text: string): void {

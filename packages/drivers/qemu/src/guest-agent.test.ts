@@ -1,0 +1,187 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault, millis } from '@typevisor/base'
+import * as fc from 'fast-check'
+import { fromBase64, toBase64 } from './base64.ts'
+import { GuestAgent, guestAddresses } from './guest-agent.ts'
+import type { HostSockets } from './ports.ts'
+import { SocketDouble } from './socket-double.ts'
+import { testClock } from './testing.ts'
+
+interface Call {
+  readonly execute: string
+  readonly arguments: Record<string, unknown>
+}
+
+interface World {
+  readonly agent: GuestAgent
+  readonly calls: Call[]
+  readonly connectCount: () => number
+  listening: boolean
+}
+
+/** A guest agent that syncs as the real one does, and leaves the other commands to `answer`. */
+function world(answer: (call: Call, socket: SocketDouble) => void): World {
+  const calls: Call[] = []
+  let connectCount = 0
+  const sockets: HostSockets = {
+    async connect() {
+      connectCount += 1
+      const socket = new SocketDouble()
+      socket.onLine = (line) => {
+        const isDelimited = line.startsWith('\u00ff')
+        const call = JSON.parse(isDelimited ? line.slice(1) : line) as Call
+        calls.push(call)
+        if (call.execute === 'guest-sync-delimited') {
+          assert.ok(isDelimited, 'a sync begins with 0xff')
+          const body = new TextEncoder().encode(`x${JSON.stringify({ return: call.arguments['id'] })}\n`)
+          body[0] = 0xff
+          socket.send(body)
+        } else answer(call, socket)
+      }
+      return socket
+    },
+    listen: () => Promise.reject(new Error('not used')),
+  }
+  const self: World = {
+    agent: new GuestAgent({ sockets, path: '/agent.sock', clock: testClock, isListening: async () => self.listening }),
+    calls,
+    connectCount: () => connectCount,
+    listening: true,
+  }
+  return self
+}
+
+const text = (content: Uint8Array): string => new TextDecoder().decode(content)
+
+test('exec gives argv and stdin as they are, polls until the end and reads both outputs', async () => {
+  let polls = 0
+  const w = world((call, socket) => {
+    if (call.execute === 'guest-exec') socket.send({ return: { pid: 7 } })
+    else if ((polls += 1) < 3) socket.send({ return: { exited: false } })
+    else
+      socket.send({
+        return: { exited: true, exitcode: 3, 'out-data': btoa('out'), 'err-data': btoa('err'), 'err-truncated': true },
+      })
+  })
+  const result = await w.agent.exec({ argv: ['/bin/x', '$HOME; a'], stdin: new TextEncoder().encode('in'), timeoutMs: 5000 })
+  assert.deepEqual(
+    [result.exitCode, result.signal, text(result.stdout), text(result.stderr), result.truncated],
+    [3, null, 'out', 'err', true],
+  )
+  assert.deepEqual(w.calls[1]?.arguments, { path: '/bin/x', arg: ['$HOME; a'], 'capture-output': true, 'input-data': btoa('in') })
+})
+
+test('a guest that has not opened the port is unavailable and gets nothing', async () => {
+  const w = world(() => {})
+  w.listening = false
+  await assert.rejects(w.agent.execute('guest-ping'), { code: 'unavailable', message: /no agent runs/ })
+  assert.equal(w.connectCount(), 0)
+})
+
+test('a command without an answer is a timeout, and the next one begins with a sync that drops the late answer', async () => {
+  let late: SocketDouble | null = null
+  const w = world((call, socket) => {
+    if (call.execute === 'guest-slow') late = socket
+    else socket.send({ return: call.execute })
+  })
+  await assert.rejects(w.agent.execute('guest-slow', {}, { limit: millis(50) }), {
+    code: 'timeout',
+    message: /guest agent guest-slow/,
+  })
+  ;(late as SocketDouble | null)?.send({ return: 'late' })
+  assert.equal(await w.agent.execute('guest-ping'), 'guest-ping')
+  assert.deepEqual(
+    w.calls.map((call) => call.execute),
+    ['guest-sync-delimited', 'guest-slow', 'guest-sync-delimited', 'guest-ping'],
+  )
+})
+
+test('what an agent says of its own is failed, with its words, and the connection is kept', async () => {
+  const w = world((_, socket) => socket.send({ error: { class: 'GenericError', desc: 'Failed to execute child process "x"' } }))
+  await assert.rejects(w.agent.exec({ argv: ['x'], timeoutMs: 100 }), { code: 'failed', message: /Failed to execute/ })
+  await assert.rejects(w.agent.execute('guest-ping'), { code: 'failed' })
+  assert.equal(w.connectCount(), 1)
+})
+
+test('a program that does not end in its time is killed in the guest', async () => {
+  const w = world((call, socket) => socket.send({ return: call.execute === 'guest-exec' ? { pid: 42 } : { exited: false } }))
+  await assert.rejects(w.agent.exec({ argv: ['sleep', '9'], timeoutMs: 60 }), {
+    code: 'timeout',
+    message: /exec sleep: not ended in 60 ms/,
+  })
+  await sleep(20)
+  assert.deepEqual(w.calls.at(-1)?.arguments, { path: 'kill', arg: ['-KILL', '42'] })
+})
+
+test('commands go one at a time; too many that wait are busy', async () => {
+  let underWay = 0
+  const w = world((_, socket) => {
+    underWay += 1
+    assert.equal(underWay, 1)
+    setTimeout(() => {
+      underWay -= 1
+      socket.send({ return: {} })
+    }, 2)
+  })
+  const all = Array.from({ length: 16 }, () => w.agent.execute('guest-ping'))
+  await assert.rejects(w.agent.execute('guest-ping'), { code: 'busy' })
+  await Promise.all(all)
+})
+
+test('an argv that is empty or has zero bytes, and a huge stdin, are refused', async () => {
+  const w = world(() => {})
+  await assert.rejects(w.agent.exec({ argv: [], timeoutMs: 1 }), { code: 'invalid' })
+  await assert.rejects(w.agent.exec({ argv: ['a', 'b\0c'], timeoutMs: 1 }), { code: 'invalid' })
+  await assert.rejects(w.agent.exec({ argv: ['a'], stdin: new Uint8Array(5 * 1024 * 1024), timeoutMs: 1 }), { code: 'invalid' })
+  assert.deepEqual(w.calls, [])
+})
+
+test('whatever a guest answers, it is a result or a fault', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.oneof(fc.uint8Array({ maxLength: 60 }), fc.json(), fc.dictionary(fc.constantFrom('return', 'error'), fc.jsonValue())),
+      async (noise) => {
+        const w = world((_, socket) => {
+          socket.send(typeof noise === 'string' ? `${noise}\n` : noise)
+          socket.send('\n')
+          socket.send({ return: { pid: 1, exited: true, 'out-data': '!' } })
+        })
+        try {
+          await w.agent.exec({ argv: ['x'], timeoutMs: 100 })
+        } catch (error) {
+          assert.ok(error instanceof Fault, String(error))
+        }
+        w.agent.close()
+      },
+    ),
+    { numRuns: 200 },
+  )
+})
+
+test('addresses are read from what a guest claims, nonsense left out', () => {
+  const answer = [
+    {
+      name: 'eth0',
+      'hardware-address': '52:54:00:00:00:01',
+      'ip-addresses': [{ 'ip-address': '10.0.2.15', 'ip-address-type': 'ipv4', prefix: 24 }, { 'ip-address': 7 }, null],
+    },
+    { name: 4 },
+    'lo',
+  ]
+  assert.deepEqual(guestAddresses(answer), [
+    { device: 'eth0', mac: '52:54:00:00:00:01', addresses: [{ family: 'ipv4', address: '10.0.2.15', prefixLength: 24 }] },
+  ])
+  fc.assert(fc.property(fc.anything(), (anything) => void guestAddresses(anything)))
+})
+
+test('base64 goes there and back', () => {
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 100_000, size: 'max' }), (content) =>
+      assert.deepEqual(fromBase64(toBase64(content)), content),
+    ),
+    { numRuns: 20 },
+  )
+  assert.equal(fromBase64('*'), null)
+})
