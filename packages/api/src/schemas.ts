@@ -130,7 +130,7 @@ export const ConsoleSlice = z.strictObject({
 export const PlatformEvent = z.strictObject({
   sequence: z.string().describe('grows; give the last one seen to go on after it'),
   at: Timestamp,
-  kind: z.string().describe('noun.change, such as instance.state'),
+  kind: z.string().describe('noun.change, such as instance.state; event.gap: some were missed, load anew what you show'),
   resource: z.string().nullable().describe('id of the thing'),
   name: z.string().nullable(),
   data: z.record(z.string(), z.unknown()),
