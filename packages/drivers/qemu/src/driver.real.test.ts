@@ -328,6 +328,7 @@ test('many consoles see the same, from any offset, and type into one guest', asy
     stream.close()
     return text.slice(0, size)
   }
+  await consoleText(b.driver, domain, (text) => text.length > 20_000)
   const texts = await Promise.all(
     [0, 7, 100, 5000, 20_000].map(async (offset) => ({ offset, text: await read(offset, 150_000) })),
   )
