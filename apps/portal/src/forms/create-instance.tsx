@@ -10,7 +10,7 @@ import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
 import { FaultAlert } from './fault-alert.tsx'
 import { fieldErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
-import { newDraft, SIZE_NAMES, sizeOf, SIZES, suggestName, toBody, withSize, type ForwardDraft, type InstanceDraft } from './instance-draft.ts'
+import { inSizes, newDraft, SIZE_NAMES, sizeOf, SIZES, suggestName, toBody, withSize, type ForwardDraft, type InstanceDraft } from './instance-draft.ts'
 
 const FIELDS = ['name', 'image', 'vcpuCount', 'memory', 'disk', 'host', 'sshKeys', 'user', 'userData', 'forwards', 'labels'] as const
 type Field = (typeof FIELDS)[number]
@@ -192,7 +192,7 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
     if (open) setOpened(true)
   }, [open])
   const text = (field: 'vcpuCount' | 'memory' | 'disk' | 'user', label: string, more: { placeholder?: string; inputMode?: 'numeric' } = {}) => (
-    <TextInput label={label} value={draft[field]} error={errors.at[field]} onChange={(event) => change({ [field]: event.currentTarget.value })} spellCheck={false} autoComplete="off" autoCapitalize="none" data-testid={`field-${field}`} {...more} />
+    <TextInput label={label} value={draft[field]} error={field === 'memory' || field === 'disk' ? inSizes(errors.at[field] ?? '') : errors.at[field]} onChange={(event) => change({ [field]: event.currentTarget.value })} spellCheck={false} autoComplete="off" autoCapitalize="none" data-testid={`field-${field}`} {...more} />
   )
   return (
     <details className="more" open={opened} onToggle={(event) => setOpened(event.currentTarget.open)} data-testid="more">

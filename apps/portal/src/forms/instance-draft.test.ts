@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isLabel } from '@typevisor/model'
 import { schemas } from '@typevisor/api'
-import { newDraft, SIZE_NAMES, sizeOf, suggestName, toBody, withSize } from './instance-draft.ts'
+import { inSizes, newDraft, SIZE_NAMES, sizeOf, suggestName, toBody, withSize } from './instance-draft.ts'
 
 const seeded = (seed: number) => () => {
   seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648
@@ -64,4 +64,8 @@ test('what has no meaning is refused at its field', () => {
   const made = toBody({ ...newDraft('a'), memory: 'lots', vcpuCount: '', labels: 'alone', forwards: [{ protocol: 'tcp', hostPort: 'x', guestPort: '' }] })
   assert.equal(made.ok, false)
   if (!made.ok) assert.deepEqual(made.details.map((detail) => detail.path), ['labels', 'forwards[0].hostPort', 'forwards[0].guestPort', 'vcpuCount', 'memoryBytes'])
+})
+
+test('sizes that the server counts in bytes are told as people type them', () => {
+  assert.equal(inSizes('want at least 67108864, got 1048576'), 'want at least 64 MiB, got 1 MiB')
 })

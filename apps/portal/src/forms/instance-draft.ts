@@ -83,6 +83,9 @@ export const newDraft = (name: string): InstanceDraft => ({
   start: true,
 })
 
+/** The server counts sizes in bytes; whoever typed `1M` is told in the same words: `at least 67108864` -> `at least 64 MiB`. */
+export const inSizes = (text: string): string => text.replace(/\b\d{4,16}\b/g, (digits) => formatBytes(Number(digits)))
+
 const ADJECTIVES = ['amber', 'brisk', 'calm', 'clear', 'deft', 'eager', 'fair', 'gentle', 'hardy', 'keen', 'lively', 'mild', 'noble', 'plain', 'quick', 'quiet', 'sharp', 'steady', 'swift', 'warm']
 const NOUNS = ['alder', 'birch', 'brook', 'cedar', 'crane', 'delta', 'fjord', 'grove', 'heron', 'kite', 'larch', 'maple', 'osprey', 'otter', 'pine', 'reef', 'ridge', 'robin', 'spruce', 'wren']
 

@@ -9,6 +9,8 @@ import { Icon, type IconName } from './icons.tsx'
 import { TextLink } from './link.tsx'
 
 const DONE_MS = 5_000
+/** More than so many that went well are told in one line. */
+const DONE_APART_MAX = 2
 
 interface Complaint {
   readonly key: string
@@ -34,13 +36,20 @@ export function NoticeProvider({ children }: { readonly children: ReactNode }) {
     setComplaints((now) => [{ key, title, text: messageOf(error) }, ...now].slice(0, 5))
   }, [])
   const value = useMemo(() => ({ complain }), [complain])
+  const failed = notices.filter((follow) => outcomeOf(follow.operation) === 'failed')
+  const done = notices.filter((follow) => outcomeOf(follow.operation) !== 'failed')
   return (
     <ComplaintContext value={value}>
       {children}
       <section className="notices" aria-label="Notices" data-testid="notices">
-        {notices.slice(0, 4).map((follow) => (
+        {failed.slice(0, 4).map((follow) => (
           <FollowNotice key={follow.operation.id} follow={follow} onDismiss={() => dismiss(follow.operation.id)} />
         ))}
+        {done.length > DONE_APART_MAX ? (
+          <ManyDone count={done.length} onDismiss={() => done.forEach((follow) => dismiss(follow.operation.id))} />
+        ) : (
+          done.map((follow) => <FollowNotice key={follow.operation.id} follow={follow} onDismiss={() => dismiss(follow.operation.id)} />)
+        )}
         {complaints.map((complaint) => (
           <Notice key={complaint.key} tone="red" icon="alert" title={complaint.title} onDismiss={() => setComplaints((now) => now.filter((each) => each !== complaint))}>
             <p>{complaint.text}</p>
@@ -49,6 +58,15 @@ export function NoticeProvider({ children }: { readonly children: ReactNode }) {
       </section>
     </ComplaintContext>
   )
+}
+
+function ManyDone({ count, onDismiss }: { readonly count: number; readonly onDismiss: () => void }) {
+  useEffect(() => {
+    const timer = setTimeout(onDismiss, DONE_MS)
+    return () => clearTimeout(timer)
+    // Another one that is done starts the time anew.
+  }, [count])
+  return <Notice tone="green" icon="check" title={`${count} operations are done`} onDismiss={onDismiss} />
 }
 
 function FollowNotice({ follow, onDismiss }: { readonly follow: Follow; readonly onDismiss: () => void }) {

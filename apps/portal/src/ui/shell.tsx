@@ -38,7 +38,6 @@ export function Shell() {
       <a className="skip" href="#main">
         Skip to the content
       </a>
-      <ConnectionBanner />
       <div className="shell">
         <div className="topbar">
           <ActionIcon ref={burger} size="lg" aria-label="Menu" aria-expanded={open} onClick={() => setOpen(!open)} data-testid="menu">
@@ -56,9 +55,12 @@ export function Shell() {
           </div>
         </nav>
         <button className="veil" type="button" aria-label="Close the menu" tabIndex={-1} onClick={() => setOpen(false)} />
-        <main className="main" id="main" tabIndex={-1}>
-          <Outlet />
-        </main>
+        <div className="column">
+          <ConnectionBanner />
+          <main className="main" id="main" tabIndex={-1}>
+            <Outlet />
+          </main>
+        </div>
       </div>
     </>
   )

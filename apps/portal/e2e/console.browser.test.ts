@@ -1,0 +1,134 @@
+/**
+ * The console against a real guest: QEMU, Debian's kernel, a shell on the serial line. What a person types is answered, and neither a
+ * reload nor the sudden death of the platform loses or doubles a byte.
+ */
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import type { Page } from 'playwright-core'
+import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
+import { ensureBuilt } from './built.ts'
+import { startPlatform, type TestPlatform } from './platform.ts'
+
+const QEMU = '/usr/bin/qemu-system-x86_64'
+const skip = !hasChromium() ? `no Chromium at ${CHROMIUM}` : !existsSync(QEMU) ? `no QEMU at ${QEMU}` : false
+const BOOT_MS = 60_000
+let platform: TestPlatform
+let browser: TestBrowser
+let page: Page
+
+/** All that the terminal holds, scrollback too, by the page's own copy button. */
+async function wholeText(): Promise<string> {
+  await page.getByRole('button', { name: /^Copy the selection/ }).click()
+  return page.evaluate(() => navigator.clipboard.readText())
+}
+
+async function untilText(pattern: RegExp, limitMs = 20_000): Promise<string> {
+  const limit = Date.now() + limitMs
+  for (;;) {
+    const text = await wholeText()
+    if (pattern.test(text)) return text
+    if (Date.now() > limit) assert.fail(`the console never showed ${pattern}; it shows:\n${text}`)
+    await page.waitForTimeout(300)
+  }
+}
+
+const connected = (): Promise<void> => page.locator('[data-testid="console"][data-status="open"]').waitFor({ timeout: 40_000 })
+async function type(line: string): Promise<void> {
+  await page.getByTestId('console-screen').click()
+  await page.keyboard.type(line)
+  await page.keyboard.press('Enter')
+}
+const shoot = async (name: string): Promise<void> => {
+  const folder = process.env['PORTAL_SCREENSHOTS']
+  if (folder !== undefined) await page.screenshot({ path: join(folder, `${name}.png`) })
+}
+
+before(async () => {
+  if (skip !== false) return
+  await ensureBuilt()
+  platform = await startPlatform({ driver: 'qemu' })
+  browser = await openBrowser({ origin: platform.url })
+  ;({ page } = browser)
+}, { timeout: 180_000 })
+after(async () => {
+  await browser?.[Symbol.asyncDispose]()
+  await platform?.[Symbol.asyncDispose]()
+})
+
+test('the starter image is built from the portal, and says how far it is', { skip, timeout: 240_000 }, async () => {
+  await page.goto(`${platform.url}/images`)
+  await page.getByLabel('Password', { exact: true }).fill(platform.password)
+  await page.getByRole('button', { name: 'Sign in' }).click()
+  await page.getByTestId('build').click()
+  await page.getByTestId('progress').waitFor()
+  await shoot('image-building')
+  await page.locator('[data-testid="row"][data-name="micro"]').waitFor({ timeout: 200_000 })
+})
+
+test('a guest made in three clicks answers on its console', { skip, timeout: 120_000 }, async () => {
+  await page.getByRole('link', { name: 'Instances' }).click()
+  await page.getByTestId('create').click()
+  await page.getByTestId('field-name').fill('hello')
+  await page.getByTestId('create-go').click()
+  await page.locator('[data-testid="state"][data-state="running"]').waitFor({ timeout: BOOT_MS })
+  await page.getByRole('link', { name: 'Console' }).click()
+  await connected()
+  await untilText(/[#$] *$/, BOOT_MS)
+  await type('echo $((6*7))-is-the-answer')
+  await untilText(/^42-is-the-answer$/m)
+  await shoot('console')
+})
+
+test('a reload shows what the guest has said before, once', { skip, timeout: 60_000 }, async () => {
+  await page.reload()
+  await connected()
+  const text = await untilText(/^42-is-the-answer$/m)
+  assert.equal(text.match(/^42-is-the-answer$/gm)?.length, 1)
+})
+
+test('the platform dies and comes back while the guest talks: no line is lost, none comes twice', { skip, timeout: 180_000 }, async () => {
+  await type('i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo "line $i."; sleep 0.1; done; echo all "said"')
+  await untilText(/^line 10\.$/m)
+  await platform.kill()
+  await page.locator('[data-testid="console"][data-status="waiting"]').waitFor()
+  await page.getByTestId('connection-lost').waitFor()
+  await shoot('console-waiting')
+  await platform.start()
+  await connected()
+  const text = await untilText(/^all said$/m, 60_000)
+  const lines = [...text.matchAll(/^line (\d+)\.$/gm)].map((match) => Number(match[1]))
+  assert.deepEqual(lines, Array.from({ length: 150 }, (_, index) => index + 1))
+})
+
+test('a command runs in the guest through its agent', { skip, timeout: 60_000 }, async () => {
+  await page.getByRole('link', { name: 'Command' }).click()
+  await page.getByTestId('command').fill("sh -c 'echo from $(uname -s)'")
+  await page.getByRole('button', { name: 'Run' }).click()
+  await page.getByTestId('command-output').getByText('from Linux').waitFor()
+  await shoot('command')
+})
+
+test('the overview shows addresses, use and why the guest is in its state', { skip, timeout: 60_000 }, async () => {
+  await page.getByRole('link', { name: 'Overview' }).click()
+  await page.getByTestId('network').getByText(/10\.0\.2\.\d+\/24/).waitFor({ timeout: 30_000 })
+  await page.waitForTimeout(8_000)
+  await shoot('overview-real')
+  assert.match(await page.getByTestId('usage').innerText(), /\d+ %/)
+})
+
+test('a guest is saved and restored from the page, and its console goes on', { skip, timeout: 120_000 }, async () => {
+  await page.getByTestId('verbs').click()
+  await page.getByTestId('verb-save').click()
+  await page.locator('[data-testid="state"][data-state="saved"]').waitFor({ timeout: 60_000 })
+  await page.getByRole('link', { name: 'Console' }).click()
+  await page.locator('[data-testid="console"][data-status="ended"]').waitFor()
+  await untilText(/^all said$/m)
+  await shoot('console-off')
+  await page.getByTestId('do-restore').click()
+  await page.locator('[data-testid="state"][data-state="running"]').waitFor({ timeout: 60_000 })
+  await connected()
+  await type('echo still-$((40+2))')
+  await untilText(/^still-42$/m)
+})
