@@ -38,7 +38,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   await mkdir(cacheFolder, { recursive: true })
   const images = createImageStore({ folder: await folder(join(dataDir, 'images'), 0o755), cacheFolder, clock, log })
   const volumes = qcow2VolumeStore({
-    files: nodeVolumeFiles(await folder(join(dataDir, 'volumes'), 0o711), owner),
+    files: await nodeVolumeFiles({ folder: await folder(join(dataDir, 'volumes'), 0o711), ...(owner ? { owner } : {}) }),
     runner: nodeCommandRunner(),
     log,
   })

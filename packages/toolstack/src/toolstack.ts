@@ -255,6 +255,8 @@ class SagaToolstack implements Toolstack {
       await this.#ledger.noteReset(event.domain, { cause })
       return
     }
+    // Somebody of ours ended it, and writes what that means.
+    if (event.state.kind === 'gone' && event.state.cause === 'requested') return
     const intent = this.#intents.get(event.domain)
     // Verbs write their own transitions; only a shutdown waits for the guest to make it.
     if (intent !== undefined && intent !== 'shutdown' && event.state.kind !== 'crashed') {

@@ -12,8 +12,6 @@ export const eventEffect = (kind: string, resource: string | null, name: string 
 export const releaseEffect = (instance: string, saga: string) =>
   sql('UPDATE instance SET operation_id = NULL, operation_name = NULL WHERE id = $1 AND operation_id = $2', instance, saga)
 
-export const placeEffect = (instance: string, host: string) => sql('UPDATE instance SET host = $2 WHERE id = $1 AND host IS NULL', instance, host)
-
 export const causeOf = (state: DomainState): { cause: string; detail: string | null } => ({
   cause: 'cause' in state ? state.cause : 'requested',
   detail: 'detail' in state ? state.detail : null,

@@ -192,7 +192,8 @@ async function insertInstance(tx: SqlExecutor, id: string, spec: DomainSpec, cre
       [id, spec.name, spec.image, JSON.stringify(spec), spec.vcpuCount, spec.memoryBytes, spec.rootDiskBytes, JSON.stringify(spec.labels), JSON.stringify(spec.forwards), createdBy],
     )
   } catch (error) {
-    if ((error as { code?: unknown }).code !== UNIQUE_VIOLATION) throw error
+    const sqlState = error instanceof Fault ? (error.cause as { code?: unknown } | undefined)?.code : undefined
+    if (sqlState !== UNIQUE_VIOLATION) throw error
     throw new Fault('conflict', `name: an instance ${spec.name} exists`, {
       details: [{ path: 'body.name', want: 'a name that no instance has', got: spec.name }],
       cause: error,

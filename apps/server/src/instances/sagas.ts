@@ -12,7 +12,7 @@ import { VERB_NAMES, type DomainId, type DomainSpec, type VerbName } from '@type
 import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { DomainReply } from '@typevisor/api/agent-wire'
-import { destroyedEffect, eventEffect, failedEffect, observedEffect, placeEffect, releaseEffect } from './effects.ts'
+import { destroyedEffect, eventEffect, failedEffect, observedEffect, releaseEffect } from './effects.ts'
 import { chooseHost } from './placement.ts'
 import { hostOffers } from './queries.ts'
 
@@ -45,16 +45,28 @@ const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
   return place
 }
 
+/** One placement at a time: two that both saw the last free memory would both take it. The choice is kept in the row at once. */
+const PLACEMENT_LOCK = 7_630_001
+
+async function place({ database, agents }: InstanceServices, input: CreateInput): Promise<string> {
+  return database.transaction(async (tx) => {
+    await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+    const { rows } = await tx.query('SELECT host FROM instance WHERE id = $1', [input.id])
+    const placed = rows[0]?.['host']
+    if (typeof placed === 'string') return placed
+    const offers = await hostOffers(tx, agents, input.id)
+    const host = chooseHost(offers, { image: input.spec.image, memoryBytes: input.spec.memoryBytes, host: input.host ?? undefined })
+    await tx.query('UPDATE instance SET host = $2 WHERE id = $1', [input.id, host])
+    return host
+  })
+}
+
 const create = defineSaga<CreateInput, InstanceServices>({
   name: 'instance.create',
   steps: [
     {
       name: 'place',
-      do: async ({ input, services }) => {
-        const offers = await hostOffers(services.database, services.agents, input.id)
-        const host = chooseHost(offers, { image: input.spec.image, memoryBytes: input.spec.memoryBytes, host: input.host ?? undefined })
-        return { output: host, effects: [placeEffect(input.id, host)] }
-      },
+      do: async ({ input, services }) => ({ output: await place(services, input) }),
     },
     {
       name: 'define',
