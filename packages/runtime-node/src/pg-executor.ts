@@ -93,9 +93,10 @@ async function attempt<T>(work: () => Promise<T>): Promise<T> {
  */
 export function faultOfPg(error: unknown): Fault {
   if (error instanceof Fault) return error
-  const { code, message } = error as { code?: unknown; message?: unknown }
+  const { code, message, severity } = error as { code?: unknown; message?: unknown; severity?: unknown }
   const text = `database: ${typeof message === 'string' ? message : String(error)}`
-  if (typeof code !== 'string' || !/^[0-9A-Z]{5}$/.test(code)) return new Fault('unavailable', text, { cause: error })
+  // Only the server's own errors have a severity; EPIPE would look like a SQLSTATE.
+  if (severity === undefined || typeof code !== 'string') return new Fault('unavailable', text, { cause: error })
   switch (code.slice(0, 2)) {
     case '08': // connection exceptions
     case '57': // operator intervention: shutdown, crash, cancel

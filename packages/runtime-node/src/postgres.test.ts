@@ -9,7 +9,7 @@ import { Fault } from '@typevisor/base'
 import { memoryLog } from '@typevisor/sim'
 import { Pool } from 'pg'
 import { realClock } from './clock.ts'
-import { pgExecutor } from './pg-executor.ts'
+import { faultOfPg, pgExecutor } from './pg-executor.ts'
 import { signalProcess, waitForExit } from './pidfd.ts'
 import { isRoot, userByName } from './privileges.ts'
 import { startEmbeddedPostgres, type EmbeddedPostgres } from './postgres.ts'
@@ -150,6 +150,13 @@ test('a data directory with a long path is no obstacle, and a run directory that
     startEmbeddedPostgres({ dataDir, runDir, clock: realClock(), log: memoryLog() }),
     isFault('invalid', /too long/),
   )
+})
+
+test('an error of the connection is never taken for an answer of the database', () => {
+  for (const code of ['EPIPE', 'ECONNRESET', 'EBUSY', undefined]) {
+    assert.equal(faultOfPg(Object.assign(new Error('write'), { code, syscall: 'write' })).code, 'unavailable')
+  }
+  assert.equal(faultOfPg(Object.assign(new Error('no'), { code: '23505', severity: 'ERROR' })).code, 'conflict')
 })
 
 test('errors of the database are faults by their class', async () => {

@@ -409,7 +409,8 @@ async function waitForStrays(pgdata: string, clock: Clock): Promise<void> {
     await clock.sleep(millis(POLL_MS))
   }
   const pidFile = readPidFile(pgdata)
-  if (pidFile && processIdentity(pidFile.pid)) rmSync(join(pgdata, 'postmaster.pid'), { force: true })
+  // PostgreSQL takes any process of that number for a postmaster, also a dead one that its parent has not collected.
+  if (pidFile && existsSync(`/proc/${pidFile.pid}`)) rmSync(join(pgdata, 'postmaster.pid'), { force: true })
 }
 
 interface StartRequest {

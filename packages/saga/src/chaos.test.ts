@@ -11,7 +11,7 @@ import { createSagaEngine } from './engine.ts'
 import { sagaId, type SagaEffect, type StepContext } from './ports.ts'
 import { postgresSagaStore, SAGA_SCHEMA_SQL } from './postgres-store.ts'
 
-const SAGA_COUNT = 1000
+const SAGA_COUNT = 500
 const STEP_COUNT = 5
 
 /** A host that remembers the highest fence of each thing. */
@@ -92,6 +92,12 @@ test('two servers lose nothing and do nothing twice, though their connections ar
      select 'saga-' || i, 'chaos', 'resource-' || i, jsonb_build_object('failsAt', case when i % 3 = 0 then i % ${STEP_COUNT} end)
      from generate_series(0, ${SAGA_COUNT - 1}) as i`,
   )
+  await using stack = new AsyncDisposableStack()
+  stack.defer(() => postgres.stop())
+  stack.defer(async () => {
+    for (const engine of engines) await engine.stop()
+    for (const pool of [poolA, poolB, admin]) await pool.end()
+  })
   await Promise.all(engines.map((engine) => engine.start()))
 
   const unfinished = async (): Promise<number> =>
@@ -113,7 +119,6 @@ test('two servers lose nothing and do nothing twice, though their connections ar
   }
   t.diagnostic(`${cuts} connections cut, ${commands} commands for ${SAGA_COUNT} sagas`)
   const records = await Promise.all(ids.map((id, index) => engines[index % 2]!.wait(id, { signal: AbortSignal.timeout(60_000) })))
-  await Promise.all(engines.map((engine) => engine.stop()))
 
   const tally = new Map<string, number>((await admin.query('select id, n from tally')).rows.map(({ id, n }) => [id, n]))
   records.forEach(({ id, state }, index) => {
@@ -124,6 +129,4 @@ test('two servers lose nothing and do nothing twice, though their connections ar
       assert.equal(host.things.get(`${id}/${step}`)?.made ?? false, done, `${id}/${step}`)
   })
   assert.ok(log.has('saga.resumed'), 'something was resumed')
-  for (const pool of [poolA, poolB, admin]) await pool.end()
-  await postgres.stop()
 })
