@@ -262,6 +262,8 @@ function makeSocketDir(runDir: string | undefined, dataDir: string, runner: Runn
     if (!ours || !made.isDirectory() || (made.mode & 0o077) !== 0) {
       throw new Fault('forbidden', `PostgreSQL: the socket folder ${socketDir} is not ours alone`)
     }
+    // What a postmaster under another user left behind must be removable by this one.
+    for (const left of readdirSync(socketDir)) give(join(socketDir, left), runner)
     give(socketDir, runner)
   } catch (error) {
     throw faultOf(`make the socket folder ${socketDir}`, error)
