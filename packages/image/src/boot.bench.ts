@@ -1,7 +1,7 @@
 /**
  * From the start of QEMU to `typevisor: ready`, TCG, one vCPU, 256 MiB, with a seed. Budget: 2.5 s (median, idle two-core machine).
  *
- * Envelope: QEMU and firmware 0.3 s; kernel to its first process 1.0 s (unpacked: the bzImage's decompressor would add 0.3 s); initramfs
+ * Envelope (estimated from one guest's kernel log): QEMU and firmware 0.3 s; kernel to its first process 1.0 s (unpacked: the bzImage's decompressor would add 0.3 s); initramfs
  * with 6 modules 0.3 s; start scripts and cloud-init 0.5 s.
  *
  * `node packages/image/src/boot.bench.ts [RUNS]`

@@ -4,7 +4,7 @@
  *   bzImage:  | boot sector + setup header | real-mode setup | protected-mode stub ... payload (compressed vmlinux) ... |
  *                              0x1f1 setup_sects                     0x248 payload_offset, 0x24c payload_length
  *
- * Why: an emulated processor spends most of a second in the stub's decompressor. A kernel with the PVH entry note is started by QEMU
+ * Why: QEMU with TCG reached the first process in 1.75 s from the bzImage and in 1.47 s from its ELF file (6.1, LZ4; medians of 3). A kernel with the PVH entry note is started by QEMU
  * (and Xen) directly as ELF, so it is unpacked once, here, instead of at every boot of every guest. What a kernel loses by it: the
  * stub also moves the kernel to a random address (KASLR).
  *

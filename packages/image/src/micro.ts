@@ -49,9 +49,7 @@ export interface MicroParts {
   readonly commandLine: string
 }
 
-/**
- * Why each word of the kernel's command line is there, with what it saves until `ready` under TCG where that was measured.
- */
+/** Why each word of the kernel's command line is there. Their savings were not measured one by one. */
 const COMMAND_LINE: readonly (readonly [string, string])[] = [
   ['console=ttyS0', 'messages and login on the serial port'],
   ['root=/dev/vda', 'read by the initramfs'],

@@ -103,8 +103,8 @@ test('a base that is no disk image is a fault with the tool\'s words', { skip: n
 })
 
 test('a program that is missing is named with its Debian package', async () => {
-  const runner = nodeCommandRunner()
-  await assert.rejects(runner.run(['typevisor-no-such-program']), (error) => error instanceof Fault && error.code === 'failed' && /ENOENT/.test(error.message))
+  const missing = nodeCommandRunner().run(['qemu-img', '--version'], { env: { PATH: '/nonexistent' } })
+  await assert.rejects(missing, (error) => error instanceof Fault && error.code === 'failed' && /run qemu-img: ENOENT; install the Debian package qemu-utils/.test(error.message))
 })
 
 test('an abort ends the program', async () => {
