@@ -60,7 +60,7 @@ async function findOut(probe: AcceleratorProbe): Promise<Acceleration> {
   const cached = await readCache(probe.host, cachePath, key, version)
   if (cached) return cached
   const found = { ...(await runProbe(probe)), version }
-  await probe.host.files.replace(cachePath, new TextEncoder().encode(`${JSON.stringify({ key, ...found })}\n`))
+  await probe.host.files.replace(cachePath, new TextEncoder().encode(`${JSON.stringify({ key, ...found })}\n`), { sync: true })
   return found
 }
 
@@ -89,7 +89,7 @@ async function runProbe({
   await host.files.ensureFolder(folder, { user: null })
   const rom = `${folder}/probe-${ids.next()}.rom`
   try {
-    await host.files.replace(rom, probeRom())
+    await host.files.replace(rom, probeRom(), { sync: true })
     const { exitCode, stdout, stderr } = await host.processes.run(binary, probeArguments('kvm', rom), { limit: PROBE_LIMIT })
     if (exitCode === EXIT_CODE && stdout === LETTER) return { accelerator: 'kvm', reason: 'a probe guest ran on /dev/kvm' }
     const words = stderr.trim().split('\n').slice(-2).join('; ').slice(0, 300)

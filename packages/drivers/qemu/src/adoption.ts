@@ -8,7 +8,7 @@
  *   saving      runs       the save is taken back, the guest goes on; live
  *   saved       runs       ended; gone/requested          (the file is safe: the record says so)
  *   live        ended      gone/unknown with QEMU's last words
- *   saving      ended      the same, and the file is removed
+ *   saving      ended      the same; a whole file is kept, since the guest never went on after it
  *   saved       ended      gone/requested
  *   gone        ended      as recorded
  */
@@ -72,7 +72,6 @@ export async function adoptDomain(
       break
     case 'saving':
       await host.files.remove(partialPath(phase.path))
-      await host.files.remove(phase.path)
       await gone(host, paths, record, { kind: 'gone', cause: 'unknown', detail: await lastWords(host, paths.stderr) })
       break
     case 'live':

@@ -209,7 +209,7 @@ export async function trimConsoleLog(files: HostFiles, paths: ConsoleLogPaths, k
   if (size - oldest <= keepBytes * 1.25) return
   const next = Math.floor((size - keepBytes) / BLOCK_SIZE) * BLOCK_SIZE
   if (next <= oldest) return
-  await files.replace(paths.consoleIndex, new TextEncoder().encode(`${JSON.stringify({ oldestOffset: next })}\n`))
+  await files.replace(paths.consoleIndex, new TextEncoder().encode(`${JSON.stringify({ oldestOffset: next })}\n`), { sync: true })
   // From the very start, so that a hole missed by a crash between the two steps is made up for.
   if (!(await files.punchHole(paths.consoleLog, 0, next))) log.warn('qemu.console.hole_unsupported', { path: paths.consoleLog })
 }

@@ -531,7 +531,8 @@ class Driver implements QemuDriver {
       isNew ||= JSON.stringify(bound) !== JSON.stringify(list)
       chosen[device.name] = bound
     }
-    if (isNew) await this.#host.files.replace(paths.forwards, new TextEncoder().encode(`${JSON.stringify(chosen)}\n`))
+    if (isNew)
+      await this.#host.files.replace(paths.forwards, new TextEncoder().encode(`${JSON.stringify(chosen)}\n`), { sync: true })
   }
 
   /** Politely first, so that QEMU writes its disk caches back; it may be hung, so not for long. */

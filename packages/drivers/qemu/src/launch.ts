@@ -17,7 +17,7 @@ import { lastWords } from './machine.ts'
 import { openFiles } from './open-files.ts'
 import type { ProcessIdentity, ProcessUser, QemuHost } from './ports.ts'
 import { QmpClient } from './qmp.ts'
-import { writeRecord, type RunRecord } from './record.ts'
+import { readRecord, writeRecord, type RunRecord } from './record.ts'
 
 export interface LaunchContext {
   readonly host: QemuHost
@@ -66,8 +66,17 @@ export async function waitForExit(
   }
 }
 
-export const findQemu = (host: QemuHost, paths: DomainPaths): Promise<readonly ProcessIdentity[]> =>
-  host.processes.findByArguments(['-pidfile', paths.pid])
+/**
+ * The QEMUs of this domain, whether or not anybody got to write them down: by its record, else by the `-pidfile` argument. A domain
+ * without a run folder has none, since the folder goes only after its process.
+ */
+export async function findQemu({ processes, files }: QemuHost, paths: DomainPaths): Promise<readonly ProcessIdentity[]> {
+  if ((await files.size(paths.runFolder)) === null) return []
+  const recorded = (await readRecord(files, paths.record))?.process
+  if (!recorded) return await processes.findByArguments(['-pidfile', paths.pid])
+  const found = await processes.identity(recorded.pid)
+  return found?.startTimeTicks === recorded.startTimeTicks && found.bootId === recorded.bootId ? [found] : []
+}
 
 /** Ends every QEMU of this domain and drops its run folder. */
 export async function sweep(context: Pick<LaunchContext, 'host' | 'clock'>, paths: DomainPaths): Promise<void> {

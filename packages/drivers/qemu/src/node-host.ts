@@ -7,7 +7,7 @@
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { constants, watch } from 'node:fs'
+import { constants, readdirSync, readFileSync, watch } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
@@ -88,6 +88,14 @@ async function statFields(pid: number): Promise<string[] | null> {
   }
 }
 
+function commandLineOf(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
 function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
   return {
     bootId: async () => runtime.bootId(),
@@ -107,9 +115,10 @@ function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
     async findByArguments(sequence) {
       const found: ProcessIdentity[] = []
       const wanted = `\0${sequence.join('\0')}\0`
-      for (const name of await fs.readdir('/proc')) {
+      // Without waiting in between: /proc answers from memory, and each turn of the event loop would cost more than the read.
+      for (const name of readdirSync('/proc')) {
         if (!/^\d+$/.test(name)) continue
-        const text = await fs.readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '')
+        const text = commandLineOf(name)
         if (!text.includes(wanted)) continue
         const process = runtime.processIdentity(Number(name))
         if (process) found.push(process)
@@ -308,18 +317,18 @@ const nodeFiles: HostFiles = {
       throw systemFault('look at', path, error)
     }
   },
-  replace: (path, content) =>
+  replace: (path, content, { sync }) =>
     guarded('write', path, async () => {
       replaceCount += 1
       const next = `${path}.${process.pid}.${replaceCount}.new`
       try {
-        await fs.writeFile(next, content, { mode: 0o600, flush: true })
+        await fs.writeFile(next, content, { mode: 0o600, flush: sync })
         await fs.rename(next, path)
       } catch (error) {
         await fs.rm(next, { force: true })
         throw error
       }
-      await syncFolder(dirname(path))
+      if (sync) await syncFolder(dirname(path))
     }),
   ensureFile: (path, { user }) =>
     guarded('create', path, async () => {

@@ -96,8 +96,8 @@ export interface HostFiles {
   read(path: string, offset: number, sizeMax: number): Promise<Uint8Array | null>
   /** null: no such file. */
   size(path: string): Promise<number | null>
-  /** Atomic and synced: a reader sees the old content or the new, also after a power cut. */
-  replace(path: string, content: Uint8Array): Promise<void>
+  /** Atomic: a reader sees the old content or the new. With `sync` also after a power cut. */
+  replace(path: string, content: Uint8Array, options: { sync: boolean }): Promise<void>
   /** Makes an empty file when there is none; never shortens one. Owner is set when `user` is not null. Mode 0600. */
   ensureFile(path: string, options: { user: ProcessUser | null }): Promise<void>
   /** With its parents. Mode 0700, owner `user` or the caller (only the last one is chowned). */

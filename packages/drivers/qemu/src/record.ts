@@ -9,6 +9,7 @@
  *                        swept      gone (cause and last words kept until destroy or the next create)
  *
  * `starting` is written before the process is spawned, so a QEMU without a record cannot be; it is found by its `-pidfile` argument.
+ * It tells of processes, which a power cut ends anyway, so it is not synced.
  * A record that cannot be read counts as `starting`: what runs is then swept, never taken for a finished domain.
  */
 import type { DomainHardware, DomainId } from '@typevisor/model'
@@ -46,7 +47,7 @@ export async function readRecord(files: HostFiles, path: string): Promise<RunRec
 }
 
 export const writeRecord = (files: HostFiles, path: string, record: RunRecord): Promise<void> =>
-  files.replace(path, new TextEncoder().encode(`${JSON.stringify(record)}\n`))
+  files.replace(path, new TextEncoder().encode(`${JSON.stringify(record)}\n`), { sync: false })
 
 /** null: not a record of this version. */
 export function parseRecord(text: string): RunRecord | null {

@@ -154,6 +154,9 @@ export async function abandonSave(
   wasRunning: boolean,
 ): Promise<void> {
   const { host, clock } = context
+  // Before the guest goes on: a save that is older than its disks must not be found by anybody.
+  await host.files.remove(partialPath(path))
+  await host.files.remove(path)
   if (!machine.hasEnded) {
     try {
       await settleMigration(clock, machine)
@@ -165,8 +168,6 @@ export async function abandonSave(
       if (!machine.hasEnded) throw error
     }
   }
-  await host.files.remove(partialPath(path))
-  await host.files.remove(path)
   if (machine.hasEnded) return
   await machine.setPhase({ kind: 'live' })
   machine.setSaving(false)
