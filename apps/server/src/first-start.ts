@@ -6,7 +6,11 @@ import type { Db } from './db/database.ts'
 export const FIRST_ACCOUNT_NAME = 'admin'
 
 /** null: somebody has been here before (or another server of the same database is just doing it). */
-export async function ensureFirstAccount(db: Db, identity: Identity, rng: Rng): Promise<{ name: string; password: string } | null> {
+export async function ensureFirstAccount(
+  db: Db,
+  identity: Identity,
+  rng: Rng,
+): Promise<{ name: string; password: string } | null> {
   const present = await db.selectFrom('account').select('id').where('id', '!=', LOCAL_ACCOUNT_ID).limit(1).executeTakeFirst()
   if (present) return null
   const password = generatePassword(rng)

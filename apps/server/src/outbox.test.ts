@@ -1,12 +1,28 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { epochMillis, Fault } from '@typevisor/base'
-import { createOutbox, eventInsert, insertEvents, parseSequence, readSettled, type NewEvent, type Outbox, type OutboxEvent, type OutboxOptions } from './outbox.ts'
+import {
+  createOutbox,
+  eventInsert,
+  insertEvents,
+  parseSequence,
+  readSettled,
+  type NewEvent,
+  type Outbox,
+  type OutboxEvent,
+  type OutboxOptions,
+} from './outbox.ts'
 import { stopTestPostgres, testClock, testDatabase, testLog, type TestDatabase } from './testing.ts'
 
 after(stopTestPostgres)
 
-const event = (name: string, at = Date.now()): NewEvent => ({ at: epochMillis(at), kind: 'test.said', resource: null, name, data: { name } })
+const event = (name: string, at = Date.now()): NewEvent => ({
+  at: epochMillis(at),
+  kind: 'test.said',
+  resource: null,
+  name,
+  data: { name },
+})
 
 async function started(database: TestDatabase, options: Partial<OutboxOptions> = {}): Promise<Outbox & AsyncDisposable> {
   const outbox = createOutbox({ db: database.db, pool: database.pool, clock: testClock, log: testLog, ...options })
@@ -127,7 +143,9 @@ test('when its LISTEN connection is killed the reader takes another one', async 
   const signal = AbortSignal.timeout(10_000)
   const events = outbox.subscribe({ signal })
   await new Promise((resolve) => setTimeout(resolve, 100))
-  await database.executor.query(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()`)
+  await database.executor.query(
+    `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()`,
+  )
   await insertEvents(database.db, [event('told anyway')])
   assert.deepEqual(names(await take(events, 1)), ['told anyway'])
 })
@@ -144,12 +162,18 @@ test('a subscriber that does not read is cut off with busy, and loses nothing wh
   }
   assert.equal((await all).length, 20)
   const got: OutboxEvent[] = []
-  await assert.rejects(async () => {
-    for await (const item of slow) got.push(item)
-  }, (error) => error instanceof Fault && error.code === 'busy')
+  await assert.rejects(
+    async () => {
+      for await (const item of slow) got.push(item)
+    },
+    (error) => error instanceof Fault && error.code === 'busy',
+  )
   assert.equal(got.length, 5)
   const rest = await take(outbox.subscribe({ after: got.at(-1)?.sequence, ...within(10_000) }), 15)
-  assert.deepEqual(names([...got, ...rest]), Array.from({ length: 20 }, (_, count) => String(count)))
+  assert.deepEqual(
+    names([...got, ...rest]),
+    Array.from({ length: 20 }, (_, count) => String(count)),
+  )
 })
 
 test('subscribers are bounded, and one that aborts makes room', async () => {
@@ -158,7 +182,10 @@ test('subscribers are bounded, and one that aborts makes room', async () => {
   const first = new AbortController()
   outbox.subscribe({ signal: first.signal })
   outbox.subscribe(within(10_000))
-  assert.throws(() => outbox.subscribe(within(10_000)), (error) => error instanceof Fault && error.code === 'busy')
+  assert.throws(
+    () => outbox.subscribe(within(10_000)),
+    (error) => error instanceof Fault && error.code === 'busy',
+  )
   first.abort()
   outbox.subscribe(within(10_000))
 })
@@ -172,7 +199,10 @@ test('whoever asks for what was pruned, or for what this database never gave, is
   await insertEvents(database.db, [event('new')])
   assert.equal(await outbox.prune(epochMillis(Date.now() - 60_000)), 2)
   const again = await take(outbox.subscribe({ after: old?.sequence, ...within(10_000) }), 2)
-  assert.deepEqual(again.map((item) => item.kind), ['event.gap', 'test.said'])
+  assert.deepEqual(
+    again.map((item) => item.kind),
+    ['event.gap', 'test.said'],
+  )
   const known = await take(outbox.subscribe({ after: again[0]?.sequence, ...within(10_000) }), 1)
   assert.deepEqual(names(known), ['new'])
   const unknown = await take(outbox.subscribe({ after: '99999999999-1', ...within(10_000) }), 1)

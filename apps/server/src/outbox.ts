@@ -16,7 +16,7 @@
  *
  * Not here: what events mean, and who may see which.
  */
-import type pg from 'pg'
+import type { Pool } from 'pg'
 import { sql } from 'kysely'
 import { Channel, epochMillis, Fault, millis, type Clock, type EpochMillis, type Json, type Log } from '@typevisor/base'
 import type { Db } from './db/database.ts'
@@ -37,7 +37,7 @@ export interface OutboxEvent extends NewEvent {
 export interface OutboxOptions {
   readonly db: Db
   /** Its own connection is taken from here for LISTEN. */
-  readonly pool: pg.Pool
+  readonly pool: Pool
   readonly clock: Clock
   readonly log: Log
   /** How often to look without being woken. */
@@ -75,7 +75,11 @@ const formatSequence = ({ xid, id }: Position): string => `${xid}-${id}`
 export function parseSequence(text: string): Position {
   const match = /^(\d{1,20})-(\d{1,15})$/.exec(text)
   if (!match || BigInt(match[1] ?? '') >= 2n ** 64n) {
-    const detail = { path: 'query.after', want: 'the sequence of an event, such as 742-18', got: JSON.stringify(text.slice(0, 60)) }
+    const detail = {
+      path: 'query.after',
+      want: 'the sequence of an event, such as 742-18',
+      got: JSON.stringify(text.slice(0, 60)),
+    }
     throw new Fault('invalid', `${detail.path}: got ${detail.got}, want ${detail.want}`, { details: [detail] })
   }
   return { xid: BigInt(match[1] ?? '').toString(), id: Number(match[2]) }
@@ -173,7 +177,9 @@ export function createOutbox(options: OutboxOptions): Outbox {
         subscriber.channel.push(event)
       } catch {
         subscribers.delete(subscriber)
-        subscriber.channel.close(new Fault('busy', `events: more than ${capacity} wait to be read; go on after the last one you have`))
+        subscriber.channel.close(
+          new Fault('busy', `events: more than ${capacity} wait to be read; go on after the last one you have`),
+        )
       }
     }
   }
@@ -246,7 +252,14 @@ export function createOutbox(options: OutboxOptions): Outbox {
   }
 
   async function endPosition(): Promise<Position> {
-    const last = await db.selectFrom('event').select(['xid', 'id']).where(settled).orderBy('xid', 'desc').orderBy('id', 'desc').limit(1).executeTakeFirst()
+    const last = await db
+      .selectFrom('event')
+      .select(['xid', 'id'])
+      .where(settled)
+      .orderBy('xid', 'desc')
+      .orderBy('id', 'desc')
+      .limit(1)
+      .executeTakeFirst()
     const horizon = await db.selectFrom('event_horizon').select(['xid', 'id']).executeTakeFirstOrThrow()
     return last && isAfter(last, horizon) ? last : horizon
   }
@@ -277,14 +290,26 @@ export function createOutbox(options: OutboxOptions): Outbox {
     return isAfter(horizon, after)
   }
 
-  async function* follow(subscriber: Subscriber, after: Position | null, from: Position, signal: AbortSignal): AsyncGenerator<OutboxEvent> {
+  async function* follow(
+    subscriber: Subscriber,
+    after: Position | null,
+    from: Position,
+    signal: AbortSignal,
+  ): AsyncGenerator<OutboxEvent> {
     try {
       let last = from
       if (after !== null) {
         last = after
         if (await hasGap(after, from)) {
           last = await db.selectFrom('event_horizon').select(['xid', 'id']).executeTakeFirstOrThrow()
-          yield { sequence: formatSequence(last), at: clock.now(), kind: 'event.gap', resource: null, name: null, data: { after: formatSequence(after) } }
+          yield {
+            sequence: formatSequence(last),
+            at: clock.now(),
+            kind: 'event.gap',
+            resource: null,
+            name: null,
+            data: { after: formatSequence(after) },
+          }
         }
         for await (const event of past(last, from, signal)) {
           last = parseSequence(event.sequence)
@@ -314,7 +339,8 @@ export function createOutbox(options: OutboxOptions): Outbox {
     },
     subscribe({ after, signal }) {
       const from = after === undefined ? null : parseSequence(after)
-      if (subscribers.size >= subscriberCountMax) throw new Fault('busy', `events: ${subscriberCountMax} subscribers are the limit`)
+      if (subscribers.size >= subscriberCountMax)
+        throw new Fault('busy', `events: ${subscriberCountMax} subscribers are the limit`)
       const ended = AbortSignal.any([signal, stopping.signal])
       // Registered at once: what comes between this call and the first read is not missed.
       const subscriber: Subscriber = { channel: new Channel(capacity) }

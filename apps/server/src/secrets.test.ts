@@ -38,7 +38,11 @@ test('the same password typed on another keyboard is the same: composed and deco
 })
 
 test('more passwords at once than can wait are refused as busy, and all others are answered', async () => {
-  const hasher = argonHasher({ parallelCountMax: 2, waitingCountMax: 3, parameters: { memoryKib: 64, passCount: 1, laneCount: 1 } })
+  const hasher = argonHasher({
+    parallelCountMax: 2,
+    waitingCountMax: 3,
+    parameters: { memoryKib: 64, passCount: 1, laneCount: 1 },
+  })
   const answers = await Promise.allSettled(Array.from({ length: 9 }, () => hasher.hash('x')))
   const refused = answers.filter((answer) => answer.status === 'rejected')
   assert.equal(refused.length, 4)

@@ -37,7 +37,12 @@ export function argonHasher(options: HasherOptions = {}): PasswordHasher {
     }
   }
 
-  const compute = (password: string, salt: Uint8Array, { memoryKib, passCount, laneCount }: ArgonParameters, hashBytes: number): Promise<Uint8Array> =>
+  const compute = (
+    password: string,
+    salt: Uint8Array,
+    { memoryKib, passCount, laneCount }: ArgonParameters,
+    hashBytes: number,
+  ): Promise<Uint8Array> =>
     bounded(
       () =>
         new Promise((resolve, reject) => {
@@ -62,7 +67,11 @@ export function argonHasher(options: HasherOptions = {}): PasswordHasher {
     },
     outdated(passwordHash) {
       const phc = parsePhc(passwordHash)
-      return phc?.memoryKib !== parameters.memoryKib || phc.passCount !== parameters.passCount || phc.laneCount !== parameters.laneCount
+      return (
+        phc?.memoryKib !== parameters.memoryKib ||
+        phc.passCount !== parameters.passCount ||
+        phc.laneCount !== parameters.laneCount
+      )
     },
   }
 }

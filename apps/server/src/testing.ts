@@ -5,7 +5,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import pg from 'pg'
+import { Pool, type PoolConfig } from 'pg'
 import { Fault, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
 import { createIdentity, type Identity, type IdentityPolicy } from '@typevisor/identity'
 import { consoleLog, realClock, realRng, startEmbeddedPostgres, uuidv7Ids, type EmbeddedPostgres } from '@typevisor/runtime-node'
@@ -28,7 +28,7 @@ export const testLog: Log = consoleLog({ level: 'error' })
 
 interface TestPostgres {
   readonly postgres: EmbeddedPostgres
-  readonly admin: pg.Pool
+  readonly admin: Pool
   readonly folder: string
 }
 
@@ -45,7 +45,7 @@ async function startShared(): Promise<TestPostgres> {
     log: testLog,
     settings: { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off', max_connections: '200' },
   })
-  const admin = new pg.Pool({ ...postgres.connection, max: 2 })
+  const admin = new Pool({ ...postgres.connection, max: 2 })
   admin.on('error', () => {}) // its idle connections end with the server
   await admin.query(`CREATE DATABASE ${TEMPLATE}`)
   const template = openDatabase({ connection: { ...postgres.connection, database: TEMPLATE } })
@@ -65,7 +65,7 @@ export async function stopTestPostgres(): Promise<void> {
 }
 
 export interface TestDatabase extends DatabaseHandle {
-  readonly connection: pg.PoolConfig
+  readonly connection: PoolConfig
 }
 
 /** A database of its own. `empty`: without a single migration. */

@@ -12,12 +12,17 @@ import { VERB_DATA } from './generated/verbs.ts'
 type StreamOperation = 'instance.console' | 'instance.vnc'
 export type CallOperation = Exclude<OperationName, StreamOperation | 'event.stream'>
 
-type Part<K extends string, T> = [T] extends [undefined] ? {} : {} extends T ? { readonly [P in K]?: T } : { readonly [P in K]: T }
+type Part<K extends string, T> = [T] extends [undefined]
+  ? {}
+  : {} extends T
+    ? { readonly [P in K]?: T }
+    : { readonly [P in K]: T }
 export type CallInput<N extends OperationName> = Part<'params', Params<N>> & Part<'query', Query<N>> & Part<'body', Body<N>>
 export interface CallOptions {
   readonly signal?: AbortSignal | undefined
 }
-type CallArguments<N extends OperationName> = {} extends CallInput<N> ? [input?: CallInput<N>, options?: CallOptions] : [input: CallInput<N>, options?: CallOptions]
+type CallArguments<N extends OperationName> =
+  {} extends CallInput<N> ? [input?: CallInput<N>, options?: CallOptions] : [input: CallInput<N>, options?: CallOptions]
 
 export type PlatformEvent = Reply<'event.stream'>
 
@@ -52,7 +57,10 @@ export interface Client {
    */
   events(options?: EventOptions): AsyncGenerator<PlatformEvent, void, undefined>
   /** Where to open a WebSocket, and the headers that a client which is no browser must send. */
-  stream<N extends StreamOperation>(name: N, input: CallInput<N>): { readonly url: string; readonly headers: Readonly<Record<string, string>> }
+  stream<N extends StreamOperation>(
+    name: N,
+    input: CallInput<N>,
+  ): { readonly url: string; readonly headers: Readonly<Record<string, string>> }
 }
 
 interface AnyInput {
@@ -76,7 +84,8 @@ export function pathOf(name: OperationName, input: AnyInput): string {
   return query.size > 0 ? `${path}?${query}` : path
 }
 
-const valueOf = (source: string | (() => string | null) | undefined): string | null => (typeof source === 'function' ? source() : (source ?? null))
+const valueOf = (source: string | (() => string | null) | undefined): string | null =>
+  typeof source === 'function' ? source() : (source ?? null)
 
 export function createClient(options: ClientOptions): Client {
   const baseUrl = options.baseUrl.replace(/\/+$/, '')
@@ -87,7 +96,12 @@ export function createClient(options: ClientOptions): Client {
     return token === null ? {} : { authorization: `Bearer ${token}` }
   }
 
-  async function request(name: OperationName, input: AnyInput, signal: AbortSignal | undefined, accept: string): Promise<Response> {
+  async function request(
+    name: OperationName,
+    input: AnyInput,
+    signal: AbortSignal | undefined,
+    accept: string,
+  ): Promise<Response> {
     const { method } = VERB_DATA[name]
     const csrf = method === 'GET' ? null : valueOf(options.csrf)
     const path = pathOf(name, input)
@@ -114,7 +128,12 @@ export function createClient(options: ClientOptions): Client {
   }
 
   /** One connection's events; ends when the connection does. */
-  async function* connection(after: string | undefined, signal: AbortSignal, alive: () => void, onOpen: () => void): AsyncGenerator<PlatformEvent> {
+  async function* connection(
+    after: string | undefined,
+    signal: AbortSignal,
+    alive: () => void,
+    onOpen: () => void,
+  ): AsyncGenerator<PlatformEvent> {
     const response = await request('event.stream', after === undefined ? {} : { query: { after } }, signal, 'text/event-stream')
     onOpen()
     if (!response.body) return
@@ -152,7 +171,8 @@ export function createClient(options: ClientOptions): Client {
       const firstPauseMs = options.retryMs ?? 500
       let last = after
       let pauseMs = firstPauseMs
-      while (!signal?.aborted) {
+      while (true) {
+        if (signal?.aborted) return
         const ended = new AbortController()
         const both = signal ? AbortSignal.any([ended.signal, signal]) : ended.signal
         const dead = (): void => ended.abort(new Fault('timeout', `events: nothing from ${baseUrl} in ${silenceMs} ms`))
@@ -204,8 +224,14 @@ function pause(durationMs: number, signal: AbortSignal | undefined): Promise<voi
 
 function networkFault(name: string, baseUrl: string, error: unknown, signal: AbortSignal | undefined): Fault {
   if (error instanceof Fault) return error
-  if (signal?.aborted) return signal.reason instanceof Fault ? signal.reason : new Fault('aborted', `${name}: withdrawn`, { cause: error })
-  const reason = error instanceof Error && error.cause instanceof Error ? error.cause.message : error instanceof Error ? error.message : String(error)
+  if (signal?.aborted)
+    return signal.reason instanceof Fault ? signal.reason : new Fault('aborted', `${name}: withdrawn`, { cause: error })
+  const reason =
+    error instanceof Error && error.cause instanceof Error
+      ? error.cause.message
+      : error instanceof Error
+        ? error.message
+        : String(error)
   return new Fault('unavailable', `${name}: ${baseUrl} does not answer${reason === '' ? '' : ` (${reason})`}`, { cause: error })
 }
 
@@ -218,6 +244,13 @@ async function faultOf(name: string, response: Response): Promise<Fault> {
   } catch {
     // Not ours: told below by its status.
   }
-  const code = response.status === 401 ? 'unauthenticated' : response.status === 403 ? 'forbidden' : response.status === 404 ? 'not_found' : 'unavailable'
+  const code =
+    response.status === 401
+      ? 'unauthenticated'
+      : response.status === 403
+        ? 'forbidden'
+        : response.status === 404
+          ? 'not_found'
+          : 'unavailable'
   return new Fault(code, `${name}: ${response.url} answered ${response.status}, which is no answer of a Typevisor server`)
 }

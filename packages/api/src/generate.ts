@@ -17,7 +17,8 @@ function typeOf(name: string, schema: JsonSchema): FieldType {
   throw new Error(`field ${name}: ${JSON.stringify(schema)} has no form on the command line`)
 }
 
-const bound = (value: unknown): number | undefined => (typeof value === 'number' && Number.isFinite(value) && Math.abs(value) < Number.MAX_SAFE_INTEGER ? value : undefined)
+const bound = (value: unknown): number | undefined =>
+  typeof value === 'number' && Number.isFinite(value) && Math.abs(value) < Number.MAX_SAFE_INTEGER ? value : undefined
 
 function fieldOf(name: string, schema: JsonSchema, required: boolean): VerbField {
   const type = typeOf(name, schema)
@@ -48,10 +49,13 @@ function itemOf(name: string, schema: JsonSchema): NonNullable<VerbField['items'
 
 function fieldsOfJson(schema: JsonSchema): VerbField[] {
   const required = new Set(schema['required'] as string[] | undefined)
-  return Object.entries((schema['properties'] ?? {}) as Record<string, JsonSchema>).map(([name, field]) => fieldOf(name, field, required.has(name)))
+  return Object.entries((schema['properties'] ?? {}) as Record<string, JsonSchema>).map(([name, field]) =>
+    fieldOf(name, field, required.has(name)),
+  )
 }
 
-const fieldsOf = (schema: z.ZodObject | undefined): VerbField[] => (schema ? fieldsOfJson(z.toJSONSchema(schema, { io: 'input' }) as JsonSchema) : [])
+const fieldsOf = (schema: z.ZodObject | undefined): VerbField[] =>
+  schema ? fieldsOfJson(z.toJSONSchema(schema, { io: 'input' }) as JsonSchema) : []
 
 export function verbData(): Record<string, VerbData> {
   return Object.fromEntries(
@@ -97,6 +101,7 @@ export const verbsSource = (): string =>
     "import type { OperationName } from '../table.ts'",
     "import type { VerbData } from '../verbs.ts'",
     '',
+    '// oxfmt-ignore',
     `export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = ${print(verbData(), '')}`,
     '',
   ].join('\n')

@@ -21,4 +21,13 @@ export {
   type RoleName,
 } from './table.ts'
 export { openApiDocument, type OpenApiOptions } from './openapi.ts'
-export { baseType, describeGot, detailsOfIssue, hostileDetails, joinPath, parseInput, type ParsedInput, type RawInput } from './validation.ts'
+export {
+  baseType,
+  describeGot,
+  detailsOfIssue,
+  hostileDetails,
+  joinPath,
+  parseInput,
+  type ParsedInput,
+  type RawInput,
+} from './validation.ts'

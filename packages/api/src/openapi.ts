@@ -23,7 +23,10 @@ function parametersOf(schema: z.ZodObject | undefined, place: 'path' | 'query'):
   const required = new Set((json['required'] as string[] | undefined) ?? [])
   return Object.entries((json['properties'] as Record<string, JsonObject> | undefined) ?? {}).map(([name, field]) => {
     const { description, ...rest } = field
-    return { name, in: place, required: place === 'path' || required.has(name), ...(description ? { description } : {}), schema: rest }
+    return Object.assign(
+      { name, in: place, required: place === 'path' || required.has(name), schema: rest },
+      description ? { description } : {},
+    )
   })
 }
 
@@ -35,7 +38,8 @@ export interface OpenApiOptions {
 
 export function openApiDocument({ version, statusOf }: OpenApiOptions): JsonObject {
   const registry = replyRegistry()
-  const components = z.toJSONSchema(registry, { io: 'output', unrepresentable: 'any', uri: (id) => `#/components/schemas/${id}` }).schemas as Record<string, JsonObject>
+  const components = z.toJSONSchema(registry, { io: 'output', unrepresentable: 'any', uri: (id) => `#/components/schemas/${id}` })
+    .schemas as Record<string, JsonObject>
   for (const component of Object.values(components)) {
     delete component['$schema']
     delete component['$id']
@@ -43,10 +47,17 @@ export function openApiDocument({ version, statusOf }: OpenApiOptions): JsonObje
   const refOf = (schema: z.ZodType): JsonObject => {
     const known = registry.get(schema)
     if (known) return { $ref: `#/components/schemas/${known.id}` }
-    const { $schema: _, ...rest } = z.toJSONSchema(schema, { io: 'output', unrepresentable: 'any', metadata: registry }) as JsonObject
+    const { $schema: _, ...rest } = z.toJSONSchema(schema, {
+      io: 'output',
+      unrepresentable: 'any',
+      metadata: registry,
+    }) as JsonObject
     return pointAtComponents(rest) as JsonObject
   }
-  const errorReply = (description: string): JsonObject => ({ description, content: { 'application/json': { schema: refOf(schemas.ErrorBody) } } })
+  const errorReply = (description: string): JsonObject => ({
+    description,
+    content: { 'application/json': { schema: refOf(schemas.ErrorBody) } },
+  })
 
   const paths: Record<string, JsonObject> = {}
   for (const [name, operation] of Object.entries(OPERATIONS) as [string, OperationDefinition][]) {
@@ -62,17 +73,23 @@ export function openApiDocument({ version, statusOf }: OpenApiOptions): JsonObje
         tags: [name.split('.')[0]],
         description: `Role: ${operation.role}. Scope: ${operation.scope}.${transport === 'stream' ? ' A WebSocket of bytes.' : ''}`,
         parameters: [...parametersOf(operation.params, 'path'), ...parametersOf(operation.query, 'query')],
-        ...(operation.body ? { requestBody: { required: true, content: { 'application/json': { schema: inputSchema(operation.body) } } } } : {}),
+        ...(operation.body
+          ? { requestBody: { required: true, content: { 'application/json': { schema: inputSchema(operation.body) } } } }
+          : {}),
         responses: {
           ...(transport === 'stream'
             ? { 101: { description: 'Switching to WebSocket' } }
             : {
                 [operation.status]: {
                   description: 'Done',
-                  content: { [transport === 'events' ? 'text/event-stream' : 'application/json']: { schema: refOf(operation.reply) } },
+                  content: {
+                    [transport === 'events' ? 'text/event-stream' : 'application/json']: { schema: refOf(operation.reply) },
+                  },
                 },
               }),
-          ...Object.fromEntries([...byStatus].sort(([a], [b]) => a - b).map(([status, group]) => [status, errorReply(group.join(', '))])),
+          ...Object.fromEntries(
+            [...byStatus].sort(([a], [b]) => a - b).map(([status, group]) => [status, errorReply(group.join(', '))]),
+          ),
         },
         security: operation.role === 'none' ? [] : [{ bearer: [] }, { cookie: [] }],
         'x-role': operation.role,
@@ -88,7 +105,12 @@ export function openApiDocument({ version, statusOf }: OpenApiOptions): JsonObje
       schemas: components,
       securitySchemes: {
         bearer: { type: 'http', scheme: 'bearer', description: 'An API token, tv_...' },
-        cookie: { type: 'apiKey', in: 'cookie', name: 'typevisor_session', description: 'A session; every change also needs the header x-csrf-token' },
+        cookie: {
+          type: 'apiKey',
+          in: 'cookie',
+          name: 'typevisor_session',
+          description: 'A session; every change also needs the header x-csrf-token',
+        },
       },
     },
   }
@@ -103,7 +125,9 @@ function pointAtComponents(node: unknown): unknown {
       .filter(([key]) => key !== '$defs')
       .map(([key, value]) => [
         key,
-        key === '$ref' && typeof value === 'string' ? value.replace('#/$defs/', '#/components/schemas/') : pointAtComponents(value),
+        key === '$ref' && typeof value === 'string'
+          ? value.replace('#/$defs/', '#/components/schemas/')
+          : pointAtComponents(value),
       ]),
   )
 }

@@ -56,11 +56,35 @@ export const CreateInstance = z.strictObject({
   name: Label.describe('name, as DNS labels are'),
   image: Label.default('micro').describe('image to boot'),
   vcpuCount: z.int().min(1).max(64).default(1).describe('virtual processors'),
-  memoryBytes: z.int().min(64 * MIB).max(16 * TIB).default(256 * MIB).describe('memory'),
-  rootDiskBytes: z.int().min(64 * MIB).max(64 * TIB).default(1 * GIB).describe('size of the root disk'),
+  memoryBytes: z
+    .int()
+    .min(64 * MIB)
+    .max(16 * TIB)
+    .default(256 * MIB)
+    .describe('memory'),
+  rootDiskBytes: z
+    .int()
+    .min(64 * MIB)
+    .max(64 * TIB)
+    .default(1 * GIB)
+    .describe('size of the root disk'),
   host: Label.optional().describe('host to run on; the emptiest one when left out'),
-  sshKeys: z.array(z.string().min(1).max(8192).regex(/^[^\r\n\0]+$/, { error: 'want one line' })).max(32).default([]).describe('OpenSSH public keys'),
-  user: z.string().regex(/^[a-z_][a-z0-9_-]{0,31}$/, { error: 'want a Unix account name' }).optional().describe('account to make in the guest'),
+  sshKeys: z
+    .array(
+      z
+        .string()
+        .min(1)
+        .max(8192)
+        .regex(/^[^\r\n\0]+$/, { error: 'want one line' }),
+    )
+    .max(32)
+    .default([])
+    .describe('OpenSSH public keys'),
+  user: z
+    .string()
+    .regex(/^[a-z_][a-z0-9_-]{0,31}$/, { error: 'want a Unix account name' })
+    .optional()
+    .describe('account to make in the guest'),
   userData: z.string().max(65_536).optional().describe('cloud-init user data'),
   forwards: z.array(PortForward).max(16).default([]).describe('ports of the host that reach the guest'),
   labels: LabelMap.default({}).describe('labels for search'),
@@ -98,7 +122,10 @@ export const Accepted = z.strictObject({ operation: Operation, instance: Instanc
 
 export const ExecBody = z.strictObject({
   argv: z.array(z.string().max(131_072)).min(1).max(1024).describe('command and arguments; no shell'),
-  stdinBase64: z.base64().max(4 * MIB).optional(),
+  stdinBase64: z
+    .base64()
+    .max(4 * MIB)
+    .optional(),
   timeoutMs: z.int().min(1).max(600_000).default(60_000).describe('time limit'),
 })
 export const ExecReply = z.strictObject({
@@ -118,7 +145,16 @@ export const Statistics = z.strictObject({
   cpuTimeNs: z.number().nullable(),
   residentBytes: z.number().nullable(),
   balloonBytes: z.number().nullable(),
-  disks: z.array(z.strictObject({ name: z.string(), readBytes: z.number(), writeBytes: z.number(), readCount: z.number(), writeCount: z.number(), flushCount: z.number() })),
+  disks: z.array(
+    z.strictObject({
+      name: z.string(),
+      readBytes: z.number(),
+      writeBytes: z.number(),
+      readCount: z.number(),
+      writeCount: z.number(),
+      flushCount: z.number(),
+    }),
+  ),
   nics: z.array(z.strictObject({ name: z.string(), receiveBytes: z.number().nullable(), transmitBytes: z.number().nullable() })),
 })
 export const ConsoleSlice = z.strictObject({
@@ -165,7 +201,9 @@ export const Account = z.strictObject({ id: Id, name: Label, role: Role, created
 export const Password = z.string().min(10, { error: 'want at least 10 characters' }).max(1024)
 export const Credentials = z.strictObject({ account: z.string().min(1).max(64), password: z.string().min(1).max(1024) })
 export const Session = z.strictObject({ account: Account, csrfToken: z.string().nullable(), expiresAt: Timestamp.nullable() })
-export const TokenScope = z.string().regex(/^(?:\*|[a-z]+):(?:read|write)$|^\*$/, { error: 'want NOUN:read, NOUN:write, *:read or *' })
+export const TokenScope = z
+  .string()
+  .regex(/^(?:\*|[a-z]+):(?:read|write)$|^\*$/, { error: 'want NOUN:read, NOUN:write, *:read or *' })
 export const Token = z.strictObject({
   id: Id,
   name: Label,
@@ -202,13 +240,19 @@ export const Empty = z.strictObject({})
 
 /** An instance is named by its id or its name. */
 export const InstanceParams = z.strictObject({ instance: z.string().min(1).max(64).describe('id or name of the instance') })
-export const WaitQuery = z.strictObject({ wait: z.coerce.number<number>().min(0).max(60).default(0).describe('seconds to wait for the end') })
+export const WaitQuery = z.strictObject({
+  wait: z.coerce.number<number>().min(0).max(60).default(0).describe('seconds to wait for the end'),
+})
 export const OperationParams = z.strictObject({ operation: Id })
 export const AccountParams = z.strictObject({ account: Label })
 export const TokenParams = z.strictObject({ token: Id })
 export const ImageParams = z.strictObject({ image: Label })
 export const BuildImage = z.strictObject({ host: Label.optional().describe('host to build on') })
-export const CreateAccount = z.strictObject({ name: Label, role: Role.default('operator').describe('what it may do'), password: Password })
+export const CreateAccount = z.strictObject({
+  name: Label,
+  role: Role.default('operator').describe('what it may do'),
+  password: Password,
+})
 export const SetPassword = z.strictObject({ password: Password })
 export const TokenSecret = z.strictObject({ token: Token, secret: z.string().describe('shown once') })
 export const AddressList = z.strictObject({ items: z.array(Address) })
@@ -224,7 +268,9 @@ export const OperationListQuery = ListQuery.extend({
   resource: z.string().max(64).optional().describe('only of this thing'),
 })
 export const EventListQuery = ListQuery.extend({ resource: z.string().max(64).optional().describe('only of this thing') })
-export const EventStreamQuery = z.strictObject({ after: z.string().max(64).optional().describe('sequence of the last event seen') })
+export const EventStreamQuery = z.strictObject({
+  after: z.string().max(64).optional().describe('sequence of the last event seen'),
+})
 export const CreateHostToken = z.strictObject({ name: Label.describe('name of the host') })
 export const HostToken = z.strictObject({ name: Label, secret: z.string().describe('shown once') })
 export const Health = z.strictObject({ status: z.literal('ok'), version: z.string() })

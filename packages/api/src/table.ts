@@ -51,6 +51,8 @@ const verb = <const N extends string>(name: N, summary: string, confirms = false
     cli: { positional: ['instance'], confirms },
   }) as const
 
+// One operation a line.
+// oxfmt-ignore
 export const OPERATIONS = define({
   'session.create': { method: 'POST', path: '/api/v1/session', summary: 'Sign in', role: 'none', scope: 'session:write', body: s.Credentials, reply: s.Session, status: 201, faults: ['unauthenticated', 'busy'], cli: null },
   'session.get': { method: 'GET', path: '/api/v1/session', summary: 'Who is signed in', role: 'viewer', scope: 'session:read', reply: s.Session, status: 200, faults: [], cli: { positional: [] } },
@@ -103,9 +105,21 @@ export const OPERATIONS = define({
 
 export type OperationName = keyof typeof OPERATIONS
 export const OPERATION_NAMES = Object.keys(OPERATIONS) as OperationName[]
-export type Body<N extends OperationName> = (typeof OPERATIONS)[N] extends { body: infer B extends z.ZodType } ? z.input<B> : undefined
-export type ParsedBody<N extends OperationName> = (typeof OPERATIONS)[N] extends { body: infer B extends z.ZodType } ? z.output<B> : undefined
-export type Query<N extends OperationName> = (typeof OPERATIONS)[N] extends { query: infer Q extends z.ZodType } ? z.input<Q> : undefined
-export type ParsedQuery<N extends OperationName> = (typeof OPERATIONS)[N] extends { query: infer Q extends z.ZodType } ? z.output<Q> : undefined
-export type Params<N extends OperationName> = (typeof OPERATIONS)[N] extends { params: infer P extends z.ZodType } ? z.output<P> : undefined
-export type Reply<N extends OperationName> = (typeof OPERATIONS)[N] extends { reply: infer R extends z.ZodType } ? z.output<R> : never
+export type Body<N extends OperationName> = (typeof OPERATIONS)[N] extends { body: infer B extends z.ZodType }
+  ? z.input<B>
+  : undefined
+export type ParsedBody<N extends OperationName> = (typeof OPERATIONS)[N] extends { body: infer B extends z.ZodType }
+  ? z.output<B>
+  : undefined
+export type Query<N extends OperationName> = (typeof OPERATIONS)[N] extends { query: infer Q extends z.ZodType }
+  ? z.input<Q>
+  : undefined
+export type ParsedQuery<N extends OperationName> = (typeof OPERATIONS)[N] extends { query: infer Q extends z.ZodType }
+  ? z.output<Q>
+  : undefined
+export type Params<N extends OperationName> = (typeof OPERATIONS)[N] extends { params: infer P extends z.ZodType }
+  ? z.output<P>
+  : undefined
+export type Reply<N extends OperationName> = (typeof OPERATIONS)[N] extends { reply: infer R extends z.ZodType }
+  ? z.output<R>
+  : never

@@ -7,7 +7,14 @@
  */
 import { Fault, type FaultDetail } from '@typevisor/base'
 import type { z } from 'zod'
-import { OPERATIONS, type OperationDefinition, type OperationName, type Params, type ParsedBody, type ParsedQuery } from './table.ts'
+import {
+  OPERATIONS,
+  type OperationDefinition,
+  type OperationName,
+  type Params,
+  type ParsedBody,
+  type ParsedQuery,
+} from './table.ts'
 
 export interface RawInput {
   readonly params: unknown
@@ -49,7 +56,12 @@ function invalid(name: string, details: readonly FaultDetail[]): Fault {
   return new Fault('invalid', message, { details: details.slice(0, DETAIL_COUNT_MAX) })
 }
 
-function parsePart(root: 'params' | 'query' | 'body', schema: z.ZodObject | undefined, raw: unknown, details: FaultDetail[]): unknown {
+function parsePart(
+  root: 'params' | 'query' | 'body',
+  schema: z.ZodObject | undefined,
+  raw: unknown,
+  details: FaultDetail[],
+): unknown {
   const value = raw === undefined || (root !== 'body' && raw === null) ? {} : raw
   const found = hostileDetails(value, root)
   if (!schema) {
@@ -72,7 +84,11 @@ function parsePart(root: 'params' | 'query' | 'body', schema: z.ZodObject | unde
   return undefined
 }
 
-const isPlainObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)
+const isPlainObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+const textFault = (text: string): string | null =>
+  text.includes('\0') ? 'text without NUL characters' : text.isWellFormed() ? null : 'text without lone surrogates'
 
 /** What may be in no field of any operation. Looks no deeper than `DEPTH_MAX`, so it cannot exhaust the stack. */
 export function hostileDetails(value: unknown, root: string): FaultDetail[] {
@@ -80,8 +96,6 @@ export function hostileDetails(value: unknown, root: string): FaultDetail[] {
   const report = (path: readonly PropertyKey[], want: string, got: string): void => {
     if (details.length < DETAIL_COUNT_MAX) details.push({ path: joinPath(root, path), want, got })
   }
-  const textFault = (text: string): string | null =>
-    text.includes('\0') ? 'text without NUL characters' : text.isWellFormed() ? null : 'text without lone surrogates'
   const visit = (node: unknown, path: readonly PropertyKey[]): void => {
     if (details.length >= DETAIL_COUNT_MAX) return
     if (typeof node === 'string') {
@@ -149,7 +163,10 @@ export function describeGot(value: unknown, field?: PropertyKey): string {
 
 function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   return path.reduce<unknown>(
-    (node, key) => (typeof node === 'object' && node !== null && Object.hasOwn(node, key) ? (node as Record<PropertyKey, unknown>)[key] : undefined),
+    (node, key) =>
+      typeof node === 'object' && node !== null && Object.hasOwn(node, key)
+        ? (node as Record<PropertyKey, unknown>)[key]
+        : undefined,
     value,
   )
 }
@@ -167,17 +184,34 @@ const TYPES: Readonly<Record<string, string>> = {
   record: 'an object of texts',
   null: 'null',
 }
-const FORMATS: Readonly<Record<string, string>> = { uuid: 'a UUID', base64: 'base64', guid: 'a UUID', email: 'an e-mail address', url: 'a URL' }
+const FORMATS: Readonly<Record<string, string>> = {
+  uuid: 'a UUID',
+  base64: 'base64',
+  guid: 'a UUID',
+  email: 'an e-mail address',
+  url: 'a URL',
+}
 
-const UNITS: Readonly<Record<string, string>> = { string: ' characters', array: ' items', set: ' items', map: ' entries', object: ' fields', file: ' bytes' }
+const UNITS: Readonly<Record<string, string>> = {
+  string: ' characters',
+  array: ' items',
+  set: ' items',
+  map: ' entries',
+  object: ' fields',
+  file: ' bytes',
+}
 
 /** What would be right, for each kind of issue that zod knows: a new kind fails to compile. */
 const WANT: { readonly [C in Issue['code']]: (issue: IssueOf<C>) => string } = {
   invalid_type: (issue) => TYPES[issue.expected] ?? issue.expected,
-  invalid_value: (issue) => (issue.values.length === 1 ? String(issue.values[0]) : `one of ${issue.values.map(String).join(', ')}`),
-  invalid_format: (issue) => ownWords(issue) ?? FORMATS[issue.format] ?? (issue.pattern ? `text that matches ${issue.pattern}` : issue.format),
-  too_small: (issue) => ownWords(issue) ?? `${issue.inclusive === false ? 'more than' : 'at least'} ${issue.minimum}${UNITS[issue.origin] ?? ''}`,
-  too_big: (issue) => ownWords(issue) ?? `${issue.inclusive === false ? 'less than' : 'at most'} ${issue.maximum}${UNITS[issue.origin] ?? ''}`,
+  invalid_value: (issue) =>
+    issue.values.length === 1 ? String(issue.values[0]) : `one of ${issue.values.map(String).join(', ')}`,
+  invalid_format: (issue) =>
+    ownWords(issue) ?? FORMATS[issue.format] ?? (issue.pattern ? `text that matches ${issue.pattern}` : issue.format),
+  too_small: (issue) =>
+    ownWords(issue) ?? `${issue.inclusive === false ? 'more than' : 'at least'} ${issue.minimum}${UNITS[issue.origin] ?? ''}`,
+  too_big: (issue) =>
+    ownWords(issue) ?? `${issue.inclusive === false ? 'less than' : 'at most'} ${issue.maximum}${UNITS[issue.origin] ?? ''}`,
   not_multiple_of: (issue) => `a multiple of ${issue.divisor}`,
   unrecognized_keys: () => 'no such field',
   invalid_union: (issue) => {
@@ -190,7 +224,8 @@ const WANT: { readonly [C in Issue['code']]: (issue: IssueOf<C>) => string } = {
 }
 
 /** A schema's own error text begins with `want`. */
-const ownWords = (issue: { message: string }): string | undefined => (issue.message.startsWith('want ') ? issue.message.slice(5) : undefined)
+const ownWords = (issue: { message: string }): string | undefined =>
+  issue.message.startsWith('want ') ? issue.message.slice(5) : undefined
 
 function wantOf(issue: Issue): string {
   const describe = WANT[issue.code] as ((issue: Issue) => string) | undefined // the table is indexed by the issue's own code
@@ -206,7 +241,10 @@ export function detailsOfIssue(issue: Issue, value: unknown, root: string, schem
       got: describeGot(valueAt(value, [...issue.path, key]), key),
     }))
   }
-  const got = issue.code === 'invalid_key' ? JSON.stringify(String(issue.path.at(-1)).slice(0, GOT_LENGTH_MAX)) : describeGot(valueAt(value, issue.path), issue.path.at(-1))
+  const got =
+    issue.code === 'invalid_key'
+      ? JSON.stringify(String(issue.path.at(-1)).slice(0, GOT_LENGTH_MAX))
+      : describeGot(valueAt(value, issue.path), issue.path.at(-1))
   return [{ path: joinPath(root, issue.path), want: wantOf(issue), got: tooLong(issue, value) ?? got }]
 }
 

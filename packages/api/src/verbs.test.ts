@@ -23,7 +23,10 @@ test('fields whose names end in Bytes are sizes, and every field has a type that
   const { body } = VERB_DATA['instance.create']
   assert.equal(body.find((field) => field.name === 'memoryBytes')?.type, 'size')
   assert.equal(body.find((field) => field.name === 'labels')?.type, 'map')
-  assert.deepEqual(body.find((field) => field.name === 'forwards')?.items?.fields?.map((field) => field.name), ['protocol', 'hostPort', 'guestPort'])
+  assert.deepEqual(
+    body.find((field) => field.name === 'forwards')?.items?.fields?.map((field) => field.name),
+    ['protocol', 'hostPort', 'guestPort'],
+  )
 })
 
 test('neither the verbs nor the client loads a schema library', () => {

@@ -39,7 +39,8 @@ function setUp(policy: Partial<IdentityPolicy> = {}) {
   const hasher = countingHasher()
   const store = memoryIdentityStore()
   const identity = createIdentity({ store, hasher, crypto, clock, rng: seededRng('identity'), ids: sequentialIds(1000), policy })
-  const signIn = (account = 'ada', password = 'a long password', address = '10.0.0.1') => identity.signIn({ account, password, address })
+  const signIn = (account = 'ada', password = 'a long password', address = '10.0.0.1') =>
+    identity.signIn({ account, password, address })
   return { clock, hasher, store, identity, signIn }
 }
 
@@ -73,18 +74,35 @@ test('whoever signs in is the caller of the session until signing out', async ()
 test('a wrong password, an unknown account, a disabled one and the local one cost one verification each and get the same words', async () => {
   const { identity, store, hasher, signIn } = setUp()
   await identity.createAccount(ada)
-  await store.insertAccount({ id: 'd', name: 'dora', role: 'viewer', passwordHash: '1:a long password', disabled: true, createdAt: root.expiresAt ?? (0 as never) })
+  await store.insertAccount({
+    id: 'd',
+    name: 'dora',
+    role: 'viewer',
+    passwordHash: '1:a long password',
+    disabled: true,
+    createdAt: root.expiresAt ?? (0 as never),
+  })
   const words = new Set<string>()
-  for (const [account, password] of [['ada', 'wrong'], ['nobody', 'wrong'], ['dora', 'a long password'], ['local', '']] as const) {
+  for (const [account, password] of [
+    ['ada', 'wrong'],
+    ['nobody', 'wrong'],
+    ['dora', 'a long password'],
+    ['local', ''],
+  ] as const) {
     const before = hasher.verified.length
-    await assert.rejects(signIn(account, password), (error) => error instanceof Fault && error.code === 'unauthenticated' && !!words.add(error.message))
+    await assert.rejects(
+      signIn(account, password),
+      (error) => error instanceof Fault && error.code === 'unauthenticated' && !!words.add(error.message),
+    )
     assert.equal(hasher.verified.length, before + 1, account)
   }
   assert.equal(words.size, 1)
 })
 
 test('the try after the limit is refused before the password is looked at, right or wrong, and the window ends', async () => {
-  const { identity, hasher, clock, signIn } = setUp({ throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 } })
+  const { identity, hasher, clock, signIn } = setUp({
+    throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 },
+  })
   await identity.createAccount(ada)
   for (let count = 0; count < 3; count += 1) await rejectsWith('unauthenticated', signIn('ada', 'wrong'))
   const before = hasher.verified.length
@@ -96,7 +114,9 @@ test('the try after the limit is refused before the password is looked at, right
 })
 
 test('guesses at the same time do not slip through: no more than the limit are verified', async () => {
-  const { identity, hasher, signIn } = setUp({ throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 } })
+  const { identity, hasher, signIn } = setUp({
+    throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 },
+  })
   await identity.createAccount(ada)
   await Promise.allSettled(Array.from({ length: 50 }, () => signIn('ada', 'wrong')))
   assert.equal(hasher.verified.length, 3)
@@ -118,7 +138,11 @@ test('signing in many times rightly is never taken for guessing', async () => {
 })
 
 test('a session ends when it was idle too long, and at its age however busy it is', async () => {
-  const { identity, clock, signIn } = setUp({ sessionIdleMs: millis(1000), sessionLifetimeMs: millis(5000), touchEveryMs: millis(100) })
+  const { identity, clock, signIn } = setUp({
+    sessionIdleMs: millis(1000),
+    sessionLifetimeMs: millis(5000),
+    touchEveryMs: millis(100),
+  })
   await identity.createAccount(ada)
   const idle = await signIn()
   await clock.advance(999)
@@ -190,18 +214,30 @@ test('a token acts for its account within its scopes, until it is revoked, over 
   await rejectsWith('not_found', identity.revokeToken({ ...root, accountId: 'other' }, second.token.id))
   await identity.revokeToken(root, second.token.id)
   assert.equal(await identity.callerOfToken(second.secret), null)
-  for (const text of ['', 'tv_', second.secret.slice(0, -1), `${second.secret}x`, second.secret.replace('tv_', 'tvh_')]) assert.equal(await identity.callerOfToken(text), null)
+  for (const text of ['', 'tv_', second.secret.slice(0, -1), `${second.secret}x`, second.secret.replace('tv_', 'tvh_')])
+    assert.equal(await identity.callerOfToken(text), null)
 })
 
 test('a token makes no token that may do more or lives longer than itself', async () => {
   const { identity, clock } = setUp()
-  const narrow: Caller = { ...root, via: 'token', scopes: ['instance:write', 'token:write'], expiresAt: (clock.now() + 1000) as never }
+  const narrow: Caller = {
+    ...root,
+    via: 'token',
+    scopes: ['instance:write', 'token:write'],
+    expiresAt: (clock.now() + 1000) as never,
+  }
   await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['*'], expiresAt: clock.now() + 500 }))
   await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['host:read'], expiresAt: clock.now() + 500 }))
   await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['instance:read'] }))
-  await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 2000 }))
+  await rejectsWith(
+    'forbidden',
+    identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 2000 }),
+  )
   await identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 500 })
-  await rejectsWith('conflict', identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 500 }))
+  await rejectsWith(
+    'conflict',
+    identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 500 }),
+  )
   await rejectsWith('invalid', identity.createToken(root, { name: 'b', scopes: ['*'], expiresAt: clock.now() }))
 })
 

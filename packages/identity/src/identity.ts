@@ -91,10 +91,12 @@ export interface Identity {
   prune(): Promise<void>
 }
 
+/** The same words whatever was wrong. */
+const wrong = (): Fault => new Fault('unauthenticated', 'sign in: the account or the password is wrong')
+
 export function createIdentity(options: IdentityOptions): Identity {
   const { store, hasher, crypto, clock, rng, ids } = options
   const policy: IdentityPolicy = { ...DEFAULT_IDENTITY_POLICY, ...options.policy }
-  const wrong = (): Fault => new Fault('unauthenticated', 'sign in: the account or the password is wrong')
 
   /** What is verified where there is no account: the same work, and it never matches. Made once, when first needed. */
   let decoy: Promise<string> | undefined
@@ -130,7 +132,15 @@ export function createIdentity(options: IdentityOptions): Identity {
       const secret = newSecret(rng, crypto)
       const expiresAt = epochMillis(now + policy.sessionLifetimeMs)
       const sessionId = ids.next()
-      await store.insertSession({ id: sessionId, accountId: account.id, secretHash: secret.hash, createdAt: now, lastSeenAt: now, expiresAt, address })
+      await store.insertSession({
+        id: sessionId,
+        accountId: account.id,
+        secretHash: secret.hash,
+        createdAt: now,
+        lastSeenAt: now,
+        expiresAt,
+        address,
+      })
       return { account, secret: secret.text, csrfToken: csrfTokenOf(secret.text, crypto), expiresAt, sessionId }
     },
 
@@ -166,7 +176,8 @@ export function createIdentity(options: IdentityOptions): Identity {
       const { token, account } = found
       const now = clock.now()
       if (account.disabled || (token.expiresAt !== null && now >= token.expiresAt)) return null
-      if (!quiet && (token.lastUsedAt === null || now - token.lastUsedAt >= policy.touchEveryMs)) await store.touchToken(token.id, now)
+      if (!quiet && (token.lastUsedAt === null || now - token.lastUsedAt >= policy.touchEveryMs))
+        await store.touchToken(token.id, now)
       return {
         accountId: account.id,
         accountName: account.name,
@@ -198,7 +209,8 @@ export function createIdentity(options: IdentityOptions): Identity {
     async setPassword(caller, name, password) {
       const own = caller.accountName === name
       // Somebody else's account is not looked up before this: a viewer learns no names here.
-      if (!own && !roleAllows(caller.role, 'admin')) throw new Fault('forbidden', `set password of ${name}: only an admin may, or ${name}`)
+      if (!own && !roleAllows(caller.role, 'admin'))
+        throw new Fault('forbidden', `set password of ${name}: only an admin may, or ${name}`)
       const account = await mustFind(name)
       if (account.id === LOCAL_ACCOUNT_ID) {
         throw new Fault('forbidden', `set password of ${name}: it is used by the credentials file only and has no password`)
@@ -210,10 +222,12 @@ export function createIdentity(options: IdentityOptions): Identity {
 
     async deleteAccount(name) {
       const account = await mustFind(name)
-      if (account.id === LOCAL_ACCOUNT_ID) throw new Fault('conflict', `remove account ${name}: the platform's own command line uses it`)
+      if (account.id === LOCAL_ACCOUNT_ID)
+        throw new Fault('conflict', `remove account ${name}: the platform's own command line uses it`)
       const outcome = await store.deleteAccount(account.id)
       if (outcome === 'missing') throw new Fault('not_found', `account ${name}: there is none`)
-      if (outcome === 'last-admin') throw new Fault('conflict', `remove account ${name}: it is the last admin; make another one first`)
+      if (outcome === 'last-admin')
+        throw new Fault('conflict', `remove account ${name}: it is the last admin; make another one first`)
       return account
     },
 
@@ -224,12 +238,18 @@ export function createIdentity(options: IdentityOptions): Identity {
         throw new Fault('invalid', `${detail.path}: got ${detail.got}, want ${detail.want}`, { details: [detail] })
       }
       if (!scopesCover(caller.scopes, scopes)) {
-        throw new Fault('forbidden', `make token ${name}: want at most the scopes that you have (${caller.scopes.join(' ')}), got ${scopes.join(' ')}`)
+        throw new Fault(
+          'forbidden',
+          `make token ${name}: want at most the scopes that you have (${caller.scopes.join(' ')}), got ${scopes.join(' ')}`,
+        )
       }
       const endsAt = expiresAt ?? null
       // A token made by a token that ends must not outlive it.
       if (caller.via === 'token' && caller.expiresAt !== null && (endsAt === null || endsAt > caller.expiresAt)) {
-        throw new Fault('forbidden', `make token ${name}: it would outlive the token that asks, which ends at ${caller.expiresAt}`)
+        throw new Fault(
+          'forbidden',
+          `make token ${name}: it would outlive the token that asks, which ends at ${caller.expiresAt}`,
+        )
       }
       const id = ids.next()
       const secret = newBearer('api', id, rng, crypto)
@@ -245,7 +265,8 @@ export function createIdentity(options: IdentityOptions): Identity {
       }
       const outcome = await store.insertToken(token, policy.tokenCountMax)
       if (outcome === 'taken') throw new Fault('conflict', `make token ${name}: you have one of this name`)
-      if (outcome === 'full') throw new Fault('exhausted', `make token ${name}: you have ${policy.tokenCountMax} tokens, which is the limit`)
+      if (outcome === 'full')
+        throw new Fault('exhausted', `make token ${name}: you have ${policy.tokenCountMax} tokens, which is the limit`)
       return { token, secret: secret.text }
     },
 

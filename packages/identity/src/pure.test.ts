@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { createHash, createHmac, randomBytes } from 'node:crypto'
 import { test } from 'node:test'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { seededRng } from '@typevisor/sim'
 import { generatePassword } from './password.ts'
 import { formatPhc, parsePhc } from './phc.ts'
@@ -18,7 +18,8 @@ const crypto: SecretCrypto = {
 const rng = seededRng('secrets')
 
 test('each role may do what the ones before it may, and no more', () => {
-  for (const [index, have] of ROLES.entries()) for (const [other, want] of ROLES.entries()) assert.equal(roleAllows(have, want), index >= other)
+  for (const [index, have] of ROLES.entries())
+    for (const [other, want] of ROLES.entries()) assert.equal(roleAllows(have, want), index >= other)
 })
 
 test('a scope allows its noun and verb; writing includes reading; a star is every noun', () => {
@@ -85,12 +86,16 @@ test('a PHC string is read back as it was written, and any other text is null', 
   )
   fc.assert(fc.property(fc.string(), (text) => parsePhc(text) === null))
   const hostile = ['m=99999999,t=2,p=1', 'm=19456,t=999,p=1', 'm=1,t=1,p=16', 'm=19456,t=0,p=1', 'm=19456,t=2,p=0']
-  for (const parameters of hostile) assert.equal(parsePhc(`$argon2id$v=19$${parameters}$${'A'.repeat(22)}$${'A'.repeat(43)}`), null, parameters)
+  for (const parameters of hostile)
+    assert.equal(parsePhc(`$argon2id$v=19$${parameters}$${'A'.repeat(22)}$${'A'.repeat(43)}`), null, parameters)
   assert.equal(parsePhc(`$argon2i$v=19$m=19456,t=2,p=1$${'A'.repeat(22)}$${'A'.repeat(43)}`), null)
 })
 
 test('generated passwords are long enough for the API, without letters that look alike, and never the same', () => {
-  const real = { below: (bound: number) => randomBytes(4).readUInt32LE() % bound, bytes: (count: number) => new Uint8Array(randomBytes(count)) }
+  const real = {
+    below: (bound: number) => randomBytes(4).readUInt32LE() % bound,
+    bytes: (count: number) => new Uint8Array(randomBytes(count)),
+  }
   const made = new Set(Array.from({ length: 200 }, () => generatePassword(real)))
   assert.equal(made.size, 200)
   for (const password of made) assert.match(password, /^(?:[a-km-np-z2-9]{5}-){3}[a-km-np-z2-9]{5}$/)

@@ -21,7 +21,10 @@ export interface Bearer {
 }
 
 const toBase64Url = (content: Uint8Array): string =>
-  btoa(String.fromCharCode(...content)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
+  btoa(String.fromCharCode(...content))
+    .replaceAll('+', '-')
+    .replaceAll('/', '_')
+    .replaceAll('=', '')
 const fromBase64Url = (text: string): Uint8Array =>
   Uint8Array.from(atob(text.replaceAll('-', '+').replaceAll('_', '/')), (char) => char.charCodeAt(0))
 
@@ -41,7 +44,12 @@ export function bearerText({ kind, id, secret }: Bearer): string {
 }
 
 /** A new bearer text for the row `id`, and the hash to store with the row. */
-export function newBearer(kind: BearerKind, id: string, rng: Rng, crypto: SecretCrypto): { readonly text: string; readonly hash: Uint8Array } {
+export function newBearer(
+  kind: BearerKind,
+  id: string,
+  rng: Rng,
+  crypto: SecretCrypto,
+): { readonly text: string; readonly hash: Uint8Array } {
   const secret = rng.bytes(SECRET_BYTES)
   return { text: bearerText({ kind, id, secret }), hash: crypto.sha256(secret) }
 }

@@ -8,6 +8,12 @@ import type { AttemptRecord, ThrottlePolicy } from './throttle.ts'
 
 const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => a.length === b.length && a.every((byte, index) => byte === b[index])
 
+const removeWhere = <T>(from: Map<string, T>, matches: (item: T) => boolean): number => {
+  const found = [...from].filter(([, item]) => matches(item))
+  for (const [key] of found) from.delete(key)
+  return found.length
+}
+
 export function memoryIdentityStore(): IdentityStore {
   const accounts = new Map<string, AccountRecord>()
   const sessions = new Map<string, SessionRecord>()
@@ -25,11 +31,6 @@ export function memoryIdentityStore(): IdentityStore {
   const change = (id: string, fields: Partial<AccountRecord>): void => {
     const account = accounts.get(id)
     if (account) accounts.set(id, { ...account, ...fields })
-  }
-  const removeWhere = <T>(from: Map<string, T>, matches: (item: T) => boolean): number => {
-    const found = [...from].filter(([, item]) => matches(item))
-    for (const [key] of found) from.delete(key)
-    return found.length
   }
   return {
     accountByName: async (name) => byName(name),
@@ -49,7 +50,9 @@ export function memoryIdentityStore(): IdentityStore {
     async deleteAccount(accountId) {
       const account = accounts.get(accountId)
       if (!account) return 'missing'
-      const others = [...accounts.values()].filter((other) => other.id !== accountId && other.role === 'admin' && !other.disabled && other.passwordHash !== null)
+      const others = [...accounts.values()].filter(
+        (other) => other.id !== accountId && other.role === 'admin' && !other.disabled && other.passwordHash !== null,
+      )
       if (account.role === 'admin' && others.length === 0) return 'last-admin'
       accounts.delete(accountId)
       removeWhere(sessions, (session) => session.accountId === accountId)
@@ -71,7 +74,8 @@ export function memoryIdentityStore(): IdentityStore {
     async deleteSession(id) {
       sessions.delete(id)
     },
-    pruneSessions: async (now, idleSince) => removeWhere(sessions, (session) => session.expiresAt <= now || session.lastSeenAt <= idleSince),
+    pruneSessions: async (now, idleSince) =>
+      removeWhere(sessions, (session) => session.expiresAt <= now || session.lastSeenAt <= idleSince),
     async insertToken(token, limit) {
       const own = [...tokens.values()].filter((other) => other.accountId === token.accountId)
       if (own.some((other) => other.name === token.name)) return 'taken'
@@ -93,7 +97,9 @@ export function memoryIdentityStore(): IdentityStore {
       return keys.map(({ key }): AttemptRecord => {
         const known = attempts.get(key)
         const record =
-          known && known.windowEndsAt > now ? { ...known, count: known.count + 1 } : { count: 1, windowEndsAt: epochMillis(now + policy.windowMs) }
+          known && known.windowEndsAt > now
+            ? { ...known, count: known.count + 1 }
+            : { count: 1, windowEndsAt: epochMillis(now + policy.windowMs) }
         attempts.set(key, record)
         return { key, ...record }
       })
@@ -109,41 +115,43 @@ export function memoryIdentityStore(): IdentityStore {
   }
 }
 
+const at = (count: number): EpochMillis => epochMillis(1_800_000_000_000 + count)
+const id = (count: number): string => `00000000-0000-7000-8000-${count.toString(16).padStart(12, '0')}`
+const hash = (fill: number): Uint8Array => new Uint8Array(32).fill(fill)
+
+const account = (count: number, fields: Partial<AccountRecord> = {}): AccountRecord => ({
+  id: id(count),
+  name: `account-${count}`,
+  role: 'operator',
+  passwordHash: 'hash',
+  disabled: false,
+  createdAt: at(0),
+  ...fields,
+})
+const session = (count: number, accountId: string, fields: Partial<SessionRecord> = {}): SessionRecord => ({
+  id: id(count),
+  accountId,
+  secretHash: hash(count % 256),
+  createdAt: at(0),
+  lastSeenAt: at(0),
+  expiresAt: at(1000),
+  address: '127.0.0.1',
+  ...fields,
+})
+const token = (count: number, accountId: string, fields: Partial<TokenRecord> = {}): TokenRecord => ({
+  id: id(count),
+  accountId,
+  name: `token-${count}`,
+  secretHash: hash(count % 256),
+  scopes: ['instance:read', '*:write'],
+  createdAt: at(0),
+  expiresAt: null,
+  lastUsedAt: null,
+  ...fields,
+})
+
 /** Every store keeps these. `make` gives a store with nothing in it but the local account. */
 export function identityStoreConformance(name: string, make: () => Promise<{ store: IdentityStore } & AsyncDisposable>): void {
-  const at = (count: number): EpochMillis => epochMillis(1_800_000_000_000 + count)
-  const id = (count: number): string => `00000000-0000-7000-8000-${count.toString(16).padStart(12, '0')}`
-  const hash = (fill: number): Uint8Array => new Uint8Array(32).fill(fill)
-  const account = (count: number, fields: Partial<AccountRecord> = {}): AccountRecord => ({
-    id: id(count),
-    name: `account-${count}`,
-    role: 'operator',
-    passwordHash: 'hash',
-    disabled: false,
-    createdAt: at(0),
-    ...fields,
-  })
-  const session = (count: number, accountId: string, fields: Partial<SessionRecord> = {}): SessionRecord => ({
-    id: id(count),
-    accountId,
-    secretHash: hash(count % 256),
-    createdAt: at(0),
-    lastSeenAt: at(0),
-    expiresAt: at(1000),
-    address: '127.0.0.1',
-    ...fields,
-  })
-  const token = (count: number, accountId: string, fields: Partial<TokenRecord> = {}): TokenRecord => ({
-    id: id(count),
-    accountId,
-    name: `token-${count}`,
-    secretHash: hash(count % 256),
-    scopes: ['instance:read', '*:write'],
-    createdAt: at(0),
-    expiresAt: null,
-    lastUsedAt: null,
-    ...fields,
-  })
   const policy: ThrottlePolicy = { windowMs: millis(1000), pairLimit: 3, addressLimit: 5, accountLimit: 9 }
   const it = (title: string, work: (store: IdentityStore) => Promise<void>): void => {
     test(`${name}: ${title}`, async () => {
@@ -224,7 +232,10 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
     await store.touchSession(record.id, at(50))
     await store.touchSession(record.id, at(20))
     const found = await store.sessionByHash(record.secretHash)
-    assert.deepEqual({ ...found?.session, secretHash: [...(found?.session.secretHash ?? [])] }, { ...record, lastSeenAt: at(50), secretHash: [...record.secretHash] })
+    assert.deepEqual(
+      { ...found?.session, secretHash: [...(found?.session.secretHash ?? [])] },
+      { ...record, lastSeenAt: at(50), secretHash: [...record.secretHash] },
+    )
     assert.equal(found?.account.id, id(100))
     await store.deleteSession(record.id)
     assert.equal(await store.sessionByHash(record.secretHash), null)
@@ -245,7 +256,10 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
     const record = token(110, id(100), { expiresAt: at(77) })
     assert.equal(await store.insertToken(record, 2), 'inserted')
     const found = await store.tokenById(record.id)
-    assert.deepEqual({ ...found?.token, secretHash: [...(found?.token.secretHash ?? [])] }, { ...record, secretHash: [...record.secretHash] })
+    assert.deepEqual(
+      { ...found?.token, secretHash: [...(found?.token.secretHash ?? [])] },
+      { ...record, secretHash: [...record.secretHash] },
+    )
     assert.equal(await store.insertToken(token(111, id(100), { name: record.name }), 2), 'taken')
     assert.equal(await store.insertToken(token(112, id(101), { name: record.name }), 2), 'inserted')
     const answers = await Promise.all([113, 114, 115].map((count) => store.insertToken(token(count, id(100)), 2)))
@@ -269,7 +283,10 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
       { key: 'address:b', limit: 5 },
     ]
     const answers = await Promise.all(Array.from({ length: 8 }, () => store.countAttempt(keys, at(0), policy)))
-    assert.deepEqual(answers.map((records) => records.find((record) => record.key === 'pair:a')?.count).toSorted(), [1, 2, 3, 4, 5, 6, 7, 8])
+    assert.deepEqual(
+      answers.map((records) => records.find((record) => record.key === 'pair:a')?.count).toSorted(),
+      [1, 2, 3, 4, 5, 6, 7, 8],
+    )
     assert.ok(answers.every((records) => records.every((record) => record.windowEndsAt === at(1000))))
     const [later] = await store.countAttempt([{ key: 'pair:a', limit: 3 }], at(1000), policy)
     assert.deepEqual(later, { key: 'pair:a', count: 1, windowEndsAt: at(2000) })
@@ -286,7 +303,10 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
       { key: 'pair:a', forget: true },
       { key: 'address:b', forget: false },
     ])
-    assert.deepEqual((await store.countAttempt(keys, at(1), policy)).map((record) => record.count), [1, 2])
+    assert.deepEqual(
+      (await store.countAttempt(keys, at(1), policy)).map((record) => record.count),
+      [1, 2],
+    )
     assert.equal(await store.pruneAttempts(at(5000)), 2)
   })
 

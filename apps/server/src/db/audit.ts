@@ -21,7 +21,8 @@ export interface AuditLog {
   prune(before: EpochMillis): Promise<number>
 }
 
-const bounded = (text: string | null): string | null => (text === null ? null : text.replaceAll('\0', '\u2400').toWellFormed().slice(0, 200))
+const bounded = (text: string | null): string | null =>
+  text === null ? null : text.replaceAll('\0', '\u2400').toWellFormed().slice(0, 200)
 
 export function postgresAuditLog(db: Db): AuditLog {
   return {

@@ -98,7 +98,12 @@ export function postgresIdentityStore(db: Db): IdentityStore {
       })
     },
     async upgradeHash(accountId, from, to) {
-      await db.updateTable('account').set({ password_hash: to }).where('id', '=', accountId).where('password_hash', '=', from).execute()
+      await db
+        .updateTable('account')
+        .set({ password_hash: to })
+        .where('id', '=', accountId)
+        .where('password_hash', '=', from)
+        .execute()
     },
     async deleteAccount(accountId) {
       return db.transaction().execute(async (tx) => {
@@ -148,7 +153,12 @@ export function postgresIdentityStore(db: Db): IdentityStore {
       return row ? { session: sessionFromRow(row), account: ownerFromRow(row) } : null
     },
     async touchSession(id, at) {
-      await db.updateTable('session').set({ last_seen_at: new Date(at) }).where('id', '=', id).where('last_seen_at', '<', new Date(at)).execute()
+      await db
+        .updateTable('session')
+        .set({ last_seen_at: new Date(at) })
+        .where('id', '=', id)
+        .where('last_seen_at', '<', new Date(at))
+        .execute()
     },
     async deleteSession(id) {
       await db.deleteFrom('session').where('id', '=', id).execute()
@@ -201,7 +211,11 @@ export function postgresIdentityStore(db: Db): IdentityStore {
       return row ? { token: tokenFromRow(row), account: ownerFromRow(row) } : null
     },
     async touchToken(id, at) {
-      await db.updateTable('token').set({ last_used_at: new Date(at) }).where('id', '=', id).execute()
+      await db
+        .updateTable('token')
+        .set({ last_used_at: new Date(at) })
+        .where('id', '=', id)
+        .execute()
     },
     async deleteToken(id, accountId) {
       const result = await db.deleteFrom('token').where('id', '=', id).where('account_id', '=', accountId).executeTakeFirst()
@@ -233,7 +247,11 @@ export function postgresIdentityStore(db: Db): IdentityStore {
       const kept = keys.filter((entry) => !entry.forget).map((entry) => storable(entry.key))
       if (forgotten.length > 0) await db.deleteFrom('login_attempt').where('key', 'in', forgotten).execute()
       if (kept.length > 0) {
-        await db.updateTable('login_attempt').set({ count: sql`greatest(count - 1, 0)` }).where('key', 'in', kept).execute()
+        await db
+          .updateTable('login_attempt')
+          .set({ count: sql`greatest(count - 1, 0)` })
+          .where('key', 'in', kept)
+          .execute()
       }
     },
     async pruneAttempts(before) {

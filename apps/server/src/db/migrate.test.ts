@@ -15,7 +15,10 @@ const conflicts = (work: Promise<unknown>, pattern: RegExp): Promise<void> =>
 
 test('an empty database gets every migration once, and a second start finds nothing to do', async () => {
   await using database = await testDatabase({ empty: true })
-  assert.deepEqual(await migrate(database.executor, MIGRATIONS), MIGRATIONS.map((migration) => migration.name))
+  assert.deepEqual(
+    await migrate(database.executor, MIGRATIONS),
+    MIGRATIONS.map((migration) => migration.name),
+  )
   assert.deepEqual(await migrate(database.executor, MIGRATIONS), [])
 })
 
@@ -29,7 +32,9 @@ test('a migration that fails leaves the database as it was, and names itself', a
   await using database = await testDatabase({ empty: true })
   await migrate(database.executor, [first])
   await assert.rejects(migrate(database.executor, [first, second, broken]), /migration 3 \(broken\): .*nonsense/)
-  const { rows } = await database.executor.query(`SELECT to_regclass('two') AS two, to_regclass('three') AS three, to_regclass('one') AS one`)
+  const { rows } = await database.executor.query(
+    `SELECT to_regclass('two') AS two, to_regclass('three') AS three, to_regclass('one') AS one`,
+  )
   assert.deepEqual(rows, [{ two: null, three: null, one: 'one' }])
   assert.deepEqual(await migrate(database.executor, [first, second]), ['second'])
 })

@@ -28,7 +28,8 @@ export const checksumOf = (migration: Migration): string => createHash('sha256')
  */
 export async function migrate(database: SqlExecutor, migrations: readonly Migration[]): Promise<readonly string[]> {
   migrations.forEach((migration, index) => {
-    if (migration.id !== index + 1) throw new Fault('internal', `migration ${migration.name}: id ${migration.id}, want ${index + 1}`)
+    if (migration.id !== index + 1)
+      throw new Fault('internal', `migration ${migration.name}: id ${migration.id}, want ${index + 1}`)
   })
   return database.transaction(async (tx) => {
     await tx.query('SET LOCAL statement_timeout = 0') // a large table may take its time
@@ -40,10 +41,16 @@ export async function migrate(database: SqlExecutor, migrations: readonly Migrat
     for (const row of rows) {
       const known = migrations[Number(row['id']) - 1]
       if (!known) {
-        throw new Fault('conflict', `database: it has migration ${row['id']} (${row['name']}) of a newer version; this one knows ${migrations.length}`)
+        throw new Fault(
+          'conflict',
+          `database: it has migration ${row['id']} (${row['name']}) of a newer version; this one knows ${migrations.length}`,
+        )
       }
       if (known.name !== row['name'] || checksumOf(known) !== row['checksum']) {
-        throw new Fault('conflict', `database: migration ${known.id} was applied as ${row['name']} with another text than ${known.name} has here`)
+        throw new Fault(
+          'conflict',
+          `database: migration ${known.id} was applied as ${row['name']} with another text than ${known.name} has here`,
+        )
       }
     }
     const missing = migrations.slice(rows.length)
@@ -54,7 +61,11 @@ export async function migrate(database: SqlExecutor, migrations: readonly Migrat
         const reason = error instanceof Error ? error.message : String(error)
         throw new Fault('failed', `migration ${migration.id} (${migration.name}): ${reason}`, { cause: error })
       }
-      await tx.query('INSERT INTO schema_migration (id, name, checksum) VALUES ($1, $2, $3)', [migration.id, migration.name, checksumOf(migration)])
+      await tx.query('INSERT INTO schema_migration (id, name, checksum) VALUES ($1, $2, $3)', [
+        migration.id,
+        migration.name,
+        checksumOf(migration),
+      ])
     }
     return missing.map((migration) => migration.name)
   })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { sql } from 'kysely'
 import { Fault } from '@typevisor/base'
 import { stopTestPostgres, testDatabase, testIds, type TestDatabase } from '../testing.ts'
@@ -45,11 +45,26 @@ const ID: PageKey<Row> = { column: 'instance.id', kind: 'uuid', read: (row) => r
 const NAME: PageKey<Row> = { column: 'instance.name', kind: 'text', read: (row) => row.name }
 const MEMORY: PageKey<Row> = { column: 'instance.memory_bytes', kind: 'integer', read: (row) => row.memory_bytes }
 
-const page = (database: TestDatabase, key: PageKey<Row>, order: 'asc' | 'desc', limit: number, cursor?: string, search?: string) => {
+const page = (
+  database: TestDatabase,
+  key: PageKey<Row>,
+  order: 'asc' | 'desc',
+  limit: number,
+  cursor?: string,
+  search?: string,
+) => {
   let rows = database.db.selectFrom('instance').select(['id', 'name', 'memory_bytes']).where('destroyed_at', 'is', null)
   const patterns = searchPatterns(search)
   if (patterns.length > 0) rows = rows.where(sql<boolean>`instance.search LIKE ALL (${patterns})`)
-  return pageOf({ rows, keys: [key, ID], order, context: ['test', key.column, order, search], cursor, limit, toItem: (row: Row) => row.name })
+  return pageOf({
+    rows,
+    keys: [key, ID],
+    order,
+    context: ['test', key.column, order, search],
+    cursor,
+    limit,
+    toItem: (row: Row) => row.name,
+  })
 }
 
 async function walk(database: TestDatabase, key: PageKey<Row>, order: 'asc' | 'desc', limit: number): Promise<string[]> {
@@ -80,7 +95,10 @@ test('rows that come and go between two pages neither repeat nor hide the ones t
   await addInstances(database, 10)
   const first = await page(database, NAME, 'asc', 4)
   assert.equal(first.total, 10)
-  await database.db.deleteFrom('instance').where('name', '=', first.items[1] ?? '').execute()
+  await database.db
+    .deleteFrom('instance')
+    .where('name', '=', first.items[1] ?? '')
+    .execute()
   await addInstances(database, 1, 100) // web-100 sorts before the cursor
   const second = await page(database, NAME, 'asc', 100, first.nextCursor ?? undefined)
   assert.deepEqual(second.items, ['web-4', 'web-5', 'web-6', 'web-7', 'web-8', 'web-9'])
@@ -115,15 +133,19 @@ test('the index on the sort key serves a page, and the trigram index a search', 
   assert.match(await plan(`SELECT id FROM instance WHERE destroyed_at IS NULL AND search LIKE '%web-2999%'`), /instance_search/)
 })
 
+const refused = (work: () => unknown): void =>
+  assert.throws(work, (error) => error instanceof Fault && error.code === 'invalid' && error.details[0]?.path === 'query.cursor')
+
 test('a cursor of another list, order or filter is refused, and so is any other text', async () => {
   const values = [64, '00000000-0000-7000-8000-000000000000']
   const cursor = encodeCursor(['a', 'asc'], values)
   assert.deepEqual(decodeCursor(['a', 'asc'], ['integer', 'uuid'], cursor), values)
-  const refused = (work: () => unknown): void => assert.throws(work, (error) => error instanceof Fault && error.code === 'invalid' && error.details[0]?.path === 'query.cursor')
   refused(() => decodeCursor(['a', 'desc'], ['integer', 'uuid'], cursor))
   refused(() => decodeCursor(['a', 'asc'], ['integer'], cursor))
   refused(() => decodeCursor(['a', 'asc'], ['uuid', 'integer'], cursor))
-  fc.assert(fc.property(fc.string({ unit: 'binary' }), (text) => refused(() => decodeCursor(['a', 'asc'], ['integer', 'uuid'], text))))
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary' }), (text) => refused(() => decodeCursor(['a', 'asc'], ['integer', 'uuid'], text))),
+  )
   const forged = fc.tuple(fc.jsonValue(), fc.jsonValue())
   fc.assert(
     fc.property(forged, ([one, two]) => {

@@ -54,7 +54,10 @@ const FITS: Record<KeyKind, (value: unknown) => boolean> = {
 }
 
 const contextText = (context: PageRequest<never, never>['context']): string =>
-  createHash('sha256').update(JSON.stringify(context.map((part) => part ?? null))).digest('base64url').slice(0, 8)
+  createHash('sha256')
+    .update(JSON.stringify(context.map((part) => part ?? null)))
+    .digest('base64url')
+    .slice(0, 8)
 
 export function encodeCursor(context: PageRequest<never, never>['context'], values: readonly (string | number | Date)[]): string {
   const plain = values.map((value) => (value instanceof Date ? value.getTime() : value))
@@ -62,9 +65,17 @@ export function encodeCursor(context: PageRequest<never, never>['context'], valu
 }
 
 /** @throws Fault `invalid` naming `query.cursor` for what this list did not give. */
-export function decodeCursor(context: PageRequest<never, never>['context'], kinds: readonly KeyKind[], cursor: string): (string | number)[] {
+export function decodeCursor(
+  context: PageRequest<never, never>['context'],
+  kinds: readonly KeyKind[],
+  cursor: string,
+): (string | number)[] {
   const refuse = (): Fault => {
-    const detail = { path: 'query.cursor', want: 'nextCursor of the page before, with the same order and filters', got: JSON.stringify(cursor.slice(0, 60)) }
+    const detail = {
+      path: 'query.cursor',
+      want: 'nextCursor of the page before, with the same order and filters',
+      got: JSON.stringify(cursor.slice(0, 60)),
+    }
     return new Fault('invalid', `${detail.path}: got ${detail.got}, want ${detail.want}`, { details: [detail] })
   }
   let parsed: unknown
@@ -87,7 +98,11 @@ export async function pageOf<Row, Item>(request: PageRequest<Row, Item>): Promis
   const { keys, order, context, cursor, limit, toItem } = request
   let rows = request.rows
   if (cursor !== undefined) {
-    const values = decodeCursor(context, keys.map((key) => key.kind), cursor)
+    const values = decodeCursor(
+      context,
+      keys.map((key) => key.kind),
+      cursor,
+    )
     const left = sql.join(keys.map((key) => columnRef(key.column)))
     const right = sql.join(
       values.map((value, index) => {
@@ -100,13 +115,22 @@ export async function pageOf<Row, Item>(request: PageRequest<Row, Item>): Promis
   for (const key of keys) rows = rows.orderBy(columnRef(key.column), order)
   const [found, counted] = await Promise.all([
     rows.limit(limit + 1).execute(),
-    request.rows.clearSelect().select(sql<number>`count(*)`.as('total')).executeTakeFirstOrThrow(),
+    request.rows
+      .clearSelect()
+      .select(sql<number>`count(*)`.as('total'))
+      .executeTakeFirstOrThrow(),
   ])
   const last = found.length > limit ? found[limit - 1] : undefined
   return {
     items: found.slice(0, limit).map(toItem),
     total: (counted as { total: number }).total,
-    nextCursor: last === undefined ? null : encodeCursor(context, keys.map((key) => key.read(last))),
+    nextCursor:
+      last === undefined
+        ? null
+        : encodeCursor(
+            context,
+            keys.map((key) => key.read(last)),
+          ),
   }
 }
 
@@ -115,6 +139,9 @@ export async function pageOf<Row, Item>(request: PageRequest<Row, Item>): Promis
  * characters that mean something to LIKE are taken as they are.
  */
 export function searchPatterns(search: string | undefined): string[] {
-  const words = (search ?? '').toLowerCase().split(/\s+/).filter((word) => word !== '')
+  const words = (search ?? '')
+    .toLowerCase()
+    .split(/\s+/)
+    .filter((word) => word !== '')
   return words.slice(0, 10).map((word) => `%${word.replaceAll(/[\\%_]/g, '\\$&')}%`)
 }

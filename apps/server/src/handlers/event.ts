@@ -11,7 +11,8 @@ export function eventHandlers(db: Db): Pick<Handlers, 'event.list'> {
       const patterns = searchPatterns(query.search)
       let rows = db.selectFrom('event').select(['id', 'xid', 'at', 'kind', 'resource', 'name', 'content']).where(settled)
       if (query.resource !== undefined) rows = rows.where('resource', '=', query.resource)
-      if (patterns.length > 0) rows = rows.where(sql<boolean>`lower(event.kind || ' ' || coalesce(event.name, '')) LIKE ALL (${patterns})`)
+      if (patterns.length > 0)
+        rows = rows.where(sql<boolean>`lower(event.kind || ' ' || coalesce(event.name, '')) LIKE ALL (${patterns})`)
       return pageOf({
         rows,
         keys: [

@@ -10,7 +10,16 @@ import { tokenHandlers } from './token.ts'
 
 export type ControlHandlers = Pick<
   Handlers,
-  Extract<keyof Handlers, `session.${string}` | `account.${string}` | `token.${string}` | `audit.${string}` | 'event.list' | 'platform.get' | 'platform.health'>
+  Extract<
+    keyof Handlers,
+    | `session.${string}`
+    | `account.${string}`
+    | `token.${string}`
+    | `audit.${string}`
+    | 'event.list'
+    | 'platform.get'
+    | 'platform.health'
+  >
 >
 
 export interface ControlHandlerOptions extends PlatformHandlerOptions {

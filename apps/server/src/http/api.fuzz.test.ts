@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { after, test } from 'node:test'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { Fault, type FaultDetail } from '@typevisor/base'
 import { OPERATION_NAMES, OPERATIONS, parseInput, type OperationDefinition, type OperationName } from '@typevisor/api'
 import { VERB_DATA, type VerbField } from '@typevisor/api/verbs'
@@ -22,15 +22,26 @@ function sample(field: VerbField): unknown {
   if (field.name === 'password') return 'long enough for it'
   if (field.type === 'array') return field.items?.fields ? [sampleOf(field.items.fields)] : ['*']
   if (field.type === 'object') return sampleOf(field.fields ?? [])
-  const values = { string: 'web-1', integer: field.minimum ?? 1, number: 1, boolean: true, size: field.minimum ?? 1, base64: 'YQ==', map: { env: 'test' } }
+  const values = {
+    string: 'web-1',
+    integer: field.minimum ?? 1,
+    number: 1,
+    boolean: true,
+    size: field.minimum ?? 1,
+    base64: 'YQ==',
+    map: { env: 'test' },
+  }
   return values[field.type]
 }
-const sampleOf = (fields: readonly VerbField[]): Record<string, unknown> => Object.fromEntries(fields.filter((field) => field.required).map((field) => [field.name, sample(field)]))
+const sampleOf = (fields: readonly VerbField[]): Record<string, unknown> =>
+  Object.fromEntries(fields.filter((field) => field.required).map((field) => [field.name, sample(field)]))
 
 /** A request that the table takes, unless a field is replaced. */
 function inputOf(name: OperationName) {
   const verb = VERB_DATA[name]
-  const params = Object.fromEntries(verb.params.map((field) => [field.name, ['operation', 'token'].includes(field.name) ? UUID : 'nothing-here']))
+  const params = Object.fromEntries(
+    verb.params.map((field) => [field.name, ['operation', 'token'].includes(field.name) ? UUID : 'nothing-here']),
+  )
   return { params, query: {} as Record<string, string>, body: verb.body.length > 0 ? sampleOf(verb.body) : undefined }
 }
 
@@ -53,11 +64,21 @@ const started = (): Promise<TestServer> =>
     policy: { tokenCountMax: 20 },
   })
 
-function send(server: TestServer, name: OperationName, path: string, body: string | Uint8Array | undefined, headers: Record<string, string> = {}): Promise<Answer> {
+function send(
+  server: TestServer,
+  name: OperationName,
+  path: string,
+  body: string | Uint8Array | undefined,
+  headers: Record<string, string> = {},
+): Promise<Answer> {
   const { method } = VERB_DATA[name]
   return fetch(`${server.url}${path}`, {
     method,
-    headers: { authorization: `Bearer ${server.local.token}`, ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
+    headers: {
+      authorization: `Bearer ${server.local.token}`,
+      ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      ...headers,
+    },
     ...(body === undefined ? {} : { body }),
   } as RequestInit).then(read)
 }
@@ -106,7 +127,13 @@ function expectedDetails(name: OperationName, input: { params: unknown; query: u
 }
 
 const namesField = (details: readonly FaultDetail[], path: string): boolean =>
-  details.some((detail) => (detail.path === path || detail.path.startsWith(`${path}.`) || detail.path.startsWith(`${path}[`)) && detail.want !== '' && detail.got !== '' && detail.got.length < 200)
+  details.some(
+    (detail) =>
+      (detail.path === path || detail.path.startsWith(`${path}.`) || detail.path.startsWith(`${path}[`)) &&
+      detail.want !== '' &&
+      detail.got !== '' &&
+      detail.got.length < 200,
+  )
 
 test('each field of each body, missing, wrong, huge or hostile, is refused by its name or taken as it is', async () => {
   await using server = await started()
@@ -139,7 +166,22 @@ test('each field of each body, missing, wrong, huge or hostile, is refused by it
 test('each field of each query and each path, wrong, huge or hostile, is refused by its name or taken as it is', async () => {
   await using server = await started()
   const texts = HOSTILE.filter((value) => typeof value === 'string' && value.length < 10_000 && value.isWellFormed()) as string[]
-  const values = [...texts, 'x'.repeat(900), '0x10', 'Infinity', 'NaN', '1e3', '-0', '999999999999999999999', '__proto__', '.', '..', '%', '%00', '\u202e']
+  const values = [
+    ...texts,
+    'x'.repeat(900),
+    '0x10',
+    'Infinity',
+    'NaN',
+    '1e3',
+    '-0',
+    '999999999999999999999',
+    '__proto__',
+    '.',
+    '..',
+    '%',
+    '%00',
+    '\u202e',
+  ]
   for (const name of HTTP_NAMES) {
     const input = inputOf(name)
     const body = input.body === undefined ? undefined : JSON.stringify(input.body)
@@ -223,7 +265,25 @@ test('raw targets, credentials, cookies and event ids of any kind never make a d
       sent.end()
     })
   const authorization = `Bearer ${server.local.token}`
-  const paths = ['/%', '/%zz', '/%ff', '/%00', '/api/v1/accounts/%ff/password', '/api/v1/instances/%', '/api/v1/instances/%2e%2e', '/api/v1/operations/%00', '//', '/api//v1', '/api/v1/instances/a%2fb', '/api/v1/accounts?search=%ff', '/api/v1/accounts?search=%00', '/api/v1/accounts?%00=1', '/api/v1/accounts?=&&=', `/api/v1/accounts?${'a=1&'.repeat(2000)}`, `/${'a/'.repeat(3000)}`]
+  const paths = [
+    '/%',
+    '/%zz',
+    '/%ff',
+    '/%00',
+    '/api/v1/accounts/%ff/password',
+    '/api/v1/instances/%',
+    '/api/v1/instances/%2e%2e',
+    '/api/v1/operations/%00',
+    '//',
+    '/api//v1',
+    '/api/v1/instances/a%2fb',
+    '/api/v1/accounts?search=%ff',
+    '/api/v1/accounts?search=%00',
+    '/api/v1/accounts?%00=1',
+    '/api/v1/accounts?=&&=',
+    `/api/v1/accounts?${'a=1&'.repeat(2000)}`,
+    `/${'a/'.repeat(3000)}`,
+  ]
   for (const path of paths) {
     const status = await raw(path, { authorization })
     assert.ok(status >= 400 && status < 500, `${path.slice(0, 80)}: ${status}`)
@@ -239,7 +299,8 @@ test('raw targets, credentials, cookies and event ids of any kind never make a d
     { cookie: '=;;;__proto__=1;constructor=2' },
   ]
   for (const header of headers) assert.equal(await raw('/api/v1/session', header), 401, JSON.stringify(header).slice(0, 80))
-  for (const id of ['x', '1-', '99999999999999999999999-1', '__proto__', '-1-1']) assert.equal(await raw('/api/v1/events/stream', { authorization, 'last-event-id': id }), 400, id)
+  for (const id of ['x', '1-', '99999999999999999999999-1', '__proto__', '-1-1'])
+    assert.equal(await raw('/api/v1/events/stream', { authorization, 'last-event-id': id }), 400, id)
 })
 
 test('arbitrary JSON to any operation is answered, without a defect and without waiting', async () => {
@@ -248,7 +309,10 @@ test('arbitrary JSON to any operation is answered, without a defect and without 
   const anyBody = fc.constantFrom(...names).chain((name) => {
     const field = fc.oneof(fc.jsonValue({ maxDepth: 4 }), fc.string({ unit: 'binary', maxLength: 40 }), fc.integer(), fc.double())
     const own = fc.record(Object.fromEntries(VERB_DATA[name].body.map((item) => [item.name, field])), { requiredKeys: [] })
-    return fc.tuple(fc.constant(name), fc.oneof(own, fc.jsonValue({ maxDepth: 6 }), fc.dictionary(fc.string({ unit: 'binary', maxLength: 20 }), field)))
+    return fc.tuple(
+      fc.constant(name),
+      fc.oneof(own, fc.jsonValue({ maxDepth: 6 }), fc.dictionary(fc.string({ unit: 'binary', maxLength: 20 }), field)),
+    )
   })
   await fc.assert(
     fc.asyncProperty(anyBody, async ([name, body]) => {
@@ -265,7 +329,11 @@ test('a refused request leaves nothing behind', async () => {
   await using server = await started()
   const operation: OperationDefinition = OPERATIONS['account.create']
   assert.ok(operation.body)
-  for (const body of [{ name: 'half', password: 'short' }, { name: 'half', password: 'long enough 1', role: 'king' }, { name: 'half', password: 'long enough 1', more: 1 }]) {
+  for (const body of [
+    { name: 'half', password: 'short' },
+    { name: 'half', password: 'long enough 1', role: 'king' },
+    { name: 'half', password: 'long enough 1', more: 1 },
+  ]) {
     assert.equal((await send(server, 'account.create', '/api/v1/accounts', JSON.stringify(body))).status, 400)
   }
   const { rows } = await server.database.executor.query(`SELECT name FROM account`)
@@ -275,7 +343,13 @@ test('a refused request leaves nothing behind', async () => {
 test('no answer repeats a password', async () => {
   await using server = await started()
   const secret = 'hunter2-hunter2'
-  const bodies = [{ account: 'ada', password: [secret] }, { account: 'ada', password: secret.repeat(100) }, { account: 1, password: secret }, { account: 'ada', password: `${secret}\0` }]
-  for (const body of bodies) assert.doesNotMatch((await send(server, 'session.create', '/api/v1/session', JSON.stringify(body))).text, /hunter2/)
+  const bodies = [
+    { account: 'ada', password: [secret] },
+    { account: 'ada', password: secret.repeat(100) },
+    { account: 1, password: secret },
+    { account: 'ada', password: `${secret}\0` },
+  ]
+  for (const body of bodies)
+    assert.doesNotMatch((await send(server, 'session.create', '/api/v1/session', JSON.stringify(body))).text, /hunter2/)
   assert.doesNotMatch((await send(server, 'session.create', '/api/v1/session', `{"password":"${secret}" oops`)).text, /hunter2/)
 })

@@ -44,7 +44,11 @@ export function credentialOf(request: FastifyRequest): Credential | null {
 }
 
 /** `quiet`: only asks whether it still holds, as open streams do; it does not keep a session alive. */
-export async function callerOfCredential(options: AuthenticateOptions, credential: Credential, quiet = false): Promise<Caller | null> {
+export async function callerOfCredential(
+  options: AuthenticateOptions,
+  credential: Credential,
+  quiet = false,
+): Promise<Caller | null> {
   const { identity, local } = options
   if (credential.kind === 'cookie') return identity.callerOfSession(credential.text, { quiet })
   return local?.callerOf(credential.text) ?? (await identity.callerOfToken(credential.text, { quiet }))
@@ -110,7 +114,10 @@ function checkCsrf(request: FastifyRequest, caller: Caller, crypto: SecretCrypto
   const encoder = new TextEncoder()
   const given = encoder.encode(typeof header === 'string' ? header : '')
   if (caller.csrfToken === null || !crypto.equal(given, encoder.encode(caller.csrfToken))) {
-    throw new Fault('forbidden', `${name}: headers.x-csrf-token: got ${header === undefined ? 'nothing' : 'another one'}, want the session's csrfToken`)
+    throw new Fault(
+      'forbidden',
+      `${name}: headers.x-csrf-token: got ${header === undefined ? 'nothing' : 'another one'}, want the session's csrfToken`,
+    )
   }
 }
 

@@ -4,7 +4,10 @@ import { Fault } from '@typevisor/base'
 const utf8 = new TextDecoder('utf-8', { fatal: true })
 
 const refuse = (want: string, got: string, cause?: unknown): Fault =>
-  new Fault('invalid', `body: got ${got}, want ${want}`, { details: [{ path: 'body', want, got }], ...(cause === undefined ? {} : { cause }) })
+  new Fault('invalid', `body: got ${got}, want ${want}`, {
+    details: [{ path: 'body', want, got }],
+    ...(cause === undefined ? {} : { cause }),
+  })
 
 /** No body at all is undefined. @throws Fault `invalid`. */
 export function parseJsonBody(content: Uint8Array): unknown {
@@ -19,7 +22,10 @@ export function parseJsonBody(content: Uint8Array): unknown {
     return JSON.parse(text)
   } catch (error) {
     // V8 names the place; the text that it quotes may hold a secret.
-    const place = error instanceof Error ? (/at position \d+(?: \(line \d+ column \d+\))?/.exec(error.message)?.[0] ?? 'at its end') : 'somewhere'
+    const place =
+      error instanceof Error
+        ? (/at position \d+(?: \(line \d+ column \d+\))?/.exec(error.message)?.[0] ?? 'at its end')
+        : 'somewhere'
     throw refuse('JSON', `something else ${place}`, error)
   }
 }

@@ -44,7 +44,8 @@ const codeOf = (error: unknown): string | undefined => {
 export function httpFault(error: unknown): HttpFault {
   const code = codeOf(error)
   if (error instanceof Fault) {
-    if (error.code === 'internal' && DATABASE_REFUSES.has(codeOf(error.cause) ?? '')) return refuse('request', 'text and numbers that can be stored', 'others')
+    if (error.code === 'internal' && DATABASE_REFUSES.has(codeOf(error.cause) ?? ''))
+      return refuse('request', 'text and numbers that can be stored', 'others')
     return answerOf(error)
   }
   const known = code === undefined ? undefined : LIBRARY[code]
@@ -54,11 +55,15 @@ export function httpFault(error: unknown): HttpFault {
   if (code === '55000') return answerOf(new Fault('unavailable', 'the database does not answer now', { cause: error }))
   // What the database says of its tables is not the client's business.
   if (code !== undefined && SQLSTATE.test(code)) return answerOf(publicFault(faultOfPg(error)))
-  if (code !== undefined && CONNECTION.has(code)) return answerOf(new Fault('unavailable', 'the database does not answer now', { cause: error }))
+  if (code !== undefined && CONNECTION.has(code))
+    return answerOf(new Fault('unavailable', 'the database does not answer now', { cause: error }))
   const status = statusOf(error)
   if (status !== undefined) return refusedByLibrary(status)
   if (code === 'ERR_STREAM_PREMATURE_CLOSE') return answerOf(new Fault('aborted', 'the client went away', { cause: error }))
-  if (error instanceof Error && /timeout exceeded when trying to connect|Connection terminated|Cannot use a pool after/.test(error.message)) {
+  if (
+    error instanceof Error &&
+    /timeout exceeded when trying to connect|Connection terminated|Cannot use a pool after/.test(error.message)
+  ) {
     return answerOf(new Fault('unavailable', 'the database does not answer now', { cause: error }))
   }
   return answerOf(toFault(error))
@@ -79,14 +84,22 @@ function refusedByLibrary(status: number): HttpFault {
 const answerOf = (fault: Fault): HttpFault => ({ fault, status: FAULT_STATUS[fault.code], headers: retryHeaders(fault) })
 
 function publicFault(fault: Fault): Fault {
-  const words = { unavailable: 'the database does not answer now', busy: 'the database is busy, try again', exhausted: 'the database has no room left', conflict: 'it conflicts with what is stored' }
+  const words = {
+    unavailable: 'the database does not answer now',
+    busy: 'the database is busy, try again',
+    exhausted: 'the database has no room left',
+    conflict: 'it conflicts with what is stored',
+  }
   const message = Object.hasOwn(words, fault.code) ? words[fault.code as keyof typeof words] : fault.message
   return new Fault(fault.code, message, { cause: fault.cause })
 }
 
 /** `busy` may say in its cause when to come back. */
 function retryHeaders(fault: Fault): Record<string, string> {
-  const seconds = typeof fault.cause === 'object' && fault.cause !== null ? (fault.cause as { retryAfterSeconds?: unknown }).retryAfterSeconds : undefined
+  const seconds =
+    typeof fault.cause === 'object' && fault.cause !== null
+      ? (fault.cause as { retryAfterSeconds?: unknown }).retryAfterSeconds
+      : undefined
   if (typeof seconds === 'number') return { 'retry-after': String(seconds) }
   return fault.code === 'busy' || fault.code === 'unavailable' ? { 'retry-after': '1' } : {}
 }

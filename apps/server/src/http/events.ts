@@ -43,7 +43,8 @@ export async function serveEvents({ reply, events, signal, clock, heartbeatEvery
   beat().catch(() => {}) // ends by the signal
   try {
     await write(`retry: ${RETRY_MS}\n: events follow\n\n`)
-    for await (const { sequence, ...event } of events) await write(`id: ${sequence}\ndata: ${JSON.stringify({ sequence, ...event })}\n\n`)
+    for await (const { sequence, ...event } of events)
+      await write(`id: ${sequence}\ndata: ${JSON.stringify({ sequence, ...event })}\n\n`)
   } catch {
     // Too slow, gone, or the database is away: the stream ends, and the client resumes after its last event.
   } finally {

@@ -24,7 +24,12 @@ export async function addPortal(app: FastifyInstance, portalPath: string | null)
 export function isPage(request: FastifyRequest): boolean {
   const [path = ''] = request.url.split('?')
   const accepts = request.headers.accept ?? ''
-  return (request.method === 'GET' || request.method === 'HEAD') && accepts.includes('text/html') && !path.startsWith('/api/') && !/\.[a-z0-9]{1,8}$/i.test(path)
+  return (
+    (request.method === 'GET' || request.method === 'HEAD') &&
+    accepts.includes('text/html') &&
+    !path.startsWith('/api/') &&
+    !/\.[a-z0-9]{1,8}$/i.test(path)
+  )
 }
 
 export const sendPage = (reply: FastifyReply): FastifyReply => reply.sendFile('index.html')

@@ -13,7 +13,15 @@ import { OPERATION_NAMES, OPERATIONS, parseInput, type OperationDefinition, type
 import type { Caller } from '@typevisor/identity'
 import type { AuditLog } from '../db/audit.ts'
 import type { Outbox } from '../outbox.ts'
-import { callerOfCredential, identify, isSecure, permit, sessionCookieName, type AuthenticateOptions, type Credential } from './authenticate.ts'
+import {
+  callerOfCredential,
+  identify,
+  isSecure,
+  permit,
+  sessionCookieName,
+  type AuthenticateOptions,
+  type Credential,
+} from './authenticate.ts'
 import { httpFault } from './errors.ts'
 import { serveEvents } from './events.ts'
 import type { Call, Handlers, HttpName, StreamName } from './handler.ts'
@@ -49,7 +57,13 @@ interface Progress {
 
 const progressOf = new WeakMap<FastifyRequest, Progress>()
 const progress = (request: FastifyRequest): Progress => {
-  const known = progressOf.get(request) ?? { caller: null, credential: null, auditResource: null, auditAccount: null, audited: false }
+  const known = progressOf.get(request) ?? {
+    caller: null,
+    credential: null,
+    auditResource: null,
+    auditAccount: null,
+    audited: false,
+  }
   progressOf.set(request, known)
   return known
 }
@@ -169,7 +183,13 @@ async function auditRefusal(options: RouteOptions, name: OperationName, request:
   if (progress(request).caller && error instanceof Fault) await writeAudit(options, name, request, error.code, null)
 }
 
-async function writeAudit(options: RouteOptions, name: OperationName, request: FastifyRequest, outcome: string, tried: string | null): Promise<void> {
+async function writeAudit(
+  options: RouteOptions,
+  name: OperationName,
+  request: FastifyRequest,
+  outcome: string,
+  tried: string | null,
+): Promise<void> {
   const known = progress(request)
   if (known.audited) return
   known.audited = true
@@ -209,7 +229,11 @@ function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName
       const revoked = watchCaller(options, known.credential, gone.signal)
       const signal = AbortSignal.any([gone.signal, options.stopping, revoked])
       const bytes = byteSocket(socket)
-      signal.addEventListener('abort', () => bytes.close(options.stopping.aborted ? { code: 'unavailable', message: 'the server stops' } : undefined), { once: true })
+      signal.addEventListener(
+        'abort',
+        () => bytes.close(options.stopping.aborted ? { code: 'unavailable', message: 'the server stops' } : undefined),
+        { once: true },
+      )
       const running = serve()
       options.streams.add(running)
       await running.finally(() => options.streams.delete(running))
@@ -239,12 +263,16 @@ function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName
         } catch (error) {
           const { fault } = httpFault(error)
           outcome = fault.code
-          if (fault.code === 'internal') options.log.error('stream.failed', { operation: name, requestId: request.id, reason: String(error) })
-          bytes.close({ code: fault.code, message: fault.code === 'internal' ? `a defect of the platform, request ${request.id}` : fault.message })
+          if (fault.code === 'internal')
+            options.log.error('stream.failed', { operation: name, requestId: request.id, reason: String(error) })
+          bytes.close({
+            code: fault.code,
+            message: fault.code === 'internal' ? `a defect of the platform, request ${request.id}` : fault.message,
+          })
         } finally {
           gone.abort()
-          await Promise.all([began, auditOutcome(options, name, operation, request, undefined, outcome)]).catch((error: unknown) =>
-            options.log.error('audit.failed', { operation: name, reason: String(error) }),
+          await Promise.all([began, auditOutcome(options, name, operation, request, undefined, outcome)]).catch(
+            (error: unknown) => options.log.error('audit.failed', { operation: name, reason: String(error) }),
           )
         }
       }
@@ -278,7 +306,8 @@ function watchCaller(options: RouteOptions, credential: Credential | null, over:
   const revoked = new AbortController()
   const until = AbortSignal.any([over, options.stopping])
   const watch = async (): Promise<void> => {
-    while (!until.aborted && credential) {
+    if (!credential) return
+    while (!until.aborted) {
       await options.clock.sleep(millis(options.recheckEveryMs), { signal: until })
       if (!(await callerOfCredential(options, credential, true))) {
         revoked.abort(new Fault('unauthenticated', 'the session or token has ended'))

@@ -9,8 +9,8 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { promisify } from 'node:util'
 import { brotliCompressSync } from 'node:zlib'
-import pg from 'pg'
-import WebSocket from 'ws'
+import { Client } from 'pg'
+import { WebSocket } from 'ws'
 import { epochMillis, Fault, millis } from '@typevisor/base'
 import { OPERATION_NAMES, OPERATIONS, type OperationDefinition } from '@typevisor/api'
 import { createClient } from '@typevisor/api/client'
@@ -23,7 +23,10 @@ after(stopTestPostgres)
 
 const JSON_TYPE = { 'content-type': 'application/json' }
 const PASSWORD = 'a long password'
-type ErrorJson = { error: { code: string; message: string; details?: { path: string; want: string; got: string }[] }; requestId: string }
+type ErrorJson = {
+  error: { code: string; message: string; details?: { path: string; want: string; got: string }[] }
+  requestId: string
+}
 
 /** An account of each role, signed in as a browser would be. */
 async function signedIn(server: TestServer, role: 'viewer' | 'operator' | 'admin' = 'admin') {
@@ -41,11 +44,16 @@ async function signIn(server: TestServer, account: string) {
   const cookie = response.headers.getSetCookie()[0] ?? ''
   return { cookie: cookie.split(';')[0] ?? '', setCookie: cookie, csrf: { 'x-csrf-token': csrfToken } }
 }
+const refused = (code: string) => (error: unknown) => error instanceof Fault && error.code === code
+const fails = (code: string, work: Promise<unknown>) => assert.rejects(work, refused(code))
 const localHeaders = (server: TestServer) => ({ authorization: `Bearer ${server.local.token}` })
 const errorOf = async (response: Response): Promise<ErrorJson> => (await response.json()) as ErrorJson
 
 /** For what `fetch` will not send: a Host header, a path as it is. */
-function raw(server: TestServer, options: { path: string; headers?: Record<string, string>; method?: string }): Promise<{ status: number; body: string }> {
+function raw(
+  server: TestServer,
+  options: { path: string; headers?: Record<string, string>; method?: string },
+): Promise<{ status: number; body: string }> {
   return new Promise((resolve, reject) => {
     const sent = httpRequest({ host: '127.0.0.1', port: server.http.port, ...options }, (response) => {
       let body = ''
@@ -82,7 +90,11 @@ test('each operation asks for its role', async () => {
         ...(operation.method === 'GET' ? {} : { body: '{"nonsense":1}' }),
       })
       await response.body?.cancel()
-      assert.equal(response.status === 403, order.indexOf(role) < order.indexOf(operation.role), `${name} as ${role}: ${response.status}`)
+      assert.equal(
+        response.status === 403,
+        order.indexOf(role) < order.indexOf(operation.role),
+        `${name} as ${role}: ${response.status}`,
+      )
       assert.notEqual(response.status, 401, name)
     }
   }
@@ -95,7 +107,8 @@ test('a session is a cookie that no script reads; a change wants its CSRF token;
   assert.match(setCookie, /SameSite=Strict/)
   assert.match(setCookie, new RegExp(`^typevisor_session_${server.http.port}=`))
   const body = JSON.stringify({ name: 'ci' })
-  const post = (headers: Record<string, string>) => fetch(`${server.url}/api/v1/tokens`, { method: 'POST', headers: { ...JSON_TYPE, cookie, ...headers }, body })
+  const post = (headers: Record<string, string>) =>
+    fetch(`${server.url}/api/v1/tokens`, { method: 'POST', headers: { ...JSON_TYPE, cookie, ...headers }, body })
   assert.equal((await post({})).status, 403)
   assert.equal((await post({ 'x-csrf-token': `${csrf['x-csrf-token']}x` })).status, 403)
   assert.equal((await post({ ...csrf, origin: 'http://evil.example' })).status, 403)
@@ -117,10 +130,16 @@ test('a page of another site cannot sign its visitor in', async () => {
 })
 
 test('too many wrong passwords answer 429 and say when to come back', async () => {
-  await using server = await testServer({ policy: { throttle: { windowMs: millis(60_000), pairLimit: 2, addressLimit: 9, accountLimit: 9 } } })
+  await using server = await testServer({
+    policy: { throttle: { windowMs: millis(60_000), pairLimit: 2, addressLimit: 9, accountLimit: 9 } },
+  })
   await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
   const attempt = (password: string) =>
-    fetch(`${server.url}/api/v1/session`, { method: 'POST', headers: JSON_TYPE, body: JSON.stringify({ account: 'ada', password }) })
+    fetch(`${server.url}/api/v1/session`, {
+      method: 'POST',
+      headers: JSON_TYPE,
+      body: JSON.stringify({ account: 'ada', password }),
+    })
   assert.equal((await attempt('wrong')).status, 401)
   assert.equal((await attempt('wrong')).status, 401)
   const response = await attempt(PASSWORD)
@@ -135,7 +154,8 @@ test('one address has so many requests a minute, and fewer tries to sign in', as
   for (let count = 0; count < 7; count += 1) codes.push((await fetch(`${server.url}/api/v1/health`)).status)
   assert.deepEqual(codes, [200, 200, 200, 200, 200, 429, 429])
   const tries: number[] = []
-  for (let count = 0; count < 3; count += 1) tries.push((await fetch(`${server.url}/api/v1/session`, { method: 'POST', headers: JSON_TYPE, body: '{}' })).status)
+  for (let count = 0; count < 3; count += 1)
+    tries.push((await fetch(`${server.url}/api/v1/session`, { method: 'POST', headers: JSON_TYPE, body: '{}' })).status)
   assert.deepEqual(tries, [400, 400, 429])
 })
 
@@ -145,7 +165,6 @@ test('a token acts within its scopes and until it is revoked', async () => {
   const { secret, token } = await local.call('token.create', { body: { name: 'reader', scopes: ['*:read'] } })
   const reader = createClient({ baseUrl: server.url, token: secret })
   assert.equal((await reader.call('session.get')).account.name, 'local')
-  const refused = (code: string) => (error: unknown) => error instanceof Fault && error.code === code
   await assert.rejects(reader.call('account.create', { body: { name: 'x', password: 'long enough 1' } }), refused('forbidden'))
   const used = (await local.call('token.list')).items.find((item) => item.id === token.id)
   assert.ok(used?.lastUsedAt)
@@ -159,7 +178,11 @@ test('who did what is in the audit log when the answer comes: changes, refusals,
   const local = createClient({ baseUrl: server.url, token: server.local.token })
   const account = await local.call('account.create', { body: { name: 'bob', password: 'bob is a builder' } })
   await fetch(`${server.url}/api/v1/accounts/bob`, { method: 'DELETE', headers: { cookie, ...csrf } })
-  await fetch(`${server.url}/api/v1/session`, { method: 'POST', headers: JSON_TYPE, body: JSON.stringify({ account: 'My Secret Password!', password: 'x' }) })
+  await fetch(`${server.url}/api/v1/session`, {
+    method: 'POST',
+    headers: JSON_TYPE,
+    body: JSON.stringify({ account: 'My Secret Password!', password: 'x' }),
+  })
   const { items } = await local.call('audit.list')
   assert.deepEqual(
     items.map(({ account, via, operation, outcome }) => [account, via, operation, outcome]),
@@ -180,16 +203,20 @@ test('who did what is in the audit log when the answer comes: changes, refusals,
 test('passwords, accounts and their pages through the client', async () => {
   await using server = await testServer()
   const local = createClient({ baseUrl: server.url, token: server.local.token })
-  for (const name of ['ada', 'bob', 'eve']) await local.call('account.create', { body: { name, password: `${name} has a password` } })
-  const names = async (query: { search?: string; limit?: number }) => (await local.call('account.list', { query })).items.map((item) => item.name)
+  for (const name of ['ada', 'bob', 'eve'])
+    await local.call('account.create', { body: { name, password: `${name} has a password` } })
+  const names = async (query: { search?: string; limit?: number }) =>
+    (await local.call('account.list', { query })).items.map((item) => item.name)
   assert.deepEqual(await names({}), ['ada', 'bob', 'eve', 'local'])
   assert.deepEqual(await names({ search: 'B' }), ['bob'])
   const page = await local.call('account.list', { query: { limit: 2 } })
-  assert.deepEqual((await local.call('account.list', { query: { limit: 2, cursor: page.nextCursor ?? '' } })).items.map((item) => item.name), ['eve', 'local'])
+  assert.deepEqual(
+    (await local.call('account.list', { query: { limit: 2, cursor: page.nextCursor ?? '' } })).items.map((item) => item.name),
+    ['eve', 'local'],
+  )
   await local.call('account.password', { params: { account: 'bob' }, body: { password: 'another long one' } })
   await server.identity.signIn({ account: 'bob', password: 'another long one', address: 'here' })
   await local.call('account.delete', { params: { account: 'bob' } })
-  const fails = (code: string, work: Promise<unknown>) => assert.rejects(work, (error) => error instanceof Fault && error.code === code)
   await fails('not_found', local.call('account.delete', { params: { account: 'bob' } }))
   await fails('conflict', local.call('account.create', { body: { name: 'ada', password: 'another long one' } }))
   await fails('conflict', local.call('account.delete', { params: { account: 'local' } }))
@@ -198,8 +225,24 @@ test('passwords, accounts and their pages through the client', async () => {
 test('a server called by a name that is not its own refuses: DNS rebinding', async () => {
   await using server = await testServer({ http: { names: ['cloud.example.org'] } })
   const status = async (host: string) => (await raw(server, { path: '/api/v1/health', headers: { host } })).status
-  for (const host of ['localhost', `127.0.0.1:${server.http.port}`, '[::1]:80', '192.168.1.5', 'Cloud.Example.org', 'cloud.example.org:8006']) assert.equal(await status(host), 200, host)
-  for (const host of ['evil.example', 'cloud.example.org.evil.example', '127.0.0.1.evil.example', 'localhost.evil.example', 'a b', '[evil]', ':80']) {
+  for (const host of [
+    'localhost',
+    `127.0.0.1:${server.http.port}`,
+    '[::1]:80',
+    '192.168.1.5',
+    'Cloud.Example.org',
+    'cloud.example.org:8006',
+  ])
+    assert.equal(await status(host), 200, host)
+  for (const host of [
+    'evil.example',
+    'cloud.example.org.evil.example',
+    '127.0.0.1.evil.example',
+    'localhost.evil.example',
+    'a b',
+    '[evil]',
+    ':80',
+  ]) {
     assert.ok([400, 403].includes(await status(host)), host)
   }
 })
@@ -207,10 +250,16 @@ test('a server called by a name that is not its own refuses: DNS rebinding', asy
 test('a proxy is believed about address, name and TLS only where it is trusted', async () => {
   const said = { 'x-forwarded-for': '203.0.113.9', 'x-forwarded-proto': 'https', 'x-forwarded-host': 'cloud.example.org' }
   for (const trusted of [true, false]) {
-    await using server = await testServer({ http: { names: ['cloud.example.org'], ...(trusted ? { trustedProxies: ['127.0.0.0/8'] } : {}) } })
+    await using server = await testServer({
+      http: { names: ['cloud.example.org'], ...(trusted ? { trustedProxies: ['127.0.0.0/8'] } : {}) },
+    })
     await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
     const signIn = (headers: Record<string, string>) =>
-      fetch(`${server.url}/api/v1/session`, { method: 'POST', headers: { ...JSON_TYPE, ...headers }, body: JSON.stringify({ account: 'ada', password: PASSWORD }) })
+      fetch(`${server.url}/api/v1/session`, {
+        method: 'POST',
+        headers: { ...JSON_TYPE, ...headers },
+        body: JSON.stringify({ account: 'ada', password: PASSWORD }),
+      })
     const response = await signIn({ ...said, origin: trusted ? 'https://cloud.example.org' : server.url })
     assert.equal(response.status, 201)
     const cookie = response.headers.getSetCookie()[0] ?? ''
@@ -250,7 +299,7 @@ test('every answer carries the security headers and the id of its request', asyn
   }
 })
 
-test('what is no API answers in the API\'s own words: unknown paths, other methods, malformed HTTP', async () => {
+test("what is no API answers in the API's own words: unknown paths, other methods, malformed HTTP", async () => {
   await using server = await testServer()
   const headers = localHeaders(server)
   assert.equal((await errorOf(await fetch(`${server.url}/api/v1/nothing`, { headers }))).error.code, 'not_found')
@@ -260,11 +309,17 @@ test('what is no API answers in the API\'s own words: unknown paths, other metho
     new Promise((resolve) => {
       let answer = ''
       const socket = createConnection(server.http.port, '127.0.0.1', () => socket.write(text))
-      socket.on('data', (part) => (answer += part)).on('close', () => resolve(answer)).on('error', () => {})
+      socket
+        .on('data', (part) => (answer += part))
+        .on('close', () => resolve(answer))
+        .on('error', () => {})
     })
   assert.match(await talk('hello\r\n\r\n'), /^HTTP\/1.1 400 [\s\S]*"code":"invalid"/)
   assert.match(await talk(`GET / HTTP/1.1\r\nhost: localhost\r\nx: ${'y'.repeat(20_000)}\r\n\r\n`), /^HTTP\/1.1 431 /)
-  assert.match(await talk('POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n'), /^HTTP\/1.1 400 /)
+  assert.match(
+    await talk('POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n'),
+    /^HTTP\/1.1 400 /,
+  )
   assert.match(await talk('GET / HTTP/1.1\r\n\r\n'), /^HTTP\/1.1 400 /)
 })
 
@@ -272,7 +327,7 @@ test('a database that went away is 503, not a defect, and the server goes on whe
   await using server = await testServer({ outbox: { log: { ...testLog, warn: () => {} } } })
   const { connection } = server.database
   await using stack = new AsyncDisposableStack()
-  const admin = new pg.Client({ ...connection, database: 'postgres' })
+  const admin = new Client({ ...connection, database: 'postgres' })
   await admin.connect()
   stack.defer(() => admin.end())
   const allow = (allowed: boolean) => admin.query(`ALTER DATABASE ${connection.database} ALLOW_CONNECTIONS ${allowed}`)
@@ -300,7 +355,8 @@ test('the events of a stream come as they happen, with a heartbeat, and go on af
   const stop = new AbortController()
   const client = createClient({ baseUrl: server.url, token: server.local.token, retryMs: 10 })
   const names: (string | null)[] = []
-  const say = (name: string) => insertEvents(server.database.db, [{ at: epochMillis(Date.now()), kind: 'test.said', resource: 'r', name, data: {} }])
+  const say = (name: string) =>
+    insertEvents(server.database.db, [{ at: epochMillis(Date.now()), kind: 'test.said', resource: 'r', name, data: {} }])
   let opened = 0
   const states: string[] = []
   const onState = (state: { kind: string }): void => {
@@ -327,7 +383,11 @@ test('the events of a stream come as they happen, with a heartbeat, and go on af
 test('a stream of somebody who signs out ends by itself, and the client says so', async () => {
   await using server = await testServer({ http: { limits: { recheckEveryMs: 20 } } })
   const { cookie, csrf } = await signedIn(server, 'viewer')
-  const client = createClient({ baseUrl: server.url, retryMs: 10, fetch: (input, init) => fetch(input, { ...init, headers: { ...init?.headers, cookie } }) })
+  const client = createClient({
+    baseUrl: server.url,
+    retryMs: 10,
+    fetch: (input, init) => fetch(input, { ...init, headers: { ...init?.headers, cookie } }),
+  })
   const follow = async (): Promise<void> => {
     for await (const _ of client.events({ signal: AbortSignal.timeout(10_000) }));
   }
@@ -346,7 +406,8 @@ function open(url: string, options: { headers?: Record<string, string> } = {}): 
     socket.on('error', reject)
   })
 }
-const closed = (socket: WebSocket): Promise<[number, string]> => new Promise((resolve) => socket.on('close', (code, reason) => resolve([code, reason.toString()])))
+const closed = (socket: WebSocket): Promise<[number, string]> =>
+  new Promise((resolve) => socket.on('close', (code, reason) => resolve([code, reason.toString()])))
 
 test('a stream is bytes both ways, asks for who and from where before it opens, and ends with a reason', async () => {
   await using server = await testServer({
@@ -354,7 +415,7 @@ test('a stream is bytes both ways, asks for who and from where before it opens, 
     handlers: {
       'instance.console': async (call, socket) => {
         if (call.params.instance === 'none') throw new Fault('not_found', 'instance none: there is none')
-        for await (const content of socket.incoming) await socket.send(Buffer.from(content).reverse())
+        for await (const content of socket.incoming) await socket.send(content.toReversed())
       },
     },
   })
@@ -463,15 +524,30 @@ test('the portal: one page for every path of a page, hashed files for a year, co
     const html = { accept: 'text/html,*/*' }
     for (const path of ['/', '/instances/web-1', '/sign-in?next=%2F']) {
       const response = await fetch(`${server.url}${path}`, { headers: html })
-      assert.deepEqual([response.status, await response.text(), response.headers.get('cache-control')], [200, '<!doctype html><title>portal</title>', 'no-cache'], path)
+      assert.deepEqual(
+        [response.status, await response.text(), response.headers.get('cache-control')],
+        [200, '<!doctype html><title>portal</title>', 'no-cache'],
+        path,
+      )
     }
     const asset = await fetch(`${server.url}/assets/index-Ab3dEf9h.js`, { headers: { 'accept-encoding': 'br' } })
-    assert.deepEqual([asset.headers.get('content-encoding'), await asset.text(), asset.headers.get('cache-control')], ['br', 'let small', 'public, max-age=31536000, immutable'])
+    assert.deepEqual(
+      [asset.headers.get('content-encoding'), await asset.text(), asset.headers.get('cache-control')],
+      ['br', 'let small', 'public, max-age=31536000, immutable'],
+    )
     const plain = await fetch(`${server.url}/assets/index-Ab3dEf9h.js`, { headers: { 'accept-encoding': 'identity' } })
     assert.equal(await plain.text(), 'let plain')
     assert.equal((await fetch(`${server.url}/assets/gone-12345678.js`, { headers: html })).status, 404)
     assert.equal((await fetch(`${server.url}/api/v2/x`, { headers: html })).status, 404)
-    for (const path of ['/../secret.txt', '/..%2fsecret.txt', '/%2e%2e/secret.txt', '/assets/..%5c..%5csecret.txt', '/assets/%00', '//etc/passwd', '/....//secret.txt']) {
+    for (const path of [
+      '/../secret.txt',
+      '/..%2fsecret.txt',
+      '/%2e%2e/secret.txt',
+      '/assets/..%5c..%5csecret.txt',
+      '/assets/%00',
+      '//etc/passwd',
+      '/....//secret.txt',
+    ]) {
       const { status, body } = await raw(server, { path })
       assert.ok(status >= 400 && status < 500, `${path}: ${status}`)
       assert.doesNotMatch(body, /secret$/, path)
@@ -485,14 +561,40 @@ test('with a certificate it speaks TLS, with cookies that never leave it', async
   const folder = await mkdtemp(join(tmpdir(), 'tv-tls-'))
   try {
     const [keyPath, certPath] = [join(folder, 'key.pem'), join(folder, 'cert.pem')]
-    const made = await promisify(execFile)('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', keyPath, '-out', certPath, '-days', '1', '-subj', '/CN=localhost']).catch((error: NodeJS.ErrnoException) => error)
-    if (made instanceof Error) return void console.log(`skipped: no openssl to make a certificate with (${made.message.split('\n')[0]})`)
+    const made = await promisify(execFile)('openssl', [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-keyout',
+      keyPath,
+      '-out',
+      certPath,
+      '-days',
+      '1',
+      '-subj',
+      '/CN=localhost',
+    ]).catch((error: NodeJS.ErrnoException) => error)
+    if (made instanceof Error)
+      return void console.log(`skipped: no openssl to make a certificate with (${made.message.split('\n')[0]})`)
     await using server = await testServer({ http: { tls: { keyPath, certPath } } })
     await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
     const { cookies, hsts } = await new Promise<{ cookies: string[]; hsts: string | undefined }>((resolve, reject) => {
-      const sent = httpsRequest(`${server.url}/api/v1/session`, { method: 'POST', rejectUnauthorized: false, headers: JSON_TYPE }, (response) => {
-        response.resume().on('end', () => resolve({ cookies: response.headers['set-cookie'] ?? [], hsts: response.headers['strict-transport-security'] as string }))
-      })
+      const sent = httpsRequest(
+        `${server.url}/api/v1/session`,
+        { method: 'POST', rejectUnauthorized: false, headers: JSON_TYPE },
+        (response) => {
+          response.resume().on('end', () =>
+            resolve({
+              cookies: response.headers['set-cookie'] ?? [],
+              hsts: response.headers['strict-transport-security'] as string,
+            }),
+          )
+        },
+      )
       sent.on('error', reject).end(JSON.stringify({ account: 'ada', password: PASSWORD }))
     })
     assert.match(cookies[0] ?? '', /^__Host-typevisor_session_\d+=.*Secure/)
@@ -505,5 +607,8 @@ test('with a certificate it speaks TLS, with cookies that never leave it', async
 
 test('a port that is taken is named, with what to do', async () => {
   await using server = await testServer()
-  await assert.rejects(testServer({ http: { port: server.http.port } }), (error) => error instanceof Fault && error.code === 'conflict' && /the port is in use/.test(error.message))
+  await assert.rejects(
+    testServer({ http: { port: server.http.port } }),
+    (error) => error instanceof Fault && error.code === 'conflict' && /the port is in use/.test(error.message),
+  )
 })

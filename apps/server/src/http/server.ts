@@ -136,19 +136,28 @@ export async function createHttpServer(options: HttpServerOptions): Promise<Http
       over.abort()
     })())
   }
-  return { app, port, url: `${options.tls ? 'https' : 'http'}://${isIPv6(shown) ? `[${shown}]` : shown}:${port}`, close, [Symbol.asyncDispose]: close }
+  return {
+    app,
+    port,
+    url: `${options.tls ? 'https' : 'http'}://${isIPv6(shown) ? `[${shown}]` : shown}:${port}`,
+    close,
+    [Symbol.asyncDispose]: close,
+  }
 }
 
 function listenFault(error: unknown, host: string, port: number): unknown {
   const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined
-  if (code === 'EADDRINUSE') return new Fault('conflict', `listen on ${host}:${port}: the port is in use; another one by --port`, { cause: error })
-  if (code === 'EACCES') return new Fault('forbidden', `listen on ${host}:${port}: not allowed; a port from 1024 on needs no rights`, { cause: error })
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return new Fault('invalid', `listen on ${host}:${port}: no address of this machine`, { cause: error })
+  if (code === 'EADDRINUSE')
+    return new Fault('conflict', `listen on ${host}:${port}: the port is in use; another one by --port`, { cause: error })
+  if (code === 'EACCES')
+    return new Fault('forbidden', `listen on ${host}:${port}: not allowed; a port from 1024 on needs no rights`, { cause: error })
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
+    return new Fault('invalid', `listen on ${host}:${port}: no address of this machine`, { cause: error })
   return error
 }
 
 async function build(options: HttpServerOptions, stopping: AbortSignal, streams: Set<Promise<void>>): Promise<FastifyInstance> {
-  const { ids, log, tls } = options
+  const { ids, tls } = options
   const limits = { ...DEFAULT_HTTP_LIMITS, ...options.limits }
   const common = {
     logger: false,
@@ -159,7 +168,8 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     return503OnClosing: true,
     exposeHeadRoutes: false,
     routerOptions: { maxParamLength: PARAM_LENGTH_MAX },
-    frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => void answerError(options, error, request, reply),
+    frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) =>
+      void answerError(options, error, request, reply),
     clientErrorHandler: (error: NodeJS.ErrnoException, socket: import('node:net').Socket) => refuseConnection(error, socket),
   } as const
   const app = (tls
@@ -172,7 +182,10 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     if (request.url.startsWith('/api/')) reply.header('cache-control', 'no-store')
     if (!nameAllowed(request.host, options.names ?? [])) {
       const got = JSON.stringify(request.host.slice(0, 100))
-      throw new Fault('forbidden', `headers.host: got ${got}, want an address of this server, localhost or a name it was given by --name`)
+      throw new Fault(
+        'forbidden',
+        `headers.host: got ${got}, want an address of this server, localhost or a name it was given by --name`,
+      )
     }
     checkQuery(request.url)
   })
@@ -194,7 +207,9 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     keyGenerator: (request) => addressKey(request.ip),
     errorResponseBuilder: (_request, context) => {
       const retryAfterSeconds = Math.ceil(context.ttl / 1000)
-      return new Fault('busy', `too many requests: ${context.max} a minute are allowed, wait ${retryAfterSeconds} s`, { cause: { retryAfterSeconds } })
+      return new Fault('busy', `too many requests: ${context.max} a minute are allowed, wait ${retryAfterSeconds} s`, {
+        cause: { retryAfterSeconds },
+      })
     },
   })
   await app.register(websocket, { options: { maxPayload: SOCKET_PAYLOAD_BYTES_MAX } })
@@ -211,7 +226,6 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
   })
   let document: string | undefined
   app.get('/api/v1/openapi.json', (_request, reply) => {
-    const statusOf = (code: string): number => (FAULT_STATUS as Readonly<Record<string, number>>)[code] ?? 500
     document ??= JSON.stringify(openApiDocument({ version: options.version, statusOf }))
     return reply.type('application/json').send(document)
   })
@@ -219,7 +233,13 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
 
   const hasPortal = await addPortal(app, options.portalPath)
   app.setNotFoundHandler({ preHandler: app.rateLimit() }, (request, reply) => {
-    if (isPage(request)) return hasPortal ? sendPage(reply) : reply.code(request.url === '/' ? 200 : 404).type('text/html').send(NO_PORTAL_PAGE)
+    if (isPage(request))
+      return hasPortal
+        ? sendPage(reply)
+        : reply
+            .code(request.url === '/' ? 200 : 404)
+            .type('text/html')
+            .send(NO_PORTAL_PAGE)
     const [path = ''] = request.url.split('?')
     const methods = methodsOf(path)
     if (methods.length > 0) {
@@ -233,6 +253,8 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
   return app
 }
 
+const statusOf = (code: string): number => (FAULT_STATUS as Readonly<Record<string, number>>)[code] ?? FAULT_STATUS.internal
+
 /** The router refuses paths of wrong encodings; queries it would take as they are. */
 function checkQuery(url: string): void {
   const start = url.indexOf('?')
@@ -245,11 +267,13 @@ function checkQuery(url: string): void {
   }
 }
 
-const ROUTE_PATTERNS: readonly { readonly pattern: RegExp; readonly method: string }[] = Object.values<OperationDefinition>(OPERATIONS).map(
-  ({ path, method }) => ({ pattern: new RegExp(`^${path.replaceAll(/:\w+/g, '[^/]+')}$`), method }),
-)
+const ROUTE_PATTERNS: readonly { readonly pattern: RegExp; readonly method: string }[] = Object.values<OperationDefinition>(
+  OPERATIONS,
+).map(({ path, method }) => ({ pattern: new RegExp(`^${path.replaceAll(/:\w+/g, '[^/]+')}$`), method }))
 
-const methodsOf = (path: string): string[] => [...new Set(ROUTE_PATTERNS.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method))]
+const methodsOf = (path: string): string[] => [
+  ...new Set(ROUTE_PATTERNS.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method)),
+]
 
 async function readPem(path: string): Promise<Buffer> {
   try {
@@ -269,7 +293,13 @@ function answerError(options: HttpServerOptions, error: unknown, request: Fastif
       reason: fault.message,
       stack: error instanceof Error ? error.stack : undefined,
     })
-  } else if (status >= 500) options.log.warn('http.failed', { requestId: request.id, url: request.url.slice(0, 300), code: fault.code, reason: fault.message })
+  } else if (status >= 500)
+    options.log.warn('http.failed', {
+      requestId: request.id,
+      url: request.url.slice(0, 300),
+      code: fault.code,
+      reason: fault.message,
+    })
   // A body that was not read to its end would be taken for the next request.
   if (status === 413) reply.header('connection', 'close')
   return reply.code(status).headers(headers).type('application/json').send(errorReply(fault, request.id))
@@ -288,5 +318,7 @@ function refuseConnection(error: NodeJS.ErrnoException, socket: import('node:net
         ? ['408 Request Timeout', 'request: it did not come to its end in time']
         : ['400 Bad Request', 'request: got something else, want HTTP/1.1']
   const body = JSON.stringify({ error: { code: 'invalid', message: text }, requestId: '' })
-  socket.end(`HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`)
+  socket.end(
+    `HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  )
 }

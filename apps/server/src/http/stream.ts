@@ -16,7 +16,10 @@ const CLOSE_REASON_BYTES_MAX = 123
 export function closeReason(text: string): string {
   const content = Buffer.from(text)
   if (content.length <= CLOSE_REASON_BYTES_MAX) return text
-  return content.subarray(0, CLOSE_REASON_BYTES_MAX - 3).toString().replace(/\uFFFD+$/, '')
+  return content
+    .subarray(0, CLOSE_REASON_BYTES_MAX - 3)
+    .toString()
+    .replace(/\uFFFD+$/, '')
 }
 
 const toBytes = (message: unknown): Uint8Array => {
@@ -64,7 +67,8 @@ export function byteSocket(socket: WebSocket): ByteSocket {
     send(content) {
       if (socket.readyState !== socket.OPEN) return Promise.reject(new Fault('aborted', 'the client went away'))
       return new Promise((resolve, reject) => {
-        const over = (error?: Error | null): void => (error ? reject(new Fault('aborted', 'the client went away', { cause: error })) : resolve())
+        const over = (error?: Error | null): void =>
+          error ? reject(new Fault('aborted', 'the client went away', { cause: error })) : resolve()
         // Below the bound the caller need not wait for the kernel.
         if (socket.bufferedAmount + content.length <= BUFFERED_BYTES_MAX) {
           socket.send(content, { binary: true }, () => {})

@@ -2,6 +2,7 @@
 import type { OperationName } from '../table.ts'
 import type { VerbData } from '../verbs.ts'
 
+// oxfmt-ignore
 export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
   'session.create': {
     method: 'POST',
