@@ -131,6 +131,8 @@ class Engine<S> implements SagaEngine {
   readonly #waiters = new Map<SagaId, Set<(record: SagaRecord) => void>>()
   readonly #stopping = new AbortController()
   readonly #unreleased = new Set<SagaId>()
+  /** What was logged: the fault of a group is one fault, though it ends many runs. */
+  readonly #told = new WeakSet<Fault>()
   #wakeUp: () => void = () => {}
   /** Whether a claim may find something: asked by `wake`, or the last claim got all that it wanted. */
   #mayHaveMore = true
@@ -369,7 +371,8 @@ class Engine<S> implements SagaEngine {
       }
       // A defect of the engine or the store, or a commit whose fate is unknown: the claim loop takes the saga up again.
       const fault = toFault(error)
-      run.log.error('saga.run_failed', { fault: fault.message, code: fault.code })
+      if (!this.#told.has(fault)) run.log.error('saga.run_failed', { fault: fault.message, code: fault.code })
+      this.#told.add(fault)
       const pauseMs = retryPauseMs(run.record.id, run.record.attempt)
       await this.#clock.sleep(millis(pauseMs), { signal: this.#stopping.signal }).catch(() => {})
     }

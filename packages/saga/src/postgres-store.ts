@@ -10,6 +10,7 @@
  *   a stale owner writes nothing          the UPDATE asks for the fence
  *   effects happen exactly once           they are in the transaction of the transition
  *   leases are compared on one clock      the database's
+ *   no deadlock between groups            commit and renew lock their rows in the order of ids; claim skips what is locked
  *
  * When a group is refused (a constraint that one effect breaks, text that JSON columns cannot hold), each transition is tried in a
  * transaction of its own, so that one saga's trouble is not its neighbours'.
@@ -73,8 +74,11 @@ export function postgresSagaStore(options: { sql: SqlExecutor }): PgSagaStore {
 
     async renew({ owner, leaseMs, ids }) {
       const { rows } = await sql.query(
-        `update saga set lease_until = clock_timestamp() + $2::float8 * interval '1 millisecond'
-         where id = any($3) and owner = $1 and state_kind in ('running', 'undoing') returning id, cancel_requested`,
+        `with held as materialized (
+           select id from saga where id = any($3) and owner = $1 and state_kind in ('running', 'undoing') order by id for update
+         )
+         update saga set lease_until = clock_timestamp() + $2::float8 * interval '1 millisecond'
+         where id in (select id from held) returning id, cancel_requested`,
         [owner, leaseMs, ids],
       )
       return new Map(rows.map((row) => [sagaId(String(row['id'])), row['cancel_requested'] === true ? 'cancel' : 'held']))
@@ -191,16 +195,21 @@ with picked as materialized (
 select ${COLUMNS} from claimed order by created_at, id`
 
 const COMMIT_SQL = `
+with hit as materialized (
+  select saga.id, t.kind, t.state, t.output, t.attempt, t.claimable
+  from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::boolean[])
+    as t(id, fence, kind, state, output, attempt, claimable)
+  join saga on saga.id = t.id and saga.fence = t.fence and saga.state_kind in ('running', 'undoing')
+  order by saga.id for update of saga
+)
 update saga set
-  state = t.state::jsonb,
-  state_kind = t.kind,
-  outputs = case when t.output is null then outputs else outputs || t.output::jsonb end,
-  attempt = t.attempt,
-  owner = case when t.claimable then owner end,
+  state = hit.state::jsonb,
+  state_kind = hit.kind,
+  outputs = case when hit.output is null then outputs else outputs || hit.output::jsonb end,
+  attempt = hit.attempt,
+  owner = case when hit.claimable then owner end,
   updated_at = clock_timestamp()
-from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::boolean[])
-  as t(id, fence, kind, state, output, attempt, claimable)
-where saga.id = t.id and saga.fence = t.fence and saga.state_kind in ('running', 'undoing')
+from hit where saga.id = hit.id
 returning saga.id, saga.cancel_requested`
 
 async function commitGroup(sql: SqlExecutor, transitions: readonly SagaTransition[]): Promise<CommitAnswer[]> {

@@ -53,9 +53,10 @@ async function measure(
   const counted: SagaStore = {
     ...store,
     commit: async (transitions) => {
+      const answers = await store.commit(transitions)
       commitCount += 1
       stepCount += transitions.length
-      return store.commit(transitions)
+      return answers
     },
   }
   const concurrencyMax = 512

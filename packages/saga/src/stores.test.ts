@@ -120,3 +120,24 @@ test('old sagas are forgotten when asked, unfinished ones never', async () => {
     ['c'],
   )
 })
+
+test('groups that renew, commit and claim the same sagas at once do not deadlock', async () => {
+  await pools[0]!.query('truncate saga')
+  const ids = Array.from({ length: 300 }, (_, index) => sagaId(`s-${(index * 7919) % 1000}`))
+  await pools[0]!.query(`insert into saga (id, name, resource, input) select id, 'test', id, '{}' from unnest($1::text[]) as t(id)`, [ids])
+  const [one, two] = [postgresSagaStore({ sql: executor(0) }), postgresSagaStore({ sql: executor(1) })]
+  const records = await one.claim({ owner: 'one', leaseMs: 60_000, limit: 300 })
+  const shuffled = records.toSorted((a, b) => ((a.fence * 31) % 97) - ((b.fence * 31) % 97))
+  const transitions = (of: typeof records) =>
+    of.map(({ id, fence }) => ({ id, fence, state: { kind: 'running', stepIndex: 1 } as const, attempt: 1, effects: [] }))
+  const renewals = { owner: 'one', leaseMs: 60_000, ids: ids.toReversed() }
+  for (let turn = 0; turn < 15; turn += 1) {
+    await Promise.all([
+      one.commit(transitions(records)),
+      two.commit(transitions(shuffled)),
+      one.renew(renewals),
+      two.renew({ ...renewals, ids }),
+      two.claim({ owner: 'two', leaseMs: 60_000, limit: 300 }),
+    ])
+  }
+})
