@@ -38,7 +38,7 @@ function valueName(field: VerbField): string | null {
   if (field.values) return field.values.join('|')
   const names: Record<VerbField['type'], string | null> = {
     string: 'TEXT',
-    integer: /Ms$/.test(field.name) ? 'TIME' : 'N',
+    integer: field.name.endsWith('Ms') ? 'TIME' : 'N',
     number: 'N',
     boolean: null,
     size: 'SIZE',
@@ -72,7 +72,7 @@ function textOf(value: string, what: string): string {
 const DURATION: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000 }
 
 function numberOf(value: string, field: VerbField, what: string): number {
-  const duration = /Ms$/.test(field.name) ? /^(\d+(?:\.\d+)?)(ms|s|m|min|h)$/.exec(value) : null
+  const duration = field.name.endsWith('Ms') ? /^(\d+(?:\.\d+)?)(ms|s|m|min|h)$/.exec(value) : null
   const number = duration ? Number(duration[1]) * (DURATION[duration[2] ?? ''] ?? 1) : Number(value)
   if (value.trim() === '' || !Number.isFinite(number)) throw usage(`${what}: got ${JSON.stringify(value)}, want a number`)
   return number

@@ -75,7 +75,7 @@ export function renderFields(record: Row, indent = ''): string {
   const width = Math.max(...Object.keys(record).map((key) => key.length), 0)
   return Object.entries(record)
     .map(([key, value]) => {
-      const shown = /Bytes$/.test(key) && typeof value === 'number' ? formatBytes(value) : /At$|^since$/.test(key) && typeof value === 'number' ? new Date(value).toISOString() : null
+      const shown = key.endsWith('Bytes') && typeof value === 'number' ? formatBytes(value) : /At$|^since$/.test(key) && typeof value === 'number' ? new Date(value).toISOString() : null
       if (shown === null && typeof value === 'object' && value !== null && !Array.isArray(value)) return `${indent}${key}\n${renderFields(value as Row, `${indent}  `)}`
       return `${indent}${key.padEnd(width)}  ${shown ?? text(value)}`
     })

@@ -6,7 +6,7 @@
  */
 import { join } from 'node:path'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { Fault, toFault, millis, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
+import { epochMillis, Fault, millis, toFault, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
 import { createIdentity } from '@typevisor/identity'
 import { createSagaEngine, postgresSagaStore } from '@typevisor/saga'
 import { lockFile, startEmbeddedPostgres } from '@typevisor/runtime-node'
@@ -50,6 +50,8 @@ export interface ServerOptions {
   readonly rng: Rng
   readonly ids: IdSource
   readonly log: Log
+  readonly trustedProxies?: HttpServerOptions['trustedProxies']
+  readonly trustedOrigins?: readonly string[]
   readonly limits?: HttpServerOptions['limits']
   readonly checkReplies?: boolean
   /** Called by `platform.stop`. */
@@ -70,6 +72,7 @@ export interface RunningServer extends AsyncDisposable {
 
 const HOUR_MS = 3_600_000
 const KEEP_EVENTS_MS = 30 * 24 * HOUR_MS
+const KEEP_AUDIT_MS = 365 * 24 * HOUR_MS
 const KEEP_SAGAS_MS = 7 * 24 * HOUR_MS
 
 /** A name of this server's own among the owners of sagas, the same over restarts on one data directory. */
@@ -157,6 +160,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     ...(options.host === undefined ? {} : { host: options.host }),
     ...(options.names === undefined ? {} : { names: options.names }),
     ...(options.tls === undefined ? {} : { tls: options.tls }),
+    ...(options.trustedProxies === undefined ? {} : { trustedProxies: options.trustedProxies }),
+    ...(options.trustedOrigins === undefined ? {} : { trustedOrigins: options.trustedOrigins }),
     ...(options.limits === undefined ? {} : { limits: options.limits }),
     ...(options.checkReplies === undefined ? {} : { checkReplies: options.checkReplies }),
   })
@@ -171,9 +176,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
       await clock.sleep(millis(HOUR_MS), { signal }).catch(() => {})
       if (signal.aborted) return
       try {
-        await outbox.prune((clock.now() - KEEP_EVENTS_MS) as never)
+        await outbox.prune(epochMillis(clock.now() - KEEP_EVENTS_MS))
         await store.prune({ olderThanMs: KEEP_SAGAS_MS })
         await identity.prune()
+        await audit.prune(epochMillis(clock.now() - KEEP_AUDIT_MS))
       } catch (error) {
         log.warn('server.prune_failed', { error: toFault(error).message })
       }

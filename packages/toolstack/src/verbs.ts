@@ -265,7 +265,7 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
     check('restore'),
     {
       name: 'restore',
-      do: intending('restore', async ({ services, input, signal }, domain) => {
+      do: intending('restore', async ({ services, signal }, domain) => {
         if (domain.state.kind === 'saved') await services.driver.restore(domain, domain.state.savePath, { signal })
       }),
       undo: intending('poweroff', ({ services, input }) => services.driver.destroy(input.id)),

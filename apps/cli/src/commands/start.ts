@@ -16,12 +16,14 @@ import { waitForGuest } from './wait.ts'
 
 const PORT = 8006
 const USAGE =
-  'typevisor start [--port P] [--listen ADDRESS] [--name NAME ...] [--data DIR] [--empty] [--no-agent] [--driver qemu|sim] [--host NAME] [--tls-cert FILE --tls-key FILE] [--log LEVEL]'
+  'typevisor start [--port P] [--listen ADDRESS] [--name NAME ...] [--trusted-proxy ADDRESS ...] [--trusted-origin URL ...] [--data DIR] [--empty] [--no-agent] [--driver qemu|sim] [--host NAME] [--tls-cert FILE --tls-key FILE] [--log LEVEL]'
 
 export interface StartOptions {
   readonly port: number
   readonly listen: string | undefined
   readonly names: readonly string[]
+  readonly trustedProxies: readonly string[]
+  readonly trustedOrigins: readonly string[]
   readonly dataDir: string
   readonly empty: boolean
   readonly agent: boolean
@@ -41,6 +43,8 @@ export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): St
         port: { type: 'string' },
         listen: { type: 'string' },
         name: { type: 'string', multiple: true },
+        'trusted-proxy': { type: 'string', multiple: true },
+        'trusted-origin': { type: 'string', multiple: true },
         data: { type: 'string' },
         empty: { type: 'boolean' },
         'no-agent': { type: 'boolean' },
@@ -70,6 +74,8 @@ export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): St
     port,
     listen: values.listen,
     names: values.name ?? [],
+    trustedProxies: values['trusted-proxy'] ?? [],
+    trustedOrigins: values['trusted-origin'] ?? [],
     dataDir: values.data ?? dataDirOf(env),
     empty: values.empty ?? false,
     agent: !(values['no-agent'] ?? false),
@@ -129,6 +135,8 @@ export async function startPlatform(options: StartOptions, env: NodeJS.ProcessEn
     ids,
     log,
     names: options.names,
+    trustedProxies: options.trustedProxies,
+    trustedOrigins: options.trustedOrigins,
     onStopRequest: stopRequest.resolve,
     ...(options.listen === undefined ? {} : { host: options.listen }),
     ...(options.tls === undefined ? {} : { tls: options.tls }),

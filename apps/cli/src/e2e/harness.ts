@@ -22,6 +22,8 @@ export const startOptions = (dataDir: string, changes: Partial<StartOptions> = {
   port: 0,
   listen: undefined,
   names: [],
+  trustedProxies: [],
+  trustedOrigins: [],
   dataDir,
   empty: true,
   agent: true,

@@ -1,0 +1,298 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { bytes, epochMillis, Fault, gib, mib, type FaultCode } from '@typevisor/base'
+import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
+import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
+import type { Image } from '@typevisor/image'
+import { stateFile } from '@typevisor/saga'
+import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
+import { memoryVolumeStore } from '@typevisor/storage'
+import { openToolstack, type Toolstack } from './toolstack.ts'
+
+const IMAGE: Image = {
+  name: 'micro' as ImageName,
+  title: 'in memory',
+  digest: 'sim',
+  builtAt: epochMillis(0),
+  boot: { kind: 'disk' },
+  rootDisk: { path: '/sim/micro', format: 'raw', virtualBytes: mib(64), fileBytes: bytes(0) },
+  minimum: { memoryBytes: mib(64), diskBytes: mib(64) },
+  defaultUser: 'root',
+  contents: {},
+}
+
+const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
+const spec = (name: string, changes: Partial<DomainSpec> = {}): DomainSpec => ({
+  name: name as DomainName,
+  vcpuCount: 1,
+  memoryBytes: mib(128),
+  image: IMAGE.name,
+  rootDiskBytes: gib(1),
+  cloudInit: { hostname: name, user: null, sshKeys: [], userData: null },
+  forwards: [],
+  labels: {},
+  ...changes,
+})
+
+interface World {
+  readonly clock: VirtualClock
+  readonly hypervisor: SimHypervisor
+  readonly disk: SimDisk
+  readonly volumes: ReturnType<typeof memoryVolumeStore>
+  open(options?: { faults?: SimFaults }): Promise<Toolstack>
+}
+
+function makeWorld(): World {
+  const clock = virtualClock()
+  const rng = seededRng(7)
+  const hypervisor = new SimHypervisor(clock)
+  const disk = simDisk({ rng })
+  const volumes = memoryVolumeStore()
+  return {
+    clock,
+    hypervisor,
+    disk,
+    volumes,
+    open: ({ faults } = {}) => {
+      const log = memoryLog()
+      return openToolstack({
+        driver: createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
+        volumes,
+        images: { get: async (name) => (name === IMAGE.name ? IMAGE : null) },
+        state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
+        saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+        clock,
+        log,
+        owner: 'test',
+      })
+    },
+  }
+}
+
+const isFault = (code: FaultCode) => (error: unknown) => {
+  assert.ok(error instanceof Fault, String(error))
+  assert.equal(error.code, code, error.message)
+  return true
+}
+
+let commands = 0
+const command = (fence?: number) => ({ commandId: `command-${(commands += 1)}`, ...(fence === undefined ? {} : { fence }) })
+
+async function eventsOf(toolstack: Toolstack, after = 0): Promise<DomainEvent[]> {
+  const last = toolstack.lastSequence()
+  const seen: DomainEvent[] = []
+  if (last <= after) return seen
+  for await (const event of toolstack.events(after)) {
+    seen.push(event)
+    if (event.sequence >= last) break
+  }
+  return seen
+}
+const told = (events: readonly DomainEvent[]) => events.map((event) => `${event.from}>${event.to} ${event.cause}${event.reconstructed ? ' reconstructed' : ''}`)
+
+test('a life: every transition is told once, with its cause', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('life'), command())
+    for (const verb of ['start', 'pause', 'unpause', 'save', 'restore', 'shutdown', 'start', 'poweroff'] as const) {
+      await toolstack.carryOut(verb, ID, command())
+    }
+    assert.equal(await toolstack.carryOut('destroy', ID, command()), null)
+    const states = told(await eventsOf(toolstack)).filter((line) => !line.startsWith('stopped>paused') && !line.startsWith('saved>paused'))
+    assert.deepEqual(
+      states.map((line) => line.replace('paused>running', '*>running').replace('stopped>running', '*>running').replace('saved>running', '*>running')),
+      [
+        'null>stopped requested',
+        '*>running requested',
+        'running>paused requested',
+        '*>running requested',
+        'running>saved requested',
+        '*>running requested',
+        'running>stopped requested',
+        '*>running requested',
+        'running>stopped requested',
+        'stopped>null requested',
+      ],
+    )
+    assert.deepEqual(await world.volumes.list(), [])
+    assert.equal(world.hypervisor.guests.size, 0)
+    assert.equal(world.hypervisor.saves.size, 0)
+    await toolstack.close()
+  })
+})
+
+test('a command given twice is done once, also after a restart', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('twice'), { commandId: 'define-1' })
+    await toolstack.define(ID, spec('twice'), { commandId: 'define-1' })
+    await toolstack.carryOut('start', ID, { commandId: 'start-1' })
+    await toolstack.carryOut('pause', ID, { commandId: 'pause-1' })
+    await toolstack.carryOut('start', ID, { commandId: 'start-1' })
+    assert.equal(toolstack.get(ID)?.state.kind, 'paused')
+    await toolstack.close()
+    toolstack = await world.open()
+    await toolstack.carryOut('start', ID, { commandId: 'start-1' })
+    assert.equal(toolstack.get(ID)?.state.kind, 'paused')
+    await toolstack.close()
+  })
+})
+
+test('a command with a lower fence than the highest seen is refused, also after a restart and after the domain is gone', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('fenced'), command(5))
+    await assert.rejects(toolstack.carryOut('start', ID, command(4)), isFault('stale_fence'))
+    await toolstack.carryOut('start', ID, command(7))
+    await toolstack.close()
+    toolstack = await world.open()
+    await assert.rejects(toolstack.carryOut('pause', ID, command(6)), isFault('stale_fence'))
+    await toolstack.carryOut('destroy', ID, command(8))
+    await assert.rejects(toolstack.define(ID, spec('fenced'), command(7)), isFault('stale_fence'))
+    await toolstack.close()
+  })
+})
+
+test('a verb from the wrong state is a conflict and changes nothing', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('wrong'), command())
+    for (const verb of ['pause', 'unpause', 'shutdown', 'reboot', 'save', 'restore', 'poweroff'] as const) {
+      await assert.rejects(toolstack.carryOut(verb, ID, command()), isFault('conflict'), verb)
+    }
+    assert.equal(toolstack.get(ID)?.state.kind, 'stopped')
+    await assert.rejects(toolstack.exec(ID, { argv: ['/bin/true'], timeoutMs: 1000 }), isFault('conflict'))
+    await assert.rejects(toolstack.carryOut('start', 'nobody' as DomainId, command()), isFault('not_found'))
+    await toolstack.close()
+  })
+})
+
+test('a guest that powers itself off is stopped with that cause, and its process is let go', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('off'), command())
+    await toolstack.carryOut('start', ID, command())
+    world.hypervisor.guest.powerOff(ID)
+    await world.clock.advance(10)
+    assert.deepEqual(toolstack.get(ID)?.state, { kind: 'stopped', cause: 'guest', detail: null })
+    assert.equal(world.hypervisor.guests.size, 0)
+    await toolstack.close()
+  })
+})
+
+test('a panic leaves the domain crashed with its memory; poweroff lets it go', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('panic'), command())
+    await toolstack.carryOut('start', ID, command())
+    world.hypervisor.guest.panic(ID)
+    await world.clock.advance(10)
+    assert.equal(toolstack.get(ID)?.state.kind, 'crashed')
+    assert.equal(world.hypervisor.guests.size, 1)
+    await toolstack.carryOut('poweroff', ID, command())
+    assert.equal(world.hypervisor.guests.size, 0)
+    await toolstack.close()
+  })
+})
+
+test('what happened while nobody watched is told as reconstructed', async () => {
+  const world = makeWorld()
+  const ids = ['b', 'c', 'd', 'e'].map((letter) => ID.replace(/.$/, letter) as DomainId) as [DomainId, DomainId, DomainId, DomainId]
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    for (const [index, id] of ids.entries()) {
+      await toolstack.define(id, spec(`nobody-${index}`), command())
+      await toolstack.carryOut('start', id, command())
+    }
+    const before = toolstack.lastSequence()
+    await toolstack.close()
+    world.hypervisor.guest.kill(ids[0])
+    world.hypervisor.guest.powerOff(ids[1])
+    world.hypervisor.guest.ioError(ids[2])
+    toolstack = await world.open()
+    await world.clock.advance(10)
+    assert.deepEqual(told(await eventsOf(toolstack, before)), [
+      'running>crashed unknown reconstructed',
+      'running>stopped guest reconstructed',
+      'running>paused io-error reconstructed',
+    ])
+    assert.deepEqual(
+      ids.map((id) => toolstack.get(id)?.state.kind),
+      ['crashed', 'stopped', 'paused', 'running'],
+    )
+    await toolstack.close()
+  })
+})
+
+test('a shutdown that the guest does not hear ends in time, and the domain still runs', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('deaf'), command())
+    await toolstack.carryOut('start', ID, command())
+    world.hypervisor.need(ID).bootedAt = null
+    await assert.rejects(toolstack.carryOut('shutdown', ID, { ...command(), timeoutMs: 2000 }), isFault('timeout'))
+    assert.equal(toolstack.get(ID)?.state.kind, 'running')
+    await toolstack.close()
+  })
+})
+
+test('a definition that fails leaves nothing behind', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await assert.rejects(toolstack.define(ID, spec('none', { image: 'nothing' as ImageName }), command()), isFault('not_found'))
+    await assert.rejects(toolstack.define(ID, spec('small', { memoryBytes: mib(1) }), command()), isFault('invalid'))
+    assert.deepEqual([toolstack.list(), await world.volumes.list(), toolstack.lastSequence()], [[], [], 0])
+    await toolstack.define(ID, spec('name'), command())
+    const other = ID.replace(/.$/, 'f') as DomainId
+    await assert.rejects(toolstack.define(other, spec('name'), command()), isFault('conflict'))
+    assert.equal((await world.volumes.list()).length, 2)
+    await toolstack.close()
+  })
+})
+
+test('a start that fails in the driver is undone: no process, stopped', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('bad-start'), command())
+    await toolstack.close()
+    toolstack = await world.open({
+      faults: (operation) => {
+        if (operation === 'unpause') throw new Fault('failed', 'injected')
+      },
+    })
+    await assert.rejects(toolstack.carryOut('start', ID, command()), isFault('failed'))
+    assert.equal(toolstack.get(ID)?.state.kind, 'stopped')
+    assert.equal(world.hypervisor.guests.size, 0)
+    await toolstack.close()
+  })
+})
+
+test('events go on after the last one that a reader has, without a gap', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('reader'), command())
+    const first = await eventsOf(toolstack)
+    await toolstack.acknowledge(first.at(-1)?.sequence ?? 0)
+    await toolstack.carryOut('start', ID, command())
+    await toolstack.close()
+    toolstack = await world.open()
+    const rest = await eventsOf(toolstack, first.at(-1)?.sequence)
+    assert.equal(rest.at(-1)?.to, 'running')
+    const sequences = [...first, ...rest].map((event) => event.sequence)
+    assert.deepEqual(
+      sequences,
+      sequences.map((_, index) => index + 1),
+    )
+    await toolstack.close()
+  })
+})
