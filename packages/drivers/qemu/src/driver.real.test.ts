@@ -449,3 +449,19 @@ test('forget drops the console and is refused while the domain is there', async 
   assert.deepEqual(await readdir(join(b.folder, 'data')).then((names) => names.filter((name) => name === domain.id)), [])
   assert.equal((await b.driver.readConsole(domain.id, 0, 100)).content.length, 0)
 })
+
+test('a pause that was asked for is never told with another cause, however the answer and the event meet', async (t) => {
+  const b = await bench(t)
+  const domain = await running(b)
+  const events = watch(b.driver)
+  for (let round = 0; round < 40; round += 1) {
+    await b.driver.pause(domain.id)
+    assert.deepEqual(await b.driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+    await b.driver.unpause(domain.id)
+  }
+  await until(() => events.filter((event) => event.state.kind === 'running').length === 41, 'all told, and the first start')
+  assert.deepEqual(
+    events.filter((event) => event.state.kind === 'paused').map((event) => 'cause' in event.state && event.state.cause),
+    Array.from({ length: 41 }, () => 'requested'),
+  )
+})

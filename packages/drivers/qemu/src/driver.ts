@@ -308,7 +308,7 @@ class Driver implements QemuDriver {
         if (error instanceof Fault && error.code === 'failed') return null
         throw error
       }),
-      this.#host.processes.usage(machine.process),
+      machine.usage(),
     ])
     return statisticsOf({ at: this.#clock.now(), hardware: machine.record.hardware, usage, blockStats, balloon })
   }

@@ -96,6 +96,18 @@ function commandLineOf(pid: string): string {
   }
 }
 
+/** Exact, but without the threads that have ended; the process's own count has those, in steps of 10 ms. The larger one is nearer. */
+function liveThreadsNs(pid: number): number {
+  let sum = 0
+  try {
+    for (const thread of readdirSync(`/proc/${pid}/task`))
+      sum += Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')[0])
+  } catch {
+    return 0
+  }
+  return sum
+}
+
 function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
   return {
     bootId: async () => runtime.bootId(),
@@ -129,7 +141,8 @@ function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
       const fields = await statFields(wanted.pid)
       if (!fields || Number(fields[19]) !== wanted.startTimeTicks) return null
       const cpuTicks = Number(fields[11]) + Number(fields[12])
-      return { cpuTimeNs: cpuTicks * (1e9 / TICKS_PER_SECOND), residentBytes: Number(fields[21]) * PAGE_SIZE }
+      const cpuTimeNs = Math.max(cpuTicks * (1e9 / TICKS_PER_SECOND), liveThreadsNs(wanted.pid))
+      return { cpuTimeNs, residentBytes: Number(fields[21]) * PAGE_SIZE }
     },
     run: runToEnd,
   }

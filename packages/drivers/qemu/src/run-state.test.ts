@@ -88,6 +88,10 @@ test('whatever QEMU says, a state is told only when it differs from the last one
 test('what is asked takes its cause from what was known, where both agree', () => {
   const known: DriverState = { kind: 'powered-off', cause: 'guest' }
   assert.deepEqual(stateOfRunState('shutdown', known), known)
+  assert.deepEqual(stateOfRunState('paused', { kind: 'paused', cause: 'requested' }, { kind: 'running' }), {
+    kind: 'paused',
+    cause: 'requested',
+  })
   assert.deepEqual(stateOfRunState('shutdown', { kind: 'running' }), { kind: 'powered-off', cause: 'unknown' })
   assert.deepEqual(stateOfRunState('io-error', { kind: 'paused', cause: 'requested' }), { kind: 'paused', cause: 'io-error' })
   assert.deepEqual(stateOfRunState('guest-panicked', null).kind, 'crashed')

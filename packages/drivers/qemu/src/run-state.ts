@@ -91,13 +91,13 @@ function shutdownHint(watch: Watch, reason: string | null): DriverState | null {
 }
 
 /**
- * `status` of `query-status` (qapi/run-state.json, RunState) beside the last known state, which supplies the cause where both agree
- * on the kind.
+ * `status` of `query-status` (qapi/run-state.json, RunState). Where it does not tell the cause, the first of `known` that is of the same
+ * kind does: what is expected to come, then what was told last.
  */
-export function stateOfRunState(status: string, known: DriverState | null): DriverState {
+export function stateOfRunState(status: string, ...known: readonly (DriverState | null)[]): DriverState {
   const state = plainState(status)
-  if (known !== null && known.kind === state.kind && 'cause' in state && state.cause === 'unknown') return known
-  return state
+  if (!('cause' in state) || state.cause !== 'unknown') return state
+  return known.find((one) => one?.kind === state.kind) ?? state
 }
 
 function plainState(status: string): DriverState {
