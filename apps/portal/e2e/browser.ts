@@ -8,7 +8,16 @@ import { chromium, type BrowserContext, type Page } from 'playwright-core'
 export const CHROMIUM = process.env['CHROMIUM'] ?? '/usr/bin/chromium'
 export const hasChromium = (): boolean => existsSync(CHROMIUM)
 
-const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+const FLAGS = [
+  '--headless',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+]
 
 export interface TestBrowser extends AsyncDisposable {
   readonly context: BrowserContext
@@ -26,7 +35,12 @@ export interface BrowserOptions {
   readonly scheme?: 'light' | 'dark'
 }
 
-export async function openBrowser({ origin, width = 1440, height = 900, scheme = 'light' }: BrowserOptions): Promise<TestBrowser> {
+export async function openBrowser({
+  origin,
+  width = 1440,
+  height = 900,
+  scheme = 'light',
+}: BrowserOptions): Promise<TestBrowser> {
   const profile = await mkdtemp(join(tmpdir(), 'tv-chromium-'))
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: CHROMIUM,

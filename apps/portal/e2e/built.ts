@@ -17,13 +17,20 @@ export async function build(outDir: string): Promise<void> {
 
 async function newestMs(folder: string): Promise<number> {
   const entries = await readdir(folder, { recursive: true, withFileTypes: true })
-  const times = await Promise.all(entries.filter((entry) => entry.isFile()).map(async (entry) => (await stat(join(entry.parentPath, entry.name))).mtimeMs))
+  const times = await Promise.all(
+    entries.filter((entry) => entry.isFile()).map(async (entry) => (await stat(join(entry.parentPath, entry.name))).mtimeMs),
+  )
   return Math.max(0, ...times)
 }
 
 export async function ensureBuilt(): Promise<void> {
   const page = join(DIST, 'index.html')
-  const sources = Math.max(await newestMs(join(PORTAL, 'src')), await newestMs(join(PORTAL, 'public')), await newestMs(join(PORTAL, 'build')), (await stat(join(PORTAL, 'vite.config.ts'))).mtimeMs)
+  const sources = Math.max(
+    await newestMs(join(PORTAL, 'src')),
+    await newestMs(join(PORTAL, 'public')),
+    await newestMs(join(PORTAL, 'build')),
+    (await stat(join(PORTAL, 'vite.config.ts'))).mtimeMs,
+  )
   if (existsSync(page) && (await stat(page)).mtimeMs > sources) return
   await build(DIST)
 }

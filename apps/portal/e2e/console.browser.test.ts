@@ -45,13 +45,16 @@ const shoot = async (name: string): Promise<void> => {
   if (folder !== undefined) await page.screenshot({ path: join(folder, `${name}.png`) })
 }
 
-before(async () => {
-  if (skip !== false) return
-  await ensureBuilt()
-  platform = await startPlatform({ driver: 'qemu' })
-  browser = await openBrowser({ origin: platform.url })
-  ;({ page } = browser)
-}, { timeout: 180_000 })
+before(
+  async () => {
+    if (skip !== false) return
+    await ensureBuilt()
+    platform = await startPlatform({ driver: 'qemu' })
+    browser = await openBrowser({ origin: platform.url })
+    ;({ page } = browser)
+  },
+  { timeout: 180_000 },
+)
 after(async () => {
   await browser?.[Symbol.asyncDispose]()
   await platform?.[Symbol.asyncDispose]()
@@ -88,19 +91,26 @@ test('a reload shows what the guest has said before, once', { skip, timeout: 60_
   assert.equal(text.match(/^42-is-the-answer$/gm)?.length, 1)
 })
 
-test('the platform dies and comes back while the guest talks: no line is lost, none comes twice', { skip, timeout: 180_000 }, async () => {
-  await type('i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo "line $i."; sleep 0.1; done; echo all "said"')
-  await untilText(/^line 10\.$/m)
-  await platform.kill()
-  await page.locator('[data-testid="console"][data-status="waiting"]').waitFor()
-  await page.getByTestId('connection-lost').waitFor()
-  await shoot('console-waiting')
-  await platform.start()
-  await connected()
-  const text = await untilText(/^all said$/m, 60_000)
-  const lines = [...text.matchAll(/^line (\d+)\.$/gm)].map((match) => Number(match[1]))
-  assert.deepEqual(lines, Array.from({ length: 150 }, (_, index) => index + 1))
-})
+test(
+  'the platform dies and comes back while the guest talks: no line is lost, none comes twice',
+  { skip, timeout: 180_000 },
+  async () => {
+    await type('i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo "line $i."; sleep 0.1; done; echo all "said"')
+    await untilText(/^line 10\.$/m)
+    await platform.kill()
+    await page.locator('[data-testid="console"][data-status="waiting"]').waitFor()
+    await page.getByTestId('connection-lost').waitFor()
+    await shoot('console-waiting')
+    await platform.start()
+    await connected()
+    const text = await untilText(/^all said$/m, 60_000)
+    const lines = [...text.matchAll(/^line (\d+)\.$/gm)].map((match) => Number(match[1]))
+    assert.deepEqual(
+      lines,
+      Array.from({ length: 150 }, (_, index) => index + 1),
+    )
+  },
+)
 
 test('a command runs in the guest through its agent', { skip, timeout: 60_000 }, async () => {
   await page.getByRole('link', { name: 'Command' }).click()
@@ -112,7 +122,10 @@ test('a command runs in the guest through its agent', { skip, timeout: 60_000 },
 
 test('the overview shows addresses, use and why the guest is in its state', { skip, timeout: 60_000 }, async () => {
   await page.getByRole('link', { name: 'Overview' }).click()
-  await page.getByTestId('network').getByText(/10\.0\.2\.\d+\/24/).waitFor({ timeout: 30_000 })
+  await page
+    .getByTestId('network')
+    .getByText(/10\.0\.2\.\d+\/24/)
+    .waitFor({ timeout: 30_000 })
   await page.waitForTimeout(8_000)
   await shoot('overview-real')
   assert.match(await page.getByTestId('usage').innerText(), /\d+ %/)
@@ -131,4 +144,28 @@ test('a guest is saved and restored from the page, and its console goes on', { s
   await connected()
   await type('echo still-$((40+2))')
   await untilText(/^still-42$/m)
+})
+
+test('an instance that cannot start says why, and can be removed', { skip, timeout: 120_000 }, async () => {
+  await page.goto(`${platform.url}/instances?create=true`)
+  await page.getByTestId('field-name').fill('clash')
+  await page.getByTestId('more').locator('summary').click()
+  await page.getByTestId('add-forward').click()
+  // The port of the platform itself: QEMU cannot have it.
+  await page.getByLabel('Port of the host', { exact: true }).fill(new URL(platform.url).port)
+  await page.getByTestId('create-go').click()
+  const fault = page.getByTestId('notice-fault').or(page.getByTestId('form-fault'))
+  await fault.first().waitFor({ timeout: 60_000 })
+  await shoot('create-failed')
+  assert.match(await fault.first().innerText(), /port|hostfwd/i)
+  await page.getByTestId('state-detail').waitFor()
+  await page.getByTestId('do-destroy').click()
+  await page.getByTestId('confirm-word').fill('clash')
+  await page.getByTestId('confirm-go').click()
+  await page.getByText('There is no instance clash').waitFor({ timeout: 30_000 })
+})
+
+test('nothing was asked of another origin, and the content policy refused nothing', { skip }, () => {
+  assert.deepEqual(browser.foreign, [])
+  assert.deepEqual(browser.errors, [])
 })

@@ -42,7 +42,11 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
 
   const start = async (): Promise<void> => {
     said = ''
-    const began = spawn(process.execPath, [MAIN, 'start', '--port', String(port), '--data', dataDir, '--driver', options.driver, '--empty'], { stdio: ['ignore', 'pipe', 'pipe'] })
+    const began = spawn(
+      process.execPath,
+      [MAIN, 'start', '--port', String(port), '--data', dataDir, '--driver', options.driver, '--empty'],
+      { stdio: ['ignore', 'pipe', 'pipe'] },
+    )
     child = began
     const hear = (content: Buffer): void => {
       said += content.toString()
@@ -64,7 +68,10 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
     await over
   }
   const typevisor = async (...words: string[]): Promise<string> => {
-    const run = spawn(process.execPath, [MAIN, ...words], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, TYPEVISOR_URL: url, TYPEVISOR_DATA: dataDir } })
+    const run = spawn(process.execPath, [MAIN, ...words], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, TYPEVISOR_URL: url, TYPEVISOR_DATA: dataDir },
+    })
     let out = ''
     let err = ''
     run.stdout.on('data', (content: Buffer) => (out += content.toString()))

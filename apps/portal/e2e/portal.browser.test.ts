@@ -128,9 +128,10 @@ test('what destroys asks for the name to be typed', { skip }, async () => {
   await row('doomed').waitFor({ state: 'detached' })
 })
 
-test('search, order, page and size are the server\'s, and the address holds them', { skip }, async () => {
+test("search, order, page and size are the server's, and the address holds them", { skip }, async () => {
   const names = Array.from({ length: 60 }, (_, index) => `many-${String(index).padStart(2, '0')}`)
-  for (let at = 0; at < names.length; at += 6) await Promise.all(names.slice(at, at + 6).map((name) => platform.typevisor('instance', 'create', name)))
+  for (let at = 0; at < names.length; at += 6)
+    await Promise.all(names.slice(at, at + 6).map((name) => platform.typevisor('instance', 'create', name)))
   await page.goto(`${platform.url}/instances`)
   await row('many-00').waitFor()
   assert.equal(await page.getByTestId('place').innerText(), '1–50 of 61')
@@ -175,14 +176,15 @@ test('operations tell how they ended', { skip }, async () => {
   await shoot('operations')
 })
 
-test('a token\'s secret is shown once, works, and works no more when revoked', { skip }, async () => {
+test("a token's secret is shown once, works, and works no more when revoked", { skip }, async () => {
   await page.goto(`${platform.url}/settings/tokens`)
   await page.getByTestId('make-token').click()
   await page.getByLabel('Name').fill('ci')
   await page.getByRole('button', { name: 'Make it' }).click()
   const secret = await page.getByTestId('secret').innerText()
   await shoot('token-secret')
-  const answer = async () => (await fetch(`${platform.url}/api/v1/instances`, { headers: { authorization: `Bearer ${secret}` } })).status
+  const answer = async () =>
+    (await fetch(`${platform.url}/api/v1/instances`, { headers: { authorization: `Bearer ${secret}` } })).status
   assert.equal(await answer(), 200)
   await page.getByRole('button', { name: 'I have copied it' }).click()
   await row('ci').getByRole('button', { name: 'Revoke' }).click()
@@ -205,7 +207,11 @@ test('the keyboard is enough to find and open an instance', { skip }, async () =
   }
   await page.keyboard.press('Enter')
   await page.getByRole('heading', { name: 'web-1' }).waitFor()
-  assert.equal(await page.evaluate(() => document.activeElement?.textContent), 'web-1', 'the heading of the new page has the focus')
+  assert.equal(
+    await page.evaluate(() => document.activeElement?.textContent),
+    'web-1',
+    'the heading of the new page has the focus',
+  )
 })
 
 test('a session that has ended leads to sign-in and back', { skip }, async () => {
@@ -225,7 +231,19 @@ test('pages fit a phone, in the dark as in the light', { skip }, async () => {
     await signIn(phone.page)
     await phone.page.getByTestId('row').first().waitFor()
     assert.equal(await phone.page.evaluate(() => document.documentElement.dataset['mantineColorScheme']), scheme)
-    for (const at of ['/instances', '/instances/web-1', '/instances/web-1/console', '/instances/web-1/events', '/operations', '/images', '/hosts', '/settings', '/settings/tokens', '/settings/audit', '/instances?create=true']) {
+    for (const at of [
+      '/instances',
+      '/instances/web-1',
+      '/instances/web-1/console',
+      '/instances/web-1/events',
+      '/operations',
+      '/images',
+      '/hosts',
+      '/settings',
+      '/settings/tokens',
+      '/settings/audit',
+      '/instances?create=true',
+    ]) {
       await phone.page.goto(`${platform.url}${at}`)
       await phone.page.waitForLoadState('load')
       await phone.page.getByRole('heading').first().waitFor()

@@ -18,15 +18,4 @@
  * What it is not: it holds no rule of its own about the cloud, and no state that a reload would lose.
  */
 
-/** Works with every page: component styles are set by script as `<style>` elements, all else is the origin's own. */
-export const CONTENT_SECURITY_POLICY = [
-  "default-src 'self'",
-  "script-src 'self'",
-  "style-src 'self' 'unsafe-inline'",
-  "img-src 'self' data:",
-  "connect-src 'self'",
-  "object-src 'none'",
-  "base-uri 'none'",
-  "form-action 'self'",
-  "frame-ancestors 'none'",
-].join('; ')
+export { path, PATHS, safeReturn } from './paths.ts'

@@ -7,7 +7,17 @@ test('after signing in one returns to the page asked for', () => {
 })
 
 test('a return address of another site is not followed', () => {
-  for (const hostile of ['//evil.example', '/\\evil.example', 'https://evil.example', 'javascript:alert(1)', '/a\nb', '', null, 7, '/\t/evil']) {
+  for (const hostile of [
+    '//evil.example',
+    '/\\evil.example',
+    'https://evil.example',
+    'javascript:alert(1)',
+    '/a\nb',
+    '',
+    null,
+    7,
+    '/\t/evil',
+  ]) {
     assert.equal(safeReturn(hostile), PATHS.instances, String(hostile))
   }
 })

@@ -40,6 +40,6 @@ export const path = {
  * typed a password to another site (`//evil`, `/\evil`, `https:`).
  */
 export function safeReturn(text: unknown): string {
-  if (typeof text !== 'string' || !/^\/(?![/\\])/.test(text) || /[\u0000-\u001f\\]/.test(text)) return PATHS.instances
+  if (typeof text !== 'string' || !/^\/(?!\/)[^\\\p{Cc}]*$/u.test(text)) return PATHS.instances
   return text.startsWith(PATHS.signIn) ? PATHS.instances : text
 }

@@ -27,7 +27,8 @@ const root = createRootRouteWithContext<{ queryClient: QueryClient }>()({ notFou
 const signIn = createRoute({
   getParentRoute: () => root,
   path: PATHS.signIn,
-  validateSearch: (raw: Record<string, unknown>): { return?: string } => (typeof raw['return'] === 'string' ? { return: raw['return'] } : {}),
+  validateSearch: (raw: Record<string, unknown>): { return?: string } =>
+    typeof raw['return'] === 'string' ? { return: raw['return'] } : {},
   component: lazyRouteComponent(() => import('./pages/sign-in.tsx'), 'SignIn'),
 })
 
@@ -58,7 +59,8 @@ const instances = createRoute({
   path: PATHS.instances,
   validateSearch: parseInstanceSearch,
   loaderDeps: ({ search }) => ({ search }),
-  loader: ({ context, deps }) => void context.queryClient.prefetchQuery(apiQuery('instance.list', { query: toListQuery(deps.search) })),
+  loader: ({ context, deps }) =>
+    void context.queryClient.prefetchQuery(apiQuery('instance.list', { query: toListQuery(deps.search) })),
   component: lazyRouteComponent(() => import('./pages/instances.tsx'), 'Instances'),
 })
 
@@ -69,22 +71,70 @@ const instance = createRoute({
   component: lazyRouteComponent(() => import('./pages/instance/instance.tsx'), 'InstancePage'),
 })
 const tabs = [
-  createRoute({ getParentRoute: () => instance, path: '/', component: lazyRouteComponent(() => import('./pages/instance/overview.tsx'), 'Overview') }),
-  createRoute({ getParentRoute: () => instance, path: 'console', component: lazyRouteComponent(() => import('./pages/instance/console.tsx'), 'Console') }),
-  createRoute({ getParentRoute: () => instance, path: 'command', component: lazyRouteComponent(() => import('./pages/instance/command.tsx'), 'Command') }),
-  createRoute({ getParentRoute: () => instance, path: 'events', component: lazyRouteComponent(() => import('./pages/instance/events.tsx'), 'Events') }),
+  createRoute({
+    getParentRoute: () => instance,
+    path: '/',
+    component: lazyRouteComponent(() => import('./pages/instance/overview.tsx'), 'Overview'),
+  }),
+  createRoute({
+    getParentRoute: () => instance,
+    path: 'console',
+    component: lazyRouteComponent(() => import('./pages/instance/console.tsx'), 'Console'),
+  }),
+  createRoute({
+    getParentRoute: () => instance,
+    path: 'command',
+    component: lazyRouteComponent(() => import('./pages/instance/command.tsx'), 'Command'),
+  }),
+  createRoute({
+    getParentRoute: () => instance,
+    path: 'events',
+    component: lazyRouteComponent(() => import('./pages/instance/events.tsx'), 'Events'),
+  }),
 ] as const
 
-const images = createRoute({ getParentRoute: () => signedIn, path: PATHS.images, component: lazyRouteComponent(() => import('./pages/images.tsx'), 'Images') })
-const hosts = createRoute({ getParentRoute: () => signedIn, path: PATHS.hosts, component: lazyRouteComponent(() => import('./pages/hosts.tsx'), 'Hosts') })
-const operations = createRoute({ getParentRoute: () => signedIn, path: PATHS.operations, component: lazyRouteComponent(() => import('./pages/operations.tsx'), 'Operations') })
+const images = createRoute({
+  getParentRoute: () => signedIn,
+  path: PATHS.images,
+  component: lazyRouteComponent(() => import('./pages/images.tsx'), 'Images'),
+})
+const hosts = createRoute({
+  getParentRoute: () => signedIn,
+  path: PATHS.hosts,
+  component: lazyRouteComponent(() => import('./pages/hosts.tsx'), 'Hosts'),
+})
+const operations = createRoute({
+  getParentRoute: () => signedIn,
+  path: PATHS.operations,
+  component: lazyRouteComponent(() => import('./pages/operations.tsx'), 'Operations'),
+})
 
-const settings = createRoute({ getParentRoute: () => signedIn, path: PATHS.settings, component: lazyRouteComponent(() => import('./pages/settings/settings.tsx'), 'Settings') })
+const settings = createRoute({
+  getParentRoute: () => signedIn,
+  path: PATHS.settings,
+  component: lazyRouteComponent(() => import('./pages/settings/settings.tsx'), 'Settings'),
+})
 const sections = [
-  createRoute({ getParentRoute: () => settings, path: '/', component: lazyRouteComponent(() => import('./pages/settings/account.tsx'), 'Account') }),
-  createRoute({ getParentRoute: () => settings, path: 'tokens', component: lazyRouteComponent(() => import('./pages/settings/tokens.tsx'), 'Tokens') }),
-  createRoute({ getParentRoute: () => settings, path: 'accounts', component: lazyRouteComponent(() => import('./pages/settings/accounts.tsx'), 'Accounts') }),
-  createRoute({ getParentRoute: () => settings, path: 'audit', component: lazyRouteComponent(() => import('./pages/settings/audit.tsx'), 'Audit') }),
+  createRoute({
+    getParentRoute: () => settings,
+    path: '/',
+    component: lazyRouteComponent(() => import('./pages/settings/account.tsx'), 'Account'),
+  }),
+  createRoute({
+    getParentRoute: () => settings,
+    path: 'tokens',
+    component: lazyRouteComponent(() => import('./pages/settings/tokens.tsx'), 'Tokens'),
+  }),
+  createRoute({
+    getParentRoute: () => settings,
+    path: 'accounts',
+    component: lazyRouteComponent(() => import('./pages/settings/accounts.tsx'), 'Accounts'),
+  }),
+  createRoute({
+    getParentRoute: () => settings,
+    path: 'audit',
+    component: lazyRouteComponent(() => import('./pages/settings/audit.tsx'), 'Audit'),
+  }),
 ] as const
 
 const routeTree = root.addChildren([

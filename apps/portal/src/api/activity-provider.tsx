@@ -43,7 +43,8 @@ export function ActivityProvider({ children }: { readonly children: ReactNode })
       const begun = activity.follows.find((each) => each.operation.id === id)?.begunAt ?? 0
       return dataUpdatedAt > begun
     })
-    if (step.activity.follows.some((each, index) => each !== activity.follows[index])) setActivity((now) => reconciled(now, data.items).activity)
+    if (step.activity.follows.some((each, index) => each !== activity.follows[index]))
+      setActivity((now) => reconciled(now, data.items).activity)
     for (const id of settled) {
       call('operation.get', { params: { operation: id } })
         .then((operation) => setActivity((now) => ended(now, operation)))
@@ -57,7 +58,12 @@ export function ActivityProvider({ children }: { readonly children: ReactNode })
   const follow = useCallback((accepted: Reply<'instance.start'>, name: string) => {
     const { operation } = accepted
     setActivity((now) =>
-      followed(now, { operation, title: `${operationTitle(operation.name)} ${name}`, instance: operation.name.startsWith('image.') ? null : name, begunAt: Date.now() }),
+      followed(now, {
+        operation,
+        title: `${operationTitle(operation.name)} ${name}`,
+        instance: operation.name.startsWith('image.') ? null : name,
+        begunAt: Date.now(),
+      }),
     )
   }, [])
   const dismiss = useCallback((id: string) => setActivity((now) => dismissed(now, id)), [])

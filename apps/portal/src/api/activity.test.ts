@@ -14,7 +14,12 @@ const operation = (id: string, change: Partial<Operation> = {}): Operation => ({
   updatedAt: 0,
   ...change,
 })
-const follow = (id: string, change: Partial<Operation> = {}) => ({ operation: operation(id, change), title: `Start ${id}`, instance: id, begunAt: 0 })
+const follow = (id: string, change: Partial<Operation> = {}) => ({
+  operation: operation(id, change),
+  title: `Start ${id}`,
+  instance: id,
+  begunAt: 0,
+})
 
 test('an operation that has ended by the time it is answered is a notice at once', () => {
   const activity = followed(NO_ACTIVITY, follow('a', { state: 'done' }))
@@ -35,13 +40,24 @@ test('an operation that has left the unfinished ones is asked for, then told', (
 test('an undone operation has failed when it has a fault, and was cancelled when it has none', () => {
   const fault = { code: 'failed', message: 'x' }
   assert.deepEqual(
-    [operation('a'), operation('a', { state: 'undoing', fault }), operation('a', { state: 'done' }), operation('a', { state: 'undone' }), operation('a', { state: 'undone', fault }), operation('a', { state: 'stuck' })].map(outcomeOf),
+    [
+      operation('a'),
+      operation('a', { state: 'undoing', fault }),
+      operation('a', { state: 'done' }),
+      operation('a', { state: 'undone' }),
+      operation('a', { state: 'undone', fault }),
+      operation('a', { state: 'stuck' }),
+    ].map(outcomeOf),
     ['running', 'running', 'done', 'cancelled', 'failed', 'failed'],
   )
 })
 
 test('operations are called by what a person pressed', () => {
-  assert.deepEqual(['instance.shutdown', 'image.build', 'cloud.rain'].map(operationTitle), ['Shut down', 'Build image', 'cloud.rain'])
+  assert.deepEqual(['instance.shutdown', 'image.build', 'cloud.rain'].map(operationTitle), [
+    'Shut down',
+    'Build image',
+    'cloud.rain',
+  ])
 })
 
 test('notices are bounded', () => {

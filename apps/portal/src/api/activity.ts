@@ -42,7 +42,10 @@ export function followed(activity: Activity, follow: Follow): Activity {
 }
 
 /** Progress of those still in the list; the ids that have left it and must be asked for. */
-export function reconciled(activity: Activity, unfinished: readonly Operation[]): { activity: Activity; ended: readonly string[] } {
+export function reconciled(
+  activity: Activity,
+  unfinished: readonly Operation[],
+): { activity: Activity; ended: readonly string[] } {
   const known = new Map(unfinished.map((operation) => [operation.id, operation]))
   const ended = activity.follows.filter((follow) => !known.has(follow.operation.id)).map((follow) => follow.operation.id)
   const follows = activity.follows.map((follow) => {
@@ -58,9 +61,15 @@ export function ended(activity: Activity, operation: Operation): Activity {
 }
 
 /** An operation that the server no longer knows: there is nothing more to say of it. */
-export const forgotten = (activity: Activity, id: string): Activity => ({ ...activity, follows: activity.follows.filter((each) => each.operation.id !== id) })
+export const forgotten = (activity: Activity, id: string): Activity => ({
+  ...activity,
+  follows: activity.follows.filter((each) => each.operation.id !== id),
+})
 
-export const dismissed = (activity: Activity, id: string): Activity => ({ ...activity, notices: activity.notices.filter((each) => each.operation.id !== id) })
+export const dismissed = (activity: Activity, id: string): Activity => ({
+  ...activity,
+  notices: activity.notices.filter((each) => each.operation.id !== id),
+})
 
 const TITLES: Record<string, string> = {
   create: 'Create',

@@ -56,7 +56,11 @@ export class EventSourceLoop {
     while (!signal.aborted) {
       this.#attempt = new AbortController()
       try {
-        const options = { after: this.#after, signal: AbortSignal.any([signal, this.#attempt.signal]), onState: (state: { kind: 'open' | 'waiting' }) => (state.kind === 'open' ? this.#opened() : this.#worry()) }
+        const options = {
+          after: this.#after,
+          signal: AbortSignal.any([signal, this.#attempt.signal]),
+          onState: (state: { kind: 'open' | 'waiting' }) => (state.kind === 'open' ? this.#opened() : this.#worry()),
+        }
         for await (const event of client.events(options)) this.#take(event)
       } catch (error) {
         if (error instanceof Fault && error.code === 'unauthenticated') {
@@ -89,7 +93,8 @@ export class EventSourceLoop {
     this.#everOpen = true
     void this.#queryClient.invalidateQueries({
       predicate: ({ state, queryKey }) =>
-        queryKey[0] !== 'session.get' && (state.status === 'error' || (since !== null && state.dataUpdatedAt > 0 && state.dataUpdatedAt < since)),
+        queryKey[0] !== 'session.get' &&
+        (state.status === 'error' || (since !== null && state.dataUpdatedAt > 0 && state.dataUpdatedAt < since)),
     })
   }
 
@@ -102,7 +107,9 @@ export class EventSourceLoop {
   #flush(): void {
     this.#timer = null
     const gathered = this.#gathered.splice(0)
-    void this.#queryClient.invalidateQueries({ predicate: ({ queryKey }) => gathered.some((event) => isStale(queryKey as unknown as QueryKey, event)) })
+    void this.#queryClient.invalidateQueries({
+      predicate: ({ queryKey }) => gathered.some((event) => isStale(queryKey as unknown as QueryKey, event)),
+    })
   }
 }
 

@@ -6,10 +6,21 @@ import type { OperationName, Reply } from '@typevisor/api'
 
 export type PlatformEvent = Reply<'event.stream'>
 /** As `queries.ts` makes them: the operation, and what was asked. */
-export type QueryKey = readonly [OperationName, { readonly params?: Record<string, unknown>; readonly query?: Record<string, unknown> }?]
+export type QueryKey = readonly [
+  OperationName,
+  { readonly params?: Record<string, unknown>; readonly query?: Record<string, unknown> }?,
+]
 
 const STALE: Record<string, readonly OperationName[]> = {
-  instance: ['instance.list', 'instance.get', 'instance.addresses', 'host.list', 'platform.get', 'operation.list', 'operation.get'],
+  instance: [
+    'instance.list',
+    'instance.get',
+    'instance.addresses',
+    'host.list',
+    'platform.get',
+    'operation.list',
+    'operation.get',
+  ],
   operation: ['operation.list', 'operation.get', 'instance.list', 'instance.get'],
   image: ['image.list', 'operation.list', 'operation.get'],
   host: ['host.list', 'image.list', 'instance.list', 'instance.get', 'platform.get'],
@@ -37,4 +48,5 @@ export function isStale(key: QueryKey, event: PlatformEvent): boolean {
 }
 
 /** The waits of an unreachable server grow to ten seconds. */
-export const reconnectAfterMs = (attempt: number, random: number): number => Math.min(10_000, 500 * 2 ** Math.min(attempt, 8)) * (0.75 + random / 2)
+export const reconnectAfterMs = (attempt: number, random: number): number =>
+  Math.min(10_000, 500 * 2 ** Math.min(attempt, 8)) * (0.75 + random / 2)

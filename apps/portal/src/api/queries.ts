@@ -19,7 +19,9 @@ export function makeQueryClient(onSignedOut: () => void): QueryClient {
   }
   return new QueryClient({
     queryCache: new QueryCache({ onError: watch }),
-    mutationCache: new MutationCache({ onError: (error, _variables, _result, mutation) => (mutation.meta?.['signsIn'] === true ? undefined : watch(error)) }),
+    mutationCache: new MutationCache({
+      onError: (error, _variables, _result, mutation) => (mutation.meta?.['signsIn'] === true ? undefined : watch(error)),
+    }),
     defaultOptions: {
       queries: {
         // Events say when an answer is stale; a page that is opened again may show what it knows meanwhile.

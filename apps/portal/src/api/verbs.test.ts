@@ -26,7 +26,10 @@ test('a running machine is not started, and a stopped one not shut down', () => 
 })
 
 test('an instance that an operation holds waits for its end', () => {
-  assert.equal(refusal('start', instance('stopped', { operation: { id: 'o', name: 'instance.save' } }), 'admin'), 'instance.save is under way')
+  assert.equal(
+    refusal('start', instance('stopped', { operation: { id: 'o', name: 'instance.save' } }), 'admin'),
+    'instance.save is under way',
+  )
 })
 
 test('a viewer is told that the role does not allow it', () => {

@@ -9,7 +9,8 @@ export { VERBS, type VerbName }
 const verbOperation = (verb: VerbName): OperationName & `instance.${VerbName}` => `instance.${verb}`
 
 /** `creating`, `failed` and `destroying` are states of the platform only: no verb names them, and what failed can only be destroyed. */
-const allowed = (verb: VerbName, kind: Instance['state']['kind']): boolean => (kind === 'failed' ? verb === 'destroy' : canDo(verb, kind as DomainStateKind))
+const allowed = (verb: VerbName, kind: Instance['state']['kind']): boolean =>
+  kind === 'failed' ? verb === 'destroy' : canDo(verb, kind as DomainStateKind)
 
 /** null: it can be done. Otherwise the reason why not, to be shown. */
 export function refusal(verb: VerbName, instance: Instance, role: RoleName): string | null {
@@ -21,13 +22,27 @@ export function refusal(verb: VerbName, instance: Instance, role: RoleName): str
 }
 
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */
-export const verbsOf = (instance: Instance): readonly VerbName[] => VERB_NAMES.filter((verb) => allowed(verb, instance.state.kind))
+export const verbsOf = (instance: Instance): readonly VerbName[] =>
+  VERB_NAMES.filter((verb) => allowed(verb, instance.state.kind))
 
 /** The one that a person most likely wants: it gets a button of its own. */
-const FIRST: Partial<Record<Instance['state']['kind'], VerbName>> = { stopped: 'start', paused: 'unpause', saved: 'restore', running: 'shutdown', crashed: 'poweroff', failed: 'destroy' }
+const FIRST: Partial<Record<Instance['state']['kind'], VerbName>> = {
+  stopped: 'start',
+  paused: 'unpause',
+  saved: 'restore',
+  running: 'shutdown',
+  crashed: 'poweroff',
+  failed: 'destroy',
+}
 export const firstVerb = (instance: Instance): VerbName | null => FIRST[instance.state.kind] ?? null
 
 /** For a choice of several: the verbs that at least one allows, and how many. */
-export function verbsOfAll(instances: readonly Instance[], role: RoleName): readonly { verb: VerbName; instances: readonly Instance[] }[] {
-  return VERB_NAMES.map((verb) => ({ verb, instances: instances.filter((instance) => refusal(verb, instance, role) === null) })).filter((each) => each.instances.length > 0)
+export function verbsOfAll(
+  instances: readonly Instance[],
+  role: RoleName,
+): readonly { verb: VerbName; instances: readonly Instance[] }[] {
+  return VERB_NAMES.map((verb) => ({
+    verb,
+    instances: instances.filter((instance) => refusal(verb, instance, role) === null),
+  })).filter((each) => each.instances.length > 0)
 }

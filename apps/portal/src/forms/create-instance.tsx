@@ -10,9 +10,32 @@ import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
 import { FaultAlert } from './fault-alert.tsx'
 import { fieldErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
-import { inSizes, newDraft, SIZE_NAMES, sizeOf, SIZES, suggestName, toBody, withSize, type ForwardDraft, type InstanceDraft } from './instance-draft.ts'
+import {
+  inSizes,
+  newDraft,
+  SIZE_NAMES,
+  sizeOf,
+  SIZES,
+  suggestName,
+  toBody,
+  withSize,
+  type ForwardDraft,
+  type InstanceDraft,
+} from './instance-draft.ts'
 
-const FIELDS = ['name', 'image', 'vcpuCount', 'memory', 'disk', 'host', 'sshKeys', 'user', 'userData', 'forwards', 'labels'] as const
+const FIELDS = [
+  'name',
+  'image',
+  'vcpuCount',
+  'memory',
+  'disk',
+  'host',
+  'sshKeys',
+  'user',
+  'userData',
+  'forwards',
+  'labels',
+] as const
 type Field = (typeof FIELDS)[number]
 const ALIASES = { memoryBytes: 'memory', rootDiskBytes: 'disk' } as const
 
@@ -79,10 +102,19 @@ export function CreateInstance({ onClose, taken }: Props) {
   }
   const shownElsewhere = Object.keys(errors.at).length > 0
   const lines = [...(creating.error !== null && !shownElsewhere ? [messageOf(creating.error)] : []), ...errors.rest]
-  const inMore = (['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys'] as const).some((field) => errors.at[field] !== undefined)
+  const inMore = (['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys'] as const).some(
+    (field) => errors.at[field] !== undefined,
+  )
 
   return (
-    <Drawer opened onClose={onClose} position="right" size={520} title={<strong>Create an instance</strong>} closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Drawer
+      opened
+      onClose={onClose}
+      position="right"
+      size={520}
+      title={<strong>Create an instance</strong>}
+      closeButtonProps={{ 'aria-label': 'Close' }}
+    >
       <form ref={form} onSubmit={submit} noValidate data-testid="create-form">
         <Stack gap="lg">
           <FaultAlert title="The platform refused" lines={lines} />
@@ -106,7 +138,11 @@ export function CreateInstance({ onClose, taken }: Props) {
           <ImageField value={draft.image} error={errors.at.image} onChange={(image) => change({ image })} />
           <SizeField draft={draft} onChange={setDraft} />
           <MoreFields draft={draft} errors={errors} change={change} open={inMore} />
-          <Checkbox label="Start it at once" checked={draft.start} onChange={(event) => change({ start: event.currentTarget.checked })} />
+          <Checkbox
+            label="Start it at once"
+            checked={draft.start}
+            onChange={(event) => change({ start: event.currentTarget.checked })}
+          />
         </Stack>
         <div className="form-foot">
           <Button variant="default" onClick={onClose}>
@@ -121,12 +157,32 @@ export function CreateInstance({ onClose, taken }: Props) {
   )
 }
 
-function NativeSelect({ label, error, children, value, onChange, testId }: { label: string; error?: string | undefined; children: ReactNode; value: string; onChange: (value: string) => void; testId: string }) {
+function NativeSelect({
+  label,
+  error,
+  children,
+  value,
+  onChange,
+  testId,
+}: {
+  label: string
+  error?: string | undefined
+  children: ReactNode
+  value: string
+  onChange: (value: string) => void
+  testId: string
+}) {
   return (
     <label className="stacked">
       <span className="mantine-InputWrapper-label">{label}</span>
       <span className="select">
-        <select style={{ width: '100%' }} value={value} onChange={(event) => onChange(event.currentTarget.value)} aria-invalid={error !== undefined} data-testid={testId}>
+        <select
+          style={{ width: '100%' }}
+          value={value}
+          onChange={(event) => onChange(event.currentTarget.value)}
+          aria-invalid={error !== undefined}
+          data-testid={testId}
+        >
           {children}
         </select>
       </span>
@@ -135,7 +191,15 @@ function NativeSelect({ label, error, children, value, onChange, testId }: { lab
   )
 }
 
-function ImageField({ value, error, onChange }: { readonly value: string; readonly error: string | undefined; readonly onChange: (image: string) => void }) {
+function ImageField({
+  value,
+  error,
+  onChange,
+}: {
+  readonly value: string
+  readonly error: string | undefined
+  readonly onChange: (image: string) => void
+}) {
   const images = useQuery(apiQuery('image.list', {}))
   const names = new Map((images.data?.items ?? []).map((image) => [image.name, image.title]))
   // Not there yet: the first instance may build it, and the server says so if it may not.
@@ -160,7 +224,14 @@ function SizeField({ draft, onChange }: { readonly draft: InstanceDraft; readonl
           const size = SIZES[name]
           return (
             <label key={name} className="size">
-              <input type="radio" name="size" value={name} checked={draft.size === name} onChange={() => onChange(withSize(draft, name))} data-testid={`size-${name}`} />
+              <input
+                type="radio"
+                name="size"
+                value={name}
+                checked={draft.size === name}
+                onChange={() => onChange(withSize(draft, name))}
+                data-testid={`size-${name}`}
+              />
               <b>{size.title}</b>
               <span className="num">{size.vcpuCount} vCPU</span>
               <span className="num">{formatBytes(size.memoryBytes)}</span>
@@ -191,8 +262,22 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
   useEffect(() => {
     if (open) setOpened(true)
   }, [open])
-  const text = (field: 'vcpuCount' | 'memory' | 'disk' | 'user', label: string, more: { placeholder?: string; inputMode?: 'numeric' } = {}) => (
-    <TextInput label={label} value={draft[field]} error={field === 'memory' || field === 'disk' ? inSizes(errors.at[field] ?? '') : errors.at[field]} onChange={(event) => change({ [field]: event.currentTarget.value })} spellCheck={false} autoComplete="off" autoCapitalize="none" data-testid={`field-${field}`} {...more} />
+  const text = (
+    field: 'vcpuCount' | 'memory' | 'disk' | 'user',
+    label: string,
+    more: { placeholder?: string; inputMode?: 'numeric' } = {},
+  ) => (
+    <TextInput
+      label={label}
+      value={draft[field]}
+      error={field === 'memory' || field === 'disk' ? inSizes(errors.at[field] ?? '') : errors.at[field]}
+      onChange={(event) => change({ [field]: event.currentTarget.value })}
+      spellCheck={false}
+      autoComplete="off"
+      autoCapitalize="none"
+      data-testid={`field-${field}`}
+      {...more}
+    />
   )
   return (
     <details className="more" open={opened} onToggle={(event) => setOpened(event.currentTarget.open)} data-testid="more">
@@ -218,7 +303,13 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
           {text('memory', 'Memory')}
           {text('disk', 'Disk')}
         </div>
-        <NativeSelect label="Host" value={draft.host} error={errors.at.host} onChange={(host) => change({ host })} testId="field-host">
+        <NativeSelect
+          label="Host"
+          value={draft.host}
+          error={errors.at.host}
+          onChange={(host) => change({ host })}
+          testId="field-host"
+        >
           <option value="">the emptiest one</option>
           {(hosts.data?.items ?? []).map((host) => (
             <option key={host.name} value={host.name} disabled={!host.connected}>
@@ -227,7 +318,16 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
             </option>
           ))}
         </NativeSelect>
-        <Textarea label="Labels" description="key=value, one a line" rows={2} spellCheck={false} value={draft.labels} error={errors.at.labels} onChange={(event) => change({ labels: event.currentTarget.value })} data-testid="field-labels" />
+        <Textarea
+          label="Labels"
+          description="key=value, one a line"
+          rows={2}
+          spellCheck={false}
+          value={draft.labels}
+          error={errors.at.labels}
+          onChange={(event) => change({ labels: event.currentTarget.value })}
+          data-testid="field-labels"
+        />
         <Textarea
           label="User data"
           description="Passed to cloud-init as it is: a script, or #cloud-config"
@@ -245,28 +345,61 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
 
 const NEW_FORWARD: ForwardDraft = { protocol: 'tcp', hostPort: '', guestPort: '22' }
 
-function Forwards({ forwards, error, onChange }: { readonly forwards: readonly ForwardDraft[]; readonly error: string | undefined; readonly onChange: (forwards: readonly ForwardDraft[]) => void }) {
-  const changed = (index: number, part: Partial<ForwardDraft>) => onChange(forwards.map((each, at) => (at === index ? { ...each, ...part } : each)))
+function Forwards({
+  forwards,
+  error,
+  onChange,
+}: {
+  readonly forwards: readonly ForwardDraft[]
+  readonly error: string | undefined
+  readonly onChange: (forwards: readonly ForwardDraft[]) => void
+}) {
+  const changed = (index: number, part: Partial<ForwardDraft>) =>
+    onChange(forwards.map((each, at) => (at === index ? { ...each, ...part } : each)))
   return (
     <div role="group" aria-label="Port forwards">
       <span className="field-label">Ports of the host that reach the guest</span>
       {forwards.map((forward, index) => (
         <Group key={index} gap={6} wrap="nowrap" mb={6} align="center">
           <span className="select">
-            <select aria-label="Protocol" value={forward.protocol} onChange={(event) => changed(index, { protocol: event.currentTarget.value === 'udp' ? 'udp' : 'tcp' })}>
+            <select
+              aria-label="Protocol"
+              value={forward.protocol}
+              onChange={(event) => changed(index, { protocol: event.currentTarget.value === 'udp' ? 'udp' : 'tcp' })}
+            >
               <option value="tcp">tcp</option>
               <option value="udp">udp</option>
             </select>
           </span>
-          <TextInput aria-label="Port of the host" placeholder="host chooses" inputMode="numeric" value={forward.hostPort} onChange={(event) => changed(index, { hostPort: event.currentTarget.value })} style={{ flex: 1 }} />
+          <TextInput
+            aria-label="Port of the host"
+            placeholder="host chooses"
+            inputMode="numeric"
+            value={forward.hostPort}
+            onChange={(event) => changed(index, { hostPort: event.currentTarget.value })}
+            style={{ flex: 1 }}
+          />
           <span aria-hidden="true">→</span>
-          <TextInput aria-label="Port of the guest" placeholder="guest" inputMode="numeric" value={forward.guestPort} onChange={(event) => changed(index, { guestPort: event.currentTarget.value })} style={{ flex: 1 }} />
+          <TextInput
+            aria-label="Port of the guest"
+            placeholder="guest"
+            inputMode="numeric"
+            value={forward.guestPort}
+            onChange={(event) => changed(index, { guestPort: event.currentTarget.value })}
+            style={{ flex: 1 }}
+          />
           <ActionIcon aria-label="Remove this forward" onClick={() => onChange(forwards.filter((_, at) => at !== index))}>
             <Icon name="close" size={16} />
           </ActionIcon>
         </Group>
       ))}
-      <Button size="xs" variant="default" leftSection={<Icon name="plus" size={15} />} onClick={() => onChange([...forwards, NEW_FORWARD])} data-testid="add-forward">
+      <Button
+        size="xs"
+        variant="default"
+        leftSection={<Icon name="plus" size={15} />}
+        onClick={() => onChange([...forwards, NEW_FORWARD])}
+        data-testid="add-forward"
+      >
         Add a port
       </Button>
       {error !== undefined && <div className="field-error">{error}</div>}

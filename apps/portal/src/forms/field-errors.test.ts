@@ -3,7 +3,13 @@ import { test } from 'node:test'
 import { fieldErrors, fieldOf } from './field-errors.ts'
 
 test('a detail finds its field by the first part of its path', () => {
-  assert.deepEqual(['name', 'body.name', 'forwards[1].hostPort', 'labels.a/b', ''].map(fieldOf), ['name', 'name', 'forwards', 'labels', ''])
+  assert.deepEqual(['name', 'body.name', 'forwards[1].hostPort', 'labels.a/b', ''].map(fieldOf), [
+    'name',
+    'name',
+    'forwards',
+    'labels',
+    '',
+  ])
 })
 
 test('what was wanted and what was found stand at the field', () => {
@@ -27,5 +33,7 @@ test('a detail of no field of the form is not lost', () => {
 })
 
 test('a field of the form may stand for a field of another name', () => {
-  assert.deepEqual(fieldErrors([{ path: 'memoryBytes', want: '64 MiB', got: '1' }], ['memory'], { memoryBytes: 'memory' }).at, { memory: 'want 64 MiB, got 1' })
+  assert.deepEqual(fieldErrors([{ path: 'memoryBytes', want: '64 MiB', got: '1' }], ['memory'], { memoryBytes: 'memory' }).at, {
+    memory: 'want 64 MiB, got 1',
+  })
 })

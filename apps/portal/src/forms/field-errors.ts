@@ -25,7 +25,10 @@ export function fieldErrors<F extends string>(
   for (const detail of details) {
     const wire = fieldOf(detail.path)
     const field = aliases[wire] ?? fields.find((name) => name === wire)
-    const inner = detail.path.replace(/^body\./, '').slice(wire.length).replace(/^\./, '')
+    const inner = detail.path
+      .replace(/^body\./, '')
+      .slice(wire.length)
+      .replace(/^\./, '')
     const said = `${inner === '' ? '' : `${inner}: `}${detail.want.replace(/^(?!want |at )/, 'want ')}${detail.got === '' ? '' : `, got ${detail.got}`}`
     if (field === undefined) rest.push(`${detail.path}: ${said}`)
     else at[field] = at[field] === undefined ? said : `${at[field]}; ${said}`

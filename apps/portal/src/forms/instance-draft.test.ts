@@ -61,9 +61,19 @@ test('keys, labels and forwards are read as people type them', () => {
 })
 
 test('what has no meaning is refused at its field', () => {
-  const made = toBody({ ...newDraft('a'), memory: 'lots', vcpuCount: '', labels: 'alone', forwards: [{ protocol: 'tcp', hostPort: 'x', guestPort: '' }] })
+  const made = toBody({
+    ...newDraft('a'),
+    memory: 'lots',
+    vcpuCount: '',
+    labels: 'alone',
+    forwards: [{ protocol: 'tcp', hostPort: 'x', guestPort: '' }],
+  })
   assert.equal(made.ok, false)
-  if (!made.ok) assert.deepEqual(made.details.map((detail) => detail.path), ['labels', 'forwards[0].hostPort', 'forwards[0].guestPort', 'vcpuCount', 'memoryBytes'])
+  if (!made.ok)
+    assert.deepEqual(
+      made.details.map((detail) => detail.path),
+      ['labels', 'forwards[0].hostPort', 'forwards[0].guestPort', 'vcpuCount', 'memoryBytes'],
+    )
 })
 
 test('sizes that the server counts in bytes are told as people type them', () => {

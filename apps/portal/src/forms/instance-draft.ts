@@ -86,8 +86,50 @@ export const newDraft = (name: string): InstanceDraft => ({
 /** The server counts sizes in bytes; whoever typed `1M` is told in the same words: `at least 67108864` -> `at least 64 MiB`. */
 export const inSizes = (text: string): string => text.replace(/\b\d{4,16}\b/g, (digits) => formatBytes(Number(digits)))
 
-const ADJECTIVES = ['amber', 'brisk', 'calm', 'clear', 'deft', 'eager', 'fair', 'gentle', 'hardy', 'keen', 'lively', 'mild', 'noble', 'plain', 'quick', 'quiet', 'sharp', 'steady', 'swift', 'warm']
-const NOUNS = ['alder', 'birch', 'brook', 'cedar', 'crane', 'delta', 'fjord', 'grove', 'heron', 'kite', 'larch', 'maple', 'osprey', 'otter', 'pine', 'reef', 'ridge', 'robin', 'spruce', 'wren']
+const ADJECTIVES = [
+  'amber',
+  'brisk',
+  'calm',
+  'clear',
+  'deft',
+  'eager',
+  'fair',
+  'gentle',
+  'hardy',
+  'keen',
+  'lively',
+  'mild',
+  'noble',
+  'plain',
+  'quick',
+  'quiet',
+  'sharp',
+  'steady',
+  'swift',
+  'warm',
+]
+const NOUNS = [
+  'alder',
+  'birch',
+  'brook',
+  'cedar',
+  'crane',
+  'delta',
+  'fjord',
+  'grove',
+  'heron',
+  'kite',
+  'larch',
+  'maple',
+  'osprey',
+  'otter',
+  'pine',
+  'reef',
+  'ridge',
+  'robin',
+  'spruce',
+  'wren',
+]
 
 /** A name that is easy to say and to tell apart: `calm-otter`. `random` gives [0, 1). */
 export function suggestName(random: () => number, taken: ReadonlySet<string> = new Set()): string {
@@ -99,7 +141,9 @@ export function suggestName(random: () => number, taken: ReadonlySet<string> = n
   return `${pick(ADJECTIVES)}-${pick(NOUNS)}-${Math.floor(random() * 10_000)}`
 }
 
-export type DraftResult = { readonly ok: true; readonly body: Body<'instance.create'> } | { readonly ok: false; readonly details: readonly FaultDetail[] }
+export type DraftResult =
+  | { readonly ok: true; readonly body: Body<'instance.create'> }
+  | { readonly ok: false; readonly details: readonly FaultDetail[] }
 
 const linesOf = (text: string): string[] =>
   text
@@ -131,7 +175,10 @@ export function toBody(draft: InstanceDraft): DraftResult {
   }
   const forwards = draft.forwards.map((forward, index) => ({
     protocol: forward.protocol,
-    hostPort: forward.hostPort.trim() === '' ? 0 : whole(`forwards[${index}].hostPort`, forward.hostPort, 'a port, or nothing: the host chooses'),
+    hostPort:
+      forward.hostPort.trim() === ''
+        ? 0
+        : whole(`forwards[${index}].hostPort`, forward.hostPort, 'a port, or nothing: the host chooses'),
     guestPort: whole(`forwards[${index}].guestPort`, forward.guestPort, '1 to 65535'),
   }))
   const sshKeys = linesOf(draft.sshKeys)

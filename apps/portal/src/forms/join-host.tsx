@@ -34,9 +34,25 @@ function JoinHostForm({ onClose }: { readonly onClose: () => void }) {
     )
   }
   return (
-    <SmallForm fields={['name']} send={() => call('host.token', { body: { name: name.trim() } })} onSent={setMade} action="Make a token" onCancel={onClose} testId="join-form">
+    <SmallForm
+      fields={['name']}
+      send={() => call('host.token', { body: { name: name.trim() } })}
+      onSent={setMade}
+      action="Make a token"
+      onCancel={onClose}
+      testId="join-form"
+    >
       {(errors) => (
-        <TextInput data-autofocus label="Name of the host" value={name} onChange={(event) => setName(event.currentTarget.value)} error={errors.name} spellCheck={false} autoCapitalize="none" autoComplete="off" />
+        <TextInput
+          data-autofocus
+          label="Name of the host"
+          value={name}
+          onChange={(event) => setName(event.currentTarget.value)}
+          error={errors.name}
+          spellCheck={false}
+          autoCapitalize="none"
+          autoComplete="off"
+        />
       )}
     </SmallForm>
   )

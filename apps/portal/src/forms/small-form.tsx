@@ -33,7 +33,16 @@ interface SmallFormProps<F extends string, T> {
   readonly children: (errors: FieldErrors<F>['at']) => ReactNode
 }
 
-export function SmallForm<F extends string, T>({ fields, send, onSent, action, onCancel, disabled = false, testId, children }: SmallFormProps<F, T>) {
+export function SmallForm<F extends string, T>({
+  fields,
+  send,
+  onSent,
+  action,
+  onCancel,
+  disabled = false,
+  testId,
+  children,
+}: SmallFormProps<F, T>) {
   const sending = useMutation<T>({ mutationFn: send, onSuccess: onSent })
   const { error } = sending
   const errors: FieldErrors<F> = error instanceof Fault ? fieldErrors(error.details, fields) : NO_ERRORS
@@ -45,7 +54,10 @@ export function SmallForm<F extends string, T>({ fields, send, onSent, action, o
   return (
     <form onSubmit={submit} noValidate data-testid={testId}>
       <Stack gap="md">
-        <FaultAlert title="The platform refused" lines={[...(error !== null && !shownAtFields ? [messageOf(error)] : []), ...errors.rest]} />
+        <FaultAlert
+          title="The platform refused"
+          lines={[...(error !== null && !shownAtFields ? [messageOf(error)] : []), ...errors.rest]}
+        />
         {children(errors.at)}
         <Group justify="flex-end" gap="xs" mt="xs">
           {onCancel !== undefined && (

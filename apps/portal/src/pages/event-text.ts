@@ -9,14 +9,46 @@ export interface EventLine {
   readonly tone: 'green' | 'red' | 'amber' | 'blue' | 'grey'
 }
 
-const TONES: Record<string, EventLine['tone']> = { running: 'green', crashed: 'red', failed: 'red', paused: 'amber', creating: 'blue', undone: 'red', stuck: 'red', done: 'green' }
+const TONES: Record<string, EventLine['tone']> = {
+  running: 'green',
+  crashed: 'red',
+  failed: 'red',
+  paused: 'amber',
+  creating: 'blue',
+  undone: 'red',
+  stuck: 'red',
+  done: 'green',
+}
 
 export function eventLine(event: PlatformEvent): EventLine {
-  const { from, to, state, cause, detail, reconstructed, operation: _operation, hostSequence: _sequence, outcome, verb, message, ...rest } = event.data as Record<string, unknown>
-  const next = to !== undefined ? to : (typeof state === 'object' && state !== null ? (state as { kind?: unknown }).kind : state)
+  const {
+    from,
+    to,
+    state,
+    cause,
+    detail,
+    reconstructed,
+    operation: _operation,
+    hostSequence: _sequence,
+    outcome,
+    verb,
+    message,
+    ...rest
+  } = event.data as Record<string, unknown>
+  const next = to !== undefined ? to : typeof state === 'object' && state !== null ? (state as { kind?: unknown }).kind : state
   const why = cause ?? (typeof state === 'object' && state !== null ? (state as { cause?: unknown }).cause : undefined)
-  const words = typeof verb === 'string' ? `${verb}${outcome === undefined ? '' : ` ${show(outcome)}`}` : (event.kind.split('.').at(-1) ?? event.kind).replace(/[-_]/g, ' ')
-  const title = next === undefined ? words : next === null ? 'gone' : from === undefined || from === null ? show(next) : `${show(from)} \u2192 ${show(next)}`
+  const words =
+    typeof verb === 'string'
+      ? `${verb}${outcome === undefined ? '' : ` ${show(outcome)}`}`
+      : (event.kind.split('.').at(-1) ?? event.kind).replace(/[-_]/g, ' ')
+  const title =
+    next === undefined
+      ? words
+      : next === null
+        ? 'gone'
+        : from === undefined || from === null
+          ? show(next)
+          : `${show(from)} \u2192 ${show(next)}`
   const parts = [
     why === undefined || why === null ? null : show(why),
     reconstructed === true ? 'worked out afterwards' : null,

@@ -38,7 +38,12 @@ const COLUMNS: readonly Column<Host>[] = [
   { title: 'Processors', label: true, align: 'right', cell: (host) => <span className="num">{host.cpuCount}</span> },
   { title: 'Memory', label: true, align: 'right', cell: (host) => <span className="num">{formatBytes(host.memoryBytes)}</span> },
   { title: 'Instances', label: true, align: 'right', cell: (host) => <span className="num">{host.instanceCount}</span> },
-  { title: 'Last seen', wide: true, shrink: true, cell: (host) => (host.lastSeenAt === null ? <span className="dim">never</span> : <Ago at={host.lastSeenAt} />) },
+  {
+    title: 'Last seen',
+    wide: true,
+    shrink: true,
+    cell: (host) => (host.lastSeenAt === null ? <span className="dim">never</span> : <Ago at={host.lastSeenAt} />),
+  },
 ]
 
 export function Hosts() {
@@ -59,9 +64,19 @@ export function Hosts() {
         ) : hosts.data === undefined ? (
           <Failure what="The hosts" error={hosts.error} onRetry={() => void hosts.refetch()} />
         ) : hosts.data.items.length === 0 ? (
-          <Empty icon="host" title="No hosts yet" text="A host is a machine with an agent on it. The platform's own appears here as soon as its agent is up." />
+          <Empty
+            icon="host"
+            title="No hosts yet"
+            text="A host is a machine with an agent on it. The platform's own appears here as soon as its agent is up."
+          />
         ) : (
-          <DataTable label="Hosts" rows={hosts.data.items} columns={COLUMNS} rowKey={(row) => row.name} rowName={(row) => row.name} />
+          <DataTable
+            label="Hosts"
+            rows={hosts.data.items}
+            columns={COLUMNS}
+            rowKey={(row) => row.name}
+            rowName={(row) => row.name}
+          />
         )}
       </div>
       <JoinHost opened={joining} onClose={() => setJoining(false)} />

@@ -44,7 +44,15 @@ const COLUMNS: readonly Column<Image>[] = [
       </span>
     ),
   },
-  { title: 'Digest', wide: true, cell: (image) => <span className="mono dim" title={image.digest}>{image.digest.replace(/^sha256:/, '').slice(0, 12)}</span> },
+  {
+    title: 'Digest',
+    wide: true,
+    cell: (image) => (
+      <span className="mono dim" title={image.digest}>
+        {image.digest.replace(/^sha256:/, '').slice(0, 12)}
+      </span>
+    ),
+  },
   { title: 'Built', label: true, shrink: true, cell: (image) => <Ago at={image.builtAt} /> },
 ]
 
@@ -66,7 +74,14 @@ export function Images() {
 
   const rows = images.data?.items ?? []
   const button = may('image.build') ? (
-    <Button leftSection={<Icon name="image" />} variant={rows.length === 0 ? 'filled' : 'default'} loading={build.isPending} disabled={building !== undefined} onClick={() => build.mutate()} data-testid="build">
+    <Button
+      leftSection={<Icon name="image" />}
+      variant={rows.length === 0 ? 'filled' : 'default'}
+      loading={build.isPending}
+      disabled={building !== undefined}
+      onClick={() => build.mutate()}
+      data-testid="build"
+    >
       {rows.some((image) => image.name === STARTER) ? `Build ${STARTER} again` : `Build ${STARTER}`}
     </Button>
   ) : undefined
@@ -80,9 +95,20 @@ export function Images() {
         ) : images.data === undefined ? (
           <Failure what="The images" error={images.error} onRetry={() => void images.refetch()} />
         ) : rows.length === 0 ? (
-          <Empty icon="image" title="No images yet" text={`${STARTER} is a small Debian: kernel, busybox, network, ssh and the guest agent. It is built from Debian's own packages in seconds.`} action={button} />
+          <Empty
+            icon="image"
+            title="No images yet"
+            text={`${STARTER} is a small Debian: kernel, busybox, network, ssh and the guest agent. It is built from Debian's own packages in seconds.`}
+            action={button}
+          />
         ) : (
-          <DataTable label="Images" rows={rows} columns={COLUMNS} rowKey={(row) => `${row.host}/${row.name}`} rowName={(row) => row.name} />
+          <DataTable
+            label="Images"
+            rows={rows}
+            columns={COLUMNS}
+            rowKey={(row) => `${row.host}/${row.name}`}
+            rowName={(row) => row.name}
+          />
         )}
       </div>
     </>

@@ -3,7 +3,10 @@ import { test } from 'node:test'
 import { isFiltered, narrowed, parseInstanceSearch, sortedBy, toListQuery } from './instance-search.ts'
 
 test('an address that is not understood still opens the list', () => {
-  assert.deepEqual(parseInstanceSearch({ state: 'flying', sort: 'colour', order: 'up', limit: 7, cursor: '', search: {}, evil: 1 }), {})
+  assert.deepEqual(
+    parseInstanceSearch({ state: 'flying', sort: 'colour', order: 'up', limit: 7, cursor: '', search: {}, evil: 1 }),
+    {},
+  )
 })
 
 test('an address holds search, state, order, page and size', () => {

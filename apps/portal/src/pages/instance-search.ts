@@ -30,7 +30,8 @@ const SORTS = ['name', 'createdAt', 'state', 'memoryBytes'] as const satisfies r
 export const PAGE_SIZES = [25, 50, 100, 250] as const
 export const DEFAULT_PAGE_SIZE = 50
 
-const oneOf = <T extends string>(options: readonly T[], value: unknown): T | undefined => options.find((option) => option === value)
+const oneOf = <T extends string>(options: readonly T[], value: unknown): T | undefined =>
+  options.find((option) => option === value)
 const text = (value: unknown, most: number): string | undefined => {
   const words = typeof value === 'number' ? String(value) : value
   return typeof words === 'string' && words !== '' ? words.slice(0, most) : undefined
@@ -64,7 +65,10 @@ export function toListQuery(search: InstanceSearch): Query<'instance.list'> {
 export const isFiltered = (search: InstanceSearch): boolean => search.search !== undefined || search.state !== undefined
 
 /** A change of what is searched, or in which order, begins at the first page: a cursor belongs to the question it came from. */
-export function narrowed(search: InstanceSearch, change: { [K in keyof InstanceSearch]?: InstanceSearch[K] | undefined }): InstanceSearch {
+export function narrowed(
+  search: InstanceSearch,
+  change: { [K in keyof InstanceSearch]?: InstanceSearch[K] | undefined },
+): InstanceSearch {
   const { cursor: _page, ...rest } = search
   return parseInstanceSearch({ ...rest, ...change })
 }

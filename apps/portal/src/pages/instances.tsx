@@ -18,7 +18,17 @@ import { Empty, Failure, PageHead, Rows } from '../ui/page.tsx'
 import { StateBadge, stateText } from '../ui/state-badge.tsx'
 import { VerbMenu } from '../ui/verb-menu.tsx'
 import { BulkBar } from './bulk-bar.tsx'
-import { DEFAULT_PAGE_SIZE, isFiltered, narrowed, PAGE_SIZES, sortedBy, STATE_KINDS, toListQuery, type InstanceSearch, type InstanceSort } from './instance-search.ts'
+import {
+  DEFAULT_PAGE_SIZE,
+  isFiltered,
+  narrowed,
+  PAGE_SIZES,
+  sortedBy,
+  STATE_KINDS,
+  toListQuery,
+  type InstanceSearch,
+  type InstanceSort,
+} from './instance-search.ts'
 
 const loadCreate = () => import('../forms/create-instance.tsx')
 const CreateInstance = lazy(async () => ({ default: (await loadCreate()).CreateInstance }))
@@ -74,10 +84,19 @@ export function Instances() {
   }
 
   const rows = list.data?.items ?? []
-  const chosen = visible(chosenEver, rows.map((row) => row.id))
+  const chosen = visible(
+    chosenEver,
+    rows.map((row) => row.id),
+  )
   const mayCreate = may('instance.create')
   const createButton = (
-    <Button leftSection={<Icon name="plus" />} onClick={() => openCreate(true)} onMouseEnter={() => void loadCreate()} onFocus={() => void loadCreate()} data-testid="create">
+    <Button
+      leftSection={<Icon name="plus" />}
+      onClick={() => openCreate(true)}
+      onMouseEnter={() => void loadCreate()}
+      onFocus={() => void loadCreate()}
+      data-testid="create"
+    >
       Create instance
     </Button>
   )
@@ -91,7 +110,11 @@ export function Instances() {
           <Empty
             icon="instance"
             title="No instances yet"
-            text={mayCreate ? 'An instance is a machine of your own, with a console and a disk. The first one is two clicks away and boots in seconds.' : 'When somebody creates one, it appears here at once.'}
+            text={
+              mayCreate
+                ? 'An instance is a machine of your own, with a console and a disk. The first one is two clicks away and boots in seconds.'
+                : 'When somebody creates one, it appears here at once.'
+            }
             action={mayCreate ? createButton : undefined}
           />
         ) : (
@@ -120,7 +143,10 @@ export function Instances() {
                 rowKey={(row) => row.id}
                 rowName={(row) => row.name}
                 sort={{ by: search.sort ?? 'name', order: search.order ?? 'asc', onSort: (by) => go(sortedBy(search, by)) }}
-                {...(may('instance.start') && { selection: { chosen, onChange: setChosen }, menu: (row: Instance) => <VerbMenu instance={row} /> })}
+                {...(may('instance.start') && {
+                  selection: { chosen, onChange: setChosen },
+                  menu: (row: Instance) => <VerbMenu instance={row} />,
+                })}
                 stale={list.isPlaceholderData}
               />
             )}
@@ -152,7 +178,13 @@ export function Instances() {
 
 const TYPING_MS = 250
 
-function Filters({ search, onChange }: { readonly search: InstanceSearch; readonly onChange: (change: { search?: string | undefined; state?: InstanceSearch['state'] | undefined }) => void }) {
+function Filters({
+  search,
+  onChange,
+}: {
+  readonly search: InstanceSearch
+  readonly onChange: (change: { search?: string | undefined; state?: InstanceSearch['state'] | undefined }) => void
+}) {
   const [words, setWords] = useState(search.search ?? '')
   useEffect(() => {
     setWords(search.search ?? '')

@@ -21,7 +21,11 @@ const PROGRESS_MS = 1_500
 
 function Progressing({ operation }: { readonly operation: Operation }) {
   // Steps are no events, so what is under way and on screen is asked for, one question each second and a half.
-  const following = useQuery({ ...apiQuery('operation.get', { params: { operation: operation.id }, query: {} }), initialData: operation, refetchInterval: PROGRESS_MS })
+  const following = useQuery({
+    ...apiQuery('operation.get', { params: { operation: operation.id }, query: {} }),
+    initialData: operation,
+    refetchInterval: PROGRESS_MS,
+  })
   const now = following.data
   const percent = now.progress === null ? null : Math.round(now.progress * 100)
   return (
@@ -30,7 +34,13 @@ function Progressing({ operation }: { readonly operation: Operation }) {
         {now.step ?? 'waiting'}
         {percent !== null && <span className="num"> · {percent} %</span>}
       </Text>
-      <Progress value={percent ?? 100} animated={percent === null} striped={percent === null} size="xs" aria-label={`Progress of ${operation.name}`} />
+      <Progress
+        value={percent ?? 100}
+        animated={percent === null}
+        striped={percent === null}
+        size="xs"
+        aria-label={`Progress of ${operation.name}`}
+      />
     </div>
   )
 }
@@ -107,9 +117,17 @@ export function Operations() {
           </label>
         </div>
         {items === undefined ? (
-          answer.isPending ? <Rows /> : <Failure what="The operations" error={answer.error} onRetry={() => void answer.refetch()} />
+          answer.isPending ? (
+            <Rows />
+          ) : (
+            <Failure what="The operations" error={answer.error} onRetry={() => void answer.refetch()} />
+          )
         ) : items.length === 0 ? (
-          <Empty icon="operation" title={unfinished ? 'Nothing is under way' : 'Nothing has been done yet'} text="Whatever takes more than a moment is listed here, with its steps and how it ended." />
+          <Empty
+            icon="operation"
+            title={unfinished ? 'Nothing is under way' : 'Nothing has been done yet'}
+            text="Whatever takes more than a moment is listed here, with its steps and how it ended."
+          />
         ) : (
           <DataTable
             label="Operations"

@@ -15,5 +15,12 @@ export function PageFailure({ error, reset }: ErrorComponentProps) {
 }
 
 export function PageMissing() {
-  return <Empty icon="search" title="There is nothing here" text="The address is wrong, or what it named is gone." action={<ButtonLink {...path.instances()}>To the instances</ButtonLink>} />
+  return (
+    <Empty
+      icon="search"
+      title="There is nothing here"
+      text="The address is wrong, or what it named is gone."
+      action={<ButtonLink {...path.instances()}>To the instances</ButtonLink>}
+    />
+  )
 }

@@ -46,7 +46,17 @@ export function SignIn() {
               {wrong ? 'Account or password is wrong.' : messageOf(entering.error)}
             </Alert>
           )}
-          <TextInput label="Account" name="username" autoComplete="username" autoCapitalize="none" spellCheck={false} required withAsterisk={false} value={account} onChange={(event) => setAccount(event.currentTarget.value)} />
+          <TextInput
+            label="Account"
+            name="username"
+            autoComplete="username"
+            autoCapitalize="none"
+            spellCheck={false}
+            required
+            withAsterisk={false}
+            value={account}
+            onChange={(event) => setAccount(event.currentTarget.value)}
+          />
           <PasswordInput
             ref={passwordField}
             label="Password"

@@ -6,7 +6,9 @@ import type { Asked, CallOperation } from '../api/client.ts'
 import { apiQuery } from '../api/queries.ts'
 import { EMPTY_TRAIL, nextPage, previousPage, type PageStep } from './pager.ts'
 
-type ListName = { [N in CallOperation]: Reply<N> extends { items: unknown[]; total: number; nextCursor: string | null } ? N : never }[CallOperation]
+type ListName = {
+  [N in CallOperation]: Reply<N> extends { items: unknown[]; total: number; nextCursor: string | null } ? N : never
+}[CallOperation]
 
 const FIRST: PageStep = { cursor: undefined, trail: EMPTY_TRAIL }
 

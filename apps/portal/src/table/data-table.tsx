@@ -117,7 +117,13 @@ export function DataTable<Row, Sort extends string = never>(props: DataTableProp
   )
 }
 
-function HeadCell<Row, Sort extends string>({ column, sort }: { readonly column: Column<Row, Sort>; readonly sort: DataTableProps<Row, Sort>['sort'] }) {
+function HeadCell<Row, Sort extends string>({
+  column,
+  sort,
+}: {
+  readonly column: Column<Row, Sort>
+  readonly sort: DataTableProps<Row, Sort>['sort']
+}) {
   const by = column.sort
   if (by === undefined || sort === undefined) {
     return (

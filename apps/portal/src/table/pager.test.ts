@@ -11,9 +11,10 @@ test('going on and back again ends at the first page', () => {
   assert.deepEqual(previousPage(back.trail), { cursor: undefined, trail: { before: [] } })
 })
 
+const at = (before: (string | null)[], cursor: string | undefined, shown: number) =>
+  placeText({ trail: { before }, cursor, shown, limit: 50, total: 1240 })
+
 test('a page says its place among all', () => {
-  const at = (before: (string | null)[], cursor: string | undefined, shown: number) =>
-    placeText({ trail: { before }, cursor, shown, limit: 50, total: 1240 })
   assert.equal(at([], undefined, 50), '1–50 of 1,240')
   assert.equal(at([null], 'b', 50), '51–100 of 1,240')
   assert.equal(at([], 'z', 40), '40 of 1,240')

@@ -31,7 +31,13 @@ export const previousPage = (trail: PageTrail): PageStep => ({
 })
 
 /** `51-100 of 240`; a page opened by a link without its trail cannot know its place: `50 of 240`. */
-export function placeText(options: { trail: PageTrail; cursor: string | undefined; shown: number; limit: number; total: number }): string {
+export function placeText(options: {
+  trail: PageTrail
+  cursor: string | undefined
+  shown: number
+  limit: number
+  total: number
+}): string {
   const { trail, cursor, shown, limit, total } = options
   const sum = total.toLocaleString('en')
   if (shown === 0) return `0 of ${sum}`

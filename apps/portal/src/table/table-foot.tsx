@@ -23,7 +23,12 @@ export function TableFoot(props: TableFootProps) {
       </span>
       {pageSize !== undefined && total > (pageSize.sizes[0] ?? 0) && (
         <label>
-          <select value={limit} onChange={(event) => pageSize.onChange(Number(event.currentTarget.value))} aria-label="Rows on a page" data-testid="page-size">
+          <select
+            value={limit}
+            onChange={(event) => pageSize.onChange(Number(event.currentTarget.value))}
+            aria-label="Rows on a page"
+            data-testid="page-size"
+          >
             {pageSize.sizes.map((size) => (
               <option key={size} value={size}>
                 {size}
@@ -34,10 +39,22 @@ export function TableFoot(props: TableFootProps) {
         </label>
       )}
       <Group gap={4} ml="auto">
-        <ActionIcon variant="default" aria-label="Previous page" disabled={cursor === undefined} onClick={onPrevious} data-testid="previous-page">
+        <ActionIcon
+          variant="default"
+          aria-label="Previous page"
+          disabled={cursor === undefined}
+          onClick={onPrevious}
+          data-testid="previous-page"
+        >
           <Icon name="left" size={16} />
         </ActionIcon>
-        <ActionIcon variant="default" aria-label="Next page" disabled={nextCursor === null} onClick={() => nextCursor !== null && onNext(nextCursor)} data-testid="next-page">
+        <ActionIcon
+          variant="default"
+          aria-label="Next page"
+          disabled={nextCursor === null}
+          onClick={() => nextCursor !== null && onNext(nextCursor)}
+          data-testid="next-page"
+        >
           <Icon name="right" size={16} />
         </ActionIcon>
       </Group>

@@ -17,7 +17,12 @@ interface ConfirmProps {
 
 export function ConfirmByName(props: ConfirmProps) {
   return (
-    <Modal opened={props.opened} onClose={props.onClose} title={<strong>{props.title}</strong>} closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal
+      opened={props.opened}
+      onClose={props.onClose}
+      title={<strong>{props.title}</strong>}
+      closeButtonProps={{ 'aria-label': 'Close' }}
+    >
       {props.opened && <ConfirmForm {...props} />}
     </Modal>
   )

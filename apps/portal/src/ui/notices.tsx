@@ -48,10 +48,18 @@ export function NoticeProvider({ children }: { readonly children: ReactNode }) {
         {done.length > DONE_APART_MAX ? (
           <ManyDone count={done.length} onDismiss={() => done.forEach((follow) => dismiss(follow.operation.id))} />
         ) : (
-          done.map((follow) => <FollowNotice key={follow.operation.id} follow={follow} onDismiss={() => dismiss(follow.operation.id)} />)
+          done.map((follow) => (
+            <FollowNotice key={follow.operation.id} follow={follow} onDismiss={() => dismiss(follow.operation.id)} />
+          ))
         )}
         {complaints.map((complaint) => (
-          <Notice key={complaint.key} tone="red" icon="alert" title={complaint.title} onDismiss={() => setComplaints((now) => now.filter((each) => each !== complaint))}>
+          <Notice
+            key={complaint.key}
+            tone="red"
+            icon="alert"
+            title={complaint.title}
+            onDismiss={() => setComplaints((now) => now.filter((each) => each !== complaint))}
+          >
             <p>{complaint.text}</p>
           </Notice>
         ))}
@@ -79,13 +87,28 @@ function FollowNotice({ follow, onDismiss }: { readonly follow: Follow; readonly
     return () => clearTimeout(timer)
     // The timer belongs to the notice, not to the function that each render makes anew.
   }, [failed])
-  const ending = failed ? (operation.state === 'stuck' ? 'is stuck' : 'failed') : outcome === 'cancelled' ? 'was cancelled' : 'is done'
+  const ending = failed
+    ? operation.state === 'stuck'
+      ? 'is stuck'
+      : 'failed'
+    : outcome === 'cancelled'
+      ? 'was cancelled'
+      : 'is done'
   return (
-    <Notice tone={failed ? 'red' : outcome === 'cancelled' ? 'grey' : 'green'} icon={failed ? 'alert' : 'check'} title={`${title} ${ending}`} onDismiss={onDismiss}>
+    <Notice
+      tone={failed ? 'red' : outcome === 'cancelled' ? 'grey' : 'green'}
+      icon={failed ? 'alert' : 'check'}
+      title={`${title} ${ending}`}
+      onDismiss={onDismiss}
+    >
       {operation.fault !== null && <p data-testid="notice-fault">{operation.fault.message}</p>}
       {failed && (
-        <Text size="sm" mt={4}>
-          {instance !== null && operation.name !== 'instance.create' ? <TextLink {...path.events(instance)}>Its events</TextLink> : <TextLink {...path.operations()}>Operations</TextLink>}
+        <Text component="div" size="sm" mt={4}>
+          {instance !== null && operation.name !== 'instance.create' ? (
+            <TextLink {...path.events(instance)}>Its events</TextLink>
+          ) : (
+            <TextLink {...path.operations()}>Operations</TextLink>
+          )}
         </Text>
       )}
     </Notice>
@@ -105,7 +128,7 @@ function Notice({ tone, icon, title, children, onDismiss }: NoticeProps) {
     <div className={`notice tone-${tone}`} role={tone === 'red' ? 'alert' : 'status'} data-testid="notice">
       <Icon name={icon} />
       <div>
-        <Text fw={570} size="sm">
+        <Text component="div" fw={570} size="sm">
           {title}
         </Text>
         {children}

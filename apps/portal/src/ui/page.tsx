@@ -82,7 +82,15 @@ export function Empty({ icon, title, text, action }: EmptyProps) {
 }
 
 /** A whole page or panel that could not be had. The server's message is shown as it is: it names action, operand, found and wanted. */
-export function Failure({ error, onRetry, what }: { readonly error: unknown; readonly onRetry: () => void; readonly what: string }) {
+export function Failure({
+  error,
+  onRetry,
+  what,
+}: {
+  readonly error: unknown
+  readonly onRetry: () => void
+  readonly what: string
+}) {
   const means = error instanceof Fault ? FAULTS[error.code].means : null
   return (
     <div className="empty tone-red" role="alert" data-testid="failure">

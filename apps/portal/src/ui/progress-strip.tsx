@@ -11,7 +11,13 @@ export function ProgressStrip({ title, operation }: { readonly title: string; re
         {operation?.step != null && <span className="dim"> · {operation.step}</span>}
         {percent !== null && <span className="dim num"> · {percent} %</span>}
       </Text>
-      <Progress value={percent ?? 100} animated={percent === null} striped={percent === null} size="sm" aria-label={`Progress of ${title}`} />
+      <Progress
+        value={percent ?? 100}
+        animated={percent === null}
+        striped={percent === null}
+        size="sm"
+        aria-label={`Progress of ${title}`}
+      />
     </div>
   )
 }

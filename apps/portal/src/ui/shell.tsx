@@ -40,7 +40,14 @@ export function Shell() {
       </a>
       <div className="shell">
         <div className="topbar">
-          <ActionIcon ref={burger} size="lg" aria-label="Menu" aria-expanded={open} onClick={() => setOpen(!open)} data-testid="menu">
+          <ActionIcon
+            ref={burger}
+            size="lg"
+            aria-label="Menu"
+            aria-expanded={open}
+            onClick={() => setOpen(!open)}
+            data-testid="menu"
+          >
             <Icon name="menu" size={20} />
           </ActionIcon>
           <Brand />

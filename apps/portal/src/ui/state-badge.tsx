@@ -53,7 +53,12 @@ const OUTCOMES: Record<ReturnType<typeof outcomeOf>, Look> = {
 }
 
 export function OperationBadge({ operation }: { readonly operation: Operation }) {
-  const look = operation.state === 'undoing' ? { tone: 'amber', text: 'Undoing', busy: true } as const : operation.state === 'stuck' ? { tone: 'red', text: 'Stuck' } as const : OUTCOMES[outcomeOf(operation)]
+  const look =
+    operation.state === 'undoing'
+      ? ({ tone: 'amber', text: 'Undoing', busy: true } as const)
+      : operation.state === 'stuck'
+        ? ({ tone: 'red', text: 'Stuck' } as const)
+        : OUTCOMES[outcomeOf(operation)]
   return <Badge {...look} />
 }
 

@@ -4,18 +4,55 @@
  */
 import { createTheme, type CSSVariablesResolver, type MantineColorsTuple } from '@mantine/core'
 
-const lapis: MantineColorsTuple = ['#eef2ff', '#dde4fd', '#bcc9f8', '#98abf2', '#7890ec', '#5b76e2', '#4560d6', '#324cc0', '#2a409f', '#23367f']
-const slate: MantineColorsTuple = ['#f7f8fa', '#eff1f4', '#e3e6eb', '#d3d8df', '#b4bbc6', '#8d96a5', '#667081', '#4a5362', '#333a46', '#1d222b']
-const night: MantineColorsTuple = ['#d5dae2', '#b3bac6', '#8a93a2', '#626b7a', '#3c4450', '#2b323c', '#20262f', '#181d24', '#12161c', '#0c0f13']
+const lapis: MantineColorsTuple = [
+  '#eef2ff',
+  '#dde4fd',
+  '#bcc9f8',
+  '#98abf2',
+  '#7890ec',
+  '#5b76e2',
+  '#4560d6',
+  '#324cc0',
+  '#2a409f',
+  '#23367f',
+]
+const slate: MantineColorsTuple = [
+  '#f7f8fa',
+  '#eff1f4',
+  '#e3e6eb',
+  '#d3d8df',
+  '#b4bbc6',
+  '#8d96a5',
+  '#667081',
+  '#4a5362',
+  '#333a46',
+  '#1d222b',
+]
+const night: MantineColorsTuple = [
+  '#d5dae2',
+  '#b3bac6',
+  '#8a93a2',
+  '#626b7a',
+  '#3c4450',
+  '#2b323c',
+  '#20262f',
+  '#181d24',
+  '#12161c',
+  '#0c0f13',
+]
 
 export const theme = createTheme({
   primaryColor: 'lapis',
   primaryShade: { light: 7, dark: 5 },
   colors: { lapis, gray: slate, dark: night },
   fontFamily: 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif',
-  fontFamilyMonospace: 'ui-monospace, SFMono-Regular, "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',
+  fontFamilyMonospace:
+    'ui-monospace, SFMono-Regular, "Cascadia Mono", "JetBrains Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',
   fontSizes: { xs: '0.75rem', sm: '0.84rem', md: '0.92rem', lg: '1.05rem', xl: '1.25rem' },
-  headings: { fontWeight: '620', sizes: { h1: { fontSize: '1.4rem', lineHeight: '1.3' }, h2: { fontSize: '1.05rem', lineHeight: '1.4' } } },
+  headings: {
+    fontWeight: '620',
+    sizes: { h1: { fontSize: '1.4rem', lineHeight: '1.3' }, h2: { fontSize: '1.05rem', lineHeight: '1.4' } },
+  },
   defaultRadius: 'md',
   radius: { sm: '5px', md: '8px', lg: '12px' },
   cursorType: 'pointer',

@@ -57,7 +57,10 @@ export function VerbProvider({ children }: { readonly children: ReactNode }) {
     [follow, complain],
   )
 
-  const begin = useCallback<Do>((verb, instances) => (VERBS[verb].destroys ? setAsked({ verb, instances }) : void send({ verb, instances })), [send])
+  const begin = useCallback<Do>(
+    (verb, instances) => (VERBS[verb].destroys ? setAsked({ verb, instances }) : void send({ verb, instances })),
+    [send],
+  )
   const confirmed = () => {
     if (asked !== null) void send(asked)
     setAsked(null)
@@ -71,12 +74,23 @@ export function VerbProvider({ children }: { readonly children: ReactNode }) {
   )
 }
 
-function ConfirmVerb({ asked, onClose, onConfirm }: { readonly asked: Asked | null; readonly onClose: () => void; readonly onConfirm: () => void }) {
+function ConfirmVerb({
+  asked,
+  onClose,
+  onConfirm,
+}: {
+  readonly asked: Asked | null
+  readonly onClose: () => void
+  readonly onConfirm: () => void
+}) {
   const [first] = asked?.instances ?? []
   const count = asked?.instances.length ?? 0
   const what = count === 1 ? (first?.name ?? '') : `${count} instances`
   const title = asked === null ? '' : VERBS[asked.verb].title
-  const lost = asked?.verb === 'destroy' ? `${what} will be removed with ${count === 1 ? 'its' : 'their'} disks. This cannot be undone.` : `The power of ${what} is cut at once. What the guest has not written to its disks is lost.`
+  const lost =
+    asked?.verb === 'destroy'
+      ? `${what} will be removed with ${count === 1 ? 'its' : 'their'} disks. This cannot be undone.`
+      : `The power of ${what} is cut at once. What the guest has not written to its disks is lost.`
   return (
     <ConfirmByName
       opened={asked !== null}

@@ -2,7 +2,9 @@
  * Words of a command line, as a person types them, for a guest that is asked without a shell: blanks part words, quotes and backslashes
  * keep them together, and nothing else has a meaning (no variables, no pipes).
  */
-export type CommandLine = { readonly ok: true; readonly argv: readonly string[] } | { readonly ok: false; readonly reason: string }
+export type CommandLine =
+  | { readonly ok: true; readonly argv: readonly string[] }
+  | { readonly ok: false; readonly reason: string }
 
 export function parseCommandLine(text: string): CommandLine {
   const argv: string[] = []

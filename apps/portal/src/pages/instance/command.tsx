@@ -46,7 +46,12 @@ export function Command() {
           autoCapitalize="none"
           data-testid="command"
         />
-        <Button type="submit" loading={running.isPending} disabled={!line.ok || off} title={off ? `It is ${instance.state.kind}` : undefined}>
+        <Button
+          type="submit"
+          loading={running.isPending}
+          disabled={!line.ok || off}
+          title={off ? `It is ${instance.state.kind}` : undefined}
+        >
           Run
         </Button>
       </form>
@@ -58,10 +63,22 @@ export function Command() {
   )
 }
 
-const faultLines = (error: Error): string[] => [messageOf(error), ...(error instanceof Fault ? error.details.map((detail) => `${detail.path}: want ${detail.want}, got ${detail.got}`) : [])]
+const faultLines = (error: Error): string[] => [
+  messageOf(error),
+  ...(error instanceof Fault ? error.details.map((detail) => `${detail.path}: want ${detail.want}, got ${detail.got}`) : []),
+]
 
-function Output({ reply, argv, durationMs }: { readonly reply: Reply<'instance.exec'>; readonly argv: readonly string[]; readonly durationMs: number }) {
-  const decode = (base64: string) => new TextDecoder().decode(fromBase64(base64))
+const decode = (base64: string): string => new TextDecoder().decode(fromBase64(base64))
+
+function Output({
+  reply,
+  argv,
+  durationMs,
+}: {
+  readonly reply: Reply<'instance.exec'>
+  readonly argv: readonly string[]
+  readonly durationMs: number
+}) {
   const ending = reply.signal !== null ? `ended by signal ${reply.signal}` : `exit code ${reply.exitCode}`
   const streams = [
     { title: 'Output', text: decode(reply.stdoutBase64) },

@@ -1,5 +1,5 @@
 /** The browser's side of a console session: the kept output over HTTP, the live one over a WebSocket. */
-import { Fault, faultFromJson } from '@typevisor/base'
+import { Fault } from '@typevisor/base'
 import { call, client } from '../../api/client.ts'
 import type { ConsolePorts, ConsoleSocket, SocketHandlers } from './console-session.ts'
 
@@ -29,28 +29,19 @@ export function browserConsolePorts({ instanceId, ...own }: Own): ConsolePorts {
 function connect(address: string, handlers: SocketHandlers): ConsoleSocket {
   const socket = new WebSocket(address)
   socket.binaryType = 'arraybuffer'
-  let said: string | null = null
-  socket.onopen = () => handlers.onOpen()
-  socket.onmessage = ({ data }) => {
+  socket.addEventListener('open', () => handlers.onOpen())
+  socket.addEventListener('message', ({ data }) => {
     if (data instanceof ArrayBuffer) handlers.onBytes(new Uint8Array(data))
-    // Bytes are the guest's; text is the server's, and all it says is why it is about to close.
-    else said = faultMessage(String(data))
-  }
-  socket.onclose = ({ reason, wasClean }) => handlers.onClose(said ?? (reason !== '' ? reason : wasClean ? 'The console was closed.' : 'The connection is lost.'))
+  })
+  // The server closes with `code: message` of its fault as the reason.
+  socket.addEventListener('close', ({ reason, wasClean }) => {
+    handlers.onClose(reason !== '' ? reason : wasClean ? 'The console was closed.' : 'The connection is lost.')
+  })
   return {
     send: (content) => {
       if (socket.readyState === WebSocket.OPEN) socket.send(content as Uint8Array<ArrayBuffer>)
     },
     close: () => socket.close(),
-  }
-}
-
-function faultMessage(text: string): string {
-  try {
-    const json: unknown = JSON.parse(text)
-    return faultFromJson((json as { error?: unknown } | null)?.error ?? json).message
-  } catch {
-    return text
   }
 }
 

@@ -154,7 +154,9 @@ export class ConsoleSession {
 
   #moveTo(startOffset: number): void {
     if (startOffset > this.#offset && this.#offset > 0) {
-      this.#ports.note(`${(startOffset - this.#offset).toLocaleString('en')} bytes came while this page was away and are no longer kept`)
+      this.#ports.note(
+        `${(startOffset - this.#offset).toLocaleString('en')} bytes came while this page was away and are no longer kept`,
+      )
     }
     this.#offset = Math.max(this.#offset, startOffset)
   }

@@ -75,14 +75,25 @@ export function Console() {
   }, [live])
 
   return (
-    <section ref={frame} className="panel console" aria-label={`Serial console of ${instance.name}`} data-testid="console" data-status={status.kind}>
+    <section
+      ref={frame}
+      className="panel console"
+      aria-label={`Serial console of ${instance.name}`}
+      data-testid="console"
+      data-status={status.kind}
+    >
       <ConsoleBar screen={screen} status={status} frame={frame} />
       <div className="console-screen" ref={glass} data-testid="console-screen" />
     </section>
   )
 }
 
-function openScreen(element: HTMLElement, instanceId: string, live: () => boolean, onStatus: (status: ConsoleStatus) => void): Screen {
+function openScreen(
+  element: HTMLElement,
+  instanceId: string,
+  live: () => boolean,
+  onStatus: (status: ConsoleStatus) => void,
+): Screen {
   const terminal = new Terminal({
     scrollback: SCROLLBACK_LINES,
     fontFamily: 'ui-monospace, SFMono-Regular, "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',

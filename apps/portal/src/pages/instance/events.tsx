@@ -12,7 +12,12 @@ export function Events() {
   const instance = useInstance()
   const { answer, foot } = useCursorPages('event.list', { resource: instance.id }, PAGE_SIZE)
   const items = answer.data?.items
-  if (items === undefined) return <div className="panel">{answer.isPending ? <Rows /> : <Failure what="The history" error={answer.error} onRetry={() => void answer.refetch()} />}</div>
+  if (items === undefined)
+    return (
+      <div className="panel">
+        {answer.isPending ? <Rows /> : <Failure what="The history" error={answer.error} onRetry={() => void answer.refetch()} />}
+      </div>
+    )
   if (items.length === 0) {
     return (
       <div className="panel">

@@ -2,8 +2,7 @@ import { Text } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link, Outlet, useParams } from '@tanstack/react-router'
 import { createContext, useContext } from 'react'
-import { useActivity } from '../../api/activity-provider.tsx'
-import { isUnfinished, operationTitle, outcomeOf } from '../../api/activity.ts'
+import { isUnfinished, operationTitle } from '../../api/activity.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useMay } from '../../api/session.ts'
 import type { Instance } from '../../api/verbs.ts'
@@ -38,7 +37,11 @@ export function InstancePage() {
           Instances
         </TextLink>
       </Text>
-      <PageHead title={instance.name} beside={<StateBadge instance={instance} />} actions={may('instance.start') ? <VerbButtons instance={instance} /> : undefined} />
+      <PageHead
+        title={instance.name}
+        beside={<StateBadge instance={instance} />}
+        actions={may('instance.start') ? <VerbButtons instance={instance} /> : undefined}
+      />
       <OperationStrip instance={instance} />
       <StateDetail instance={instance} />
       <nav className="tabs" aria-label={`Pages of ${instance.name}`}>
@@ -65,19 +68,17 @@ export function InstancePage() {
   )
 }
 
-/** The address names no instance: destroyed, never there, or its making failed and was undone. */
+/** The address names no instance. One whose making failed is still there, with its reason, until it is destroyed. */
 function Gone({ name }: { readonly name: string }) {
-  const { notices } = useActivity()
-  const failed = notices.find((notice) => notice.instance === name && outcomeOf(notice.operation) === 'failed')
   return (
     <>
       <PageHead title={name} />
       <div className="panel">
         <Empty
-          icon={failed === undefined ? 'search' : 'alert'}
-          title={failed === undefined ? `There is no instance ${name}` : `${name} could not be made`}
-          text={failed?.operation.fault?.message ?? 'It was destroyed, or it never was.'}
-          action={<ButtonLink {...path.instances(failed === undefined ? {} : { create: true })}>{failed === undefined ? 'To the instances' : 'Create another'}</ButtonLink>}
+          icon="search"
+          title={`There is no instance ${name}`}
+          text="It was destroyed, or it never was."
+          action={<ButtonLink {...path.instances()}>To the instances</ButtonLink>}
         />
       </div>
     </>
@@ -114,4 +115,3 @@ function StateDetail({ instance }: { readonly instance: Instance }) {
     </div>
   )
 }
-

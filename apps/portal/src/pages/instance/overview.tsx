@@ -90,7 +90,12 @@ function Network({ instance }: { readonly instance: Instance }) {
       ) : addresses.data !== undefined ? (
         <dl className="facts">
           {devices.map((device) => (
-            <DeviceRow key={device.device} device={device.device} mac={device.mac} addresses={device.addresses.map(({ address, prefixLength }) => ({ address, text: `${address}/${prefixLength}` }))} />
+            <DeviceRow
+              key={device.device}
+              device={device.device}
+              mac={device.mac}
+              addresses={device.addresses.map(({ address, prefixLength }) => ({ address, text: `${address}/${prefixLength}` }))}
+            />
           ))}
           {devices.length === 0 && <dd className="dim">The guest has no network device.</dd>}
         </dl>
@@ -117,7 +122,15 @@ function Network({ instance }: { readonly instance: Instance }) {
   )
 }
 
-function DeviceRow({ device, mac, addresses }: { readonly device: string; readonly mac: string | null; readonly addresses: readonly { address: string; text: string }[] }) {
+function DeviceRow({
+  device,
+  mac,
+  addresses,
+}: {
+  readonly device: string
+  readonly mac: string | null
+  readonly addresses: readonly { address: string; text: string }[]
+}) {
   return (
     <>
       <dt className="mono">{device}</dt>
@@ -153,6 +166,9 @@ function ForwardRow({ protocol, hostPort, guestPort }: Instance['forwards'][numb
   )
 }
 
+const perSecond = (count: number | null | undefined) =>
+  count === null || count === undefined ? '\u2013' : `${formatBytes(Math.round(count))}/s`
+
 function Usage({ instance }: { readonly instance: Instance }) {
   const reading = useQuery({
     ...apiQuery('instance.statistics', { params: { instance: instance.id } }),
@@ -176,13 +192,24 @@ function Usage({ instance }: { readonly instance: Instance }) {
     )
   }
   const last = history.rates.at(-1)
-  const perSecond = (count: number | null | undefined) => (count === null || count === undefined ? '\u2013' : `${formatBytes(Math.round(count))}/s`)
   const both = (left: keyof Rates, right: keyof Rates) => most(history.rates, [left, right], 64 * 1024)
   return (
     <Panel title="Usage" testId="usage">
       <div className="charts">
-        <Chart title="Processors" text={last?.cpuShare == null ? '\u2013' : `${Math.round(last.cpuShare * 100)} %`} rates={history.rates} lines={['cpuShare']} top={1} />
-        <Chart title="Memory held" text={data?.residentBytes == null ? '\u2013' : formatBytes(data.residentBytes)} rates={history.rates} lines={['residentBytes']} top={Math.max(instance.memoryBytes, most(history.rates, ['residentBytes'], 1))} />
+        <Chart
+          title="Processors"
+          text={last?.cpuShare == null ? '\u2013' : `${Math.round(last.cpuShare * 100)} %`}
+          rates={history.rates}
+          lines={['cpuShare']}
+          top={1}
+        />
+        <Chart
+          title="Memory held"
+          text={data?.residentBytes == null ? '\u2013' : formatBytes(data.residentBytes)}
+          rates={history.rates}
+          lines={['residentBytes']}
+          top={Math.max(instance.memoryBytes, most(history.rates, ['residentBytes'], 1))}
+        />
         <Chart
           title="Disk"
           text={`${perSecond(last?.readBytesPerSecond)} read · ${perSecond(last?.writeBytesPerSecond)} written`}
@@ -204,7 +231,8 @@ function Usage({ instance }: { readonly instance: Instance }) {
   )
 }
 
-const most = (rates: readonly Rates[], lines: readonly (keyof Rates)[], least: number): number => Math.max(least, ...rates.flatMap((each) => lines.map((line) => each[line] ?? 0)))
+const most = (rates: readonly Rates[], lines: readonly (keyof Rates)[], least: number): number =>
+  Math.max(least, ...rates.flatMap((each) => lines.map((line) => each[line] ?? 0)))
 
 const BOX = { width: 240, height: 54 }
 
@@ -223,10 +251,23 @@ function Chart({ title, text, rates, lines, top }: ChartProps) {
         <span className="dim">{title}</span>
         <span className="num">{text}</span>
       </div>
-      <svg className="chart" viewBox={`0 0 ${BOX.width} ${BOX.height}`} preserveAspectRatio="none" role="img" aria-label={`${title}: ${text}`}>
+      <svg
+        className="chart"
+        viewBox={`0 0 ${BOX.width} ${BOX.height}`}
+        preserveAspectRatio="none"
+        role="img"
+        aria-label={`${title}: ${text}`}
+      >
         <line x1="0" x2={BOX.width} y1={BOX.height} y2={BOX.height} />
         {lines.map((line, index) => (
-          <polyline key={line} className={index === 1 ? 'second' : undefined} points={linePoints(rates.map((each) => each[line]), { ...BOX, most: top, count: HISTORY_COUNT })} />
+          <polyline
+            key={line}
+            className={index === 1 ? 'second' : undefined}
+            points={linePoints(
+              rates.map((each) => each[line]),
+              { ...BOX, most: top, count: HISTORY_COUNT },
+            )}
+          />
         ))}
       </svg>
     </div>

@@ -42,7 +42,9 @@ export function ratesBetween(before: Statistics | undefined, now: Statistics, vc
     receiveBytesPerSecond: perSecond((each) => sum(each.nics.map((nic) => nic.receiveBytes))),
     transmitBytesPerSecond: perSecond((each) => sum(each.nics.map((nic) => nic.transmitBytes))),
   }
-  const anew = [rates.cpuShare, rates.readBytesPerSecond, rates.writeBytesPerSecond, rates.receiveBytesPerSecond].some((rate) => rate !== null && rate < 0)
+  const anew = [rates.cpuShare, rates.readBytesPerSecond, rates.writeBytesPerSecond, rates.receiveBytesPerSecond].some(
+    (rate) => rate !== null && rate < 0,
+  )
   return anew ? null : { ...rates, cpuShare: rates.cpuShare === null ? null : Math.min(1, rates.cpuShare) }
 }
 
@@ -56,15 +58,25 @@ export const NO_HISTORY: StatisticsHistory = { last: undefined, rates: [] }
 export function withReading(history: StatisticsHistory, reading: Statistics, vcpuCount: number): StatisticsHistory {
   if (history.last?.at === reading.at) return history
   const rates = ratesBetween(history.last, reading, vcpuCount)
-  return { last: reading, rates: rates === null ? (history.last === undefined ? [] : history.rates) : [...history.rates, rates].slice(-HISTORY_COUNT) }
+  return {
+    last: reading,
+    rates: rates === null ? (history.last === undefined ? [] : history.rates) : [...history.rates, rates].slice(-HISTORY_COUNT),
+  }
 }
 
 /** SVG points of a line in a box; gaps where nothing is known are left out. `most` is the value at the top. */
-export function linePoints(values: readonly (number | null)[], box: { width: number; height: number; most: number; count: number }): string {
+export function linePoints(
+  values: readonly (number | null)[],
+  box: { width: number; height: number; most: number; count: number },
+): string {
   const step = box.width / Math.max(1, box.count - 1)
   const first = box.count - values.length
   return values
-    .map((value, index) => (value === null ? null : `${((first + index) * step).toFixed(1)},${(box.height - Math.min(1, value / (box.most || 1)) * box.height).toFixed(1)}`))
+    .map((value, index) =>
+      value === null
+        ? null
+        : `${((first + index) * step).toFixed(1)},${(box.height - Math.min(1, value / (box.most || 1)) * box.height).toFixed(1)}`,
+    )
     .filter((point) => point !== null)
     .join(' ')
 }

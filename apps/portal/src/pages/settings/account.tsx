@@ -58,7 +58,10 @@ function PasswordForm({ account }: { readonly account: string }) {
   const [done, setDone] = useState(false)
   const send = async () => {
     setDone(false)
-    if (password !== again) throw new Fault('invalid', 'The two are not the same.', { details: [{ path: 'again', want: 'the same password again', got: '' }] })
+    if (password !== again)
+      throw new Fault('invalid', 'The two are not the same.', {
+        details: [{ path: 'again', want: 'the same password again', got: '' }],
+      })
     await call('account.password', { params: { account }, body: { password } })
     await signIn(queryClient, { account, password })
   }
@@ -69,12 +72,34 @@ function PasswordForm({ account }: { readonly account: string }) {
   }
   const toggle = { 'aria-label': 'Show the password' }
   return (
-    <SmallForm fields={['password', 'again']} send={send} onSent={sent} action="Set the password" disabled={password === ''} testId="password-form">
+    <SmallForm
+      fields={['password', 'again']}
+      send={send}
+      onSent={sent}
+      action="Set the password"
+      disabled={password === ''}
+      testId="password-form"
+    >
       {(errors) => (
         <>
           <input type="text" name="username" autoComplete="username" defaultValue={account} hidden />
-          <PasswordInput label="New password" description="At least 10 characters" autoComplete="new-password" value={password} onChange={(event) => setPassword(event.currentTarget.value)} error={errors.password} visibilityToggleButtonProps={toggle} />
-          <PasswordInput label="Again" autoComplete="new-password" value={again} onChange={(event) => setAgain(event.currentTarget.value)} error={errors.again} visibilityToggleButtonProps={toggle} />
+          <PasswordInput
+            label="New password"
+            description="At least 10 characters"
+            autoComplete="new-password"
+            value={password}
+            onChange={(event) => setPassword(event.currentTarget.value)}
+            error={errors.password}
+            visibilityToggleButtonProps={toggle}
+          />
+          <PasswordInput
+            label="Again"
+            autoComplete="new-password"
+            value={again}
+            onChange={(event) => setAgain(event.currentTarget.value)}
+            error={errors.again}
+            visibilityToggleButtonProps={toggle}
+          />
           <Text size="sm" c="dimmed" role="status">
             {done ? 'The password is set. Other sessions of yours have ended.' : 'Other sessions of yours will end.'}
           </Text>

@@ -15,7 +15,11 @@ import { Failure, Rows } from '../../ui/page.tsx'
 
 type Account = Reply<'account.list'>['items'][number]
 
-const ROLES: Record<RoleName, string> = { viewer: 'looks at everything', operator: 'acts on instances and images', admin: 'does everything' }
+const ROLES: Record<RoleName, string> = {
+  viewer: 'looks at everything',
+  operator: 'acts on instances and images',
+  admin: 'does everything',
+}
 
 const COLUMNS: readonly Column<Account>[] = [
   { title: 'Name', main: true, cell: (account) => <strong>{account.name}</strong> },
@@ -57,7 +61,11 @@ export function Accounts() {
           </Button>
         </div>
         {items === undefined ? (
-          accounts.isPending ? <Rows count={3} /> : <Failure what="The accounts" error={accounts.error} onRetry={() => void accounts.refetch()} />
+          accounts.isPending ? (
+            <Rows count={3} />
+          ) : (
+            <Failure what="The accounts" error={accounts.error} onRetry={() => void accounts.refetch()} />
+          )
         ) : (
           <DataTable
             label="Accounts"
@@ -103,14 +111,34 @@ function MakeAccount({ onMade, onClose }: { readonly onMade: () => void; readonl
   const [role, setRole] = useState<RoleName>('operator')
   const [password, setPassword] = useState('')
   return (
-    <SmallForm fields={['name', 'role', 'password']} send={() => call('account.create', { body: { name: name.trim(), role, password } })} onSent={onMade} action="Add it" onCancel={onClose} testId="account-form">
+    <SmallForm
+      fields={['name', 'role', 'password']}
+      send={() => call('account.create', { body: { name: name.trim(), role, password } })}
+      onSent={onMade}
+      action="Add it"
+      onCancel={onClose}
+      testId="account-form"
+    >
       {(errors) => (
         <>
-          <TextInput data-autofocus label="Name" value={name} onChange={(event) => setName(event.currentTarget.value)} error={errors.name} spellCheck={false} autoCapitalize="none" autoComplete="off" />
+          <TextInput
+            data-autofocus
+            label="Name"
+            value={name}
+            onChange={(event) => setName(event.currentTarget.value)}
+            error={errors.name}
+            spellCheck={false}
+            autoCapitalize="none"
+            autoComplete="off"
+          />
           <label className="stacked">
             <span>Role</span>
             <span className="select">
-              <select style={{ width: '100%' }} value={role} onChange={(event) => setRole(event.currentTarget.value as RoleName /* the options are the roles */)}>
+              <select
+                style={{ width: '100%' }}
+                value={role}
+                onChange={(event) => setRole(event.currentTarget.value as RoleName /* the options are the roles */)}
+              >
                 {Object.entries(ROLES).map(([value, text]) => (
                   <option key={value} value={value}>
                     {value}: {text}
@@ -119,7 +147,15 @@ function MakeAccount({ onMade, onClose }: { readonly onMade: () => void; readonl
               </select>
             </span>
           </label>
-          <PasswordInput label="First password" description="At least 10 characters" autoComplete="new-password" value={password} onChange={(event) => setPassword(event.currentTarget.value)} error={errors.password} visibilityToggleButtonProps={{ 'aria-label': 'Show the password' }} />
+          <PasswordInput
+            label="First password"
+            description="At least 10 characters"
+            autoComplete="new-password"
+            value={password}
+            onChange={(event) => setPassword(event.currentTarget.value)}
+            error={errors.password}
+            visibilityToggleButtonProps={{ 'aria-label': 'Show the password' }}
+          />
         </>
       )}
     </SmallForm>

@@ -16,7 +16,6 @@ const COLUMNS: readonly Column<Entry>[] = [
   { title: 'When', shrink: true, cell: (entry) => <span className="num">{exactTime(entry.at)}</span> },
   {
     title: 'Who',
-    main: true,
     cell: (entry) => (
       <>
         {entry.account ?? <span className="dim">nobody</span>} <span className="dim">{entry.via}</span>
@@ -25,7 +24,10 @@ const COLUMNS: readonly Column<Entry>[] = [
   },
   { title: 'What', cell: (entry) => <span className="mono">{entry.operation}</span> },
   { title: 'Of', wide: true, cell: (entry) => <span className="mono dim">{entry.resource}</span> },
-  { title: 'Outcome', cell: (entry) => <span className={`state tone-${entry.outcome === 'ok' ? 'green' : 'red'}`}>{entry.outcome}</span> },
+  {
+    title: 'Outcome',
+    cell: (entry) => <span className={`state tone-${entry.outcome === 'ok' ? 'green' : 'red'}`}>{entry.outcome}</span>,
+  },
   { title: 'From', wide: true, cell: (entry) => <span className="mono dim">{entry.address}</span> },
 ]
 
@@ -38,10 +40,22 @@ export function Audit() {
   return (
     <div className="panel">
       <div className="toolbar" role="search">
-        <TextInput type="search" aria-label="Search the audit log" placeholder="Account, operation, outcome" leftSection={<Icon name="search" size={16} />} value={words} onChange={(event) => setWords(event.currentTarget.value)} style={{ flex: '1 1 220px', maxWidth: 420 }} />
+        <TextInput
+          type="search"
+          aria-label="Search the audit log"
+          placeholder="Account, operation, outcome"
+          leftSection={<Icon name="search" size={16} />}
+          value={words}
+          onChange={(event) => setWords(event.currentTarget.value)}
+          style={{ flex: '1 1 220px', maxWidth: 420 }}
+        />
       </div>
       {items === undefined ? (
-        answer.isPending ? <Rows /> : <Failure what="The audit log" error={answer.error} onRetry={() => void answer.refetch()} />
+        answer.isPending ? (
+          <Rows />
+        ) : (
+          <Failure what="The audit log" error={answer.error} onRetry={() => void answer.refetch()} />
+        )
       ) : items.length === 0 ? (
         <Empty icon="search" title="Nothing found" text="Every change, and every refusal, is written here." />
       ) : (

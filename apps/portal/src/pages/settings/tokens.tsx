@@ -46,8 +46,17 @@ const COLUMNS: readonly Column<Token>[] = [
     ),
   },
   { title: 'Made', wide: true, cell: (token) => <Ago at={token.createdAt} /> },
-  { title: 'Last used', label: true, cell: (token) => (token.lastUsedAt === null ? <span className="dim">never</span> : <Ago at={token.lastUsedAt} />) },
-  { title: 'Ends', label: true, cell: (token) => (token.expiresAt === null ? <span className="dim">never</span> : <span className="num">{exactTime(token.expiresAt)}</span>) },
+  {
+    title: 'Last used',
+    label: true,
+    cell: (token) => (token.lastUsedAt === null ? <span className="dim">never</span> : <Ago at={token.lastUsedAt} />),
+  },
+  {
+    title: 'Ends',
+    label: true,
+    cell: (token) =>
+      token.expiresAt === null ? <span className="dim">never</span> : <span className="num">{exactTime(token.expiresAt)}</span>,
+  },
 ]
 
 export function Tokens() {
@@ -75,9 +84,18 @@ export function Tokens() {
     <>
       <div className="panel">
         {items === undefined ? (
-          tokens.isPending ? <Rows count={3} /> : <Failure what="The tokens" error={tokens.error} onRetry={() => void tokens.refetch()} />
+          tokens.isPending ? (
+            <Rows count={3} />
+          ) : (
+            <Failure what="The tokens" error={tokens.error} onRetry={() => void tokens.refetch()} />
+          )
         ) : items.length === 0 ? (
-          <Empty icon="key" title="No tokens" text="A token lets a program act for you, within the scopes that you give it." action={button} />
+          <Empty
+            icon="key"
+            title="No tokens"
+            text="A token lets a program act for you, within the scopes that you give it."
+            action={button}
+          />
         ) : (
           <>
             <div className="toolbar" style={{ justifyContent: 'flex-end' }}>
@@ -133,8 +151,18 @@ function MakeToken({ onMade, onClose }: { readonly onMade: () => void; readonly 
       </>
     )
   }
-  const send = () => call('token.create', { body: { name: name.trim(), scopes: [...scopes], ...(days > 0 && { expiresAt: Date.now() + days * DAY_MS }) } })
-  const toggle = (scope: string) => setScopes((now) => (now.includes(scope) ? now.filter((each) => each !== scope) : scope === '*' ? ['*'] : [...now.filter((each) => each !== '*'), scope]))
+  const send = () =>
+    call('token.create', {
+      body: { name: name.trim(), scopes: [...scopes], ...(days > 0 && { expiresAt: Date.now() + days * DAY_MS }) },
+    })
+  const toggle = (scope: string) =>
+    setScopes((now) =>
+      now.includes(scope)
+        ? now.filter((each) => each !== scope)
+        : scope === '*'
+          ? ['*']
+          : [...now.filter((each) => each !== '*'), scope],
+    )
   return (
     <SmallForm
       fields={['name', 'scopes', 'expiresAt']}
@@ -150,7 +178,17 @@ function MakeToken({ onMade, onClose }: { readonly onMade: () => void; readonly 
     >
       {(errors) => (
         <>
-          <TextInput data-autofocus label="Name" placeholder="ci" value={name} onChange={(event) => setName(event.currentTarget.value)} error={errors.name} spellCheck={false} autoCapitalize="none" autoComplete="off" />
+          <TextInput
+            data-autofocus
+            label="Name"
+            placeholder="ci"
+            value={name}
+            onChange={(event) => setName(event.currentTarget.value)}
+            error={errors.name}
+            spellCheck={false}
+            autoCapitalize="none"
+            autoComplete="off"
+          />
           <fieldset style={{ border: 0, padding: 0, margin: 0, display: 'grid', gap: 7 }}>
             <legend className="field-label">May do</legend>
             {SCOPES.map(({ scope, title }) => (
