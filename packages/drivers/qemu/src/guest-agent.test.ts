@@ -115,6 +115,16 @@ test('a program that does not end in its time is killed in the guest', async () 
   assert.deepEqual(w.calls.at(-1)?.arguments, { path: 'kill', arg: ['-KILL', '42'] })
 })
 
+test('an agent that hangs while a program runs costs the program’s time and little more', async () => {
+  const w = world((call, socket) => {
+    if (call.execute === 'guest-exec') socket.send({ return: { pid: 42 } })
+  })
+  const start = performance.now()
+  await assert.rejects(w.agent.exec({ argv: ['sleep', '9'], timeoutMs: 100 }), { code: 'timeout' })
+  assert.ok(performance.now() - start < 1000)
+  w.agent.close()
+})
+
 test('commands go one at a time; too many that wait are busy', async () => {
   let underWay = 0
   const w = world((_, socket) => {

@@ -24,6 +24,8 @@ const INPUT_SIZE_MAX = 4 * 1024 * 1024
 const WAITING_COUNT_MAX = 16
 const SYNC_LIMIT = millis(2000)
 const COMMAND_LIMIT = millis(5000)
+/** What the last look at a program gets, however late it is. */
+const STATUS_LIMIT_MS_MIN = 200
 const POLL_FIRST_MS = 5
 const POLL_LAST_MS = 200
 const DELIMITER = 0xff
@@ -99,7 +101,9 @@ export class GuestAgent {
     let pauseMs = POLL_FIRST_MS
     try {
       while (true) {
-        const status = objectOf(await this.execute('guest-exec-status', { pid }, { signal }))
+        const leftMs = request.timeoutMs - (clock.monotonic() - start)
+        const limit = millis(Math.min(COMMAND_LIMIT, Math.max(STATUS_LIMIT_MS_MIN, leftMs)))
+        const status = objectOf(await this.execute('guest-exec-status', { pid }, { signal, limit }))
         if (status['exited'] === true) return execResult(status)
         if (clock.monotonic() - start > request.timeoutMs) {
           throw new Fault('timeout', `exec ${excerpt(path)}: not ended in ${request.timeoutMs} ms`)
@@ -109,7 +113,7 @@ export class GuestAgent {
       }
     } catch (error) {
       // Nobody waits for it any more. The agent has no command for this; that the guest has no `kill` is no news to the caller.
-      await this.execute('guest-exec', { path: 'kill', arg: ['-KILL', String(pid)] }).catch(() => {})
+      void this.execute('guest-exec', { path: 'kill', arg: ['-KILL', String(pid)] }).catch(() => {})
       throw error
     }
   }
