@@ -85,7 +85,7 @@ test('what the server refuses is said at its field', { skip }, async () => {
   await page.getByTestId('create-go').click()
   await state('running').waitFor()
   assert.match(await page.getByTestId('facts').innerText(), /128 MiB[\s\S]*team=core/)
-  assert.match(await page.getByTestId('network').innerText(), /22/)
+  await page.getByTestId('network').getByText('→ 22').waitFor()
 })
 
 test('a name that is taken is said at the name', { skip }, async () => {
