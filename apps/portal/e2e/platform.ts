@@ -1,22 +1,24 @@
 /** A platform of the test's own, started as a person starts it: the command line in a process, a data directory in a temporary folder. */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { createClient, type Client } from '@typevisor/api/client'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
 const START_MS = 60_000
+const STOP_MS = 20_000
 
 export interface TestPlatform extends AsyncDisposable {
   readonly url: string
   readonly password: string
   readonly dataDir: string
-  /** Runs the command line against it. @throws Error with what it said, when it fails. */
-  typevisor(...words: string[]): Promise<string>
+  /** Another person at the same platform, with the machine's own credentials: what it does, the browser must see. */
+  readonly client: Client
   kill(): Promise<void>
   /** The same port and data again. */
   start(): Promise<void>
@@ -39,6 +41,8 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
   const url = `http://127.0.0.1:${port}`
   let said = ''
   let child: ChildProcess | null = null
+  let token: string | null = null
+  const client = createClient({ baseUrl: url, token: () => token })
 
   const start = async (): Promise<void> => {
     said = ''
@@ -58,6 +62,8 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
       if (began.exitCode !== null || Date.now() > limit) throw new Error(`typevisor start: exit ${began.exitCode}, said: ${said}`)
       await sleep(50)
     }
+    // Made anew at each start.
+    token = (JSON.parse(await readFile(join(dataDir, 'credentials.json'), 'utf8')) as { token: string }).token
   }
   const end = async (signal: NodeJS.Signals): Promise<void> => {
     const running = child
@@ -67,20 +73,6 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
     running.kill(signal)
     await over
   }
-  const typevisor = async (...words: string[]): Promise<string> => {
-    const run = spawn(process.execPath, [MAIN, ...words], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, TYPEVISOR_URL: url, TYPEVISOR_DATA: dataDir },
-    })
-    let out = ''
-    let err = ''
-    run.stdout.on('data', (content: Buffer) => (out += content.toString()))
-    run.stderr.on('data', (content: Buffer) => (err += content.toString()))
-    const [code] = (await once(run, 'exit')) as [number | null]
-    if (code !== 0) throw new Error(`typevisor ${words.join(' ')}: exit ${code}: ${err}`)
-    return out
-  }
-
   await start()
   const deadline = Date.now() + 5_000
   while (!/ with (\S+) \(shown/.test(said) && Date.now() < deadline) await sleep(20)
@@ -90,12 +82,14 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
     url,
     password,
     dataDir,
-    typevisor,
+    client,
     start,
     kill: () => end('SIGKILL'),
     async [Symbol.asyncDispose]() {
-      await typevisor('down', '--guests').catch(() => '')
-      await end('SIGTERM')
+      // Guests outlive the platform, so they are ended through it.
+      await client.call('platform.stop', { body: { guests: true } }).catch(() => null)
+      const stopped = await Promise.race([child === null ? null : once(child, 'exit'), sleep(STOP_MS).then(() => 'late')])
+      if (stopped === 'late') await end('SIGTERM')
       await rm(folder, { recursive: true, force: true })
     },
   }

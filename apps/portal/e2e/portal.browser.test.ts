@@ -63,7 +63,7 @@ test('an empty cloud invites to create, and three clicks make an instance that r
   await state('running').waitFor()
   await page.getByTestId('network').getByText('10.0.2.15').waitFor()
   await shoot('instance-overview')
-  await platform.typevisor('instance', 'destroy', name, '--yes')
+  await platform.client.call('instance.destroy', { params: { instance: name } })
   await page.getByText(`There is no instance ${name}`).waitFor()
 })
 
@@ -97,14 +97,14 @@ test('a name that is taken is said at the name', { skip }, async () => {
   await page.getByTestId('create-form').waitFor({ state: 'detached' })
 })
 
-test('buttons follow the state, and what the command line does shows without a reload', { skip }, async () => {
+test('buttons follow the state, and what others do shows without a reload', { skip }, async () => {
   await page.goto(`${platform.url}/instances/web-1`)
   await page.getByTestId('verbs').click()
   await page.getByTestId('verb-pause').click()
   await state('paused').waitFor()
   await page.getByTestId('do-unpause').click()
   await state('running').waitFor()
-  await platform.typevisor('instance', 'shutdown', 'web-1')
+  await platform.client.call('instance.shutdown', { params: { instance: 'web-1' } })
   await state('stopped').waitFor()
   await page.getByTestId('do-start').click()
   await state('running').waitFor()
@@ -114,7 +114,7 @@ test('buttons follow the state, and what the command line does shows without a r
 })
 
 test('what destroys asks for the name to be typed', { skip }, async () => {
-  await platform.typevisor('instance', 'create', 'doomed')
+  await platform.client.call('instance.create', { query: { wait: 20 }, body: { name: 'doomed' } })
   await page.goto(`${platform.url}/instances`)
   await row('doomed').getByTestId('row-menu').click()
   await page.getByTestId('verb-destroy').click()
@@ -130,8 +130,7 @@ test('what destroys asks for the name to be typed', { skip }, async () => {
 
 test("search, order, page and size are the server's, and the address holds them", { skip }, async () => {
   const names = Array.from({ length: 60 }, (_, index) => `many-${String(index).padStart(2, '0')}`)
-  for (let at = 0; at < names.length; at += 6)
-    await Promise.all(names.slice(at, at + 6).map((name) => platform.typevisor('instance', 'create', name)))
+  await Promise.all(names.map((name) => platform.client.call('instance.create', { query: { wait: 30 }, body: { name } })))
   await page.goto(`${platform.url}/instances`)
   await row('many-00').waitFor()
   assert.equal(await page.getByTestId('place').innerText(), '1–50 of 61')
