@@ -88,7 +88,7 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
     async [Symbol.asyncDispose]() {
       // Guests outlive the platform, so they are ended through it.
       await client.call('platform.stop', { body: { guests: true } }).catch(() => null)
-      const stopped = await Promise.race([child === null ? null : once(child, 'exit'), sleep(STOP_MS).then(() => 'late')])
+      const stopped = await Promise.race([child === null ? null : once(child, 'exit'), sleep(STOP_MS, 'late', { ref: false })])
       if (stopped === 'late') await end('SIGTERM')
       await rm(folder, { recursive: true, force: true })
     },
