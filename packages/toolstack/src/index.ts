@@ -14,7 +14,7 @@
  *   - Every state transition is written with its cause, in one append, before anybody is told; those that nobody watched are worked
  *     out at `openToolstack` and marked `reconstructed`.
  *   - `close` and SIGKILL end no guest.
- * Failure paths: a verb that fails is undone; an undo that fails leaves a stuck saga, and the domain is held until a person looks.
+ * Failure paths: a verb that fails is undone; an undo that fails leaves a stuck saga, and the domain is held until it is destroyed.
  * Not here: which host, how much memory, when to start again: callers decide. Wire formats of hypervisors: drivers.
  * Modelled on libxenlight's contract (Xen, tools/libs/light): policy-free, asynchronous, capabilities asked and never guessed.
  */

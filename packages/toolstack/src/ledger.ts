@@ -33,6 +33,8 @@ export class Ledger {
   readonly #fences = new Map<DomainId, Fence>()
   #events: DomainEvent[] = []
   #sequence = 0
+  /** The newest that is on the disk. */
+  #safeSequence = 0
   #acknowledged = 0
   readonly #readers = new Set<Channel<DomainEvent>>()
 
@@ -41,7 +43,10 @@ export class Ledger {
     this.#clock = clock
     this.#append = state.section<Json>('ledger', {
       // The section holds what this class wrote; the journal's checksums have vouched for it.
-      replay: (record) => this.#apply(record as unknown as LedgerRecord),
+      replay: (record) => {
+        this.#apply(record as unknown as LedgerRecord)
+        this.#safeSequence = this.#sequence
+      },
       snapshot: () => this.#snapshot() as unknown as Iterable<Json>,
     })
   }
@@ -62,8 +67,12 @@ export class Ledger {
   list(): StoredDomain[] {
     return [...this.#domains.values()]
   }
+  /**
+   * The newest transition that outlives a crash. Not the newest of all: a number that is told and then lost would be given again, to another
+   * transition, which whoever keeps the first would take for an old one.
+   */
   get lastSequence(): number {
-    return this.#sequence
+    return this.#safeSequence
   }
 
   /** @throws Fault `stale_fence` when a newer owner has commanded this domain. */
@@ -158,7 +167,9 @@ export class Ledger {
     await this.#append(records as unknown as Json[])
     for (const record of records) {
       const event = 'event' in record ? record.event : undefined
-      if (event) this.#tell(event)
+      if (!event) continue
+      this.#safeSequence = Math.max(this.#safeSequence, event.sequence)
+      this.#tell(event)
     }
   }
 

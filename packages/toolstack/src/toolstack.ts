@@ -1,4 +1,4 @@
-import { Fault, faultFromJson, toFault, type Clock, type Json, type Log } from '@typevisor/base'
+import { Fault, faultFromJson, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
 import type {
   DomainEvent,
   DomainId,
@@ -101,6 +101,7 @@ class SagaToolstack implements Toolstack {
       saves: options.saves,
       clock: options.clock,
       untilNotRunning: (id, signal) => this.#untilNotRunning(id, signal),
+      look: async (id, signal) => this.#follow(id, await options.driver.state(id, { signal }), true),
       intend: (id, verb) => this.#intend(id, verb),
     }
     this.#engine = createSagaEngine({
@@ -208,10 +209,30 @@ class SagaToolstack implements Toolstack {
   async #command(name: string, id: DomainId, input: Json, options: CommandOptions): Promise<void> {
     options.signal?.throwIfAborted()
     if (options.fence !== undefined) await this.#ledger.admit(id, toFence(options.fence))
-    const saga: SagaId = sagaId(options.commandId)
+    if (name === 'domain.destroy') await this.#letGo(id)
+    const saga = name === 'domain.destroy' ? await this.#runOf(options.commandId) : sagaId(options.commandId)
     await this.#engine.submit({ id: saga, name, resource: id, input })
     const settled = await this.#engine.wait(saga, { signal: options.signal })
     throwUnlessDone(settled)
+  }
+
+  /**
+   * The saga of a destruction. One that was undone for a reason that passes has not been done: given again, it is tried again, since an
+   * owner that undoes a creation gives the same command until the domain is gone. Other commands fail for good, and their owner gives another.
+   */
+  async #runOf(commandId: string): Promise<SagaId> {
+    for (let run = 1; ; run += 1) {
+      const id = sagaId(run === 1 ? commandId : `${commandId}~${run}`)
+      const known = await this.#sagas.get(id)
+      if (known?.state.kind !== 'undone' || !retryable(faultFromJson(known.state.fault))) return id
+    }
+  }
+
+  /** A domain that a stuck saga holds can still be destroyed: nothing of what could not be undone is wanted any more. */
+  async #letGo(id: DomainId): Promise<void> {
+    for (const { id: saga, state } of await this.#sagas.list({ unfinished: true, resource: id })) {
+      if (state.kind === 'stuck') await this.#engine.settleStuck(saga, 'abandon')
+    }
   }
 
   /** Compares what was thought with what is there. `skip`: domains that a saga holds; `only`: no others. */

@@ -4,13 +4,14 @@
  * The first step of each checks that the verb may be done and is recorded, so that after a crash the saga goes on from the
  * fact that it may rather than asking again of a state that it has already changed itself.
  */
-import { Fault, millis, type Clock, type Json } from '@typevisor/base'
+import { Fault, millis, retryable, toFault, type Clock, type Json } from '@typevisor/base'
 import { assertCan, type DomainId, type DomainSpec, type ImageName, type VerbName, type VolumeId } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepContext, type StepOutcome } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
 import type { VolumeInfo, VolumeStore } from '@typevisor/storage'
 import type { Ledger } from './ledger.ts'
-import type { DomainDriver, VolumeAttachment } from './ports.ts'
+import type { DomainDriver, DriverState, VolumeAttachment } from './ports.ts'
+import { holdsProcess } from './state.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
 /** Files of saved domains, in a folder that the driver's processes need not reach. */
@@ -28,6 +29,8 @@ export interface ToolstackServices {
   readonly clock: Clock
   /** Resolves when the domain's process has powered off, was destroyed or crashed; used by shutdown. */
   readonly untilNotRunning: (id: DomainId, signal: AbortSignal) => Promise<void>
+  /** Asks the driver how the domain is, and records what follows from it. */
+  readonly look: (id: DomainId, signal: AbortSignal) => Promise<void>
   /** Says which verb is at work, so that what the driver reports meanwhile has its cause. */
   readonly intend: (id: DomainId, verb: VerbName | null) => void
 }
@@ -140,6 +143,20 @@ async function noteForwards(services: ToolstackServices, id: DomainId, signal: A
   if (JSON.stringify(forwards) !== JSON.stringify(domain.forwards)) await services.ledger.update({ ...domain, forwards })
 }
 
+/**
+ * How the domain is, for an undo; null when its hypervisor does not answer. What was asked of it may still happen then, and is recorded
+ * by the event that tells of it: an undo that insisted would hold the domain for as long.
+ */
+async function seenBy({ services, input, log }: Context<VerbInput>): Promise<DriverState | null> {
+  try {
+    return await services.driver.state(input.id)
+  } catch (error) {
+    if (!retryable(error)) throw error
+    log.warn('domain.left_as_it_is', { domain: input.id, error: toFault(error).message })
+    return null
+  }
+}
+
 const start = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.start',
   steps: [
@@ -147,7 +164,10 @@ const start = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'create',
       do: intending('start', (context, domain) => context.services.driver.create(domain, { signal: context.signal })),
-      undo: intending('poweroff', ({ services, input }) => services.driver.destroy(input.id)),
+      undo: intending('poweroff', async ({ services, input }, domain) => {
+        await services.driver.destroy(input.id)
+        if (domain.forwards.length > 0) await services.ledger.update({ ...domain, forwards: [] })
+      }),
     },
     {
       name: 'unpause',
@@ -171,6 +191,13 @@ const pause = defineSaga<VerbInput, ToolstackServices>({
         await services.driver.pause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'paused', cause: 'requested' }, { cause: 'requested' })
       }),
+      undo: intending('unpause', async (context) => {
+        const { services, input } = context
+        const seen = await seenBy(context)
+        if (seen?.kind === 'paused' && seen.cause === 'requested') await services.driver.unpause(input.id)
+        else if (seen?.kind !== 'running') return
+        await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+      }),
     },
   ],
 })
@@ -184,6 +211,13 @@ const unpause = defineSaga<VerbInput, ToolstackServices>({
       do: intending('unpause', async ({ services, input, signal }) => {
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+      }),
+      undo: intending('pause', async (context) => {
+        const { services, input } = context
+        const seen = await seenBy(context)
+        if (seen?.kind === 'running') await services.driver.pause(input.id)
+        else if (seen?.kind !== 'paused') return
+        await services.ledger.enter(input.id, { kind: 'paused', cause: 'requested' }, { cause: 'requested' })
       }),
     },
   ],
@@ -199,7 +233,11 @@ const shutdown = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'await',
       attemptCountMax: 1,
-      do: intending('shutdown', async ({ services, input, signal }, domain) => {
+      do: intending('shutdown', async ({ services, input, signal, attempt }, domain) => {
+        const now = () => services.ledger.get(input.id)?.state.kind ?? 'stopped'
+        // It may have powered off while we were gone.
+        if (attempt > 1 && now() === 'running') await services.look(input.id, signal)
+        if (now() === 'stopped') return
         const limitMs = input.timeoutMs ?? SHUTDOWN_LIMIT_MS
         const withdrawn = new AbortController()
         const inner = AbortSignal.any([withdrawn.signal, signal])
@@ -211,6 +249,7 @@ const shutdown = defineSaga<VerbInput, ToolstackServices>({
             services.clock.sleep(millis(limitMs), { signal: inner }).then(() => false),
           ])
           if (!inTime) throw new Fault('timeout', `shutdown ${domain.name}: the guest did not power off in ${limitMs} ms`)
+          if (now() !== 'stopped') throw new Fault('failed', `shutdown ${domain.name}: the guest did not power off, it is ${now()}`)
         } finally {
           ended.catch(() => {})
           withdrawn.abort()
@@ -259,6 +298,15 @@ const save = defineSaga<VerbInput, ToolstackServices>({
   ],
 })
 
+/** The guest runs: a file that cannot be removed is no reason to fail. The next save replaces it, `destroy` removes it. */
+async function dropSave({ services, input, log }: Context<VerbInput>): Promise<void> {
+  try {
+    await services.saves.remove(services.saves.pathOf(input.id))
+  } catch (error) {
+    log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
+  }
+}
+
 const restore = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.restore',
   steps: [
@@ -268,7 +316,19 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
       do: intending('restore', async ({ services, signal }, domain) => {
         if (domain.state.kind === 'saved') await services.driver.restore(domain, domain.state.savePath, { signal })
       }),
-      undo: intending('poweroff', ({ services, input }) => services.driver.destroy(input.id)),
+      /** A guest that has gone on after its save must not be brought back to it: its disks have moved on. It goes on, and the save goes. */
+      undo: intending('poweroff', async (context, domain) => {
+        const { services, input } = context
+        const seen = await seenBy(context)
+        if (seen === null) return
+        if (seen.kind === 'running') {
+          await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+          await dropSave(context)
+          return
+        }
+        await services.driver.destroy(input.id)
+        if (domain.forwards.length > 0) await services.ledger.update({ ...domain, forwards: [] })
+      }),
     },
     {
       name: 'unpause',
@@ -278,7 +338,7 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
     },
-    { name: 'drop-save', do: ({ services, input }) => services.saves.remove(services.saves.pathOf(input.id)) },
+    { name: 'drop-save', do: dropSave },
   ],
 })
 
@@ -296,14 +356,22 @@ const destroy = defineSaga<VerbInput, ToolstackServices>({
           services.intend(input.id, null)
         }
       },
+      /** What was ended stays ended, and the record says so. */
+      undo: async (context) => {
+        const { services, input } = context
+        const domain = services.ledger.get(input.id)
+        if (!domain || !holdsProcess(domain.state.kind) || (await seenBy(context))?.kind !== 'gone') return
+        await services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' })
+      },
     },
     {
       name: 'remove',
       do: async ({ services, input }) => {
         await services.driver.forget(input.id)
-        await services.saves.remove(services.saves.pathOf(input.id))
         await services.volumes.remove(seedVolume(input.id))
         await services.volumes.remove(rootVolume(input.id))
+        // Last: without its disks a save is worth nothing, and a domain whose disks stay is still `saved`.
+        await services.saves.remove(services.saves.pathOf(input.id))
       },
     },
     { name: 'record', do: ({ services, input }) => services.ledger.forget(input.id) },

@@ -29,6 +29,13 @@ export interface SagaCrashSubject<I extends Json, S> {
   readonly setup: (tools: { clock: Clock; log: Log; rng: SeededRng }) => Promise<SagaCrashWorld<S>>
   /** Random schedules of several disturbances; default 30. */
   readonly seedCount?: number
+  /**
+   * The step from which there is no way back, such as the one that ends a guest. The run is then never failed once this step has acted,
+   * nor cancelled from it on; that it fails before it acts, everything before it and all harmless disturbances are still tried.
+   */
+  readonly irreversibleFrom?: string
+  /** What an undone run leaves: the world as before (default), or as after a run whose first step failed at once, where that leaves a trace. */
+  readonly undone?: 'as never begun' | 'as failed at once'
   /** `real` where the services do real input and output; default `virtual`. */
   readonly time?: 'virtual' | 'real'
 }
@@ -81,7 +88,20 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
   const { definition, seedCount = 30 } = subject
   const { name, steps } = definition
   const indexes = steps.map((_, index) => index)
-  const undoable = indexes.filter((index) => steps[index]?.undo)
+  const { irreversibleFrom } = subject
+  const pointOfNoReturn = irreversibleFrom === undefined ? steps.length : steps.findIndex((step) => step.name === irreversibleFrom)
+  assert.ok(pointOfNoReturn >= 0, `${name} has no step ${irreversibleFrom}`)
+  const undoable = indexes.filter((index) => steps[index]?.undo && index <= pointOfNoReturn)
+  const possible = ({ action, stepIndex }: Pick<Disturbance, 'action' | 'stepIndex'>): boolean => {
+    if (stepIndex < pointOfNoReturn) return true
+    const fails = !HARMLESS.includes(action) || (action.startsWith('retried') && steps[stepIndex]?.attemptCountMax === 1)
+    return !fails || (stepIndex === pointOfNoReturn && (action === 'failed_before_it_acts' || action === 'retried_before_it_acts'))
+  }
+  /** The latest failure that there can be: it undoes the most. */
+  const lastFailure: Disturbance =
+    pointOfNoReturn < steps.length
+      ? { way: 'do', stepIndex: pointOfNoReturn, action: 'failed_before_it_acts' }
+      : { way: 'do', stepIndex: steps.length - 1, action: 'failed_after_it_acted' }
 
   const expectEnd = async (
     disturbances: readonly Disturbance[],
@@ -97,7 +117,7 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
     assert.ok((want as readonly string[]).includes(kind), `ended ${kind}, want ${want.join(' or ')}: ${found}`)
     const worlds = await undisturbed(subject)
     if (kind === 'done') assert.deepEqual(ended.world, worlds.done, `the world is not as after an undisturbed run: ${found}`)
-    else assert.deepEqual(ended.world, worlds.before, `the world is not as before the run: ${found}`)
+    else assert.deepEqual(ended.world, worlds.undone, `the world is not as ${subject.undone ?? 'before the run'}: ${found}`)
     return ended
   }
 
@@ -112,6 +132,7 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
   for (const action of HARMLESS) {
     test(`${name}: a run that ${ACTIONS[action]} ends as if undisturbed, for every step`, async () => {
       for (const stepIndex of indexes) {
+        if (!possible({ action, stepIndex })) continue
         const mayRetry = !action.startsWith('retried') || steps[stepIndex]?.attemptCountMax !== 1
         await expectEnd([{ way: 'do', stepIndex, action }], mayRetry ? ['done'] : ['undone'])
       }
@@ -121,6 +142,7 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
   for (const action of ['failed_before_it_acts', 'failed_after_it_acted'] as const) {
     test(`${name}: a run that ${ACTIONS[action]} is undone in reverse order, for every step`, async () => {
       for (const stepIndex of indexes) {
+        if (!possible({ action, stepIndex })) continue
         const { trace } = await expectEnd([{ way: 'do', stepIndex, action }], ['undone'])
         const undone = undoable.filter((index) => index <= stepIndex).toReversed()
         assert.deepEqual(
@@ -132,24 +154,24 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
   }
 
   test(`${name}: a run that ${ACTIONS.cancelled} is undone, or done where it was too late, for every step`, async () => {
-    for (const stepIndex of indexes) await expectEnd([{ way: 'do', stepIndex, action: 'cancelled' }], ['undone', 'done'])
+    for (const stepIndex of indexes) {
+      if (possible({ action: 'cancelled', stepIndex })) await expectEnd([{ way: 'do', stepIndex, action: 'cancelled' }], ['undone', 'done'])
+    }
   })
 
   for (const action of HARMLESS) {
     test(`${name}: an undo that ${ACTIONS[action]} ends as if never begun, for every step`, async () => {
-      const failure = { way: 'do', stepIndex: steps.length - 1, action: 'failed_after_it_acted' } as const
       for (const stepIndex of undoable) {
         if (action.startsWith('retried') && steps[stepIndex]?.attemptCountMax === 1) continue
-        await expectEnd([failure, { way: 'undo', stepIndex, action }], ['undone'])
+        await expectEnd([lastFailure, { way: 'undo', stepIndex, action }], ['undone'])
       }
     })
   }
 
   test(`${name}: a failed undo is stuck, and ends as if never begun when it is tried again, for every step`, async () => {
-    const failure = { way: 'do', stepIndex: steps.length - 1, action: 'failed_after_it_acted' } as const
     for (const stepIndex of undoable) {
       for (const action of ['failed_before_it_acts', 'failed_after_it_acted'] as const) {
-        const { stuckCount } = await expectEnd([failure, { way: 'undo', stepIndex, action }], ['undone'])
+        const { stuckCount } = await expectEnd([lastFailure, { way: 'undo', stepIndex, action }], ['undone'])
         assert.equal(stuckCount, 1)
       }
     }
@@ -164,7 +186,10 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
           ? rng.pick(HARMLESS)
           : rng.pick(['failed_before_it_acts', 'failed_after_it_acted', 'cancelled'] as const)
         const way = action !== 'cancelled' && rng.chance(0.4) ? 'undo' : 'do'
-        disturbances.push({ way, stepIndex: rng.pick(indexes), action })
+        const disturbance: Disturbance = { way, stepIndex: rng.pick(indexes), action }
+        // A step that has acted may be disturbed again: where there is no way back it must not fail even before it acts again.
+        const final = disturbance.stepIndex >= pointOfNoReturn && !HARMLESS.includes(action)
+        if (way === 'undo' || (possible(disturbance) && !final)) disturbances.push(disturbance)
       }
       try {
         await expectEnd(disturbances, ['done', 'undone'], seed)
@@ -182,18 +207,26 @@ interface Ended {
   readonly stuckCount: number
 }
 
-const worldsOf = new WeakMap<object, Promise<{ before: unknown; done: unknown }>>()
+const worldsOf = new WeakMap<object, Promise<{ undone: unknown; done: unknown }>>()
 
-/** The world before and after an undisturbed run, found once a subject. */
-function undisturbed<I extends Json, S>(subject: SagaCrashSubject<I, S>): Promise<{ before: unknown; done: unknown }> {
+/** The world after an undisturbed run, and as an undone one must leave it; found once a subject. */
+function undisturbed<I extends Json, S>(subject: SagaCrashSubject<I, S>): Promise<{ undone: unknown; done: unknown }> {
   const known = worldsOf.get(subject)
   if (known) return known
   const worlds = (async () => {
+    const { world: done } = await live(subject, [], 0)
+    if (subject.undone === 'as failed at once') {
+      const failed = await live(subject, [{ way: 'do', stepIndex: 0, action: 'failed_before_it_acts' }], 0)
+      return { undone: failed.world, done }
+    }
     const tools = toolsOf(subject, 0)
-    const world = await subject.setup(tools)
-    const before = structuredClone(await world.snapshot())
-    await world.dispose?.()
-    return { before, done: (await live(subject, [], 0)).world }
+    const undone = await tools.run(async () => {
+      const world = await subject.setup(tools)
+      const found = structuredClone(await world.snapshot())
+      await world.dispose?.()
+      return found
+    })
+    return { undone, done }
   })()
   worldsOf.set(subject, worlds)
   return worlds

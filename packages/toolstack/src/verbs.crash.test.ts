@@ -1,0 +1,323 @@
+/** Every verb of the toolstack disturbed in every way, and the whole toolstack killed at every operation of its disk. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { bytes, epochMillis, gib, mib, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
+import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
+import type { Image } from '@typevisor/image'
+import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
+import { stateFile, type SagaDefinition } from '@typevisor/saga'
+import { sagaCrashSuite } from '@typevisor/saga/testing'
+import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
+import { memoryVolumeStore } from '@typevisor/storage'
+import { Ledger } from './ledger.ts'
+import type { DomainDriver } from './ports.ts'
+import { openToolstack, type Toolstack } from './toolstack.ts'
+import { TOOLSTACK_SAGAS, type ToolstackServices } from './verbs.ts'
+
+const IMAGE: Image = {
+  name: 'micro' as ImageName,
+  title: 'in memory',
+  digest: 'sim',
+  builtAt: epochMillis(0),
+  boot: { kind: 'disk' },
+  rootDisk: { path: '/sim/micro', format: 'raw', virtualBytes: mib(64), fileBytes: bytes(0) },
+  minimum: { memoryBytes: mib(64), diskBytes: mib(64) },
+  defaultUser: 'root',
+  contents: {},
+}
+const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
+const SPEC: DomainSpec = {
+  name: 'crash' as DomainName,
+  vcpuCount: 1,
+  memoryBytes: mib(128),
+  image: IMAGE.name,
+  rootDiskBytes: gib(1),
+  cloudInit: { hostname: 'crash', user: null, sshKeys: [], userData: null },
+  forwards: [{ protocol: 'tcp', hostPort: 0, guestPort: 22 }],
+  labels: {},
+}
+
+/** What outlives the toolstack's process. */
+function machine(clock: Clock) {
+  const hypervisor = new SimHypervisor(clock)
+  const volumes = memoryVolumeStore()
+  const parts = (driver: DomainDriver, disk: SimDisk, log: Log) => ({
+    driver,
+    volumes,
+    images: { get: async (name: ImageName) => (name === IMAGE.name ? IMAGE : null) },
+    state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
+    saves: { pathOf: (id: DomainId) => `/sim/${id}.save`, remove: async (path: string) => void hypervisor.saves.delete(path) },
+    clock,
+    log,
+  })
+  /** But for the console's output: what a guest said before its start was undone is kept, for whoever asks why. */
+  const everything = async (domains: readonly { state: { kind: string }; forwards: readonly unknown[] }[]) => ({
+    domains: domains.map(({ state: { kind }, forwards }) => ({ kind, forwards: kind === 'running' || kind === 'paused' ? forwards : 'none in effect' })),
+    guests: [...hypervisor.guests.values()].map((guest) => guest.state.kind),
+    saves: [...hypervisor.saves.keys()],
+    volumes: (await volumes.list()).map((volume) => volume.id),
+  })
+  return { hypervisor, volumes, parts, everything }
+}
+
+let commands = 0
+const command = () => ({ commandId: `command-${(commands += 1)}` })
+
+async function prepare(toolstack: Toolstack, verbs: readonly (VerbName | 'define')[]): Promise<void> {
+  for (const verb of verbs) {
+    if (verb === 'define') await toolstack.define(ID, SPEC, command())
+    else await toolstack.carryOut(verb, ID, command())
+  }
+}
+
+interface Life {
+  readonly verb: VerbName | 'define'
+  /** What leads to the state in which the verb is given. */
+  readonly before: readonly (VerbName | 'define')[]
+  readonly irreversibleFrom?: string
+  readonly end: string
+}
+
+const LIVES: readonly Life[] = [
+  { verb: 'define', before: [], end: 'stopped' },
+  { verb: 'start', before: ['define'], end: 'running' },
+  { verb: 'pause', before: ['define', 'start'], end: 'paused' },
+  { verb: 'unpause', before: ['define', 'start', 'pause'], end: 'running' },
+  { verb: 'shutdown', before: ['define', 'start'], irreversibleFrom: 'await', end: 'stopped' },
+  { verb: 'reboot', before: ['define', 'start'], irreversibleFrom: 'reset', end: 'running' },
+  { verb: 'poweroff', before: ['define', 'start'], irreversibleFrom: 'destroy', end: 'stopped' },
+  { verb: 'poweroff', before: ['define', 'start', 'save'], irreversibleFrom: 'destroy', end: 'stopped' },
+  { verb: 'save', before: ['define', 'start'], irreversibleFrom: 'save', end: 'saved' },
+  { verb: 'save', before: ['define', 'start', 'pause'], irreversibleFrom: 'save', end: 'saved' },
+  { verb: 'restore', before: ['define', 'start', 'save'], irreversibleFrom: 'unpause', end: 'running' },
+  { verb: 'destroy', before: ['define'], irreversibleFrom: 'end', end: 'gone' },
+  { verb: 'destroy', before: ['define', 'start'], irreversibleFrom: 'end', end: 'gone' },
+  { verb: 'destroy', before: ['define', 'start', 'save'], irreversibleFrom: 'end', end: 'gone' },
+]
+
+for (const { verb, before, irreversibleFrom } of LIVES) {
+  const definition = TOOLSTACK_SAGAS[verb] as SagaDefinition<never, ToolstackServices>
+  const from = before.at(-1)
+  sagaCrashSuite<Json, ToolstackServices>({
+    definition: { ...definition, name: from === undefined ? definition.name : `${definition.name} after ${from}` } as SagaDefinition<Json, ToolstackServices>,
+    input: verb === 'define' ? ({ id: ID, spec: SPEC } as unknown as Json) : { id: ID },
+    resource: ID,
+    ...(irreversibleFrom === undefined ? {} : { irreversibleFrom }),
+    seedCount: 20,
+    setup: async ({ clock, log, rng }) => {
+      const { hypervisor, parts, everything } = machine(clock)
+      const disk = simDisk({ rng })
+      const driver = () => createSimDriver({ hypervisor, clock })
+      const first = await openToolstack({ ...parts(driver(), disk, log), owner: 'before' })
+      await prepare(first, before)
+      await first.close()
+
+      const { state, ...rest } = parts(driver(), disk, log)
+      // The sagas of the toolstack before are not this suite's.
+      state.map('sagas')
+      const ledger = new Ledger(state, clock)
+      await state.open()
+      const services: ToolstackServices = {
+        ...rest,
+        ledger,
+        intend: () => {},
+        look: async (id) => {
+          if (hypervisor.guests.get(id)?.state.kind !== 'powered-off') return
+          await ledger.enter(id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' })
+          await rest.driver.destroy(id)
+        },
+        untilNotRunning: async (id, signal) => {
+          while (hypervisor.guests.get(id)?.state.kind === 'running') await clock.sleep(5 as never, { signal })
+          await services.look(id, signal)
+        },
+      }
+      return { services, snapshot: () => everything(ledger.list()), dispose: () => state.close() }
+    },
+  })
+}
+
+/** Whose process is dead asks and is answered no more. */
+function mortal(driver: DomainDriver): { driver: DomainDriver; die: () => void } {
+  let dead = false
+  const never = new Promise<never>(() => {})
+  return {
+    die: () => (dead = true),
+    driver: new Proxy(driver, {
+      get(target, name) {
+        const value: unknown = Reflect.get(target, name)
+        if (typeof value !== 'function') return value
+        if (name === 'events') return (...args: unknown[]) => value.apply(target, args) as unknown
+        return async (...args: unknown[]): Promise<unknown> => {
+          if (dead) return never
+          const answer: unknown = await value.apply(target, args)
+          return dead ? never : answer
+        }
+      },
+    }),
+  }
+}
+
+async function eventsOf(toolstack: Toolstack): Promise<DomainEvent[]> {
+  const seen: DomainEvent[] = []
+  const last = toolstack.lastSequence()
+  if (last > 0) {
+    for await (const event of toolstack.events(0)) {
+      seen.push(event)
+      if (event.sequence >= last) break
+    }
+  }
+  return seen
+}
+
+for (const { verb, before, end } of LIVES) {
+  const after = before.length > 0 ? ` after ${before.at(-1)}` : ''
+  test(`${verb}${after}: killed at each operation of the disk, the next process ends it, and every transition is told in one line`, async () => {
+    for (let killAt = 1; ; killAt += 1) {
+      const clock = virtualClock()
+      const ended = await clock.run(async () => {
+        const { hypervisor, parts, everything } = machine(clock)
+        const log = memoryLog()
+        let operations = -1
+        let die: () => void = () => {}
+        let disk: SimDisk = simDisk({
+          rng: seededRng(killAt),
+          onOperation: () => {
+            if (operations < 0) return
+            operations += 1
+            if (operations === killAt) die()
+          },
+        })
+        const first = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock }), disk, log), owner: 'test' })
+        await prepare(first, before)
+        await first.close()
+
+        const { driver, die: stopDriver } = mortal(createSimDriver({ hypervisor, clock }))
+        const killed = Promise.withResolvers<'killed'>()
+        die = () => {
+          stopDriver()
+          operations = -1
+          disk = disk.crash()
+          killed.resolve('killed')
+        }
+        operations = 0
+        const commandId = `the-command-${killAt}`
+        const give = (toolstack: Toolstack) =>
+          verb === 'define' ? toolstack.define(ID, SPEC, { commandId }) : toolstack.carryOut(verb, ID, { commandId })
+        const told = new Map<number, string>()
+        const life = (async () => {
+          const toolstack = await openToolstack({ ...parts(driver, disk, log), owner: 'test' })
+          const listening = (async () => {
+            for await (const event of toolstack.events(0)) told.set(event.sequence, JSON.stringify({ ...event, at: 0 }))
+          })()
+          listening.catch(() => {})
+          await give(toolstack)
+          await toolstack.close()
+          return 'ended' as const
+        })()
+        const how = await Promise.race([life, killed.promise])
+        operations = -1
+        const second = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock }), disk, log), owner: 'test' })
+        await give(second)
+        await clock.advance(100)
+        assert.equal(second.get(ID)?.state.kind ?? 'gone', end, `killed at operation ${killAt}`)
+        const world = await everything(second.list())
+        assert.deepEqual(world.guests, end === 'running' || end === 'paused' ? [end] : [], `killed at operation ${killAt}`)
+        assert.equal(world.saves.length, end === 'saved' ? 1 : 0, `killed at operation ${killAt}`)
+        assert.equal(world.volumes.length, end === 'gone' ? 0 : 2, `killed at operation ${killAt}`)
+        const events = await eventsOf(second)
+        let at: string | null = null
+        for (const [index, event] of events.entries()) {
+          assert.equal(event.sequence, index + 1)
+          if (event.from !== event.to || index > 0) assert.equal(event.from, at, `killed at operation ${killAt}: ${JSON.stringify(events)}`)
+          at = event.to
+          const earlier = told.get(event.sequence)
+          if (earlier !== undefined) assert.equal(JSON.stringify({ ...event, at: 0 }), earlier, 'what was told is told the same again')
+        }
+        assert.ok([...told.keys()].every((sequence) => sequence <= events.length), 'what was told is never lost')
+        await second.close()
+        return how === 'ended'
+      })
+      if (ended) break
+      assert.ok(killAt < 200)
+    }
+  })
+}
+
+test('a destruction that failed for a reason that passes is tried again by the same command', async () => {
+  const clock = virtualClock()
+  await clock.run(async () => {
+    const { hypervisor, parts } = machine(clock)
+    let hung = false
+    const faults = (operation: string) => {
+      if (operation === 'destroy' && hung) throw toFault(Object.assign(new Error('hung'), { name: 'TimeoutError' }))
+    }
+    const toolstack = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
+    await prepare(toolstack, ['define', 'start'])
+    hung = true
+    await assert.rejects(toolstack.carryOut('destroy', ID, { commandId: 'undo' }), (error) => retryable(error))
+    assert.equal(toolstack.get(ID)?.state.kind, 'running')
+    hung = false
+    assert.equal(await toolstack.carryOut('destroy', ID, { commandId: 'undo' }), null)
+    assert.equal(hypervisor.guests.size, 0)
+    await toolstack.close()
+  })
+})
+
+test('a domain whose undo failed is held, and can be destroyed', async () => {
+  const clock = virtualClock()
+  await clock.run(async () => {
+    const { hypervisor, volumes, parts } = machine(clock)
+    let broken = true
+    const faults = (operation: string) => {
+      if (broken && (operation === 'unpause' || operation === 'destroy')) throw new Error('broken')
+    }
+    const toolstack = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
+    await prepare(toolstack, ['define'])
+    await assert.rejects(toolstack.carryOut('start', ID, command()), /could not be undone/)
+    await assert.rejects(toolstack.carryOut('start', ID, command()), { code: 'busy' })
+    broken = false
+    assert.equal(await toolstack.carryOut('destroy', ID, command()), null)
+    assert.deepEqual([hypervisor.guests.size, await volumes.list()], [0, []])
+    await toolstack.close()
+  })
+})
+
+test('a destruction that fails half-way says that the guest is off, and can be given again', async () => {
+  const clock = virtualClock()
+  await clock.run(async () => {
+    const { hypervisor, parts } = machine(clock)
+    let broken = true
+    const faults = (operation: string) => {
+      if (broken && operation === 'forget') throw new Error('broken')
+    }
+    const toolstack = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
+    await prepare(toolstack, ['define', 'start'])
+    await assert.rejects(toolstack.carryOut('destroy', ID, command()), /broken/)
+    assert.deepEqual(toolstack.get(ID)?.state, { kind: 'stopped', cause: 'requested', detail: null })
+    broken = false
+    assert.equal(await toolstack.carryOut('destroy', ID, command()), null)
+    await toolstack.close()
+  })
+})
+
+test('a restore that fails once the guest goes on leaves it going on: its disks are newer than the save', async () => {
+  const clock = virtualClock()
+  await clock.run(async () => {
+    const { hypervisor, parts } = machine(clock)
+    let late = false
+    const driver = createSimDriver({ hypervisor, clock })
+    const unpause = driver.unpause.bind(driver)
+    // It acts, and the answer is lost each time.
+    driver.unpause = async (...args) => {
+      await unpause(...args)
+      if (late) throw new Error('the answer was lost')
+    }
+    const toolstack = await openToolstack({ ...parts(driver, simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
+    await prepare(toolstack, ['define', 'start', 'save'])
+    late = true
+    await assert.rejects(toolstack.carryOut('restore', ID, command()), /the answer was lost/)
+    assert.equal(toolstack.get(ID)?.state.kind, 'running')
+    assert.deepEqual([hypervisor.guests.size, hypervisor.saves.size], [1, 0])
+    await toolstack.close()
+  })
+})
