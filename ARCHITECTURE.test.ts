@@ -5,13 +5,18 @@ import { test } from 'node:test'
 import { PACKAGES, type PackageRule } from './ARCHITECTURE.ts'
 
 const root = import.meta.dirname
-const IMPORT = /(?:^|[^.\w])(?:import|export)\s[^'"`;]*?from\s*['"]([^'"]+)['"]|(?:^|[^.\w])import\s*\(\s*['"]([^'"]+)['"]\s*\)|^\s*import\s*['"]([^'"]+)['"]/gm
+const IMPORT =
+  /(?:^|[^.\w])(?:import|export)\s[^'"`;]*?from\s*['"]([^'"]+)['"]|(?:^|[^.\w])import\s*\(\s*['"]([^'"]+)['"]\s*\)|^\s*import\s*['"]([^'"]+)['"]/gm
 const TESTS = /\.(test|fuzz|bench)\.tsx?$|\/(testing|e2e)(\/|\.ts$)/
 
 const nameOf = new Map(
-  Object.keys(PACKAGES).map((folder) => [(JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8')) as { name: string }).name, folder]),
+  Object.keys(PACKAGES).map((folder) => [
+    (JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8')) as { name: string }).name,
+    folder,
+  ]),
 )
-const importsOf = (path: string): string[] => [...readFileSync(join(root, path), 'utf8').matchAll(IMPORT)].map((match) => match[1] ?? match[2] ?? match[3] ?? '')
+const importsOf = (path: string): string[] =>
+  [...readFileSync(join(root, path), 'utf8').matchAll(IMPORT)].map((match) => match[1] ?? match[2] ?? match[3] ?? '')
 
 const sources = globSync(['packages/**/*.{ts,tsx}', 'apps/**/*.{ts,tsx}'], {
   cwd: root,
@@ -24,7 +29,10 @@ const packageOf = (path: string): string | undefined =>
 
 test('every source file belongs to a package of the table', () => {
   assert.ok(sources.length > 50, 'the glob finds the sources')
-  assert.deepEqual(sources.filter((path) => packageOf(path) === undefined), [])
+  assert.deepEqual(
+    sources.filter((path) => packageOf(path) === undefined),
+    [],
+  )
 })
 
 test('a package imports only what the table allows', () => {
@@ -71,7 +79,11 @@ test('a core package meets the world only in its edge files', () => {
 })
 
 test('inside a package nobody imports its index', () => {
-  const wrong = sources.filter((path) => !TESTS.test(path) && importsOf(path).some((specifier) => /^\.{1,2}\/(.*\/)?index\.ts$/.test(specifier) && !specifier.includes('migrations')))
+  const wrong = sources.filter(
+    (path) =>
+      !TESTS.test(path) &&
+      importsOf(path).some((specifier) => /^\.{1,2}\/(.*\/)?index\.ts$/.test(specifier) && !specifier.includes('migrations')),
+  )
   assert.deepEqual(wrong, [])
 })
 
@@ -80,7 +92,10 @@ test('a package declares what it imports of its siblings', () => {
   for (const path of sources) {
     const folder = packageOf(path)
     if (folder === undefined || TESTS.test(path)) continue
-    const { name, dependencies = {} } = JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8')) as { name: string; dependencies?: Record<string, string> }
+    const { name, dependencies = {} } = JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8')) as {
+      name: string
+      dependencies?: Record<string, string>
+    }
     for (const specifier of importsOf(path)) {
       const sibling = specifier.startsWith('@typevisor/') ? specifier.split('/').slice(0, 2).join('/') : null
       if (sibling !== null && sibling !== name && !(sibling in dependencies)) wrong.push(`${path}: ${sibling}`)

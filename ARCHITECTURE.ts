@@ -31,7 +31,10 @@ export const PACKAGES: Readonly<Record<string, PackageRule>> = {
   'packages/identity': { uses: [], kind: 'core' },
   // The client is used where it runs: in browsers and programs, with their timers.
   'packages/api': { uses: ['identity'], kind: 'core', edgeFiles: ['generate.ts', 'client.ts'] },
-  'apps/agent': { uses: ['saga', 'storage', 'image', 'toolstack', 'driver-sim', 'driver-qemu', 'api', 'runtime-node', 'sim'], kind: 'root' },
+  'apps/agent': {
+    uses: ['saga', 'storage', 'image', 'toolstack', 'driver-sim', 'driver-qemu', 'api', 'runtime-node', 'sim'],
+    kind: 'root',
+  },
   'apps/server': { uses: ['saga', 'toolstack', 'identity', 'api', 'runtime-node', 'agent'], kind: 'root' },
   'apps/cli': { uses: ['api', 'server', 'agent', 'runtime-node'], kind: 'root' },
   'apps/portal': { uses: ['api'], kind: 'edge' },

@@ -43,7 +43,12 @@ function step(title, work) {
 
 const digestOf = (...files) => {
   const hash = createHash('sha256')
-  for (const file of files) hash.update(file).update('\0').update(readFileSync(join(root, file))).update('\0')
+  for (const file of files)
+    hash
+      .update(file)
+      .update('\0')
+      .update(readFileSync(join(root, file)))
+      .update('\0')
   return hash.digest('hex')
 }
 const stampIs = (name, digest) => existsSync(join(cache, name)) && readFileSync(join(cache, name), 'utf8') === digest
@@ -63,11 +68,20 @@ function debianPackages(kinds) {
   const lists = JSON.parse(readFileSync(join(root, 'tools', 'debian-packages.json'), 'utf8'))
   const wanted = kinds.flatMap((kind) => lists[kind])
   const asked = spawnSync('dpkg-query', ['-W', '-f', '${Package} ${db:Status-Status}\n', ...wanted], { encoding: 'utf8' })
-  if (asked.error) throw new SetupFailure('dpkg-query is not there: Typevisor sets itself up on Debian; elsewhere install QEMU yourself and see docs/install.md')
-  const installed = new Set(asked.stdout.split('\n').filter((line) => line.endsWith(' installed')).map((line) => line.split(' ')[0]))
+  if (asked.error)
+    throw new SetupFailure(
+      'dpkg-query is not there: Typevisor sets itself up on Debian; elsewhere install QEMU yourself and see docs/install.md',
+    )
+  const installed = new Set(
+    asked.stdout
+      .split('\n')
+      .filter((line) => line.endsWith(' installed'))
+      .map((line) => line.split(' ')[0]),
+  )
   const missing = wanted.filter((name) => !installed.has(name))
   if (missing.length === 0) return
-  if (!isRoot) throw new SetupFailure(`Debian packages are missing; as root: apt-get install --no-install-recommends ${missing.join(' ')}`)
+  if (!isRoot)
+    throw new SetupFailure(`Debian packages are missing; as root: apt-get install --no-install-recommends ${missing.join(' ')}`)
   const env = { DEBIAN_FRONTEND: 'noninteractive' }
   step(`Debian packages (${missing.join(', ')})`, () => {
     run('apt-get', ['update', '-q'], { env })
@@ -81,7 +95,18 @@ function users() {
   const known = readFileSync('/etc/passwd', 'utf8')
   for (const name of ['typevisor', 'typevisor-qemu']) {
     if (known.includes(`\n${name}:`)) continue
-    step(`user ${name}`, () => run('useradd', ['--system', '--user-group', '--no-create-home', '--home-dir', '/nonexistent', '--shell', '/usr/sbin/nologin', name]))
+    step(`user ${name}`, () =>
+      run('useradd', [
+        '--system',
+        '--user-group',
+        '--no-create-home',
+        '--home-dir',
+        '/nonexistent',
+        '--shell',
+        '/usr/sbin/nologin',
+        name,
+      ]),
+    )
   }
 }
 
@@ -95,7 +120,12 @@ function* filesBelow(folder) {
 }
 
 function portal() {
-  const sources = [...filesBelow('apps/portal'), ...filesBelow('packages/api/src'), ...filesBelow('packages/model/src'), 'package-lock.json']
+  const sources = [
+    ...filesBelow('apps/portal'),
+    ...filesBelow('packages/api/src'),
+    ...filesBelow('packages/model/src'),
+    'package-lock.json',
+  ]
     .filter((file) => !/\.(test|browser\.test)\.tsx?$/.test(file))
     .sort()
   const digest = digestOf(...sources)
@@ -112,7 +142,8 @@ function main() {
   if (target === undefined) throw new SetupFailure('usage: node tools/bootstrap.mjs setup | FILE [ARG ...]')
   const major = Number(process.versions.node.split('.')[0])
   if (major < 20) throw new SetupFailure(`Node ${process.versions.node} runs this; want 20 or newer`)
-  if (process.platform !== 'linux' || process.arch !== 'x64') throw new SetupFailure(`this is ${process.platform} on ${process.arch}; want Linux on x86-64`)
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    throw new SetupFailure(`this is ${process.platform} on ${process.arch}; want Linux on x86-64`)
   npmPackages()
   debianPackages(target.includes('test') || target === 'setup' ? ['run', 'test'] : ['run'])
   users()

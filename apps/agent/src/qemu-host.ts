@@ -50,6 +50,8 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     ids,
     log,
     user: owner,
+    // QEMU is handed what lies here, and nothing that a foreign image's header names elsewhere.
+    diskFolders: [join(dataDir, 'volumes'), join(dataDir, 'images')],
   })
   return { driver, volumes, images, saves: saveFolder(await folder(join(dataDir, 'saves'), 0o700)) }
 }

@@ -27,7 +27,11 @@ export function connection(env: NodeJS.ProcessEnv): Connection {
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     const why = code === 'ENOENT' ? 'no server runs on this data directory' : `it cannot be read (${code})`
-    throw new Fault('unavailable', `${path}: ${why}; start one with \`npm start\`, or set TYPEVISOR_DATA, or TYPEVISOR_URL and TYPEVISOR_TOKEN`, { cause: error })
+    throw new Fault(
+      'unavailable',
+      `${path}: ${why}; start one with \`npm start\`, or set TYPEVISOR_DATA, or TYPEVISOR_URL and TYPEVISOR_TOKEN`,
+      { cause: error },
+    )
   }
   const kept = JSON.parse(content) as { url: string; token: string } // the server wrote it, whole, by a rename
   return { url: url ?? kept.url, token: token ?? kept.token }

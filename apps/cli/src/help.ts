@@ -7,7 +7,9 @@ import { verbsOf } from './verb.ts'
 const pad = (text: string, width: number): string => text.padEnd(width)
 
 function overview(): string {
-  const nouns = [...new Set(Object.entries(VERB_DATA).flatMap(([name, verb]) => (verb.cli ? [name.split('.')[0] as string] : [])))]
+  const nouns = [
+    ...new Set(Object.entries(VERB_DATA).flatMap(([name, verb]) => (verb.cli ? [name.split('.')[0] as string] : []))),
+  ]
   return [
     'typevisor: a small cloud on this machine',
     '',
@@ -23,7 +25,9 @@ function overview(): string {
 
 function nounHelp(noun: string): string {
   const verbs = verbsOf(noun)
-  return verbs.map((verb) => `  typevisor ${pad(`${noun} ${verb}`, 24)} ${VERB_DATA[`${noun}.${verb}` as OperationName].summary}`).join('\n')
+  return verbs
+    .map((verb) => `  typevisor ${pad(`${noun} ${verb}`, 24)} ${VERB_DATA[`${noun}.${verb}` as OperationName].summary}`)
+    .join('\n')
 }
 
 function verbHelp(name: OperationName): string {
@@ -34,7 +38,8 @@ function verbHelp(name: OperationName): string {
     right: `${flag.field.description}${flag.field.default === undefined || JSON.stringify(flag.field.default).length > 40 ? '' : ` (default ${JSON.stringify(flag.field.default)})`}`,
   }))
   if (verb.saga) flags.push({ left: '--no-wait', right: 'answer at once; `typevisor operation get` shows how it goes on' })
-  if (verb.saga && name.startsWith('instance.')) flags.push({ left: '--wait console|agent|done', right: 'wait for the guest itself' })
+  if (verb.saga && name.startsWith('instance.'))
+    flags.push({ left: '--wait console|agent|done', right: 'wait for the guest itself' })
   if (verb.cli?.confirms) flags.push({ left: '--yes', right: 'do not ask' })
   flags.push({ left: '--json', right: 'the reply as JSON' })
   const width = Math.min(44, Math.max(...flags.map((flag) => flag.left.length)))

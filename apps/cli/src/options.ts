@@ -80,7 +80,10 @@ function numberOf(value: string, field: VerbField, what: string): number {
 
 function forwardOf(value: string, what: string): unknown {
   const match = /^(?:(tcp|udp):)?(\d{1,5}):(\d{1,5})$/.exec(value)
-  if (!match) throw usage(`${what}: got ${JSON.stringify(value)}, want [tcp:|udp:]HOSTPORT:GUESTPORT, such as 2222:22 (HOSTPORT 0: the host chooses)`)
+  if (!match)
+    throw usage(
+      `${what}: got ${JSON.stringify(value)}, want [tcp:|udp:]HOSTPORT:GUESTPORT, such as 2222:22 (HOSTPORT 0: the host chooses)`,
+    )
   return { protocol: match[1] ?? 'tcp', hostPort: Number(match[2]), guestPort: Number(match[3]) }
 }
 
@@ -148,10 +151,15 @@ export function parseWords(name: string, verb: VerbData, words: readonly string[
       positional.push(word)
       continue
     }
-    const [flagWord, inline] = word.includes('=') ? [word.slice(2, word.indexOf('=')), word.slice(word.indexOf('=') + 1)] : [word.slice(2), undefined]
+    const [flagWord, inline] = word.includes('=')
+      ? [word.slice(2, word.indexOf('=')), word.slice(word.indexOf('=') + 1)]
+      : [word.slice(2), undefined]
     const negated = flagWord.startsWith('no-') && flags.get(flagWord.slice(3))?.field.type === 'boolean'
     const flag = flags.get(negated ? flagWord.slice(3) : flagWord)
-    if (!flag) throw usage(`${name}: unknown flag --${flagWord}; known: ${[...flags.keys()].map((known) => `--${known}`).join(' ') || 'none'}`)
+    if (!flag)
+      throw usage(
+        `${name}: unknown flag --${flagWord}; known: ${[...flags.keys()].map((known) => `--${known}`).join(' ') || 'none'}`,
+      )
     let value = inline
     if (flag.field.type === 'boolean' && value === undefined) value = negated ? 'false' : 'true'
     if (value === undefined) {

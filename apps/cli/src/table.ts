@@ -5,8 +5,15 @@ export interface Column<Row> {
   readonly right?: boolean
 }
 
-export function renderTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[], widthMax = Number.POSITIVE_INFINITY): string {
-  const cells = [columns.map((column) => column.title), ...rows.map((row) => columns.map((column) => column.value(row).replaceAll(/[\x00-\x1f\x7f]/g, '?')))]
+export function renderTable<Row>(
+  rows: readonly Row[],
+  columns: readonly Column<Row>[],
+  widthMax = Number.POSITIVE_INFINITY,
+): string {
+  const cells = [
+    columns.map((column) => column.title),
+    ...rows.map((row) => columns.map((column) => column.value(row).replaceAll(/[\x00-\x1f\x7f]/g, '?'))),
+  ]
   const widths = columns.map((_, index) => Math.max(...cells.map((line) => [...(line[index] ?? '')].length)))
   const lines = cells.map((line) =>
     line

@@ -35,7 +35,8 @@ function takeOwn(words: readonly string[]): Own {
     else if (word === '--no-wait') own.noWait = true
     else if (word === '--wait' || word.startsWith('--wait=')) {
       own.waitFor = word === '--wait' ? (words[(index += 1)] ?? '') : word.slice('--wait='.length)
-      if (!['console', 'agent', 'done'].includes(own.waitFor)) throw new Fault('invalid', `--wait: got ${JSON.stringify(own.waitFor)}, want console, agent or done`)
+      if (!['console', 'agent', 'done'].includes(own.waitFor))
+        throw new Fault('invalid', `--wait: got ${JSON.stringify(own.waitFor)}, want console, agent or done`)
     } else own.words.push(word)
   }
   return own
@@ -46,7 +47,13 @@ export function clientOf(terminal: Terminal): Client {
   return createClient({ baseUrl: url, token, fetch: nodeFetch })
 }
 
-export async function runVerb(noun: string, verbWord: string | undefined, words: readonly string[], terminal: Terminal, json: boolean): Promise<number> {
+export async function runVerb(
+  noun: string,
+  verbWord: string | undefined,
+  words: readonly string[],
+  terminal: Terminal,
+  json: boolean,
+): Promise<number> {
   if (!NOUNS.has(noun)) throw new Fault('invalid', `unknown command ${JSON.stringify(noun)}; \`typevisor help\` lists them`)
   const name = `${noun}.${verbWord}` as OperationName
   const verb: VerbData | undefined = Object.hasOwn(VERB_DATA, name) ? VERB_DATA[name] : undefined
@@ -58,7 +65,8 @@ export async function runVerb(noun: string, verbWord: string | undefined, words:
   const parsed = parseWords(`${noun} ${verbWord}`, verb, own.words)
   if (verb.cli.confirms && !own.yes) await confirm(noun, String(verbWord), parsed, terminal)
   const client = clientOf(terminal)
-  if (verb.transport === 'stream') return (await import('./commands/console.ts')).attach(client, String(parsed.params['instance']), terminal)
+  if (verb.transport === 'stream')
+    return (await import('./commands/console.ts')).attach(client, String(parsed.params['instance']), terminal)
   if (verb.transport === 'events') return followEvents(client, parsed, terminal, json)
   if (name === 'instance.exec') return (await import('./commands/exec.ts')).exec(client, parsed, terminal, json)
   if (name === 'instance.log') return (await import('./commands/log.ts')).log(client, parsed, terminal, json)
@@ -79,7 +87,14 @@ async function show(name: OperationName, reply: unknown, terminal: Terminal, jso
   return EXIT.ok
 }
 
-async function finishOperation(client: Client, name: OperationName, accepted: Reply<'instance.create'>, own: Own, terminal: Terminal, json: boolean): Promise<number> {
+async function finishOperation(
+  client: Client,
+  name: OperationName,
+  accepted: Reply<'instance.create'>,
+  own: Own,
+  terminal: Terminal,
+  json: boolean,
+): Promise<number> {
   let { operation } = accepted
   const title = accepted.instance ? `${name.replace('instance.', '')} ${accepted.instance.name}` : name
   const { Progress } = await import('./progress.ts')
@@ -106,7 +121,14 @@ async function finishOperation(client: Client, name: OperationName, accepted: Re
     await waitForGuest(client, instance.id, own.waitFor as 'console' | 'agent', terminal)
   }
   if (json) terminal.out(JSON.stringify({ operation, instance }, null, 2))
-  else terminal.out(instance ? `${instance.name}: ${instance.state.kind}` : accepted.instance ? `${accepted.instance.name}: ${own.noWait ? operation.state : 'gone'}` : `${name}: ${operation.state}`)
+  else
+    terminal.out(
+      instance
+        ? `${instance.name}: ${instance.state.kind}`
+        : accepted.instance
+          ? `${accepted.instance.name}: ${own.noWait ? operation.state : 'gone'}`
+          : `${name}: ${operation.state}`,
+    )
   return EXIT.ok
 }
 
@@ -114,7 +136,14 @@ async function followEvents(client: Client, parsed: Parsed, terminal: Terminal, 
   const { renderReply } = await import('./render.ts')
   const after = parsed.query['after'] as string | undefined
   for await (const event of client.events({ after })) {
-    terminal.out(json ? JSON.stringify(event) : renderReply('event.list', { items: [event] }, Date.now(), terminal.width).split('\n').slice(1).join('\n'))
+    terminal.out(
+      json
+        ? JSON.stringify(event)
+        : renderReply('event.list', { items: [event] }, Date.now(), terminal.width)
+            .split('\n')
+            .slice(1)
+            .join('\n'),
+    )
   }
   return EXIT.ok
 }

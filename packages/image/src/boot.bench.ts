@@ -18,11 +18,19 @@ import { bootBareGuest } from './testing.ts'
 
 const BUDGET_MS = 2500
 const runCount = Number(process.argv[2] ?? 7)
-const cacheFolder = process.env['TYPEVISOR_CACHE'] ?? (process.getuid?.() === 0 ? '/var/cache/typevisor' : join(homedir(), '.cache', 'typevisor'))
+const cacheFolder =
+  process.env['TYPEVISOR_CACHE'] ?? (process.getuid?.() === 0 ? '/var/cache/typevisor' : join(homedir(), '.cache', 'typevisor'))
 const folder = await mkdtemp(join(tmpdir(), 'typevisor-bench-'))
 try {
-  const image = await createImageStore({ folder: join(folder, 'images'), cacheFolder, clock: { now: () => epochMillis(Date.now()) } }).build(parseImageName('micro'))
-  const volumes = qcow2VolumeStore({ files: await nodeVolumeFiles({ folder: join(folder, 'volumes') }), runner: nodeCommandRunner() })
+  const image = await createImageStore({
+    folder: join(folder, 'images'),
+    cacheFolder,
+    clock: { now: () => epochMillis(Date.now()) },
+  }).build(parseImageName('micro'))
+  const volumes = qcow2VolumeStore({
+    files: await nodeVolumeFiles({ folder: join(folder, 'volumes') }),
+    runner: nodeCommandRunner(),
+  })
   const times: number[] = []
   for (let index = 0; index < runCount; index += 1) {
     const name = `01890000-0000-7000-8000-${String(index).padStart(12, '0')}`
@@ -34,7 +42,9 @@ try {
   }
   times.sort((a, b) => a - b)
   const median = times[Math.floor(times.length / 2)] ?? Number.NaN
-  process.stdout.write(`boot to ready: median ${median} ms, fastest ${times[0]} ms, slowest ${times.at(-1)} ms of ${runCount}; budget ${BUDGET_MS} ms\n`)
+  process.stdout.write(
+    `boot to ready: median ${median} ms, fastest ${times[0]} ms, slowest ${times.at(-1)} ms of ${runCount}; budget ${BUDGET_MS} ms\n`,
+  )
   process.exitCode = median <= BUDGET_MS ? 0 : 1
 } finally {
   await rm(folder, { recursive: true, force: true })

@@ -10,9 +10,16 @@ const defaultCache = process.getuid?.() === 0 ? '/var/cache/typevisor' : join(ho
 try {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { folder: { type: 'string', default: join(defaultCache, 'images') }, cache: { type: 'string', default: defaultCache } },
+    options: {
+      folder: { type: 'string', default: join(defaultCache, 'images') },
+      cache: { type: 'string', default: defaultCache },
+    },
   })
-  const store = createImageStore({ folder: resolve(values.folder), cacheFolder: resolve(values.cache), clock: { now: () => epochMillis(Date.now()) } })
+  const store = createImageStore({
+    folder: resolve(values.folder),
+    cacheFolder: resolve(values.cache),
+    clock: { now: () => epochMillis(Date.now()) },
+  })
   const stop = new AbortController()
   process.once('SIGINT', () => stop.abort())
   const image = await store.build(parseImageName(positionals[0] ?? 'micro'), {

@@ -8,7 +8,21 @@
 import type { Tree, TreeEntry } from './tree.ts'
 
 /** The fields of a header in their order, each eight hexadecimal digits. */
-const NEWC_FIELDS = ['ino', 'mode', 'uid', 'gid', 'nlink', 'mtime', 'filesize', 'devmajor', 'devminor', 'rdevmajor', 'rdevminor', 'namesize', 'check'] as const
+const NEWC_FIELDS = [
+  'ino',
+  'mode',
+  'uid',
+  'gid',
+  'nlink',
+  'mtime',
+  'filesize',
+  'devmajor',
+  'devminor',
+  'rdevmajor',
+  'rdevminor',
+  'namesize',
+  'check',
+] as const
 const MAGIC = '070701'
 
 type Header = Partial<Record<(typeof NEWC_FIELDS)[number], number>>
@@ -25,7 +39,19 @@ export function writeCpio(tree: Tree, mtimeSeconds: number): Uint8Array {
   let inode = 1
   for (const [path, entry] of tree) {
     const content = contentOf(entry)
-    push(record({ ino: inode++, mtime: mtimeSeconds, filesize: content.byteLength, nlink: entry.kind === 'folder' ? 2 : 1, ...typeOf(entry) }, path), 4)
+    push(
+      record(
+        {
+          ino: inode++,
+          mtime: mtimeSeconds,
+          filesize: content.byteLength,
+          nlink: entry.kind === 'folder' ? 2 : 1,
+          ...typeOf(entry),
+        },
+        path,
+      ),
+      4,
+    )
     push(content, 4)
   }
   push(record({ nlink: 1 }, 'TRAILER!!!'), 512)
@@ -40,7 +66,9 @@ export function writeCpio(tree: Tree, mtimeSeconds: number): Uint8Array {
 
 function record(header: Header, name: string): Uint8Array {
   const encoded = new TextEncoder().encode(`${name}\0`)
-  const fields = NEWC_FIELDS.map((field) => (field === 'namesize' ? encoded.byteLength : (header[field] ?? 0)).toString(16).padStart(8, '0'))
+  const fields = NEWC_FIELDS.map((field) =>
+    (field === 'namesize' ? encoded.byteLength : (header[field] ?? 0)).toString(16).padStart(8, '0'),
+  )
   const head = new TextEncoder().encode(MAGIC + fields.join(''))
   const out = new Uint8Array(head.byteLength + encoded.byteLength)
   out.set(head)

@@ -20,7 +20,8 @@ interface Segment {
 
 function segments(file: Uint8Array): Segment[] {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
-  if (file.byteLength < 64 || view.getUint32(0, false) !== 0x7f454c46 || view.getUint8(4) !== 2 || view.getUint8(5) !== 1) return []
+  if (file.byteLength < 64 || view.getUint32(0, false) !== 0x7f454c46 || view.getUint8(4) !== 2 || view.getUint8(5) !== 1)
+    return []
   const table = Number(view.getBigUint64(32, true))
   const entryBytes = view.getUint16(54, true)
   const count = view.getUint16(56, true)
@@ -33,7 +34,10 @@ function segments(file: Uint8Array): Segment[] {
 }
 
 /** Names such as `libc.so.6`, and the program interpreter's path last; empty for what is static or no ELF file. */
-export function neededLibraries(file: Uint8Array): { readonly libraries: readonly string[]; readonly interpreter: string | null } {
+export function neededLibraries(file: Uint8Array): {
+  readonly libraries: readonly string[]
+  readonly interpreter: string | null
+} {
   const all = segments(file)
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
   const interp = all.find((segment) => segment.type === PT_INTERP)
@@ -48,7 +52,10 @@ export function neededLibraries(file: Uint8Array): { readonly libraries: readonl
     if (tag === DT_NEEDED) needed.push(value)
     if (tag === DT_STRTAB) stringsAddress = value
   }
-  const home = all.find((segment) => segment.type === PT_LOAD && segment.address <= stringsAddress && stringsAddress < segment.address + segment.fileBytes)
+  const home = all.find(
+    (segment) =>
+      segment.type === PT_LOAD && segment.address <= stringsAddress && stringsAddress < segment.address + segment.fileBytes,
+  )
   if (!home) return { libraries: [], interpreter }
   const strings = home.offset + stringsAddress - home.address
   return { libraries: needed.map((offset) => text(file, strings + offset)), interpreter }
@@ -56,7 +63,9 @@ export function neededLibraries(file: Uint8Array): { readonly libraries: readonl
 
 /** Module names as the kernel writes them (`virtio_ring`). */
 export function moduleDepends(file: Uint8Array): string[] {
-  return modinfo(file, 'depends').flatMap((list) => list.split(',')).filter((name) => name !== '')
+  return modinfo(file, 'depends')
+    .flatMap((list) => list.split(','))
+    .filter((name) => name !== '')
 }
 
 /** All values of one key in a module's .modinfo, such as its `alias`es. */

@@ -86,8 +86,28 @@ export function writeIso(label: string, files: readonly IsoFile[], at: Date): Ui
   const sorted = [...files].sort((a, b) => (a.name < b.name ? -1 : 1))
   // Extents first: every record speaks of them. The sizes of the folders depend on names only.
   const stamp = recordTime(at)
-  const rootSectors = sectorsOf(directory(sorted.map(() => null), sorted, 0, 0, 0, stamp, 'rock-ridge').byteLength)
-  const jolietSectors = sectorsOf(directory(sorted.map(() => null), sorted, 0, 0, 0, stamp, 'joliet').byteLength)
+  const rootSectors = sectorsOf(
+    directory(
+      sorted.map(() => null),
+      sorted,
+      0,
+      0,
+      0,
+      stamp,
+      'rock-ridge',
+    ).byteLength,
+  )
+  const jolietSectors = sectorsOf(
+    directory(
+      sorted.map(() => null),
+      sorted,
+      0,
+      0,
+      0,
+      stamp,
+      'joliet',
+    ).byteLength,
+  )
   const rootExtent = 23
   const jolietExtent = rootExtent + rootSectors
   const continuation = jolietExtent + jolietSectors
@@ -103,9 +123,22 @@ export function writeIso(label: string, files: readonly IsoFile[], at: Date): Ui
   const joliet: Node = { extent: jolietExtent, dataBytes: jolietSectors * SECTOR, folder: true }
   const common = { spaceSectors: next, at, stamp }
   place(16, descriptor({ ...common, type: 1, label: ascii(label.padEnd(32)), escapes: new Uint8Array(0), root, pathTables: 19 }))
-  place(17, descriptor({ ...common, type: 2, label: ucs2(label.padEnd(16).slice(0, 16)), escapes: ascii('%/E'), root: joliet, pathTables: 21 }))
+  place(
+    17,
+    descriptor({
+      ...common,
+      type: 2,
+      label: ucs2(label.padEnd(16).slice(0, 16)),
+      escapes: ascii('%/E'),
+      root: joliet,
+      pathTables: 21,
+    }),
+  )
   place(18, pack(VOLUME_DESCRIPTOR.slice(0, 3), { type: 255, identifier: ascii('CD001'), version: 1 }))
-  for (const [sector, node] of [[19, root], [21, joliet]] as const) {
+  for (const [sector, node] of [
+    [19, root],
+    [21, joliet],
+  ] as const) {
     place(sector, pathTable(node.extent, true))
     place(sector + 1, pathTable(node.extent, false))
   }
@@ -117,7 +150,8 @@ export function writeIso(label: string, files: readonly IsoFile[], at: Date): Ui
 }
 
 function checkInput(label: string, files: readonly IsoFile[]): void {
-  if (!/^[A-Za-z0-9_-]{1,16}$/.test(label)) throw new Fault('invalid', `iso label: got ${JSON.stringify(label)}, want 1 to 16 of A-Z a-z 0-9 _ -`)
+  if (!/^[A-Za-z0-9_-]{1,16}$/.test(label))
+    throw new Fault('invalid', `iso label: got ${JSON.stringify(label)}, want 1 to 16 of A-Z a-z 0-9 _ -`)
   if (files.length > FILE_COUNT_MAX) throw new Fault('invalid', `iso: ${files.length} files, want at most ${FILE_COUNT_MAX}`)
   const bad = files.find((file) => !NAME.test(file.name) || /^\.{1,2}$/.test(file.name))
   if (bad) throw new Fault('invalid', `iso file name: got ${JSON.stringify(bad.name)}, want 1 to 64 of A-Z a-z 0-9 . _ -`)
@@ -138,7 +172,12 @@ interface DescriptorInput {
 function descriptor(input: DescriptorInput): Uint8Array {
   const wide = input.type === 2
   const spaces = (count: number): Uint8Array => (wide ? ucs2(' '.repeat(Math.floor(count / 2))) : ascii(' '.repeat(count)))
-  const text = Object.fromEntries(VOLUME_DESCRIPTOR.filter(([name, , kind]) => kind === 'text' && name !== 'identifier').map(([name, count]) => [name, spaces(count)]))
+  const text = Object.fromEntries(
+    VOLUME_DESCRIPTOR.filter(([name, , kind]) => kind === 'text' && name !== 'identifier').map(([name, count]) => [
+      name,
+      spaces(count),
+    ]),
+  )
   const digits = `${input.at.toISOString().replace(/[-T:]|\..*/g, '')}00`
   const when = Uint8Array.of(...ascii(digits), 0)
   const never = Uint8Array.of(...ascii('0'.repeat(16)), 0)
@@ -186,9 +225,16 @@ function directory(
 ): Uint8Array {
   const rock = flavour === 'rock-ridge'
   const self: Node = { extent, dataBytes, folder: true }
-  const posix = (mode: number, links: number): Uint8Array => (rock ? susp('PX', both32(mode), both32(links), both32(0), both32(0)) : new Uint8Array(0))
+  const posix = (mode: number, links: number): Uint8Array =>
+    rock ? susp('PX', both32(mode), both32(links), both32(0), both32(0)) : new Uint8Array(0)
   // SP says that System Use fields are there, CE where the list goes on.
-  const first = rock ? join(susp('SP', Uint8Array.of(0xbe, 0xef, 0)), posix(0o040755, 2), susp('CE', both32(continuation), both32(0), both32(extensionReference().byteLength))) : new Uint8Array(0)
+  const first = rock
+    ? join(
+        susp('SP', Uint8Array.of(0xbe, 0xef, 0)),
+        posix(0o040755, 2),
+        susp('CE', both32(continuation), both32(0), both32(extensionReference().byteLength)),
+      )
+    : new Uint8Array(0)
   const records = [
     directoryRecord(self, Uint8Array.of(0), first, stamp),
     directoryRecord(self, Uint8Array.of(1), posix(0o040755, 2), stamp),
@@ -292,9 +338,18 @@ function encodeNumber(value: number, kind: Field[2]): Uint8Array {
 const both32 = (value: number): Uint8Array => encodeNumber(value, 'both32')
 const sectorsOf = (count: number): number => Math.ceil(count / SECTOR)
 const ascii = (text: string): Uint8Array => Uint8Array.from(text, (char) => char.charCodeAt(0))
-const ucs2 = (text: string): Uint8Array => Uint8Array.from([...text].flatMap((char) => [char.charCodeAt(0) >> 8, char.charCodeAt(0) & 255]))
+const ucs2 = (text: string): Uint8Array =>
+  Uint8Array.from([...text].flatMap((char) => [char.charCodeAt(0) >> 8, char.charCodeAt(0) & 255]))
 const recordTime = (at: Date): Uint8Array =>
-  Uint8Array.of(at.getUTCFullYear() - 1900, at.getUTCMonth() + 1, at.getUTCDate(), at.getUTCHours(), at.getUTCMinutes(), at.getUTCSeconds(), 0)
+  Uint8Array.of(
+    at.getUTCFullYear() - 1900,
+    at.getUTCMonth() + 1,
+    at.getUTCDate(),
+    at.getUTCHours(),
+    at.getUTCMinutes(),
+    at.getUTCSeconds(),
+    0,
+  )
 
 function join(...parts: Uint8Array[]): Uint8Array {
   const out = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0))

@@ -49,7 +49,11 @@ export function unpackKernel(file: Uint8Array, unpack: Unpack = () => null): Ker
 
 function bzImagePayload(file: Uint8Array): Uint8Array {
   const header = view(file)
-  if (file.byteLength < 0x260 || header.getUint16(BOOT_FLAG, true) !== 0xaa55 || header.getUint32(HEADER_MAGIC, true) !== 0x53726448) {
+  if (
+    file.byteLength < 0x260 ||
+    header.getUint16(BOOT_FLAG, true) !== 0xaa55 ||
+    header.getUint32(HEADER_MAGIC, true) !== 0x53726448
+  ) {
     throw new Fault('invalid', `read kernel: ${file.byteLength} bytes without the header magic HdrS, want a Linux bzImage`)
   }
   const version = header.getUint16(BOOT_VERSION, true)
@@ -58,7 +62,10 @@ function bzImagePayload(file: Uint8Array): Uint8Array {
   const start = protectedMode + header.getUint32(PAYLOAD_OFFSET, true)
   const length = header.getUint32(PAYLOAD_LENGTH, true)
   if (length < 16 || start + length > file.byteLength) {
-    throw new Fault('invalid', `read kernel: payload of ${length} bytes at ${start}, want it inside the file of ${file.byteLength}`)
+    throw new Fault(
+      'invalid',
+      `read kernel: payload of ${length} bytes at ${start}, want it inside the file of ${file.byteLength}`,
+    )
   }
   return file.subarray(start, start + length)
 }
@@ -87,7 +94,7 @@ export function hasPvhEntry(elf: Uint8Array): boolean {
     if (file.getUint32(entry, true) !== 4) continue
     const start = Number(file.getBigUint64(entry + 8, true))
     const end = Math.min(start + Number(file.getBigUint64(entry + 32, true)), elf.byteLength)
-    for (let note = start; note + 12 <= end; ) {
+    for (let note = start; note + 12 <= end;) {
       const nameBytes = file.getUint32(note, true)
       const valueBytes = file.getUint32(note + 4, true)
       const name = String.fromCharCode(...elf.subarray(note + 12, note + 12 + Math.min(nameBytes, 4)))

@@ -19,7 +19,8 @@ export function decodeLz4Legacy(packed: Uint8Array, sizeBytes: number): Uint8Arr
     const length = header.getUint32(read, true)
     read += 4
     if (length === MAGIC) continue
-    if (length > packed.byteLength - read) throw damaged(`block of ${length} bytes at ${read}, ${packed.byteLength - read} are left`)
+    if (length > packed.byteLength - read)
+      throw damaged(`block of ${length} bytes at ${read}, ${packed.byteLength - read} are left`)
     written = decodeBlock(packed, read, read + length, out, written)
     read += length
   }
@@ -42,7 +43,8 @@ function decodeBlock(packed: Uint8Array, start: number, end: number, out: Uint8A
   while (read < end) {
     const token = packed[read++] as number // read < end: the loop's condition
     const literalCount = extended(token >> 4)
-    if (literalCount > end - read || literalCount > out.length - written) throw damaged(`${literalCount} literals at ${read} do not fit`)
+    if (literalCount > end - read || literalCount > out.length - written)
+      throw damaged(`${literalCount} literals at ${read} do not fit`)
     out.set(packed.subarray(read, read + literalCount), written)
     read += literalCount
     written += literalCount
@@ -51,7 +53,8 @@ function decodeBlock(packed: Uint8Array, start: number, end: number, out: Uint8A
     const offset = (packed[read] as number) | ((packed[read + 1] as number) << 8) // both < end: just checked
     read += 2
     const matchCount = extended(token & 15) + 4
-    if (offset === 0 || offset > written - blockStart) throw damaged(`match ${offset} bytes back, ${written - blockStart} are there`)
+    if (offset === 0 || offset > written - blockStart)
+      throw damaged(`match ${offset} bytes back, ${written - blockStart} are there`)
     if (matchCount > out.length - written) throw damaged(`match of ${matchCount} bytes does not fit`)
     if (offset >= matchCount) out.copyWithin(written, written - offset, written - offset + matchCount)
     else for (let index = 0; index < matchCount; index += 1) out[written + index] = out[written + index - offset] as number // overlap: byte by byte

@@ -17,7 +17,8 @@ import { buildSeed } from './seed.ts'
 import { bootBareGuest, missingQemu, type BareGuest } from './testing.ts'
 
 const run = promisify(execFile)
-const cacheFolder = process.env['TYPEVISOR_CACHE'] ?? (process.getuid?.() === 0 ? '/var/cache/typevisor' : join(homedir(), '.cache', 'typevisor'))
+const cacheFolder =
+  process.env['TYPEVISOR_CACHE'] ?? (process.getuid?.() === 0 ? '/var/cache/typevisor' : join(homedir(), '.cache', 'typevisor'))
 const micro = parseImageName('micro')
 const clock = { now: () => epochMillis(Date.now()) }
 const id = (index: number, suffix = '') => parseVolumeId(`01890000-0000-7000-8000-${String(index).padStart(12, '0')}${suffix}`)
@@ -36,15 +37,36 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
     volumes = qcow2VolumeStore({ files: await nodeVolumeFiles({ folder: join(folder, 'volumes') }), runner: nodeCommandRunner() })
     image = await store.build(micro)
     sshPort = await freePort()
-    const made = spawnSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', `it's "me" $(id) # : - &`, '-f', join(folder, 'key')])
-    key = made.status === 0 ? (await readFile(join(folder, 'key.pub'), 'utf8')).trim() : `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKcreSq0k9tIr6YyBiFlm5unFyRn6zeyK it's "me" $(id) # : - &`
+    const made = spawnSync('ssh-keygen', [
+      '-q',
+      '-t',
+      'ed25519',
+      '-N',
+      '',
+      '-C',
+      `it's "me" $(id) # : - &`,
+      '-f',
+      join(folder, 'key'),
+    ])
+    key =
+      made.status === 0
+        ? (await readFile(join(folder, 'key.pub'), 'utf8')).trim()
+        : `ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKcreSq0k9tIr6YyBiFlm5unFyRn6zeyK it's "me" $(id) # : - &`
   })
   after(() => rm(folder, { recursive: true, force: true }))
 
   /** A guest with its own clone and seed; index names both, so that the same index is the same disk again. */
-  async function guest(index: number, cloudInit: Partial<CloudInitSpec> = {}, rootDiskBytes = image.rootDisk.virtualBytes, instance = `i-${index}`): Promise<BareGuest> {
+  async function guest(
+    index: number,
+    cloudInit: Partial<CloudInitSpec> = {},
+    rootDiskBytes = image.rootDisk.virtualBytes,
+    instance = `i-${index}`,
+  ): Promise<BareGuest> {
     const disk = await volumes.clone(id(index), image.rootDisk, rootDiskBytes)
-    const content = buildSeed({ instanceId: instance, cloudInit: { hostname: `guest-${index}`, user: 'kim', sshKeys: [key], userData: null, ...cloudInit } })
+    const content = buildSeed({
+      instanceId: instance,
+      cloudInit: { hostname: `guest-${index}`, user: 'kim', sshKeys: [key], userData: null, ...cloudInit },
+    })
     const seed = await volumes.put(id(index, `.${instance}`), content)
     return bootBareGuest({ image, diskPath: disk.path, seedPath: seed.path, sshPort })
   }
@@ -63,7 +85,10 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
     const there = join(folder, 'aborted')
     const broken = createImageStore({ folder: there, cacheFolder, clock })
     const stop = new AbortController()
-    const build = broken.build(micro, { signal: stop.signal, progress: (fraction) => fraction >= 0.7 && stop.abort(new Fault('aborted', 'enough')) })
+    const build = broken.build(micro, {
+      signal: stop.signal,
+      progress: (fraction) => fraction >= 0.7 && stop.abort(new Fault('aborted', 'enough')),
+    })
     await assert.rejects(build, (error) => error instanceof Fault && error.code === 'aborted')
     assert.equal(await broken.get(micro), null)
     assert.deepEqual(await readdir(there), ['micro'])
@@ -80,7 +105,18 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
     assert.match(await vm.type('echo console-$((40 + 2))', /console-42/), /console-42/)
     assert.match(await banner(sshPort), /^SSH-2\.0-dropbear/)
     if (spawnSync('ssh', ['-V']).status === 0) {
-      const options = ['-i', join(folder, 'key'), '-p', String(sshPort), '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', '-o', 'BatchMode=yes']
+      const options = [
+        '-i',
+        join(folder, 'key'),
+        '-p',
+        String(sshPort),
+        '-o',
+        'StrictHostKeyChecking=no',
+        '-o',
+        'UserKnownHostsFile=/dev/null',
+        '-o',
+        'BatchMode=yes',
+      ]
       const { stdout } = await run('ssh', [...options, 'kim@127.0.0.1', 'id -un'])
       assert.equal(stdout, 'kim\n')
     }
@@ -127,7 +163,9 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
       '- [ touch, "/root/with space; $(id)" ]',
       '- echo done > /root/done',
       '',
-    ].join('\n').replace('"Ann ""', '"Ann \\"A\\""')
+    ]
+      .join('\n')
+      .replace('"Ann ""', '"Ann \\"A\\""')
     await using vm = await guest(3, { userData })
     assert.equal((await vm.exec('/bin/hostname')).stdout, 'chosen\n')
     assert.equal((await vm.exec('/bin/cat', '/etc/made/block')).stdout, "it's $HOME `id`\n  indented\n")
@@ -173,22 +211,34 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
 
   test('a missing tool is named with the package that has it', async () => {
     const runner: CommandRunner = {
-      run: (argv, options) => nodeCommandRunner().run(argv, argv[0] === 'mke2fs' ? { ...options, env: { ...options?.env, PATH: '/nonexistent' } } : options),
+      run: (argv, options) =>
+        nodeCommandRunner().run(
+          argv,
+          argv[0] === 'mke2fs' ? { ...options, env: { ...options?.env, PATH: '/nonexistent' } } : options,
+        ),
     }
     const there = join(folder, 'without')
-    await assert.rejects(createImageStore({ folder: there, cacheFolder, clock, runner }).build(micro), /install the Debian package e2fsprogs/)
+    await assert.rejects(
+      createImageStore({ folder: there, cacheFolder, clock, runner }).build(micro),
+      /install the Debian package e2fsprogs/,
+    )
     assert.deepEqual(await readdir(join(there, 'micro')), [])
   })
 
   test('apt without network is unavailable, with its words; unknown recipes are not found', async () => {
     const runner: CommandRunner = {
       run: async (argv, options) =>
-        argv[0].startsWith('apt-') ? { exitCode: 100, stdout: new Uint8Array(0), stderr: 'E: Could not resolve deb.debian.org\n' } : nodeCommandRunner().run(argv, options),
+        argv[0].startsWith('apt-')
+          ? { exitCode: 100, stdout: new Uint8Array(0), stderr: 'E: Could not resolve deb.debian.org\n' }
+          : nodeCommandRunner().run(argv, options),
     }
     const empty = join(folder, 'empty-cache')
     await mkdir(empty)
     const offline = createImageStore({ folder: join(folder, 'offline'), cacheFolder: empty, clock, runner })
-    await assert.rejects(offline.build(micro), (error) => error instanceof Fault && error.code === 'unavailable' && /Could not resolve/.test(error.message))
+    await assert.rejects(
+      offline.build(micro),
+      (error) => error instanceof Fault && error.code === 'unavailable' && /Could not resolve/.test(error.message),
+    )
     await assert.rejects(store.build(parseImageName('windows')), (error) => error instanceof Fault && error.code === 'not_found')
   })
 
@@ -211,7 +261,10 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
   })
 })
 
-const sha256 = async (path: string): Promise<string> => createHash('sha256').update(await readFile(path)).digest('hex')
+const sha256 = async (path: string): Promise<string> =>
+  createHash('sha256')
+    .update(await readFile(path))
+    .digest('hex')
 
 async function freePort(): Promise<number> {
   const server = createServer()

@@ -14,24 +14,51 @@ import { unpackKernel, type KernelImage, type Unpack } from './kernel.ts'
 import { TreeBuilder, type Tree } from './tree.ts'
 
 /** Packages asked for by name; the kernel's real package and the libraries follow from their dependencies. */
-export const MICRO_PACKAGES = ['linux-image-cloud-amd64', 'busybox-static', 'dropbear-bin', 'qemu-guest-agent', 'e2fsprogs'] as const
+export const MICRO_PACKAGES = [
+  'linux-image-cloud-amd64',
+  'busybox-static',
+  'dropbear-bin',
+  'qemu-guest-agent',
+  'e2fsprogs',
+] as const
 
 /** Loaded by the initramfs: what the root disk needs. ext4 and PCI are built in. */
 const INITRAMFS_MODULES = ['virtio_pci', 'virtio_blk'] as const
 /** Loaded at every boot from the root disk, in this order: what a guest of QEMU has. */
-const BOOT_MODULES = ['virtio_console', 'virtio_net', 'isofs', 'virtio_rng', 'button', 'evdev', 'virtio_balloon', 'pvpanic_mmio', 'pvpanic_pci'] as const
+const BOOT_MODULES = [
+  'virtio_console',
+  'virtio_net',
+  'isofs',
+  'virtio_rng',
+  'button',
+  'evdev',
+  'virtio_balloon',
+  'pvpanic_mmio',
+  'pvpanic_pci',
+] as const
 /** Kept on the disk for `modprobe`: what a starter image may be asked to do. Paths below kernel/. */
 const KEPT_MODULES =
   /^(?:drivers\/(?:virtio|block|char|net\/(?:[^/]+$|wireguard|vxlan|bonding)|misc\/pvpanic|md|scsi\/(?:virtio_scsi|scsi_mod|sd_mod)|input|acpi|vhost|firmware|dax|nvdimm|nvme)|fs\/(?:isofs|nls\/nls_(?:utf8|ascii|cp437|iso8859-1)\.|fat|exfat|overlayfs|fuse|9p|netfs|fscache|squashfs|xfs|btrfs|nfs|nfs_common|lockd)|net\/(?:9p|bridge|core|ipv4|ipv6|netfilter|packet|sched|vmw_vsock|8021q|802|llc|sunrpc|dns_resolver|unix|tls|key|xfrm)|crypto|lib|mm|arch\/x86\/crypto)/
 
-const PROGRAMS = ['usr/sbin/dropbear', 'usr/bin/dropbearkey', 'usr/bin/dbclient', 'usr/sbin/qemu-ga', 'sbin/resize2fs', 'sbin/e2fsck'] as const
+const PROGRAMS = [
+  'usr/sbin/dropbear',
+  'usr/bin/dropbearkey',
+  'usr/bin/dbclient',
+  'usr/sbin/qemu-ga',
+  'sbin/resize2fs',
+  'sbin/e2fsck',
+] as const
 /** Loaded by name at run time, so no ELF header speaks of them. */
 const LATE_LIBRARIES = ['libnss_files.so.2', 'libnss_dns.so.2', 'libresolv.so.2'] as const
 const LIBRARY_FOLDER = 'usr/lib/x86_64-linux-gnu'
 
 export interface MicroInput {
   /** Everything that the packages unpack to: path to content, or to a link's target. */
-  readonly files: ReadonlyMap<string, { readonly kind: 'file'; readonly mode: number; readonly content: () => Uint8Array } | { readonly kind: 'link'; readonly target: string }>
+  readonly files: ReadonlyMap<
+    string,
+    | { readonly kind: 'file'; readonly mode: number; readonly content: () => Uint8Array }
+    | { readonly kind: 'link'; readonly target: string }
+  >
   /** The project's own files: `initramfs/init`, `root/etc/inittab` and so on. */
   readonly guest: ReadonlyMap<string, { readonly mode: number; readonly content: Uint8Array }>
   /** Names of busybox's applets. */
@@ -92,12 +119,33 @@ function initramfsTree(input: MicroInput, modules: ModuleSet): Tree {
 function rootTree(input: MicroInput, modules: ModuleSet, release: string): Tree {
   const tree = new TreeBuilder()
   for (const name of ['bin', 'sbin', 'lib', 'lib64']) tree.folder(`usr/${name}`).link(name, `usr/${name}`)
-  for (const folder of ['dev', 'proc', 'sys', 'run', 'mnt', 'home', 'opt', 'srv', 'var/lib/cloud', 'var/log', 'var/cache', 'etc/dropbear', 'usr/local/bin', 'usr/local/sbin']) {
+  for (const folder of [
+    'dev',
+    'proc',
+    'sys',
+    'run',
+    'mnt',
+    'home',
+    'opt',
+    'srv',
+    'var/lib/cloud',
+    'var/log',
+    'var/cache',
+    'etc/dropbear',
+    'usr/local/bin',
+    'usr/local/sbin',
+  ]) {
     tree.folder(folder)
   }
-  tree.folder('root', 0o700).folder('tmp', 0o1777).folder('var/tmp', 0o1777).link('var/run', '/run').link('etc/mtab', '/proc/self/mounts')
+  tree
+    .folder('root', 0o700)
+    .folder('tmp', 0o1777)
+    .folder('var/tmp', 0o1777)
+    .link('var/run', '/run')
+    .link('etc/mtab', '/proc/self/mounts')
   tree.file('usr/bin/busybox', content(input, 'bin/busybox'), 0o755)
-  for (const applet of input.applets) tree.link(SBIN_APPLETS.has(applet) ? `usr/sbin/${applet}` : `usr/bin/${applet}`, '/bin/busybox')
+  for (const applet of input.applets)
+    tree.link(SBIN_APPLETS.has(applet) ? `usr/sbin/${applet}` : `usr/bin/${applet}`, '/bin/busybox')
   // busybox's own dpkg and rpm would mislead: there is no package database here.
   for (const path of PROGRAMS) tree.file(usrMerged(path), content(input, path), 0o755)
   for (const [path, file] of libraryClosure(input)) tree.file(path, file, 0o755)
@@ -107,7 +155,8 @@ function rootTree(input: MicroInput, modules: ModuleSet, release: string): Tree 
   tree.file('usr/lib/typevisor/modules', boot.map((path) => `/${path}\n`).join(''))
   tree.file('var/lib/typevisor/root-sectors', `${ROOT_DISK_BYTES / 512}\n`)
   for (const [path, file] of input.guest) {
-    if (path.startsWith('root/')) tree.file(usrMerged(path.slice('root/'.length)), file.content, file.mode & 0o111 ? 0o755 : 0o644)
+    if (path.startsWith('root/'))
+      tree.file(usrMerged(path.slice('root/'.length)), file.content, file.mode & 0o111 ? 0o755 : 0o644)
   }
   writeAccounts(tree)
   const versions = Object.entries(input.versions).sort(([a], [b]) => (a < b ? -1 : 1))
@@ -133,9 +182,11 @@ function writeAccounts(tree: TreeBuilder): void {
 
 /** Applets that belong to the administrator; the others go to /usr/bin. */
 const SBIN_APPLETS = new Set(
-  ('acpid arp blockdev brctl depmod fdisk findfs fsfreeze fstrim getty halt hwclock ifconfig ifdown ifup init insmod ip klogd loadkmap losetup lsmod ' +
+  (
+    'acpid arp blockdev brctl depmod fdisk findfs fsfreeze fstrim getty halt hwclock ifconfig ifdown ifup init insmod ip klogd loadkmap losetup lsmod ' +
     'mdev mkdosfs mkswap modinfo modprobe nameif nologin pivot_root poweroff reboot rmmod route run-init setkeycodes start-stop-daemon sulogin ' +
-    'swapoff swapon switch_root sysctl syslogd tc tunctl udhcpc udhcpd vconfig watchdog').split(' '),
+    'swapoff swapon switch_root sysctl syslogd tc tunctl udhcpc udhcpd vconfig watchdog'
+  ).split(' '),
 )
 
 function libraryClosure(input: MicroInput): Map<string, Uint8Array> {
@@ -157,7 +208,8 @@ function libraryClosure(input: MicroInput): Map<string, Uint8Array> {
 }
 
 function library(input: MicroInput, name: string): Uint8Array {
-  for (const folder of ['lib/x86_64-linux-gnu', LIBRARY_FOLDER]) if (input.files.has(`${folder}/${name}`)) return content(input, `${folder}/${name}`)
+  for (const folder of ['lib/x86_64-linux-gnu', LIBRARY_FOLDER])
+    if (input.files.has(`${folder}/${name}`)) return content(input, `${folder}/${name}`)
   throw new Fault('failed', `assemble micro: no library ${name} in the packages`)
 }
 
@@ -170,12 +222,15 @@ class ModuleSet {
 
   constructor(input: MicroInput, release: string) {
     this.#input = input
-    this.#prefix = input.files.has(`usr/lib/modules/${release}/modules.order`) ? `usr/lib/modules/${release}/` : `lib/modules/${release}/`
+    this.#prefix = input.files.has(`usr/lib/modules/${release}/modules.order`)
+      ? `usr/lib/modules/${release}/`
+      : `lib/modules/${release}/`
     for (const path of input.files.keys()) {
       if (path.startsWith(`${this.#prefix}kernel/`) && path.endsWith('.ko')) this.#paths.set(moduleName(path), path)
     }
     const missing = [...INITRAMFS_MODULES, ...BOOT_MODULES].filter((name) => !this.#paths.has(name))
-    if (missing.length > 0) throw new Fault('failed', `assemble micro: kernel ${release} has no module ${missing.join(', ')} (as .ko)`)
+    if (missing.length > 0)
+      throw new Fault('failed', `assemble micro: kernel ${release} has no module ${missing.join(', ')} (as .ko)`)
   }
 
   /** Paths in loading order, each once, without those in `loaded`; a module that is built in or not in this kernel is left out. */
@@ -192,7 +247,9 @@ class ModuleSet {
   }
 
   kept(): string[] {
-    const wanted = [...this.#paths].filter(([, path]) => KEPT_MODULES.test(path.slice(`${this.#prefix}kernel/`.length))).map(([name]) => name)
+    const wanted = [...this.#paths]
+      .filter(([, path]) => KEPT_MODULES.test(path.slice(`${this.#prefix}kernel/`.length)))
+      .map(([name]) => name)
     return this.withDependencies([...wanted, ...BOOT_MODULES, ...INITRAMFS_MODULES]).sort()
   }
 
@@ -201,14 +258,19 @@ class ModuleSet {
     const relative = (path: string): string => path.slice(this.#prefix.length)
     const kept = this.kept()
     const dep = kept.map((path) => {
-      const before = this.withDependencies([moduleName(path)]).slice(0, -1).reverse()
+      const before = this.withDependencies([moduleName(path)])
+        .slice(0, -1)
+        .reverse()
       return `${relative(path)}:${before.map((each) => ` ${relative(each)}`).join('')}\n`
     })
-    const alias = kept.flatMap((path) => modinfo(content(this.#input, path), 'alias').map((each) => `alias ${each} ${moduleName(path)}\n`))
+    const alias = kept.flatMap((path) =>
+      modinfo(content(this.#input, path), 'alias').map((each) => `alias ${each} ${moduleName(path)}\n`),
+    )
     tree.file(`usr/lib/modules/${release}/modules.dep`, dep.join(''))
     tree.file(`usr/lib/modules/${release}/modules.alias`, alias.join(''))
     tree.file(`usr/lib/modules/${release}/modules.symbols`, '')
-    for (const name of ['modules.builtin', 'modules.order']) tree.file(`usr/lib/modules/${release}/${name}`, content(this.#input, this.#prefix + name))
+    for (const name of ['modules.builtin', 'modules.order'])
+      tree.file(`usr/lib/modules/${release}/${name}`, content(this.#input, this.#prefix + name))
   }
 
   #dependsOf(name: string): readonly string[] {

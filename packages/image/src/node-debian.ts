@@ -32,12 +32,23 @@ export interface DebianOptions {
   readonly progress?: (fraction: number, message: string) => void
 }
 
-const DEPENDS = ['depends', '--no-recommends', '--no-suggests', '--no-conflicts', '--no-breaks', '--no-replaces', '--no-enhances'] as const
+const DEPENDS = [
+  'depends',
+  '--no-recommends',
+  '--no-suggests',
+  '--no-conflicts',
+  '--no-breaks',
+  '--no-replaces',
+  '--no-enhances',
+] as const
 /** Which dependencies are followed: libraries, and the kernel behind its meta package. The rest (perl, dpkg) serves package scripts only. */
 const FOLLOWED = /^(?:lib|zlib1g|linux-image-\d)/
 
 /** @throws Fault `unavailable` when apt cannot reach its archive, `exhausted` without space, `failed` for a damaged package. */
-export async function fetchPackages(roots: readonly string[], options: DebianOptions): Promise<{ folders: string[]; packages: DebianPackage[] }> {
+export async function fetchPackages(
+  roots: readonly string[],
+  options: DebianOptions,
+): Promise<{ folders: string[]; packages: DebianPackage[] }> {
   const { cacheFolder, runner, signal } = options
   await mkdir(join(cacheFolder, 'archives'), { recursive: true })
   await mkdir(join(cacheFolder, 'unpacked'), { recursive: true })
@@ -85,18 +96,30 @@ async function resolveWithApt(roots: readonly string[], options: DebianOptions):
 }
 
 /** Packages sorted by name, or why not. */
-async function tryResolve(roots: readonly string[], apt: readonly string[], options: DebianOptions): Promise<DebianPackage[] | string> {
+async function tryResolve(
+  roots: readonly string[],
+  apt: readonly string[],
+  options: DebianOptions,
+): Promise<DebianPackage[] | string> {
   const wanted = new Set(roots)
-  for (let level = [...roots]; level.length > 0; ) {
+  for (let level = [...roots]; level.length > 0;) {
     const answer = await options.runner.run(['apt-cache', ...apt, ...DEPENDS, '--', ...level], { signal: options.signal })
     if (answer.exitCode !== 0) return lastLine(answer.stderr) ?? 'apt-cache failed'
-    const found = new TextDecoder().decode(answer.stdout).matchAll(/^ +\|?(?:Pre)?Depends: ([a-z0-9][a-z0-9.+-]*)(?::[a-z0-9]+)?$/gm)
+    const found = new TextDecoder()
+      .decode(answer.stdout)
+      .matchAll(/^ +\|?(?:Pre)?Depends: ([a-z0-9][a-z0-9.+-]*)(?::[a-z0-9]+)?$/gm)
     level = [...new Set([...found].map((match) => match[1] as string))].filter((name) => FOLLOWED.test(name) && !wanted.has(name)) // the group is not optional
     for (const name of level) wanted.add(name)
   }
-  const answer = await options.runner.run(['apt-get', ...apt, 'download', '--print-uris', '--', ...[...wanted].sort()], { signal: options.signal })
+  const answer = await options.runner.run(['apt-get', ...apt, 'download', '--print-uris', '--', ...[...wanted].sort()], {
+    signal: options.signal,
+  })
   if (answer.exitCode !== 0) return lastLine(answer.stderr) ?? 'apt-get failed'
-  const lines = [...new TextDecoder().decode(answer.stdout).matchAll(/^'[^']+' (([a-z0-9.+-]+)_([^_ /]+)_[^ /]+\.deb) (\d+) SHA256:([0-9a-f]{64})$/gm)]
+  const lines = [
+    ...new TextDecoder()
+      .decode(answer.stdout)
+      .matchAll(/^'[^']+' (([a-z0-9.+-]+)_([^_ /]+)_[^ /]+\.deb) (\d+) SHA256:([0-9a-f]{64})$/gm),
+  ]
   const packages = lines.map(([, fileName, name, version, size, sha256]) => ({
     name: name ?? '',
     version: decodeURIComponent(version ?? ''),
@@ -130,7 +153,16 @@ async function obtain(each: DebianPackage, options: DebianOptions): Promise<stri
   try {
     let words = ''
     for (const apt of [[], await privateApt(options.cacheFolder)]) {
-      const argv = ['apt-get', '-q', '-o', 'APT::Sandbox::User=root', ...apt, 'download', '--', `${each.name}=${each.version}`] as const
+      const argv = [
+        'apt-get',
+        '-q',
+        '-o',
+        'APT::Sandbox::User=root',
+        ...apt,
+        'download',
+        '--',
+        `${each.name}=${each.version}`,
+      ] as const
       const answer = await options.runner.run([...argv] as [string, ...string[]], { folder: temporary, signal: options.signal })
       if (/No space left/.test(answer.stderr)) throw new Fault('exhausted', `download ${each.name}: ${lastLine(answer.stderr)}`)
       const got = join(temporary, each.fileName)
@@ -139,7 +171,8 @@ async function obtain(each: DebianPackage, options: DebianOptions): Promise<stri
         await rename(got, path)
         return path
       }
-      words = digest === null ? (lastLine(answer.stderr) ?? `exit code ${answer.exitCode}`) : `SHA256 is ${digest}, want ${each.sha256}`
+      words =
+        digest === null ? (lastLine(answer.stderr) ?? `exit code ${answer.exitCode}`) : `SHA256 is ${digest}, want ${each.sha256}`
     }
     throw new Fault('unavailable', `download ${each.name} ${each.version} with apt: ${words}`)
   } finally {
@@ -154,13 +187,30 @@ async function privateApt(cacheFolder: string): Promise<string[]> {
   await mkdir(join(folder, 'archives', 'partial'), { recursive: true })
   const status = join(folder, 'status')
   await writeFile(status, '', { flag: 'a' })
-  const set = { 'Dir::State': folder, 'Dir::State::lists': join(folder, 'lists'), 'Dir::State::status': status, 'Dir::Cache': folder, 'APT::Sandbox::User': 'root' }
+  const set = {
+    'Dir::State': folder,
+    'Dir::State::lists': join(folder, 'lists'),
+    'Dir::State::status': status,
+    'Dir::Cache': folder,
+    'APT::Sandbox::User': 'root',
+  }
   return Object.entries(set).flatMap(([key, value]) => ['-o', `${key}=${value}`])
 }
 
-const lastUpdated = async (cacheFolder: string): Promise<number> => (await stat(join(cacheFolder, 'apt', 'lists')).catch(() => null))?.mtimeMs ?? 0
+const lastUpdated = async (cacheFolder: string): Promise<number> =>
+  (await stat(join(cacheFolder, 'apt', 'lists')).catch(() => null))?.mtimeMs ?? 0
 const isThere = async (path: string): Promise<boolean> => (await stat(path).catch(() => null)) !== null
-const lastLine = (text: string): string | undefined => text.trim().split('\n').filter((line) => /^[EW]: |error/i.test(line)).at(-1) ?? text.trim().split('\n').filter((line) => line !== '').at(-1)
+const lastLine = (text: string): string | undefined =>
+  text
+    .trim()
+    .split('\n')
+    .filter((line) => /^[EW]: |error/i.test(line))
+    .at(-1) ??
+  text
+    .trim()
+    .split('\n')
+    .filter((line) => line !== '')
+    .at(-1)
 
 async function digestOf(path: string): Promise<string | null> {
   const content = await readFile(path).catch(() => null)
@@ -175,7 +225,8 @@ export function readFolders(folders: readonly string[]): MicroInput['files'] {
       const path = join(entry.parentPath, entry.name)
       const name = path.slice(folder.length + 1)
       if (entry.isSymbolicLink()) files.set(name, { kind: 'link', target: readlinkSync(path) })
-      else if (entry.isFile()) files.set(name, { kind: 'file', mode: statSync(path).mode & 0o7777, content: () => readFileSync(path) })
+      else if (entry.isFile())
+        files.set(name, { kind: 'file', mode: statSync(path).mode & 0o7777, content: () => readFileSync(path) })
     }
   }
   return files

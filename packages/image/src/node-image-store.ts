@@ -45,7 +45,12 @@ export function createImageStore(options: ImageStoreOptions): ImageStore {
   return {
     async list() {
       const names = await readdir(options.folder).catch(() => [])
-      const images = await Promise.all(names.filter((name) => !name.startsWith('.')).sort().map((name) => readCurrent(options.folder, name)))
+      const images = await Promise.all(
+        names
+          .filter((name) => !name.startsWith('.'))
+          .sort()
+          .map((name) => readCurrent(options.folder, name)),
+      )
       return images.filter((image) => image !== null)
     },
     get: (name) => readCurrent(options.folder, parseImageName(name)),
@@ -88,10 +93,17 @@ async function buildMicro(name: ImageName, options: ImageStoreOptions, { signal,
     progress?.(0.6, 'putting the image together')
     const versions = Object.fromEntries(fetched.packages.map((each) => [each.name, each.version]))
     const files = readFolders(fetched.folders)
-    const parts = assembleMicro({ files, guest: readGuest(), applets: await appletsOf(runner, fetched.folders, signal), versions, unpack })
+    const parts = assembleMicro({
+      files,
+      guest: readGuest(),
+      applets: await appletsOf(runner, fetched.folders, signal),
+      versions,
+      unpack,
+    })
     const digest = digestOf(parts)
     const version = join(home, digest.slice(0, 32))
-    if (!(await readManifest(version))) await makeVersion(version, name, parts, digest, versions, options, runner, { signal, progress })
+    if (!(await readManifest(version)))
+      await makeVersion(version, name, parts, digest, versions, options, runner, { signal, progress })
     signal?.throwIfAborted()
     await switchTo(home, version)
     await prune(options, home)
@@ -102,7 +114,8 @@ async function buildMicro(name: ImageName, options: ImageStoreOptions, { signal,
     return image
   } catch (error) {
     if (signal?.aborted) throw toFault(signal.reason)
-    if ((error as NodeJS.ErrnoException).code === 'ENOSPC') throw new Fault('exhausted', `build image ${name}: no space left in ${options.folder}`, { cause: error })
+    if ((error as NodeJS.ErrnoException).code === 'ENOSPC')
+      throw new Fault('exhausted', `build image ${name}: no space left in ${options.folder}`, { cause: error })
     throw error
   }
 }
@@ -132,7 +145,12 @@ async function makeVersion(
       digest: `sha256:${digest}`,
       builtAt: options.clock.now(),
       boot: { kind: 'kernel', kernelPath: 'kernel', initrdPath: 'initrd', commandLine: parts.commandLine },
-      rootDisk: { path: 'root.qcow2', format: 'qcow2', virtualBytes: bytes(ROOT_DISK_BYTES), fileBytes: bytes((await stat(disk)).size) },
+      rootDisk: {
+        path: 'root.qcow2',
+        format: 'qcow2',
+        virtualBytes: bytes(ROOT_DISK_BYTES),
+        fileBytes: bytes((await stat(disk)).size),
+      },
       minimum: { memoryBytes: mib(128), diskBytes: bytes(ROOT_DISK_BYTES) },
       defaultUser: 'root',
       contents: { kernel: parts.kernelRelease, ...versions },
@@ -190,7 +208,8 @@ async function prune(options: ImageStoreOptions, home: string): Promise<void> {
 async function sweep(options: ImageStoreOptions): Promise<void> {
   for (const name of await readdir(options.folder)) {
     const path = join(options.folder, name)
-    if (name.startsWith(WORK) && (await stat(path)).mtimeMs < options.clock.now() - WORK_MAX_AGE_MS) await rm(path, { recursive: true, force: true })
+    if (name.startsWith(WORK) && (await stat(path)).mtimeMs < options.clock.now() - WORK_MAX_AGE_MS)
+      await rm(path, { recursive: true, force: true })
   }
 }
 
@@ -229,7 +248,11 @@ async function appletsOf(runner: CommandRunner, folders: readonly string[], sign
     if (!(await stat(path).catch(() => null))) continue
     const { stdout } = await runChecked(runner, [path, '--list'], { signal })
     const misleading = new Set(['busybox', 'dpkg', 'dpkg-deb', 'rpm', 'rpm2cpio', 'linuxrc'])
-    return new TextDecoder().decode(stdout).split('\n').filter((name) => /^[a-z0-9_[-]+$/i.test(name) && !misleading.has(name)).sort()
+    return new TextDecoder()
+      .decode(stdout)
+      .split('\n')
+      .filter((name) => /^[a-z0-9_[-]+$/i.test(name) && !misleading.has(name))
+      .sort()
   }
   throw new Fault('failed', 'assemble micro: no busybox in the packages')
 }

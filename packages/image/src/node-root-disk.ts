@@ -31,12 +31,41 @@ export async function writeRootDisk(tree: Tree, path: string, options: RootDiskO
     await stage(tree, staged)
     await writeFile(raw, '')
     await truncate(raw, options.sizeBytes)
-    const environment = { env: { E2FSPROGS_FAKE_TIME: String(FIXED_SECONDS), MKE2FS_CONFIG: '/dev/null', MKE2FS_DEVICE_SECTSIZE: '512' }, signal }
+    const environment = {
+      env: { E2FSPROGS_FAKE_TIME: String(FIXED_SECONDS), MKE2FS_CONFIG: '/dev/null', MKE2FS_DEVICE_SECTSIZE: '512' },
+      signal,
+    }
     const extended = `hash_seed=${HASH_SEED},root_owner=0:0,lazy_itable_init=0,nodiscard`
-    const features = 'has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize,sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr'
+    const features =
+      'has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize,sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr'
     await runChecked(
       runner,
-      ['mke2fs', '-q', '-F', '-b', '4096', '-I', '256', '-i', '16384', '-m', '1', '-O', `none,${features}`, '-J', 'size=4', '-L', 'root', '-U', FILE_SYSTEM_UUID, '-E', extended, '-d', staged, raw],
+      [
+        'mke2fs',
+        '-q',
+        '-F',
+        '-b',
+        '4096',
+        '-I',
+        '256',
+        '-i',
+        '16384',
+        '-m',
+        '1',
+        '-O',
+        `none,${features}`,
+        '-J',
+        'size=4',
+        '-L',
+        'root',
+        '-U',
+        FILE_SYSTEM_UUID,
+        '-E',
+        extended,
+        '-d',
+        staged,
+        raw,
+      ],
       environment,
     )
     const script = join(work, 'owners')
@@ -44,13 +73,31 @@ export async function writeRootDisk(tree: Tree, path: string, options: RootDiskO
     const set = await runChecked(runner, ['debugfs', '-w', '-f', script, raw], environment)
     const complaint = set.stderr.split('\n').find((line) => line !== '' && !line.startsWith('debugfs '))
     if (complaint !== undefined) throw new Fault('failed', `debugfs: ${complaint}`)
-    await runChecked(runner, ['qemu-img', 'convert', '-q', '-f', 'raw', '-O', 'qcow2', '-o', 'lazy_refcounts=off,preallocation=off', `file:${raw}`, `file:${path}`], { signal })
+    await runChecked(
+      runner,
+      [
+        'qemu-img',
+        'convert',
+        '-q',
+        '-f',
+        'raw',
+        '-O',
+        'qcow2',
+        '-o',
+        'lazy_refcounts=off,preallocation=off',
+        `file:${raw}`,
+        `file:${path}`,
+      ],
+      { signal },
+    )
     await chmod(path, 0o644)
     await using file = await open(path, 'r')
     await file.sync()
   } catch (error) {
     await rm(path, { force: true })
-    throw (error as NodeJS.ErrnoException).code === 'ENOSPC' ? new Fault('exhausted', `make the root disk: no space left in ${options.workFolder}`, { cause: error }) : error
+    throw (error as NodeJS.ErrnoException).code === 'ENOSPC'
+      ? new Fault('exhausted', `make the root disk: no space left in ${options.workFolder}`, { cause: error })
+      : error
   } finally {
     await rm(work, { recursive: true, force: true })
   }
@@ -82,7 +129,10 @@ function ownersScript(tree: Tree): string {
   const time = new Date(FIXED_SECONDS * 1000).toISOString().replace(/[-T:]|\..*/g, '')
   const paths = ['/', '/lost+found', ...[...tree.keys()].map((path) => `/${path}`)]
   return paths
-    .flatMap((path) => [...['uid', 'gid'].map((field) => `sif "${path}" ${field} 0`), ...['atime', 'ctime', 'mtime', 'crtime'].map((field) => `sif "${path}" ${field} ${time}`)])
+    .flatMap((path) => [
+      ...['uid', 'gid'].map((field) => `sif "${path}" ${field} 0`),
+      ...['atime', 'ctime', 'mtime', 'crtime'].map((field) => `sif "${path}" ${field} ${time}`),
+    ])
     .join('\n')
     .concat('\n')
 }

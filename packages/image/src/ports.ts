@@ -8,7 +8,12 @@ export interface Image {
   readonly digest: string
   readonly builtAt: EpochMillis
   readonly boot: DomainBoot
-  readonly rootDisk: { readonly path: string; readonly format: 'qcow2' | 'raw'; readonly virtualBytes: Bytes; readonly fileBytes: Bytes }
+  readonly rootDisk: {
+    readonly path: string
+    readonly format: 'qcow2' | 'raw'
+    readonly virtualBytes: Bytes
+    readonly fileBytes: Bytes
+  }
   readonly minimum: { readonly memoryBytes: Bytes; readonly diskBytes: Bytes }
   readonly defaultUser: string
   /** Kernel and package versions that went in. */
@@ -19,6 +24,9 @@ export interface ImageStore {
   list(): Promise<readonly Image[]>
   get(name: ImageName): Promise<Image | null>
   /** Builds (or rebuilds) by its recipe; `progress` in [0, 1]. The old one stays in use by its clones. @throws Fault `not_found` for an unknown recipe. */
-  build(name: ImageName, options?: { signal?: AbortSignal | undefined; progress?: (fraction: number, message: string) => void }): Promise<Image>
+  build(
+    name: ImageName,
+    options?: { signal?: AbortSignal | undefined; progress?: (fraction: number, message: string) => void },
+  ): Promise<Image>
   remove(name: ImageName): Promise<void>
 }

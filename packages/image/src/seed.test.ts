@@ -11,9 +11,17 @@ import { writeIso, type IsoFile } from './iso9660.ts'
 import { buildSeed, seedFiles } from './seed.ts'
 
 const KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINKcreSq0k9tIr6YyBiFlm5unFyRn6zeyK'
-const spec = (change: Partial<CloudInitSpec> = {}): CloudInitSpec => ({ hostname: 'web-1', user: 'kim', sshKeys: [KEY], userData: null, ...change })
+const spec = (change: Partial<CloudInitSpec> = {}): CloudInitSpec => ({
+  hostname: 'web-1',
+  user: 'kim',
+  sshKeys: [KEY],
+  userData: null,
+  ...change,
+})
 const texts = (cloudInit: CloudInitSpec): Record<string, string> =>
-  Object.fromEntries(seedFiles({ instanceId: 'i-1', cloudInit }).map((file) => [file.name, new TextDecoder().decode(file.content)]))
+  Object.fromEntries(
+    seedFiles({ instanceId: 'i-1', cloudInit }).map((file) => [file.name, new TextDecoder().decode(file.content)]),
+  )
 const noIsoInfo = spawnSync('isoinfo', ['-version']).status === 0 ? false : 'isoinfo is missing: install genisoimage'
 
 /** Reads the image back by its Rock Ridge names: an independent, smaller reading of the format. */
@@ -22,7 +30,7 @@ function readIso(image: Uint8Array): Map<string, Uint8Array> {
   const rootAt = 16 * 2048 + 156
   const found = new Map<string, Uint8Array>()
   const [start, length] = [view.getUint32(rootAt + 2, true) * 2048, view.getUint32(rootAt + 10, true)]
-  for (let at = start; at < start + length; ) {
+  for (let at = start; at < start + length;) {
     const recordBytes = view.getUint8(at)
     if (recordBytes === 0) {
       at = Math.ceil((at + 1) / 2048) * 2048
@@ -41,10 +49,13 @@ function readIso(image: Uint8Array): Map<string, Uint8Array> {
 }
 
 test('an image holds what was written, for any names and contents', () => {
-  const files = fc.uniqueArray(fc.record({ name: fc.stringMatching(/^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$/), content: fc.uint8Array({ maxLength: 5000 }) }), {
-    selector: (file) => file.name,
-    maxLength: 64,
-  })
+  const files = fc.uniqueArray(
+    fc.record({ name: fc.stringMatching(/^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$/), content: fc.uint8Array({ maxLength: 5000 }) }),
+    {
+      selector: (file) => file.name,
+      maxLength: 64,
+    },
+  )
   fc.assert(
     fc.property(files, (input: IsoFile[]) => {
       const found = readIso(writeIso('cidata', input, new Date(0)))

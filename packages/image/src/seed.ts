@@ -24,7 +24,8 @@ const USER_DATA_BYTES_MAX = 1024 * 1024
 const KEY_COUNT_MAX = 256
 const FIXED_TIME = new Date('2020-01-01T00:00:00Z')
 
-const HOST_NAME = /^(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$/
+const HOST_NAME =
+  /^(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$/
 /** useradd's rule in Debian (NAME_REGEX), lower case. */
 const USER_NAME = /^[a-z_][a-z0-9_-]{0,31}$/
 /** Type, base64, free comment: one line. `sk-` and certificates included. */

@@ -34,7 +34,12 @@ const simImage = (name: ImageName): Image => ({
   title: `Simulated ${name}`,
   digest: `sha256:${'0'.repeat(64)}`,
   builtAt: epochMillis(0),
-  boot: { kind: 'kernel', kernelPath: `/sim/images/${name}/kernel`, initrdPath: `/sim/images/${name}/initrd`, commandLine: 'console=ttyS0' },
+  boot: {
+    kind: 'kernel',
+    kernelPath: `/sim/images/${name}/kernel`,
+    initrdPath: `/sim/images/${name}/initrd`,
+    commandLine: 'console=ttyS0',
+  },
   rootDisk: { path: `/sim/images/${name}/root.qcow2`, format: 'qcow2', virtualBytes: mib(256), fileBytes: bytes(0) },
   minimum: { memoryBytes: mib(128), diskBytes: mib(256) },
   defaultUser: 'root',
@@ -99,7 +104,8 @@ export async function bootBareGuest(options: BareGuestOptions): Promise<BareGues
     const there = await promise
     clearTimeout(timer)
     watchers.delete(look)
-    if (!there) throw new Error(`${what}: not seen in ${timeoutMs} ms; QEMU: ${complaints.slice(-500)}; console: ${output.slice(-1500)}`)
+    if (!there)
+      throw new Error(`${what}: not seen in ${timeoutMs} ms; QEMU: ${complaints.slice(-500)}; console: ${output.slice(-1500)}`)
   }
   const dispose = async (): Promise<void> => {
     if (!ended()) {
@@ -143,18 +149,59 @@ export async function bootBareGuest(options: BareGuestOptions): Promise<BareGues
 /** Commas in paths are doubled: the one escape of QEMU's option syntax. */
 const escaped = (path: string): string => path.replaceAll(',', ',,')
 
-function argumentsFor(options: BareGuestOptions, folder: string, boot: { kernelPath: string; initrdPath: string | null; commandLine: string }): string[] {
+function argumentsFor(
+  options: BareGuestOptions,
+  folder: string,
+  boot: { kernelPath: string; initrdPath: string | null; commandLine: string },
+): string[] {
   const forward = options.sshPort === undefined ? '' : `,hostfwd=tcp:127.0.0.1:${options.sshPort}-:22`
-  const drive = (id: string, path: string, format: string, more = ''): string => `if=none,id=${id},format=${format},file=${escaped(path)}${more}`
+  const drive = (id: string, path: string, format: string, more = ''): string =>
+    `if=none,id=${id},format=${format},file=${escaped(path)}${more}`
   return [
-    ...['-M', 'pc-q35-7.2', '-accel', 'tcg', '-cpu', 'Nehalem-v1', '-m', String(options.memoryMib ?? 256), '-smp', String(options.vcpuCount ?? 1)],
-    ...['-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio', '-qmp', `unix:${escaped(join(folder, 'monitor.sock'))},server=on,wait=off`],
+    ...[
+      '-M',
+      'pc-q35-7.2',
+      '-accel',
+      'tcg',
+      '-cpu',
+      'Nehalem-v1',
+      '-m',
+      String(options.memoryMib ?? 256),
+      '-smp',
+      String(options.vcpuCount ?? 1),
+    ],
+    ...[
+      '-nodefaults',
+      '-display',
+      'none',
+      '-no-reboot',
+      '-serial',
+      'stdio',
+      '-qmp',
+      `unix:${escaped(join(folder, 'monitor.sock'))},server=on,wait=off`,
+    ],
     ...['-kernel', boot.kernelPath, '-initrd', boot.initrdPath ?? '', '-append', boot.commandLine],
     ...['-drive', drive('root', options.diskPath, 'qcow2'), '-device', 'virtio-blk-pci,drive=root,addr=4.0'],
-    ...(options.seedPath === undefined ? [] : ['-drive', drive('seed', options.seedPath, 'raw', ',readonly=on'), '-device', 'virtio-blk-pci,drive=seed,addr=5.0']),
+    ...(options.seedPath === undefined
+      ? []
+      : ['-drive', drive('seed', options.seedPath, 'raw', ',readonly=on'), '-device', 'virtio-blk-pci,drive=seed,addr=5.0']),
     ...['-netdev', `user,id=net${forward}`, '-device', 'virtio-net-pci,netdev=net,addr=6.0,romfile='],
-    ...['-device', 'virtio-serial-pci,addr=7.0', '-chardev', `socket,id=agent,server=on,wait=off,path=${escaped(join(folder, 'agent.sock'))}`],
-    ...['-device', 'virtserialport,chardev=agent,name=org.qemu.guest_agent.0', '-device', 'virtio-rng-pci,addr=8.0', '-device', 'virtio-balloon-pci,addr=9.0', '-device', 'pvpanic'],
+    ...[
+      '-device',
+      'virtio-serial-pci,addr=7.0',
+      '-chardev',
+      `socket,id=agent,server=on,wait=off,path=${escaped(join(folder, 'agent.sock'))}`,
+    ],
+    ...[
+      '-device',
+      'virtserialport,chardev=agent,name=org.qemu.guest_agent.0',
+      '-device',
+      'virtio-rng-pci,addr=8.0',
+      '-device',
+      'virtio-balloon-pci,addr=9.0',
+      '-device',
+      'pvpanic',
+    ],
     ...(options.extra ?? []),
   ]
 }
@@ -171,11 +218,15 @@ function agentOf(path: string): Agent {
   }
 }
 
-async function execBy(agent: Agent, [path, ...rest]: readonly [string, ...string[]]): Promise<{ exitCode: number; stdout: string }> {
+async function execBy(
+  agent: Agent,
+  [path, ...rest]: readonly [string, ...string[]],
+): Promise<{ exitCode: number; stdout: string }> {
   const { pid } = (await agent('guest-exec', { path, arg: rest, 'capture-output': true })) as { pid: number }
   for (let tries = 0; tries < 200; tries += 1) {
     const status = (await agent('guest-exec-status', { pid })) as { exited: boolean; exitcode?: number; 'out-data'?: string }
-    if (status.exited) return { exitCode: status.exitcode ?? -1, stdout: Buffer.from(status['out-data'] ?? '', 'base64').toString() }
+    if (status.exited)
+      return { exitCode: status.exitcode ?? -1, stdout: Buffer.from(status['out-data'] ?? '', 'base64').toString() }
     await new Promise((done) => setTimeout(done, 50))
   }
   throw new Error(`${path}: not ended in 10 s`)

@@ -14,7 +14,9 @@ test('a tree sorts itself, makes parents, and refuses paths that leave it', () =
 })
 
 test('an archive is newc: magic, sizes, names, padding, trailer', () => {
-  const archive = new TextDecoder('latin1').decode(writeCpio(new TreeBuilder().file('init', 'hello', 0o755).link('l', 'init').build(), 7))
+  const archive = new TextDecoder('latin1').decode(
+    writeCpio(new TreeBuilder().file('init', 'hello', 0o755).link('l', 'init').build(), 7),
+  )
   assert.equal(archive.length % 512, 0)
   assert.equal(archive.slice(0, 6), '070701')
   assert.equal(parseInt(archive.slice(14, 22), 16), 0o100755)

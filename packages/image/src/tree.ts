@@ -17,18 +17,24 @@ export class TreeBuilder {
 
   /** Parents are made as needed, with mode 0755; a later entry replaces an earlier one. @throws Fault `invalid` for a path that leaves the tree. */
   add(path: string, entry: TreeEntry): this {
-    if (!PATH.test(path)) throw new Fault('invalid', `tree path: got ${JSON.stringify(path)}, want a relative path without . and ..`)
+    if (!PATH.test(path))
+      throw new Fault('invalid', `tree path: got ${JSON.stringify(path)}, want a relative path without . and ..`)
     for (let slash = path.indexOf('/'); slash >= 0; slash = path.indexOf('/', slash + 1)) {
       const parent = path.slice(0, slash)
       const there = this.#entries.get(parent)
       if (there === undefined) this.#entries.set(parent, { kind: 'folder', mode: 0o755 })
-      else if (there.kind !== 'folder') throw new Fault('invalid', `tree path ${path}: ${parent} is a ${there.kind}, want a folder`)
+      else if (there.kind !== 'folder')
+        throw new Fault('invalid', `tree path ${path}: ${parent} is a ${there.kind}, want a folder`)
     }
     this.#entries.set(path, entry)
     return this
   }
   file(path: string, content: string | Uint8Array, mode = 0o644): this {
-    return this.add(path, { kind: 'file', mode, content: typeof content === 'string' ? new TextEncoder().encode(content) : content })
+    return this.add(path, {
+      kind: 'file',
+      mode,
+      content: typeof content === 'string' ? new TextEncoder().encode(content) : content,
+    })
   }
   folder(path: string, mode = 0o755): this {
     return this.add(path, { kind: 'folder', mode })

@@ -43,8 +43,21 @@ export interface DomainHardware {
 
 /** `address` is the PCI address on the root bus, `slot.function` in hexadecimal: `4.0`. */
 export type DomainDevice =
-  | { readonly kind: 'disk'; readonly name: string; readonly volume: VolumeId; readonly readOnly: boolean; readonly address: string; readonly serial: string }
-  | { readonly kind: 'nic'; readonly name: string; readonly mac: string; readonly address: string; readonly forwards: readonly PortForward[] }
+  | {
+      readonly kind: 'disk'
+      readonly name: string
+      readonly volume: VolumeId
+      readonly readOnly: boolean
+      readonly address: string
+      readonly serial: string
+    }
+  | {
+      readonly kind: 'nic'
+      readonly name: string
+      readonly mac: string
+      readonly address: string
+      readonly forwards: readonly PortForward[]
+    }
   | { readonly kind: 'agent-channel'; readonly name: string; readonly address: string }
   | { readonly kind: 'rng'; readonly name: string; readonly address: string }
   | { readonly kind: 'balloon'; readonly name: string; readonly address: string }
@@ -106,7 +119,14 @@ export interface DomainStatistics {
   /** What the emulator or hypervisor really holds now. */
   readonly residentBytes: number | null
   readonly balloonBytes: number | null
-  readonly disks: readonly { name: string; readBytes: number; writeBytes: number; readCount: number; writeCount: number; flushCount: number }[]
+  readonly disks: readonly {
+    name: string
+    readBytes: number
+    writeBytes: number
+    readCount: number
+    writeCount: number
+    flushCount: number
+  }[]
   readonly nics: readonly { name: string; receiveBytes: number | null; transmitBytes: number | null }[]
 }
 

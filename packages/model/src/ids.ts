@@ -28,7 +28,9 @@ function parse<T extends string>(path: string, want: string, ok: (text: string) 
 }
 
 export const parseDomainId = parse<DomainId>('id', 'a UUID', isUuid)
-export const parseVolumeId = parse<VolumeId>('volume', 'a UUID or a UUID and a name', (text) => /^[0-9a-f-]{36}(?:\.[a-z0-9-]{1,32})?$/.test(text))
+export const parseVolumeId = parse<VolumeId>('volume', 'a UUID or a UUID and a name', (text) =>
+  /^[0-9a-f-]{36}(?:\.[a-z0-9-]{1,32})?$/.test(text),
+)
 export const parseHostId = parse<HostId>('host', LABEL_WANT, isLabel)
 export const parseDomainName = parse<DomainName>('name', LABEL_WANT, isLabel)
 export const parseImageName = parse<ImageName>('image', LABEL_WANT, isLabel)

@@ -28,7 +28,8 @@ export type VerbName = keyof typeof VERBS
 export const VERB_NAMES = Object.keys(VERBS) as VerbName[]
 
 export const isVerb = (text: string): text is VerbName => Object.hasOwn(VERBS, text)
-export const canDo = (verb: VerbName, state: DomainStateKind): boolean => (VERBS[verb].from as readonly DomainStateKind[]).includes(state)
+export const canDo = (verb: VerbName, state: DomainStateKind): boolean =>
+  (VERBS[verb].from as readonly DomainStateKind[]).includes(state)
 
 /** @throws Fault `conflict` naming the state found and the states wanted. */
 export function assertCan(verb: VerbName, state: DomainStateKind, name: string): void {

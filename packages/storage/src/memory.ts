@@ -20,7 +20,8 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
   const contents = new Map<VolumeId, Uint8Array>()
   const add = (info: VolumeInfo): VolumeInfo => {
     const used = [...volumes.values()].reduce((sum, each) => sum + each.allocatedBytes, 0)
-    if (used + info.allocatedBytes > (options.capacityBytes ?? Infinity)) throw new Fault('exhausted', `make volume ${info.id}: no space left`)
+    if (used + info.allocatedBytes > (options.capacityBytes ?? Infinity))
+      throw new Fault('exhausted', `make volume ${info.id}: no space left`)
     volumes.set(info.id, info)
     return info
   }
@@ -38,12 +39,20 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
       if (there) return there
       const baseBytes = options.bases ? options.bases.get(base.path) : (options.defaultBaseBytes ?? 0)
       if (baseBytes === undefined) throw new Fault('not_found', `clone volume ${id}: no base ${base.path}`)
-      if (virtualBytes < baseBytes) throw new Fault('invalid', `clone volume ${id}: got ${virtualBytes} bytes, want at least the base's ${baseBytes}`)
-      return add({ id, virtualBytes: bytes(Math.ceil(virtualBytes / 512) * 512), allocatedBytes: bytes(CLONE_BYTES), format: 'qcow2', path: `/sim/volumes/${id}.qcow2` })
+      if (virtualBytes < baseBytes)
+        throw new Fault('invalid', `clone volume ${id}: got ${virtualBytes} bytes, want at least the base's ${baseBytes}`)
+      return add({
+        id,
+        virtualBytes: bytes(Math.ceil(virtualBytes / 512) * 512),
+        allocatedBytes: bytes(CLONE_BYTES),
+        format: 'qcow2',
+        path: `/sim/volumes/${id}.qcow2`,
+      })
     },
     async put(id, content) {
       parseVolumeId(id)
-      if (content.byteLength === 0 || content.byteLength > PUT_BYTES_MAX) throw new Fault('invalid', `put volume ${id}: got ${content.byteLength} bytes, want 1 to ${PUT_BYTES_MAX}`)
+      if (content.byteLength === 0 || content.byteLength > PUT_BYTES_MAX)
+        throw new Fault('invalid', `put volume ${id}: got ${content.byteLength} bytes, want 1 to ${PUT_BYTES_MAX}`)
       const there = again(id, 'raw')
       if (there) return there
       const sizeBytes = bytes(Math.ceil(content.byteLength / 512) * 512)

@@ -48,14 +48,18 @@ async function runCommand(argv: readonly [string, ...string[]], options: Command
     exitCode = await promise
   } catch (error) {
     if (options.signal?.aborted) {
-      await new Promise<void>((done) => (child.exitCode !== null || child.signalCode !== null ? done() : child.once('close', () => done())))
+      await new Promise<void>((done) =>
+        child.exitCode !== null || child.signalCode !== null ? done() : child.once('close', () => done()),
+      )
       throw options.signal.reason
     }
     const code = (error as NodeJS.ErrnoException).code // spawn rejects with an errno
-    const hint = code === 'ENOENT' && PACKAGE_OF[program] !== undefined ? `; install the Debian package ${PACKAGE_OF[program]}` : ''
+    const hint =
+      code === 'ENOENT' && PACKAGE_OF[program] !== undefined ? `; install the Debian package ${PACKAGE_OF[program]}` : ''
     throw new Fault('failed', `run ${program}: ${code ?? (error as Error).message}${hint}`, { cause: error })
   }
-  if (stdoutBytes > STDOUT_BYTES_MAX) throw new Fault('failed', `run ${program}: ${stdoutBytes} bytes of output, want at most ${STDOUT_BYTES_MAX}`)
+  if (stdoutBytes > STDOUT_BYTES_MAX)
+    throw new Fault('failed', `run ${program}: ${stdoutBytes} bytes of output, want at most ${STDOUT_BYTES_MAX}`)
   return { exitCode, stdout: Buffer.concat(stdout), stderr }
 }
 

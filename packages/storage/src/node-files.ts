@@ -16,7 +16,8 @@ export async function nodeVolumeFiles({ folder, owner }: NodeVolumeFilesOptions)
   if (!isAbsolute(folder)) throw new Fault('invalid', `volume folder: got ${JSON.stringify(folder)}, want an absolute path`)
   await mkdir(folder, { recursive: true, mode: 0o711 })
   const at = (name: string): string => {
-    if (name === '' || name === '.' || name === '..' || /[/\0]/.test(name)) throw new Fault('invalid', `volume file: got ${JSON.stringify(name)}, want a plain name`)
+    if (name === '' || name === '.' || name === '..' || /[/\0]/.test(name))
+      throw new Fault('invalid', `volume file: got ${JSON.stringify(name)}, want a plain name`)
     return join(folder, name)
   }
   return {

@@ -26,7 +26,14 @@ async function world(runner: CommandRunner = nodeCommandRunner()) {
   const base = { path: join(root, 'nbd:x,y', 'base.raw'), format: 'raw' as const }
   await writeFile(base.path, new Uint8Array(mib(64)))
   const store = qcow2VolumeStore({ files: await nodeVolumeFiles({ folder }), runner })
-  return { root, folder, base, store, missingBase: { path: join(root, 'none.raw'), format: 'raw' as const }, close: () => rm(root, { recursive: true, force: true }) }
+  return {
+    root,
+    folder,
+    base,
+    store,
+    missingBase: { path: join(root, 'none.raw'), format: 'raw' as const },
+    close: () => rm(root, { recursive: true, force: true }),
+  }
 }
 
 volumeStoreConformance('qcow2 files by qemu-img', () => world(), noQemuImg)
@@ -91,12 +98,15 @@ test('what a killed process left half-made is taken away', { skip: noQemuImg }, 
   }
 })
 
-test('a base that is no disk image is a fault with the tool\'s words', { skip: noQemuImg }, async () => {
+test("a base that is no disk image is a fault with the tool's words", { skip: noQemuImg }, async () => {
   const { store, root, close } = await world()
   try {
     const path = join(root, 'no.qcow2')
     await writeFile(path, 'not an image')
-    await assert.rejects(store.clone(id, { path, format: 'qcow2' }, mib(64)), (error) => error instanceof Fault && error.code === 'failed' && /qcow2/.test(error.message))
+    await assert.rejects(
+      store.clone(id, { path, format: 'qcow2' }, mib(64)),
+      (error) => error instanceof Fault && error.code === 'failed' && /qcow2/.test(error.message),
+    )
   } finally {
     await close()
   }
@@ -104,7 +114,13 @@ test('a base that is no disk image is a fault with the tool\'s words', { skip: n
 
 test('a program that is missing is named with its Debian package', async () => {
   const missing = nodeCommandRunner().run(['qemu-img', '--version'], { env: { PATH: '/nonexistent' } })
-  await assert.rejects(missing, (error) => error instanceof Fault && error.code === 'failed' && /run qemu-img: ENOENT; install the Debian package qemu-utils/.test(error.message))
+  await assert.rejects(
+    missing,
+    (error) =>
+      error instanceof Fault &&
+      error.code === 'failed' &&
+      /run qemu-img: ENOENT; install the Debian package qemu-utils/.test(error.message),
+  )
 })
 
 test('an abort ends the program', async () => {

@@ -94,7 +94,11 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
         const wanted = sizeFor(id, virtualBytes, source.virtualBytes)
         return make(id, 'qcow2', async (name) => {
           const target = `file:${files.path(name)}`
-          await runChecked(runner, ['qemu-img', 'create', '-q', '-f', 'qcow2', '-F', base.format, '-b', base.path, '--', target, String(wanted)], { signal })
+          await runChecked(
+            runner,
+            ['qemu-img', 'create', '-q', '-f', 'qcow2', '-F', base.format, '-b', base.path, '--', target, String(wanted)],
+            { signal },
+          )
         })
       }),
     put: (id, content) =>
@@ -121,7 +125,12 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
 }
 
 /** What qemu-img says of a file. @throws Fault `failed` when it is damaged or not of `format`. */
-async function inspect(runner: CommandRunner, path: string, format: Format, signal?: AbortSignal): Promise<{ virtualBytes: Bytes }> {
+async function inspect(
+  runner: CommandRunner,
+  path: string,
+  format: Format,
+  signal?: AbortSignal,
+): Promise<{ virtualBytes: Bytes }> {
   // -U: the file may be open in a running guest, which holds a lock.
   const argv = ['qemu-img', 'info', '-U', '--output=json', '-f', format, '--', `file:${path}`] as const
   const result = await runner.run([...argv] as [string, ...string[]], { signal })
@@ -136,12 +145,15 @@ function checkBase(base: { path: string; format: Format }): void {
   if (!base.path.startsWith('/') || /[\0\n]/.test(base.path)) {
     throw new Fault('invalid', `base: got ${JSON.stringify(base.path)}, want an absolute path`)
   }
-  if (base.path.length > 1023) throw new Fault('invalid', `base: path of ${base.path.length} characters, want at most 1023 (the header's room)`)
+  if (base.path.length > 1023)
+    throw new Fault('invalid', `base: path of ${base.path.length} characters, want at most 1023 (the header's room)`)
 }
 
 function sizeFor(id: VolumeId, wanted: Bytes, baseBytes: Bytes): number {
-  if (wanted < baseBytes) throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at least the base's ${baseBytes}`)
-  if (wanted > VIRTUAL_BYTES_MAX) throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at most ${VIRTUAL_BYTES_MAX}`)
+  if (wanted < baseBytes)
+    throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at least the base's ${baseBytes}`)
+  if (wanted > VIRTUAL_BYTES_MAX)
+    throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at most ${VIRTUAL_BYTES_MAX}`)
   return Math.ceil(wanted / SECTOR) * SECTOR
 }
 

@@ -15,9 +15,14 @@ export interface VolumeStoreUnderTest {
   close(): Promise<void>
 }
 
-const idOf = (index: number, suffix = ''): VolumeId => parseVolumeId(`01890000-0000-7000-8000-${String(index).padStart(12, '0')}${suffix}`)
+const idOf = (index: number, suffix = ''): VolumeId =>
+  parseVolumeId(`01890000-0000-7000-8000-${String(index).padStart(12, '0')}${suffix}`)
 
-export function volumeStoreConformance(name: string, make: () => Promise<VolumeStoreUnderTest>, skip: string | false = false): void {
+export function volumeStoreConformance(
+  name: string,
+  make: () => Promise<VolumeStoreUnderTest>,
+  skip: string | false = false,
+): void {
   const test = (title: string, body: (under: VolumeStoreUnderTest) => Promise<void>): void => {
     it(title, { skip }, async () => {
       const under = await make()
@@ -60,9 +65,18 @@ export function volumeStoreConformance(name: string, make: () => Promise<VolumeS
     test('an id that is no id is refused before anything is touched', async ({ store, base }) => {
       for (const hostile of ['', '../x', '-x', 'a,if=none', '01890000-0000-7000-8000-000000000001/..', 'json:{}']) {
         const id = hostile as VolumeId // a caller that went round the parser
-        await rejects(Promise.resolve().then(() => store.clone(id, base, mib(64))), 'invalid')
-        await rejects(Promise.resolve().then(() => store.put(id, Uint8Array.of(1))), 'invalid')
-        await rejects(Promise.resolve().then(() => store.remove(id)), 'invalid')
+        await rejects(
+          Promise.resolve().then(() => store.clone(id, base, mib(64))),
+          'invalid',
+        )
+        await rejects(
+          Promise.resolve().then(() => store.put(id, Uint8Array.of(1))),
+          'invalid',
+        )
+        await rejects(
+          Promise.resolve().then(() => store.remove(id)),
+          'invalid',
+        )
       }
     })
     test('a small file becomes a raw volume of whole sectors, once', async ({ store }) => {
@@ -89,8 +103,13 @@ export function volumeStoreConformance(name: string, make: () => Promise<VolumeS
     })
     test('many at once do not disturb each other', async ({ store, base }) => {
       const ids = Array.from({ length: 12 }, (_, index) => idOf(index))
-      await Promise.all(ids.map((id, index) => (index % 3 === 0 ? store.put(id, Uint8Array.of(index)) : store.clone(id, base, mib(64)))))
-      assert.deepEqual((await store.list()).map((each) => each.id), ids)
+      await Promise.all(
+        ids.map((id, index) => (index % 3 === 0 ? store.put(id, Uint8Array.of(index)) : store.clone(id, base, mib(64)))),
+      )
+      assert.deepEqual(
+        (await store.list()).map((each) => each.id),
+        ids,
+      )
       await Promise.all(ids.map((id) => store.remove(id)))
       assert.deepEqual(await store.list(), [])
     })

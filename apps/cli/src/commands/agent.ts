@@ -10,13 +10,21 @@ import { VERSION } from '../version.ts'
 
 export const agent: Command = {
   summary: 'Run the agent of a host for a server elsewhere',
-  usage: 'typevisor agent --server URL --token T [--data DIR] [--name NAME] [--driver qemu|sim]   (`typevisor host token NAME` makes the token; TYPEVISOR_HOST_TOKEN is read too)',
+  usage:
+    'typevisor agent --server URL --token T [--data DIR] [--name NAME] [--driver qemu|sim]   (`typevisor host token NAME` makes the token; TYPEVISOR_HOST_TOKEN is read too)',
   async run(words, terminal) {
     let values
     try {
       values = parseArgs({
         args: [...words],
-        options: { server: { type: 'string' }, token: { type: 'string' }, data: { type: 'string' }, name: { type: 'string' }, driver: { type: 'string' }, log: { type: 'string' } },
+        options: {
+          server: { type: 'string' },
+          token: { type: 'string' },
+          data: { type: 'string' },
+          name: { type: 'string' },
+          driver: { type: 'string' },
+          log: { type: 'string' },
+        },
       }).values
     } catch (error) {
       throw new Fault('invalid', `agent: ${(error as Error).message}`, { cause: error })
@@ -24,9 +32,11 @@ export const agent: Command = {
     const { server, driver = 'qemu' } = values
     const token = values.token ?? terminal.env['TYPEVISOR_HOST_TOKEN']
     const name = values.name ?? hostname().split('.')[0]?.toLowerCase() ?? 'host'
-    if (server === undefined || !/^https?:\/\//.test(server)) throw new Fault('invalid', `--server: got ${JSON.stringify(server)}, want the server's URL`)
+    if (server === undefined || !/^https?:\/\//.test(server))
+      throw new Fault('invalid', `--server: got ${JSON.stringify(server)}, want the server's URL`)
     if (token === undefined) throw new Fault('invalid', '--token: want what `typevisor host token NAME` printed')
-    if (driver !== 'qemu' && driver !== 'sim') throw new Fault('invalid', `--driver: got ${JSON.stringify(driver)}, want qemu or sim`)
+    if (driver !== 'qemu' && driver !== 'sim')
+      throw new Fault('invalid', `--driver: got ${JSON.stringify(driver)}, want qemu or sim`)
     const clock = realClock()
     const rng = realRng()
     const log = consoleLog({ level: values.log === 'debug' || values.log === 'info' ? values.log : 'warn' })

@@ -6,13 +6,16 @@ import { COMMANDS, type Command } from '../cli.ts'
 import { flagsOf } from '../options.ts'
 import { verbsOf } from '../verb.ts'
 
-const nouns = (): string[] => [...new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0] as string))].filter((noun) => verbsOf(noun).length > 0)
+const nouns = (): string[] =>
+  [...new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0] as string))].filter((noun) => verbsOf(noun).length > 0)
 const flags = (noun: string, verb: string): string =>
   ['--json', '--help', ...flagsOf(VERB_DATA[`${noun}.${verb}` as OperationName]).map((flag) => `--${flag.name}`)].join(' ')
 
 function bash(): string {
   const verbCases = nouns().map((noun) => `    ${noun}) words="${verbsOf(noun).join(' ')}";;`)
-  const flagCases = nouns().flatMap((noun) => verbsOf(noun).map((verb) => `    "${noun} ${verb}") words="${flags(noun, verb)}";;`))
+  const flagCases = nouns().flatMap((noun) =>
+    verbsOf(noun).map((verb) => `    "${noun} ${verb}") words="${flags(noun, verb)}";;`),
+  )
   return `# bash completion for typevisor: source <(typevisor completion bash)
 _typevisor() {
   local words="" current="\${COMP_WORDS[COMP_CWORD]}"

@@ -22,7 +22,9 @@ export async function attach(client: Client, instance: string, terminal: Termina
     process.stdout.write(content as Buffer)
     if (inputEnded) leaveWhenSilent()
   })
-  socket.on('error', (error) => closed.reject(new Fault('unavailable', `console ${instance}: ${error.message}`, { cause: error })))
+  socket.on('error', (error) =>
+    closed.reject(new Fault('unavailable', `console ${instance}: ${error.message}`, { cause: error })),
+  )
   socket.on('close', (code, reason) => {
     if (code === 1000 || code === 1005) closed.resolve(0)
     else closed.reject(new Fault('unavailable', `console ${instance}: ${reason.toString() || `closed with ${code}`}`))

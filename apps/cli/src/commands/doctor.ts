@@ -18,7 +18,9 @@ const firstLine = (text: string): string => text.split('\n')[0]?.trim() ?? ''
 
 function program(name: string, debianPackage: string): Finding {
   const { status, stdout } = spawnSync(name, ['--version'], { encoding: 'utf8' })
-  return status === 0 ? { what: name, ok: true, detail: firstLine(stdout) } : { what: name, ok: false, detail: `it does not run; apt-get install ${debianPackage}` }
+  return status === 0
+    ? { what: name, ok: true, detail: firstLine(stdout) }
+    : { what: name, ok: false, detail: `it does not run; apt-get install ${debianPackage}` }
 }
 
 function space(path: string): Finding {
@@ -26,7 +28,11 @@ function space(path: string): Finding {
   while (!existsSync(folder) && folder !== '/') folder = dirname(folder)
   const { bavail, bsize } = statfsSync(folder)
   const free = bavail * bsize
-  return { what: 'disk space', ok: free > 2 * GIB, detail: `${formatBytes(free)} free at ${folder}${free > 2 * GIB ? '' : '; images and guests want 2 GiB and more'}` }
+  return {
+    what: 'disk space',
+    ok: free > 2 * GIB,
+    detail: `${formatBytes(free)} free at ${folder}${free > 2 * GIB ? '' : '; images and guests want 2 GiB and more'}`,
+  }
 }
 
 export const doctor: Command = {
@@ -41,21 +47,40 @@ export const doctor: Command = {
       space(dataDir),
       program('qemu-system-x86_64', 'qemu-system-x86'),
       program('qemu-img', 'qemu-utils'),
-      { what: '/dev/kvm', ok: true, detail: existsSync('/dev/kvm') ? 'there; used only when a probe guest really runs on it' : 'not there; guests are emulated' },
+      {
+        what: '/dev/kvm',
+        ok: true,
+        detail: existsSync('/dev/kvm')
+          ? 'there; used only when a probe guest really runs on it'
+          : 'not there; guests are emulated',
+      },
     ]
     try {
       const client = clientOf(terminal)
       const platform = await client.call('platform.get')
-      findings.push({ what: 'platform', ok: true, detail: `version ${platform.version}, process ${platform.pid}, ${platform.instanceCount} instances, database ${platform.database}` })
+      findings.push({
+        what: 'platform',
+        ok: true,
+        detail: `version ${platform.version}, process ${platform.pid}, ${platform.instanceCount} instances, database ${platform.database}`,
+      })
       for (const host of (await client.call('host.list')).items) {
         findings.push({
           what: `host ${host.name}`,
           ok: host.connected,
-          detail: host.connected ? `${host.version}, ${host.accelerator}: ${host.acceleratorReason}` : 'its agent is not connected',
+          detail: host.connected
+            ? `${host.version}, ${host.accelerator}: ${host.acceleratorReason}`
+            : 'its agent is not connected',
         })
       }
-      const stuck = (await client.call('operation.list', { query: { limit: 500 } })).items.filter((operation) => operation.state === 'stuck')
-      for (const operation of stuck) findings.push({ what: `operation ${operation.id}`, ok: false, detail: `${operation.name} is stuck: ${operation.fault?.message ?? ''}` })
+      const stuck = (await client.call('operation.list', { query: { limit: 500 } })).items.filter(
+        (operation) => operation.state === 'stuck',
+      )
+      for (const operation of stuck)
+        findings.push({
+          what: `operation ${operation.id}`,
+          ok: false,
+          detail: `${operation.name} is stuck: ${operation.fault?.message ?? ''}`,
+        })
     } catch (error) {
       findings.push({ what: 'platform', ok: false, detail: toFault(error).message })
     }

@@ -23,7 +23,8 @@ export const down: Command = {
     const { url } = connection(terminal.env)
     const end = performance.now() + LIMIT_MS
     while (alive(pid)) {
-      if (performance.now() > end) throw new Fault('timeout', `the platform at ${url} (process ${pid}) did not stop in ${LIMIT_MS / 1000} s`)
+      if (performance.now() > end)
+        throw new Fault('timeout', `the platform at ${url} (process ${pid}) did not stop in ${LIMIT_MS / 1000} s`)
       await new Promise((resolve) => setTimeout(resolve, 50))
     }
     terminal.out(json ? JSON.stringify({ stopped: true, guests }) : guests ? 'stopped, with its guests' : 'stopped; guests go on')

@@ -59,11 +59,14 @@ export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): St
     throw new Fault('invalid', `start: ${(error as Error).message}`, { cause: error })
   }
   const port = values.port === undefined ? PORT : Number(values.port)
-  if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new Fault('invalid', `--port: got ${JSON.stringify(values.port)}, want 0 to 65535 (0: any free one)`)
+  if (!Number.isInteger(port) || port < 0 || port > 65_535)
+    throw new Fault('invalid', `--port: got ${JSON.stringify(values.port)}, want 0 to 65535 (0: any free one)`)
   const driver = values.driver ?? 'qemu'
-  if (driver !== 'qemu' && driver !== 'sim') throw new Fault('invalid', `--driver: got ${JSON.stringify(driver)}, want qemu or sim`)
+  if (driver !== 'qemu' && driver !== 'sim')
+    throw new Fault('invalid', `--driver: got ${JSON.stringify(driver)}, want qemu or sim`)
   const hostName = values.host ?? 'local'
-  if (!/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/.test(hostName)) throw new Fault('invalid', `--host: got ${JSON.stringify(hostName)}, want a name of a-z, 0-9 and -`)
+  if (!/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/.test(hostName))
+    throw new Fault('invalid', `--host: got ${JSON.stringify(hostName)}, want a name of a-z, 0-9 and -`)
   const [certPath, keyPath] = [values['tls-cert'], values['tls-key']]
   if ((certPath === undefined) !== (keyPath === undefined)) throw new Fault('invalid', '--tls-cert and --tls-key go together')
   const logLevel = values.log ?? 'warn'
@@ -96,11 +99,17 @@ export const start: Command = {
     terminal.out(`typevisor ${VERSION} on ${options.dataDir}`)
     terminal.out(`portal: ${server.url}`)
     if (server.firstAccount) {
-      terminal.out(`sign in as ${server.firstAccount.name} with ${server.firstAccount.password} (shown this once; \`typevisor account password ${server.firstAccount.name}\` sets another)`)
+      terminal.out(
+        `sign in as ${server.firstAccount.name} with ${server.firstAccount.password} (shown this once; \`typevisor account password ${server.firstAccount.name}\` sets another)`,
+      )
     }
     const stopped = untilStopped(platform, terminal)
     if (options.agent && !options.empty) {
-      await firstInstance(createClient({ baseUrl: server.url, token: server.localToken }), terminal, platform.stopping.signal).catch((error: unknown) => {
+      await firstInstance(
+        createClient({ baseUrl: server.url, token: server.localToken }),
+        terminal,
+        platform.stopping.signal,
+      ).catch((error: unknown) => {
         if (!platform.stopping.signal.aborted) terminal.say(`typevisor: the first instance: ${toFault(error).message}`)
       })
     }
@@ -145,7 +154,16 @@ export async function startPlatform(options: StartOptions, env: NodeJS.ProcessEn
   building.use(server)
   let host: Host | null = null
   if (options.agent) {
-    host = await openHost({ name: options.hostName, dataDir: join(options.dataDir, 'agent'), driver: options.driver, version: VERSION, clock, rng, ids, log })
+    host = await openHost({
+      name: options.hostName,
+      dataDir: join(options.dataDir, 'agent'),
+      driver: options.driver,
+      version: VERSION,
+      clock,
+      rng,
+      ids,
+      log,
+    })
     const opened = host
     // The server leaves first: it still answers what is under way by the agent.
     building.defer(async () => {
@@ -176,10 +194,16 @@ async function firstInstance(client: Client, terminal: Terminal, signal: AbortSi
   const created = await client.call('instance.create', { body: { name: 'hello', image: 'micro' } }, { signal })
   await untilDone(client, created, signal)
   if (created.instance) await waitForGuest(client, created.instance.id, 'console', terminal)
-  terminal.out(`hello is up after ${((performance.now() - begin) / 1000).toFixed(1)} s; \`./typevisor instance console hello\` or the portal shows its console`)
+  terminal.out(
+    `hello is up after ${((performance.now() - begin) / 1000).toFixed(1)} s; \`./typevisor instance console hello\` or the portal shows its console`,
+  )
 }
 
-async function untilDone(client: Client, accepted: Awaited<ReturnType<typeof client.call<'instance.create'>>>, signal: AbortSignal): Promise<void> {
+async function untilDone(
+  client: Client,
+  accepted: Awaited<ReturnType<typeof client.call<'instance.create'>>>,
+  signal: AbortSignal,
+): Promise<void> {
   let { operation } = accepted
   while (operation.state === 'running' || operation.state === 'undoing') {
     operation = await client.call('operation.get', { params: { operation: operation.id }, query: { wait: 20 } }, { signal })
@@ -203,7 +227,9 @@ async function untilStopped(platform: Platform, terminal: Terminal): Promise<num
   }
   await platform.close()
   if (!guests && running > 0) {
-    terminal.out(`stopped; ${running} guest${running === 1 ? ' goes' : 's go'} on without it. The next start finds ${running === 1 ? 'it' : 'them'}; \`typevisor down --guests\` stops guests too`)
+    terminal.out(
+      `stopped; ${running} guest${running === 1 ? ' goes' : 's go'} on without it. The next start finds ${running === 1 ? 'it' : 'them'}; \`typevisor down --guests\` stops guests too`,
+    )
   } else terminal.out('stopped')
   return 0
 }

@@ -8,7 +8,12 @@ const LIMIT_MS = 180_000
 /** The line of our own images, and what any getty asks. */
 const UP = /typevisor: ready|sim: ready|login: ?$/m
 
-export async function waitForGuest(client: Client, instance: string, what: 'console' | 'agent', terminal: Terminal): Promise<void> {
+export async function waitForGuest(
+  client: Client,
+  instance: string,
+  what: 'console' | 'agent',
+  terminal: Terminal,
+): Promise<void> {
   const end = performance.now() + LIMIT_MS
   const progress = new Progress(`waiting for the ${what}`, terminal)
   let from = 0
@@ -22,7 +27,8 @@ export async function waitForGuest(client: Client, instance: string, what: 'cons
     } else if (await answers(client, instance)) return progress.clear()
     progress.show('booting', null)
     const { state } = await client.call('instance.get', { params: { instance } })
-    if (state.kind !== 'running') throw new Fault('failed', `the instance is ${state.kind} (${state.cause})${state.detail ? `: ${state.detail}` : ''}`)
+    if (state.kind !== 'running')
+      throw new Fault('failed', `the instance is ${state.kind} (${state.cause})${state.detail ? `: ${state.detail}` : ''}`)
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
   throw new Fault('timeout', `the guest's ${what} did not answer in ${LIMIT_MS / 1000} s; it goes on booting`)

@@ -1,6 +1,26 @@
 import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
-import type { DomainDevice, DomainId, DomainSpec, DomainStatistics, ExecResult, GuestAddress, PortForward, VolumeId } from '@typevisor/model'
-import type { CallOptions, ConsoleOptions, ConsoleSlice, DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, ExecRequest, GuestStream } from '@typevisor/toolstack'
+import type {
+  DomainDevice,
+  DomainId,
+  DomainSpec,
+  DomainStatistics,
+  ExecResult,
+  GuestAddress,
+  PortForward,
+  VolumeId,
+} from '@typevisor/model'
+import type {
+  CallOptions,
+  ConsoleOptions,
+  ConsoleSlice,
+  DomainDriver,
+  DriverCapabilities,
+  DriverDomain,
+  DriverEvent,
+  DriverState,
+  ExecRequest,
+  GuestStream,
+} from '@typevisor/toolstack'
 import { SimHypervisor, type SimGuest } from './hypervisor.ts'
 
 /** Called before each operation takes effect: throws the Fault to inject, or returns. */
@@ -60,16 +80,21 @@ class SimDriver implements DomainDriver {
   }
 
   async planHardware(id: DomainId, spec: DomainSpec, volumes: readonly { name: string; volume: VolumeId; readOnly: boolean }[]) {
-    const disks = volumes.map(
-      (disk, index): DomainDevice => ({ kind: 'disk', ...disk, address: `${(4 + index).toString(16)}.0`, serial: `${id.slice(-12)}-${disk.name}`.slice(0, 20) }),
-    )
+    const disks = volumes.map((disk, index): DomainDevice => ({
+      kind: 'disk',
+      ...disk,
+      address: `${(4 + index).toString(16)}.0`,
+      serial: `${id.slice(-12)}-${disk.name}`.slice(0, 20),
+    }))
     const mac = `52:54:00:${id.slice(-6).replace(/(..)(?=.)/g, '$1:')}`
     const nic: DomainDevice = {
       kind: 'nic',
       name: 'net0',
       mac,
       address: '3.0',
-      forwards: spec.forwards.map((forward, index) => (forward.hostPort === 0 ? { ...forward, hostPort: 50_000 + index } : forward)),
+      forwards: spec.forwards.map((forward, index) =>
+        forward.hostPort === 0 ? { ...forward, hostPort: 50_000 + index } : forward,
+      ),
     }
     return { machine: 'sim-1', cpuModel: 'sim-v1', devices: [nic, ...disks] }
   }
@@ -120,7 +145,8 @@ class SimDriver implements DomainDriver {
     const kept = this.#hypervisor.saves.get(path)
     if (!this.#hypervisor.guests.has(id) && kept?.whole && kept.domain === id) return { sizeBytes: 1024 }
     const guest = this.#hypervisor.need(id)
-    if (guest.state.kind !== 'running' && guest.state.kind !== 'paused') throw new Fault('conflict', `save ${guest.domain.name}: it is ${guest.state.kind}`)
+    if (guest.state.kind !== 'running' && guest.state.kind !== 'paused')
+      throw new Fault('conflict', `save ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.saves.set(path, { domain: id, machine: guest.domain.hardware.machine, memory: guest.memory, whole: true })
     this.#hypervisor.enter(id, { kind: 'gone', cause: 'requested', detail: null })
     return { sizeBytes: 1024 }
@@ -143,7 +169,9 @@ class SimDriver implements DomainDriver {
 
   async adopt(domains: readonly DriverDomain[], options?: CallOptions): Promise<ReadonlyMap<DomainId, DriverState>> {
     await this.#enter('adopt', null, options)
-    return new Map(domains.map(({ id }) => [id, this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }]))
+    return new Map(
+      domains.map(({ id }) => [id, this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }]),
+    )
   }
 
   async *events(options?: CallOptions): AsyncGenerator<DriverEvent, void, undefined> {
@@ -255,7 +283,14 @@ class SimDriver implements DomainDriver {
   }
 
   #add(domain: DriverDomain, memory: number): SimGuest {
-    const guest: SimGuest = { domain, state: { kind: 'paused', cause: 'requested' }, bootedAt: null, cpuTimeNs: 0, resetCount: 0, memory }
+    const guest: SimGuest = {
+      domain,
+      state: { kind: 'paused', cause: 'requested' },
+      bootedAt: null,
+      cpuTimeNs: 0,
+      resetCount: 0,
+      memory,
+    }
     this.#hypervisor.guests.set(domain.id, guest)
     return guest
   }
