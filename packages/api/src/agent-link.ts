@@ -35,6 +35,8 @@ const STREAMS_MAX = 256
 const STREAM_QUEUE = 4096
 const EVENT_QUEUE = 65_536
 const WAITING_BYTES_MAX = 16 * 1024 * 1024
+/** A console's kept output comes as one piece; the wire's messages are bounded. */
+const FRAME_BYTES_MAX = 1024 * 1024
 
 const frame = (stream: number, content: Uint8Array): Uint8Array => {
   const message = new Uint8Array(4 + content.length)
@@ -45,25 +47,98 @@ const frame = (stream: number, content: Uint8Array): Uint8Array => {
 const unframe = (message: Uint8Array): { stream: number; content: Uint8Array } | null =>
   message.length < 4
     ? null
-    : { stream: new DataView(message.buffer, message.byteOffset, message.byteLength).getUint32(0, true), content: message.subarray(4) }
+    : {
+        stream: new DataView(message.buffer, message.byteOffset, message.byteLength).getUint32(0, true),
+        content: message.subarray(4),
+      }
 
-function parseMessage<T extends { type: string }>(text: string): T {
-  const message: unknown = JSON.parse(text)
-  if (typeof message !== 'object' || message === null || typeof (message as { type?: unknown }).type !== 'string') {
-    throw new Fault('invalid', `agent wire: got ${text.slice(0, 80)}, want a message with a type`)
+const whole = (value: unknown): boolean => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
+const word = (value: unknown): boolean => typeof value === 'string'
+const thing = (value: unknown): boolean => typeof value === 'object' && value !== null && !Array.isArray(value)
+const list = (value: unknown): boolean => Array.isArray(value)
+const any = (): boolean => true
+const isFaultJson = (value: unknown): boolean =>
+  thing(value) && word((value as Record<string, unknown>)['code']) && word((value as Record<string, unknown>)['message'])
+const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === undefined || value === null || check(value)
+
+type Shape<M extends { type: string }> = {
+  readonly [T in M['type']]: { readonly [F in Exclude<keyof Extract<M, { type: T }>, 'type'>]-?: (value: unknown) => boolean }
+}
+
+const TO_AGENT: Shape<ToAgent> = {
+  request: { id: whole, method: word, params: thing },
+  withdraw: { id: whole },
+  acknowledge: { sequence: whole },
+  'stream.open': { stream: whole, kind: (kind) => kind === 'console' || kind === 'vnc', domain: word, fromOffset: orNone(whole) },
+  'stream.close': { stream: whole },
+  welcome: { after: whole },
+  refused: { fault: isFaultJson },
+}
+
+const records = (value: unknown): boolean => Array.isArray(value) && value.every(thing)
+const isHello = (value: unknown): boolean => {
+  if (!thing(value)) return false
+  const { protocol, name, images, domains, sequence } = value as Record<string, unknown>
+  // Another protocol may look otherwise; it is refused by its number.
+  return (
+    typeof protocol === 'number' &&
+    (protocol !== AGENT_PROTOCOL || (word(name) && records(images) && records(domains) && whole(sequence)))
+  )
+}
+const isEvent = (value: unknown): boolean => {
+  if (!thing(value)) return false
+  const { sequence, at, domain, name, from, to, cause, detail } = value as Record<string, unknown>
+  return whole(sequence) && whole(at) && [domain, name, cause].every(word) && [from, to, detail].every(orNone(word))
+}
+
+const FROM_AGENT: Shape<FromAgent> = {
+  hello: { hello: isHello },
+  reply: { id: whole, result: any },
+  fault: { id: whole, fault: isFaultJson },
+  progress: { id: whole, fraction: (value) => typeof value === 'number', message: word },
+  event: { event: isEvent },
+  images: { images: list },
+  'stream.opened': { stream: whole },
+  'stream.closed': { stream: whole, fault: orNone(isFaultJson) },
+}
+
+/** @throws Fault `invalid` for whatever the other end, of this protocol, cannot have sent. */
+function parseMessage<M extends { type: string }>(text: string, shape: Shape<M>): M {
+  const wrong = (want: string) => new Fault('invalid', `agent wire: got ${JSON.stringify(text.slice(0, 80))}, want ${want}`)
+  let message: unknown
+  try {
+    message = JSON.parse(text)
+  } catch (error) {
+    throw new Fault('invalid', wrong('JSON').message, { cause: error })
   }
-  return message as T
+  if (!thing(message)) throw wrong('a message')
+  const fields = message as Record<string, unknown>
+  const { type } = fields
+  if (typeof type !== 'string' || !Object.hasOwn(shape, type)) throw wrong(`a type of ${Object.keys(shape).join(', ')}`)
+  for (const [name, check] of Object.entries<(value: unknown) => boolean>(shape[type as M['type']])) {
+    if (!check(fields[name])) throw wrong(`another ${name} of ${type}`)
+  }
+  return fields as unknown as M // its type and every field of it were looked at
+}
+
+interface OpenStream {
+  readonly closing: AbortController
+  stream: AgentStream | null
+  waitingBytes: number
 }
 
 /** The agent's end: answers until the connection ends. */
 export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: Log): Promise<void> {
   const calls = new Map<number, AbortController>()
-  const streams = new Map<number, AgentStream>()
+  /** `stream` is null until it is open; it may be closed before. */
+  const streams = new Map<number, OpenStream>()
+  let welcomed = false
   const ending = new AbortController()
   const send = (message: FromAgent) => socket.send(JSON.stringify(message))
 
   const answer = async (message: Extract<ToAgent, { type: 'request' }>): Promise<void> => {
     const { id, method, params } = message
+    if (calls.has(id)) throw new Fault('invalid', `agent wire: request ${id} is under way already`)
     if (calls.size >= REQUESTS_MAX) {
       send({ type: 'fault', id, fault: new Fault('busy', `agent: ${REQUESTS_MAX} requests are under way`).toJSON() })
       return
@@ -84,21 +159,32 @@ export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: L
 
   const openStream = async (message: Extract<ToAgent, { type: 'stream.open' }>): Promise<void> => {
     const { stream: number, kind, domain, fromOffset } = message
+    if (streams.has(number)) throw new Fault('invalid', `agent wire: stream ${number} is open already`)
     let fault: Fault | null = null
+    const closing = new AbortController()
+    const entry: OpenStream = { closing, stream: null, waitingBytes: 0 }
+    const isFull = streams.size >= STREAMS_MAX
+    if (!isFull) streams.set(number, entry)
     try {
-      if (streams.size >= STREAMS_MAX) throw new Fault('busy', `agent: ${STREAMS_MAX} streams are open`)
-      const stream = await agent.openStream(kind, domain, { fromOffset, signal: ending.signal })
-      streams.set(number, stream)
+      if (isFull) throw new Fault('busy', `agent: ${STREAMS_MAX} streams are open`)
+      const stream = await agent.openStream(kind, domain, {
+        fromOffset,
+        signal: AbortSignal.any([closing.signal, ending.signal]),
+      })
+      entry.stream = stream
+      if (closing.signal.aborted || ending.signal.aborted) return
       send({ type: 'stream.opened', stream: number })
       for await (const content of stream.readable) {
-        if (socket.waitingBytes > WAITING_BYTES_MAX) throw new Fault('busy', 'the other end reads too slowly')
-        socket.send(frame(number, content))
+        for (let at = 0; at < content.length; at += FRAME_BYTES_MAX) {
+          if (socket.waitingBytes > WAITING_BYTES_MAX) throw new Fault('busy', 'the other end reads too slowly')
+          socket.send(frame(number, content.subarray(at, at + FRAME_BYTES_MAX)))
+        }
       }
     } catch (error) {
-      fault = toFault(error)
+      fault = closing.signal.aborted ? null : toFault(error)
     } finally {
-      streams.get(number)?.close()
-      streams.delete(number)
+      entry.stream?.close()
+      if (!isFull) streams.delete(number)
       if (!ending.signal.aborted) send({ type: 'stream.closed', stream: number, fault: fault?.toJSON() ?? null })
     }
   }
@@ -107,25 +193,44 @@ export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: L
     for await (const event of agent.events(after, { signal: ending.signal })) send({ type: 'event', event })
   }
 
+  /** What the guest does not take waits here, up to a bound. */
+  const write = (open: OpenStream, stream: AgentStream, content: Uint8Array) => {
+    open.waitingBytes += content.length
+    if (open.waitingBytes > WAITING_BYTES_MAX) return stream.close()
+    stream.write(content).then(
+      () => (open.waitingBytes -= content.length),
+      () => stream.close(),
+    )
+  }
+
+  let broken: unknown
+  const cut = (error: unknown) => {
+    broken = error
+    socket.close(toFault(error).message)
+  }
+
   send({ type: 'hello', hello: agent.hello })
   try {
     for await (const incoming of socket.incoming) {
       if (typeof incoming !== 'string') {
         const part = unframe(incoming)
-        const stream = part && streams.get(part.stream)
-        if (part && stream) void stream.write(part.content).catch(() => stream.close())
+        const open = part && streams.get(part.stream)
+        if (part && open?.stream) write(open, open.stream, part.content)
         continue
       }
-      const message = parseMessage<ToAgent>(incoming)
+      if (broken) throw broken
+      const message = parseMessage(incoming, TO_AGENT)
       switch (message.type) {
         case 'welcome':
+          if (welcomed) throw new Fault('invalid', 'agent wire: welcomed twice')
+          welcomed = true
           void tellEvents(message.after).catch((error: unknown) => {
             log.warn('agent.events_cut', { error: toFault(error).message })
             socket.close('events cut')
           })
           break
         case 'request':
-          void answer(message)
+          void answer(message).catch(cut)
           break
         case 'withdraw':
           calls.get(message.id)?.abort(new Fault('aborted', 'the caller withdrew'))
@@ -134,10 +239,11 @@ export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: L
           await agent.acknowledge(message.sequence)
           break
         case 'stream.open':
-          void openStream(message)
+          void openStream(message).catch(cut)
           break
         case 'stream.close':
-          streams.get(message.stream)?.close()
+          streams.get(message.stream)?.closing.abort(new Fault('aborted', 'the other end closed the stream'))
+          streams.get(message.stream)?.stream?.close()
           break
         case 'refused':
           throw faultFromJson(message.fault)
@@ -145,9 +251,16 @@ export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: L
     }
   } finally {
     ending.abort(new Fault('unavailable', 'the connection to the server ended'))
-    for (const stream of streams.values()) stream.close()
+    for (const { stream } of streams.values()) stream?.close()
     socket.close()
   }
+}
+
+interface RemoteStream {
+  readonly queue: Channel<Uint8Array>
+  readonly opened: (fault: Fault | null) => void
+  readonly forget: () => void
+  waitingBytes: number
 }
 
 interface Waiting {
@@ -163,12 +276,19 @@ export async function connectAgent(socket: MessageSocket): Promise<AgentPort & {
   return remote
 }
 
+async function* taken(stream: RemoteStream): AsyncGenerator<Uint8Array, void, undefined> {
+  for await (const content of stream.queue) {
+    stream.waitingBytes -= content.length
+    yield content
+  }
+}
+
 class RemoteAgent implements AgentPort {
   readonly ready: Promise<void>
   readonly closed: Promise<void>
   readonly #socket: MessageSocket
   readonly #waiting = new Map<number, Waiting>()
-  readonly #streams = new Map<number, { queue: Channel<Uint8Array>; opened: (fault: Fault | null) => void }>()
+  readonly #streams = new Map<number, RemoteStream>()
   readonly #events = new Channel<DomainEvent>(EVENT_QUEUE)
   #hello: AgentHello | null = null
   #over: Fault | null = null
@@ -199,7 +319,8 @@ class RemoteAgent implements AgentPort {
     const { signal, progress } = options
     if (this.#over) return Promise.reject(this.#over)
     if (signal?.aborted) return Promise.reject(toFault(signal.reason))
-    if (this.#waiting.size >= REQUESTS_MAX) return Promise.reject(new Fault('busy', `agent: ${REQUESTS_MAX} requests are under way`))
+    if (this.#waiting.size >= REQUESTS_MAX)
+      return Promise.reject(new Fault('busy', `agent: ${REQUESTS_MAX} requests are under way`))
     const id = this.#next++
     return new Promise<unknown>((resolve, reject) => {
       const withdraw = () => {
@@ -221,6 +342,7 @@ class RemoteAgent implements AgentPort {
   async *events(after: number, options: { signal: AbortSignal }): AsyncGenerator<DomainEvent, void, undefined> {
     const stop = () => this.#events.close()
     options.signal.addEventListener('abort', stop, { once: true })
+    if (options.signal.aborted) stop()
     this.#send({ type: 'welcome', after })
     yield* this.#events
   }
@@ -230,24 +352,44 @@ class RemoteAgent implements AgentPort {
   }
 
   async openStream(kind: StreamKind, domain: DomainId, options: StreamOptions = {}): Promise<AgentStream> {
+    const { signal } = options
     if (this.#over) throw this.#over
+    signal?.throwIfAborted()
+    if (this.#streams.size >= STREAMS_MAX) throw new Fault('busy', `agent: ${STREAMS_MAX} streams are open`)
     const number = this.#next++
     const queue = new Channel<Uint8Array>(STREAM_QUEUE)
     const opened = Promise.withResolvers<void>()
-    this.#streams.set(number, { queue, opened: (fault) => (fault ? opened.reject(fault) : opened.resolve()) })
+    // Never rejected while nobody waits: the stream may end as soon as it is open.
+    opened.promise.catch(() => {})
+    const forget = () => signal?.removeEventListener('abort', abort)
+    const stream: RemoteStream = {
+      queue,
+      forget,
+      waitingBytes: 0,
+      opened: (fault) => (fault ? opened.reject(fault) : opened.resolve()),
+    }
+    this.#streams.set(number, stream)
     this.#send({ type: 'stream.open', stream: number, kind, domain, fromOffset: options.fromOffset })
     const close = () => {
       if (!this.#streams.delete(number)) return
+      forget()
       queue.close()
       this.#send({ type: 'stream.close', stream: number })
     }
-    options.signal?.addEventListener('abort', close, { once: true })
+    const abort = () => {
+      close()
+      opened.reject(toFault(signal?.reason))
+    }
+    signal?.addEventListener('abort', abort, { once: true })
     await opened.promise
     return {
-      readable: queue,
+      readable: taken(stream),
       write: async (content) => {
         if (this.#over) throw this.#over
-        this.#socket.send(frame(number, content))
+        if (!this.#streams.has(number)) throw new Fault('aborted', 'the stream is closed')
+        if (this.#socket.waitingBytes > WAITING_BYTES_MAX) throw new Fault('busy', 'the agent reads too slowly')
+        for (let at = 0; at < content.length; at += FRAME_BYTES_MAX)
+          this.#socket.send(frame(number, content.subarray(at, at + FRAME_BYTES_MAX)))
       },
       close,
     }
@@ -259,20 +401,23 @@ class RemoteAgent implements AgentPort {
 
   async #read(ready: () => void): Promise<void> {
     for await (const incoming of this.#socket.incoming) {
-      if (typeof incoming === 'string') this.#take(parseMessage<FromAgent>(incoming), ready)
+      if (typeof incoming === 'string') this.#take(parseMessage(incoming, FROM_AGENT), ready)
       else {
         const part = unframe(incoming)
         const stream = part && this.#streams.get(part.stream)
-        if (part && stream) this.#feed(part.stream, stream.queue, part.content)
+        if (part && stream) this.#feed(part.stream, stream, part.content)
       }
     }
   }
 
-  #feed(number: number, queue: Channel<Uint8Array>, content: Uint8Array): void {
+  #feed(number: number, stream: RemoteStream, content: Uint8Array): void {
     try {
-      queue.push(content.slice())
+      stream.waitingBytes += content.length
+      if (stream.waitingBytes > WAITING_BYTES_MAX) throw new Fault('busy', `more than ${WAITING_BYTES_MAX} bytes wait to be read`)
+      stream.queue.push(content.slice())
     } catch (error) {
-      queue.close(error)
+      stream.queue.close(error)
+      stream.forget()
       this.#streams.delete(number)
       this.#send({ type: 'stream.close', stream: number })
     }
@@ -281,6 +426,7 @@ class RemoteAgent implements AgentPort {
   #take(message: FromAgent, ready: () => void): void {
     switch (message.type) {
       case 'hello':
+        if (this.#hello) throw new Fault('invalid', 'agent wire: it said hello twice')
         if (message.hello.protocol !== AGENT_PROTOCOL) {
           throw new Fault('invalid', `agent: it speaks protocol ${message.hello.protocol}, want ${AGENT_PROTOCOL}`)
         }
@@ -312,6 +458,7 @@ class RemoteAgent implements AgentPort {
         this.#streams.delete(message.stream)
         const fault = message.fault ? faultFromJson(message.fault) : null
         stream?.opened(fault ?? new Fault('unavailable', 'the stream ended'))
+        stream?.forget()
         stream?.queue.close(fault ?? undefined)
         return
       }
@@ -324,6 +471,7 @@ class RemoteAgent implements AgentPort {
     this.#waiting.clear()
     for (const stream of this.#streams.values()) {
       stream.opened(fault)
+      stream.forget()
       stream.queue.close(fault)
     }
     this.#streams.clear()
