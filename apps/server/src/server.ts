@@ -9,13 +9,14 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { epochMillis, Fault, millis, toFault, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
 import { createIdentity } from '@typevisor/identity'
 import { createSagaEngine, postgresSagaStore } from '@typevisor/saga'
-import { lockFile, startEmbeddedPostgres } from '@typevisor/runtime-node'
+import { faultOf, lockFile } from '@typevisor/runtime-node'
 import type { AgentPort } from '@typevisor/api/agent-wire'
-import { addAgentRoute, serveHost } from './agents/gateway.ts'
+import { addAgentRoute, keepHost } from './agents/gateway.ts'
 import { hostHandlers } from './agents/handlers.ts'
 import { AgentRegistry } from './agents/registry.ts'
 import { postgresAuditLog } from './db/audit.ts'
 import { openDatabase } from './db/database.ts'
+import { keepPostgres } from './db/embedded.ts'
 import { postgresIdentityStore } from './db/identity-store.ts'
 import { migrate } from './db/migrate.ts'
 import { MIGRATIONS } from './db/migrations/index.ts'
@@ -65,7 +66,7 @@ export interface RunningServer extends AsyncDisposable {
   readonly firstAccount: { readonly name: string; readonly password: string } | null
   /** The text of a bearer for this machine's own user. */
   readonly localToken: string
-  /** Joins an agent of the same process; resolves when it has left. */
+  /** Joins an agent of the same process, and joins it again whenever something parts them. `left` resolves when the server has stopped. */
   join(name: string, agent: AgentPort): { readonly joined: Promise<void>; readonly left: Promise<void> }
   close(): Promise<void>
 }
@@ -87,11 +88,13 @@ async function serverName(dataDir: string, ids: IdSource): Promise<string> {
 
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const { dataDir, clock, rng, ids, log } = options
-  await mkdir(dataDir, { recursive: true, mode: 0o711 })
+  await mkdir(dataDir, { recursive: true, mode: 0o711 }).catch((error: unknown) => {
+    throw faultOf(`make the data directory ${dataDir}`, error)
+  })
   await using building = new AsyncDisposableStack()
   building.use(lockFile(join(dataDir, 'server.lock')))
 
-  const embedded = options.databaseUrl === undefined ? await startEmbeddedPostgres({ dataDir: join(dataDir, 'postgresql'), clock, log }) : null
+  const embedded = options.databaseUrl === undefined ? await keepPostgres({ dataDir: join(dataDir, 'postgresql'), clock, log }) : null
   if (embedded) building.defer(() => embedded.stop())
   const database = openDatabase({
     connection: embedded ? { ...embedded.connection } : { connectionString: options.databaseUrl },
@@ -201,8 +204,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     localToken: local.token,
     join(name, agent) {
       const joined = Promise.withResolvers<void>()
-      const left = serveHost(gateway, name, agent, new Promise(() => {}), joined.resolve)
-      left.catch((error: unknown) => joined.reject(error))
+      const left = keepHost({ ...gateway, clock }, name, agent, joined.resolve)
+      void left.finally(() => joined.reject(stopping.signal.reason))
+      joined.promise.catch(() => {})
       lefts.add(left)
       return { joined: joined.promise, left }
     },

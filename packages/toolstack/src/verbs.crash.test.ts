@@ -52,7 +52,10 @@ function machine(clock: Clock) {
   })
   /** But for the console's output: what a guest said before its start was undone is kept, for whoever asks why. */
   const everything = async (domains: readonly { state: { kind: string }; forwards: readonly unknown[] }[]) => ({
-    domains: domains.map(({ state: { kind }, forwards }) => ({ kind, forwards: kind === 'running' || kind === 'paused' ? forwards : 'none in effect' })),
+    domains: domains.map(({ state: { kind }, forwards }) => ({
+      kind,
+      forwards: kind === 'running' || kind === 'paused' ? forwards : 'none in effect',
+    })),
     guests: [...hypervisor.guests.values()].map((guest) => guest.state.kind),
     saves: [...hypervisor.saves.keys()],
     volumes: (await volumes.list()).map((volume) => volume.id),
@@ -99,7 +102,10 @@ for (const { verb, before, irreversibleFrom } of LIVES) {
   const definition = TOOLSTACK_SAGAS[verb] as SagaDefinition<never, ToolstackServices>
   const from = before.at(-1)
   sagaCrashSuite<Json, ToolstackServices>({
-    definition: { ...definition, name: from === undefined ? definition.name : `${definition.name} after ${from}` } as SagaDefinition<Json, ToolstackServices>,
+    definition: {
+      ...definition,
+      name: from === undefined ? definition.name : `${definition.name} after ${from}`,
+    } as SagaDefinition<Json, ToolstackServices>,
     input: verb === 'define' ? ({ id: ID, spec: SPEC } as unknown as Json) : { id: ID },
     resource: ID,
     ...(irreversibleFrom === undefined ? {} : { irreversibleFrom }),
@@ -228,12 +234,17 @@ for (const { verb, before, end } of LIVES) {
         let at: string | null = null
         for (const [index, event] of events.entries()) {
           assert.equal(event.sequence, index + 1)
-          if (event.from !== event.to || index > 0) assert.equal(event.from, at, `killed at operation ${killAt}: ${JSON.stringify(events)}`)
+          if (event.from !== event.to || index > 0)
+            assert.equal(event.from, at, `killed at operation ${killAt}: ${JSON.stringify(events)}`)
           at = event.to
           const earlier = told.get(event.sequence)
-          if (earlier !== undefined) assert.equal(JSON.stringify({ ...event, at: 0 }), earlier, 'what was told is told the same again')
+          if (earlier !== undefined)
+            assert.equal(JSON.stringify({ ...event, at: 0 }), earlier, 'what was told is told the same again')
         }
-        assert.ok([...told.keys()].every((sequence) => sequence <= events.length), 'what was told is never lost')
+        assert.ok(
+          [...told.keys()].every((sequence) => sequence <= events.length),
+          'what was told is never lost',
+        )
         await second.close()
         return how === 'ended'
       })
@@ -251,7 +262,10 @@ test('a destruction that failed for a reason that passes is tried again by the s
     const faults = (operation: string) => {
       if (operation === 'destroy' && hung) throw toFault(Object.assign(new Error('hung'), { name: 'TimeoutError' }))
     }
-    const toolstack = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
+    const toolstack = await openToolstack({
+      ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()),
+      owner: 'test',
+    })
     await prepare(toolstack, ['define', 'start'])
     hung = true
     await assert.rejects(toolstack.carryOut('destroy', ID, { commandId: 'undo' }), (error) => retryable(error))
@@ -271,7 +285,10 @@ test('a domain whose undo failed is held, and can be destroyed', async () => {
     const faults = (operation: string) => {
       if (broken && (operation === 'unpause' || operation === 'destroy')) throw new Error('broken')
     }
-    const toolstack = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
+    const toolstack = await openToolstack({
+      ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()),
+      owner: 'test',
+    })
     await prepare(toolstack, ['define'])
     await assert.rejects(toolstack.carryOut('start', ID, command()), /could not be undone/)
     await assert.rejects(toolstack.carryOut('start', ID, command()), { code: 'busy' })
@@ -290,7 +307,10 @@ test('a destruction that fails half-way says that the guest is off, and can be g
     const faults = (operation: string) => {
       if (broken && operation === 'forget') throw new Error('broken')
     }
-    const toolstack = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
+    const toolstack = await openToolstack({
+      ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()),
+      owner: 'test',
+    })
     await prepare(toolstack, ['define', 'start'])
     await assert.rejects(toolstack.carryOut('destroy', ID, command()), /broken/)
     assert.deepEqual(toolstack.get(ID)?.state, { kind: 'stopped', cause: 'requested', detail: null })

@@ -1,6 +1,6 @@
 /** Where agents join: a WebSocket that their host token opens. One host, one agent: a newer connection takes the older one's place. */
 import type { FastifyInstance } from 'fastify'
-import { Fault, toFault, type Log } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type Log } from '@typevisor/base'
 import { AGENT_PATH, type AgentPort } from '@typevisor/api/agent-wire'
 import { connectAgent } from '@typevisor/api/agent-link'
 import { messageSocket } from '@typevisor/agent'
@@ -17,20 +17,63 @@ export interface GatewayOptions {
   readonly signal: AbortSignal
 }
 
-/** Attaches an agent until its connection or the server ends. */
-export async function serveHost(options: GatewayOptions, name: string, agent: AgentPort, over: Promise<void>, joined: () => void = () => {}): Promise<void> {
+export interface HostJoin {
+  readonly name: string
+  readonly agent: AgentPort
+  /** Resolves when the connection ends; never for the server's own agent. */
+  readonly over: Promise<void> | null
+  readonly onJoined?: () => void
+}
+
+/** Attaches an agent until its connection or the server ends, or a newer connection of the same host comes. */
+export async function serveHost(options: GatewayOptions, { name, agent, over, onJoined }: HostJoin): Promise<void> {
   const { database, agents, log, signal } = options
-  const ended = new AbortController()
-  void over.finally(() => ended.abort(new Fault('unavailable', `host ${name}: its agent went away`)))
-  const sync = await attachHost(database, name, agent, log, AbortSignal.any([ended.signal, signal]))
-  agents.attach(name, agent)
-  joined()
-  log.info('host.connected', { host: name, driver: agent.hello.driver, accelerator: agent.hello.accelerator })
+  const ending = new AbortController()
+  const ended = Promise.withResolvers<void>()
+  void over?.finally(() => ending.abort(new Fault('unavailable', `host ${name}: its agent went away`)))
   try {
-    await sync.done
+    await agents.take(name, { own: over === null, end: (reason) => ending.abort(reason), ended: ended.promise })
+    ending.signal.throwIfAborted()
+    const sync = await attachHost(database, name, agent, log, AbortSignal.any([ending.signal, signal]))
+    agents.attach(name, agent)
+    onJoined?.()
+    log.info('host.connected', { host: name, driver: agent.hello.driver, accelerator: agent.hello.accelerator })
+    try {
+      await sync.done
+    } finally {
+      agents.detach(name, agent)
+      log.info('host.disconnected', { host: name })
+    }
+    if (over !== null) ending.signal.throwIfAborted()
   } finally {
-    agents.detach(name, agent)
-    log.info('host.disconnected', { host: name })
+    ended.resolve()
+  }
+}
+
+const REJOIN_MS_MIN = 100
+const REJOIN_MS_MAX = 5000
+
+/** Keeps the server's own agent attached: what parts them (a database that is away, a queue that was full) is over sooner or later. */
+export async function keepHost(
+  options: GatewayOptions & { clock: Clock },
+  name: string,
+  agent: AgentPort,
+  onJoined: () => void,
+): Promise<void> {
+  const { clock, log, signal } = options
+  let pauseMs = REJOIN_MS_MIN
+  const joined = () => {
+    pauseMs = REJOIN_MS_MIN
+    onJoined()
+  }
+  while (!signal.aborted) {
+    try {
+      await serveHost(options, { name, agent, over: null, onJoined: joined })
+    } catch (error) {
+      if (!signal.aborted) log.warn('host.parted', { host: name, error: toFault(error).message, pauseMs })
+    }
+    await clock.sleep(millis(pauseMs), { signal }).catch(() => {})
+    pauseMs = Math.min(REJOIN_MS_MAX, pauseMs * 2)
   }
 }
 
@@ -47,19 +90,24 @@ export function addAgentRoute(app: FastifyInstance, options: GatewayOptions): vo
     return String(rows[0]?.['name'])
   }
 
-  app.get(AGENT_PATH, { websocket: true, preValidation: async (request) => void (await hostOf(request.headers.authorization)) }, async (ws, request) => {
-    const socket = messageSocket(ws)
-    try {
-      const name = await hostOf(request.headers.authorization)
-      const agent = await connectAgent(socket)
-      if (agent.hello.name !== name) throw new Fault('forbidden', `agent: it calls itself ${agent.hello.name}, its token is of ${name}`)
-      await serveHost(options, name, agent, agent.closed)
-    } catch (error) {
-      const fault = toFault(error)
-      log.warn('agent.refused', { error: fault.message })
-      socket.send(JSON.stringify({ type: 'refused', fault: fault.toJSON() }))
-    } finally {
-      socket.close()
-    }
-  })
+  app.get(
+    AGENT_PATH,
+    { websocket: true, preValidation: async (request) => void (await hostOf(request.headers.authorization)) },
+    async (ws, request) => {
+      const socket = messageSocket(ws)
+      try {
+        const name = await hostOf(request.headers.authorization)
+        const agent = await connectAgent(socket)
+        if (agent.hello.name !== name)
+          throw new Fault('forbidden', `agent: it calls itself ${agent.hello.name}, its token is of ${name}`)
+        await serveHost(options, { name, agent, over: agent.closed })
+      } catch (error) {
+        const fault = toFault(error)
+        log.warn('agent.refused', { error: fault.message })
+        socket.send(JSON.stringify({ type: 'refused', fault: fault.toJSON() }))
+      } finally {
+        socket.close()
+      }
+    },
+  )
 }

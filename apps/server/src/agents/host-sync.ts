@@ -8,7 +8,7 @@ import { toFault, type Json, type Log } from '@typevisor/base'
 import type { AgentPort } from '@typevisor/api/agent-wire'
 import type { DomainEvent } from '@typevisor/model'
 import type { SagaEffect, SqlExecutor } from '@typevisor/saga'
-import { eventEffect, observedEffect } from '../instances/effects.ts'
+import { eventEffect, observedEffect, storable } from '../instances/effects.ts'
 import { imageEffect } from '../instances/sagas.ts'
 
 export interface HostSync {
@@ -23,28 +23,37 @@ const runAll = async (tx: SqlExecutor, effects: readonly SagaEffect[]): Promise<
   for (const effect of effects) if (effect.kind === 'sql') await tx.query(effect.text, effect.values)
 }
 
-export async function attachHost(database: SqlExecutor, name: string, agent: AgentPort, log: Log, signal: AbortSignal): Promise<HostSync> {
+export async function attachHost(
+  database: SqlExecutor,
+  name: string,
+  agent: AgentPort,
+  log: Log,
+  signal: AbortSignal,
+): Promise<HostSync> {
   const { hello } = agent
-  const after = await database.transaction(async (tx) => {
+  const { after, epoch } = await database.transaction(async (tx) => {
     const { rows } = await tx.query(
       `INSERT INTO host (name, connected, connection_epoch, driver, version, accelerator, accelerator_reason, cpu_count, memory_bytes, last_seen_at, created_at)
        VALUES ($1, true, 1, $2, $3, $4, $5, $6, $7, now(), now())
        ON CONFLICT (name) DO UPDATE SET connected = true, connection_epoch = host.connection_epoch + 1, driver = excluded.driver, version = excluded.version,
          accelerator = excluded.accelerator, accelerator_reason = excluded.accelerator_reason, cpu_count = excluded.cpu_count,
          memory_bytes = excluded.memory_bytes, last_seen_at = now()
-       RETURNING event_sequence`,
+       RETURNING event_sequence, connection_epoch`,
       [name, hello.driver, hello.driverVersion, hello.accelerator, hello.acceleratorReason, hello.cpuCount, hello.memoryBytes],
     )
     await tx.query('DELETE FROM image WHERE host = $1 AND NOT (name = ANY ($2))', [name, hello.images.map((image) => image.name)])
-    await runAll(tx, [...hello.images.map((image) => imageEffect(name, image)), eventEffect('host.connected', null, name, { driver: hello.driver })])
-    return Number(rows[0]?.['event_sequence'] ?? 0)
+    await runAll(tx, [
+      ...hello.images.map((image) => imageEffect(name, image)),
+      eventEffect('host.connected', null, name, { driver: hello.driver }),
+    ])
+    return { after: Number(rows[0]?.['event_sequence'] ?? 0), epoch: rows[0]?.['connection_epoch'] }
   })
   // A host that was set up anew counts from the beginning again.
   const from = after > hello.sequence ? 0 : after
   await compare(database, name, agent, log)
   const done = follow(database, name, agent, from, log, signal).finally(() =>
     database
-      .query('UPDATE host SET connected = false, last_seen_at = now() WHERE name = $1', [name])
+      .query('UPDATE host SET connected = false, last_seen_at = now() WHERE name = $1 AND connection_epoch = $2', [name, epoch])
       .catch((error: unknown) => log.error('host.detach_failed', { host: name, error: toFault(error).message })),
   )
   return { done: done.then(() => {}) }
@@ -71,52 +80,71 @@ async function compare(database: SqlExecutor, name: string, agent: AgentPort, lo
           `UPDATE instance SET state_kind = 'failed', state_cause = 'unknown', state_detail = $2, state_since = now() WHERE id = $1`,
           [id, `host ${name} does not know it any more`],
         )
-        await runAll(tx, [eventEffect('instance.state', id, String(row['name']), { from: String(row['state_kind']), to: 'failed', cause: 'unknown' })])
+        await runAll(tx, [
+          eventEffect('instance.state', id, String(row['name']), {
+            from: String(row['state_kind']),
+            to: 'failed',
+            cause: 'unknown',
+          }),
+        ])
       }
     }
   })
   for (const domain of domains) {
-    if (!known.has(domain.id)) log.warn('host.unknown_domain', { host: name, domain: domain.id, name: domain.name, state: domain.state.kind })
+    if (!known.has(domain.id))
+      log.warn('host.unknown_domain', { host: name, domain: domain.id, name: domain.name, state: domain.state.kind })
   }
 }
 
-async function follow(database: SqlExecutor, name: string, agent: AgentPort, from: number, log: Log, signal: AbortSignal): Promise<void> {
-  let waiting: DomainEvent[] = []
-  let failure: unknown
+async function follow(
+  database: SqlExecutor,
+  name: string,
+  agent: AgentPort,
+  from: number,
+  log: Log,
+  signal: AbortSignal,
+): Promise<void> {
+  const waiting: DomainEvent[] = []
+  const failing = new AbortController()
   let writing: Promise<void> | null = null
   const write = async (): Promise<void> => {
     while (waiting.length > 0) {
       const group = waiting.splice(0, GROUP_COUNT_MAX)
       const last = group.at(-1)?.sequence ?? 0
       await database.transaction(async (tx) => {
-        for (const event of group) await takeIn(tx, event)
+        for (const event of group) await takeIn(tx, name, event)
         await tx.query('UPDATE host SET event_sequence = $2, last_seen_at = now() WHERE name = $1', [name, last])
       })
       await agent.acknowledge(last)
     }
   }
-  for await (const event of agent.events(from, { signal })) {
+  // What was not taken in is not acknowledged, and comes again with the next connection: a failure ends this one at once.
+  for await (const event of agent.events(from, { signal: AbortSignal.any([signal, failing.signal]) })) {
     waiting.push(event)
-    if (failure !== undefined) throw failure
+    if (failing.signal.aborted) break
     writing ??= write()
       .catch((error: unknown) => {
-        failure = error
         log.error('host.take_in_failed', { host: name, error: toFault(error).message })
+        failing.abort(error)
       })
       .finally(() => (writing = null))
     if (waiting.length >= GROUP_COUNT_MAX) await writing
   }
   await writing
+  failing.signal.throwIfAborted()
 }
 
 /** The row follows unless it has heard something newer; the event is told in any case. */
-async function takeIn(tx: SqlExecutor, event: DomainEvent): Promise<void> {
+async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promise<void> {
+  // A host speaks for what was placed on it, and for nothing else.
+  const { rowCount } = await tx.query('SELECT 1 FROM instance WHERE id = $1 AND host = $2', [event.domain, host])
+  if (rowCount === 0) return
   if (event.to !== null) {
     await tx.query(
       `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5,
          state_since = CASE WHEN state_kind = $2 THEN state_since ELSE to_timestamp($6::double precision / 1000) END
        WHERE id = $1 AND state_sequence < $5 AND destroyed_at IS NULL AND state_kind <> 'destroying'`,
-      [event.domain, event.to, event.cause, event.detail, event.sequence, event.at],
+      [event.domain, event.to, event.cause, event.detail === null ? null : storable(event.detail), event.sequence, event.at],
     )
   }
   const content: Record<string, Json> = {
@@ -127,5 +155,7 @@ async function takeIn(tx: SqlExecutor, event: DomainEvent): Promise<void> {
     reconstructed: event.reconstructed,
     hostSequence: event.sequence,
   }
-  await runAll(tx, [eventEffect(event.from === event.to ? 'instance.reset' : 'instance.state', event.domain, event.name, content)])
+  await runAll(tx, [
+    eventEffect(event.from === event.to ? 'instance.reset' : 'instance.state', event.domain, event.name, content),
+  ])
 }

@@ -2,16 +2,41 @@
 import { Fault, millis, type Clock } from '@typevisor/base'
 import type { AgentPort } from '@typevisor/api/agent-wire'
 
+/** A connection of a host's agent, for as long as it lasts. */
+export interface HostConnection {
+  /** Of the server's own process: no other takes its place. */
+  readonly own: boolean
+  end(reason: Fault): void
+  /** Never rejects. */
+  readonly ended: Promise<void>
+}
+
 export class AgentRegistry {
   readonly #clock: Clock
   readonly #agents = new Map<string, AgentPort>()
+  readonly #connections = new Map<string, HostConnection>()
   readonly #waiters = new Map<string, Set<(agent: AgentPort) => void>>()
 
   constructor(clock: Clock) {
     this.#clock = clock
   }
 
-  /** A newer connection of the same host replaces the older one. */
+  /**
+   * One host, one connection: the older one is ended, and has ended when this resolves.
+   * @throws Fault `conflict` when the host is the server's own.
+   */
+  async take(name: string, connection: HostConnection): Promise<void> {
+    const older = this.#connections.get(name)
+    if (older?.own && !connection.own)
+      throw new Fault('conflict', `host ${name}: this server runs it itself; another host wants another name`)
+    this.#connections.set(name, connection)
+    void connection.ended.then(() => {
+      if (this.#connections.get(name) === connection) this.#connections.delete(name)
+    })
+    older?.end(new Fault('conflict', `host ${name}: a newer connection took the place of this one`))
+    await older?.ended
+  }
+
   attach(name: string, agent: AgentPort): void {
     this.#agents.set(name, agent)
     for (const wake of this.#waiters.get(name) ?? []) wake(agent)

@@ -3,10 +3,20 @@ import type { FaultJson, Json } from '@typevisor/base'
 import type { DomainRecord, DomainState } from '@typevisor/model'
 import type { SagaEffect } from '@typevisor/saga'
 
+/** Text as PostgreSQL takes it: it has no U+0000 and no halves of surrogate pairs. Both come from guests and hosts, in names and last words. */
+export const storable = (text: string): string => text.toWellFormed().replaceAll('\0', '\ufffd')
+
+const storableJson = (value: Json): Json => {
+  if (typeof value === 'string') return storable(value)
+  if (Array.isArray(value)) return value.map(storableJson)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [storable(key), storableJson(inner ?? null)]))
+}
+
 const sql = (text: string, ...values: unknown[]): SagaEffect & { kind: 'sql' } => ({ kind: 'sql', text, values })
 
 export const eventEffect = (kind: string, resource: string | null, name: string | null, content: Record<string, Json>) =>
-  sql('INSERT INTO event (at, kind, resource, name, content) VALUES (now(), $1, $2, $3, $4)', kind, resource, name, JSON.stringify(content))
+  sql('INSERT INTO event (at, kind, resource, name, content) VALUES (now(), $1, $2, $3, $4)', kind, resource, name === null ? null : storable(name), JSON.stringify(storableJson(content)))
 
 /** The operation that holds the instance begins or ends; `id` null when it ends. */
 export const releaseEffect = (instance: string, saga: string) =>
@@ -27,7 +37,7 @@ export function observedEffect(instance: string, domain: DomainRecord, sequence:
     instance,
     domain.state.kind,
     cause,
-    detail,
+    detail === null ? null : storable(detail),
     sequence,
     JSON.stringify(domain.forwards),
   )
@@ -38,7 +48,7 @@ export const failedEffect = (instance: string, fault: FaultJson) =>
     `UPDATE instance SET state_kind = 'failed', state_cause = $2, state_detail = $3, state_since = now() WHERE id = $1 AND destroyed_at IS NULL`,
     instance,
     fault.code,
-    fault.message,
+    storable(fault.message),
   )
 
 export const destroyedEffect = (instance: string) =>

@@ -51,6 +51,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     const row = await needInstance(db, call.params.instance)
     call.audit(row.id)
     const id = ids.next()
+    if (name === 'destroy') await letGo(engine, store, row.id)
     await database.transaction(async (tx) => {
       const { rows } = await tx.query('SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE', [row.id])
       const current = rows[0]
@@ -167,6 +168,13 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       )
       return accepted(saga, null, call.query.wait, call.signal)
     },
+  }
+}
+
+/** An operation that failed and could not be undone holds its instance; destroying the instance is what is left to do, and ends it. */
+async function letGo(engine: SagaEngine, store: SagaStore, instance: string): Promise<void> {
+  for (const { id, state } of await store.list({ unfinished: true, resource: instance })) {
+    if (state.kind === 'stuck') await engine.settleStuck(id, 'abandon')
   }
 }
 

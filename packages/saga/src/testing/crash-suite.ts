@@ -89,13 +89,16 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
   const { name, steps } = definition
   const indexes = steps.map((_, index) => index)
   const { irreversibleFrom } = subject
-  const pointOfNoReturn = irreversibleFrom === undefined ? steps.length : steps.findIndex((step) => step.name === irreversibleFrom)
+  const pointOfNoReturn =
+    irreversibleFrom === undefined ? steps.length : steps.findIndex((step) => step.name === irreversibleFrom)
   assert.ok(pointOfNoReturn >= 0, `${name} has no step ${irreversibleFrom}`)
   const undoable = indexes.filter((index) => steps[index]?.undo && index <= pointOfNoReturn)
   const possible = ({ action, stepIndex }: Pick<Disturbance, 'action' | 'stepIndex'>): boolean => {
     if (stepIndex < pointOfNoReturn) return true
     const fails = !HARMLESS.includes(action) || (action.startsWith('retried') && steps[stepIndex]?.attemptCountMax === 1)
-    return !fails || (stepIndex === pointOfNoReturn && (action === 'failed_before_it_acts' || action === 'retried_before_it_acts'))
+    return (
+      !fails || (stepIndex === pointOfNoReturn && (action === 'failed_before_it_acts' || action === 'retried_before_it_acts'))
+    )
   }
   /** The latest failure that there can be: it undoes the most. */
   const lastFailure: Disturbance =
@@ -155,7 +158,8 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
 
   test(`${name}: a run that ${ACTIONS.cancelled} is undone, or done where it was too late, for every step`, async () => {
     for (const stepIndex of indexes) {
-      if (possible({ action: 'cancelled', stepIndex })) await expectEnd([{ way: 'do', stepIndex, action: 'cancelled' }], ['undone', 'done'])
+      if (possible({ action: 'cancelled', stepIndex }))
+        await expectEnd([{ way: 'do', stepIndex, action: 'cancelled' }], ['undone', 'done'])
     }
   })
 
