@@ -120,7 +120,12 @@ export function sagaCrashSuite<I extends Json, S>(subject: SagaCrashSubject<I, S
     assert.ok((want as readonly string[]).includes(kind), `ended ${kind}, want ${want.join(' or ')}: ${found}`)
     const worlds = await undisturbed(subject)
     if (kind === 'done') assert.deepEqual(ended.world, worlds.done, `the world is not as after an undisturbed run: ${found}`)
-    else assert.deepEqual(ended.world, worlds.undone, `the world is not as ${subject.undone ?? 'before the run'}: ${found}`)
+    else
+      assert.deepEqual(
+        ended.world,
+        worlds.undone,
+        `an undone run must leave the world ${subject.undone ?? 'as never begun'}: ${found}`,
+      )
     return ended
   }
 
@@ -264,6 +269,7 @@ async function live<I extends Json, S>(
     const left = [...disturbances]
     const trace: string[] = []
     let stuckCount = 0
+    const engines: SagaEngine[] = []
     for (let lives = 0; lives < LIVES_MAX; lives += 1) {
       const life = new Life(store)
       let engine: SagaEngine | undefined = undefined
@@ -277,6 +283,7 @@ async function live<I extends Json, S>(
         owner: 'crash-suite',
       })
       engine = started
+      engines.push(started)
       const through = async (): Promise<SagaRecord> => {
         await started.start()
         await started.submit({ id: ID, name: definition.name, resource: subject.resource ?? 'crash-suite', input: subject.input })
@@ -293,6 +300,8 @@ async function live<I extends Json, S>(
       assert.ok(settled(record.state))
       const found = structuredClone(await world.snapshot())
       await world.dispose?.()
+      // The dead wait for answers that never come; only their timers must not outlive the test.
+      for (const each of engines) void each.stop()
       return { record, world: found, trace, stuckCount }
     }
     throw new Error(`not at an end after ${LIVES_MAX} lives:\n${trace.join('\n')}`)

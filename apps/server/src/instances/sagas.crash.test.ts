@@ -1,0 +1,213 @@
+/**
+ * Every saga of the control plane disturbed in every way, on a real PostgreSQL and with a real agent's toolstack (over domains in memory):
+ * whatever happens the row, the host and the event log end as after an undisturbed run, or as after one that failed at once.
+ */
+import { after } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { bytes, gib, mib, type Json } from '@typevisor/base'
+import { createAgentService } from '@typevisor/agent'
+import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
+import { memoryImageStore } from '@typevisor/image/testing'
+import type { DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
+import { postgresSagaStore, stateFile, type SagaDefinition } from '@typevisor/saga'
+import { sagaCrashSuite } from '@typevisor/saga/testing'
+import { simDisk } from '@typevisor/sim'
+import { memoryVolumeStore } from '@typevisor/storage'
+import { openToolstack } from '@typevisor/toolstack'
+import { serveHost } from '../agents/gateway.ts'
+import { AgentRegistry } from '../agents/registry.ts'
+import { nodeSecretCrypto } from '../secrets.ts'
+import { stopTestPostgres, testDatabase, type TestDatabase } from '../testing.ts'
+import { observedEffect } from './effects.ts'
+import { INSTANCE_SAGAS, type InstanceServices } from './sagas.ts'
+
+const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
+/** The crash suite's own. */
+const SAGA = '00000000-0000-7000-8000-0000000c4a54'
+const HOST = 'h1'
+const SPEC: DomainSpec = {
+  name: 'crash' as DomainName,
+  vcpuCount: 1,
+  memoryBytes: mib(128),
+  image: 'micro' as ImageName,
+  rootDiskBytes: gib(1),
+  cloudInit: { hostname: 'crash', user: null, sshKeys: [], userData: null },
+  forwards: [],
+  labels: {},
+}
+
+let shared: TestDatabase | undefined
+after(async () => {
+  await shared?.close()
+  await stopTestPostgres()
+})
+
+interface Subject {
+  readonly definition: SagaDefinition<never, InstanceServices>
+  readonly title: string
+  readonly input: Json
+  readonly before: readonly (VerbName | 'define')[]
+  readonly resource?: string
+  readonly irreversibleFrom?: string
+}
+
+function suite({ definition, title, input, before, resource = ID, irreversibleFrom }: Subject): void {
+  sagaCrashSuite<Json, InstanceServices>({
+    definition: { ...definition, name: title } as unknown as SagaDefinition<Json, InstanceServices>,
+    input,
+    resource,
+    time: 'real',
+    seedCount: 8,
+    undone: 'as failed at once',
+    ...(irreversibleFrom === undefined ? {} : { irreversibleFrom }),
+    setup: async ({ clock, log, rng }) => {
+      shared ??= await testDatabase()
+      const database = shared.executor
+      await database.query('TRUNCATE saga, instance, image, host, event')
+
+      const hypervisor = new SimHypervisor(clock)
+      const volumes = memoryVolumeStore()
+      const images = memoryImageStore()
+      const toolstack = await openToolstack({
+        driver: createSimDriver({ hypervisor, clock }),
+        volumes,
+        images,
+        state: stateFile({ disk: simDisk({ rng }), name: 'agent.journal', clock, log }),
+        saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+        clock,
+        log,
+        owner: 'agent',
+      })
+      const agent = await createAgentService({
+        name: HOST,
+        version: '0',
+        toolstack,
+        images,
+        cpuCount: 1,
+        memoryBytes: bytes(1024 ** 4),
+        log,
+      })
+      for (const verb of before) {
+        if (verb === 'define') await toolstack.define(ID, SPEC, { commandId: `before-${verb}` })
+        else await toolstack.carryOut(verb, ID, { commandId: `before-${verb}` })
+      }
+      if (resource === ID) {
+        await database.query('INSERT INTO host (name, created_at) VALUES ($1, now())', [HOST])
+        await database.query(
+          `INSERT INTO instance (id, name, image, spec, vcpu_count, memory_bytes, root_disk_bytes, labels, forwards, state_kind, state_cause, state_since,
+             created_at, created_by, host, operation_id, operation_name)
+           VALUES ($1, 'crash', 'micro', $2, 1, $3, $4, '{}', '[]', 'creating', 'requested', now(), now(), 'test', $5, $6, $7)`,
+          [ID, JSON.stringify(SPEC), SPEC.memoryBytes, SPEC.rootDiskBytes, before.length > 0 ? HOST : null, SAGA, title],
+        )
+        const domain = toolstack.get(ID)
+        if (domain) {
+          const effect = observedEffect(ID, domain, toolstack.lastSequence())
+          if (effect.kind === 'sql') await database.query(effect.text, effect.values)
+        }
+        if (definition.name === 'instance.destroy')
+          await database.query(`UPDATE instance SET state_kind = 'destroying' WHERE id = $1`, [ID])
+      }
+
+      const agents = new AgentRegistry(clock)
+      const stop = new AbortController()
+      const joined = Promise.withResolvers<void>()
+      const left = serveHost(
+        { database, agents, crypto: nodeSecretCrypto, log, signal: stop.signal },
+        { name: HOST, agent, over: null, onJoined: joined.resolve },
+      )
+      left.catch(joined.reject)
+      await joined.promise
+
+      const takenIn = async (): Promise<boolean> => {
+        const { rows } = await database.query('SELECT event_sequence FROM host WHERE name = $1', [HOST])
+        return Number(rows[0]?.['event_sequence']) >= toolstack.lastSequence()
+      }
+      return {
+        services: { agents, database },
+        store: postgresSagaStore({ sql: database }),
+        async snapshot() {
+          while (!(await takenIn())) await sleep(2)
+          const { rows } = await database.query(
+            'SELECT state_kind, operation_id, destroyed_at IS NOT NULL AS destroyed FROM instance',
+          )
+          const events = await database.query(
+            `SELECT kind FROM event WHERE kind NOT IN ('instance.state', 'instance.reset', 'host.connected') ORDER BY id`,
+          )
+          return {
+            rows,
+            // Once; a saga whose undo failed says so at once, and again when it is undone at last.
+            told: events.rows.map((row) => row['kind']).filter((kind, at, kinds) => kind !== kinds[at - 1]),
+            domains: toolstack.list().map((domain) => domain.state.kind),
+            guests: [...hypervisor.guests.values()].map((guest) => guest.state.kind),
+            saves: [...hypervisor.saves.keys()],
+            volumes: (await volumes.list()).length,
+          }
+        },
+        async dispose() {
+          stop.abort()
+          await left.catch(() => {})
+          await toolstack.close()
+        },
+      }
+    },
+  })
+}
+
+const verbInput = (verb: VerbName) => ({ id: ID, name: 'crash', host: HOST, verb })
+const asInput = (value: object): Json => value as Json
+const { create, destroy, buildImage, ...verbs } = INSTANCE_SAGAS
+
+suite({
+  definition: create,
+  title: 'instance.create',
+  input: asInput({ id: ID, spec: SPEC, host: null, start: true }),
+  before: [],
+})
+suite({
+  definition: create,
+  title: 'instance.create without start',
+  input: asInput({ id: ID, spec: SPEC, host: HOST, start: false }),
+  before: [],
+})
+suite({
+  definition: destroy,
+  title: 'instance.destroy of a running one',
+  input: verbInput('destroy'),
+  before: ['define', 'start'],
+  irreversibleFrom: 'carry-out',
+})
+suite({
+  definition: destroy,
+  title: 'instance.destroy of a saved one',
+  input: verbInput('destroy'),
+  before: ['define', 'start', 'save'],
+  irreversibleFrom: 'carry-out',
+})
+suite({
+  definition: buildImage,
+  title: 'image.build',
+  input: { image: 'micro', host: HOST },
+  before: [],
+  resource: 'image:h1/micro',
+  irreversibleFrom: 'build',
+})
+
+const BEFORE: Record<keyof typeof verbs, readonly (VerbName | 'define')[]> = {
+  start: ['define'],
+  pause: ['define', 'start'],
+  unpause: ['define', 'start', 'pause'],
+  shutdown: ['define', 'start'],
+  reboot: ['define', 'start'],
+  save: ['define', 'start'],
+  restore: ['define', 'start', 'save'],
+  poweroff: ['define', 'start'],
+}
+for (const verb of Object.keys(BEFORE) as (keyof typeof verbs)[]) {
+  suite({
+    definition: verbs[verb],
+    title: `instance.${verb}`,
+    input: verbInput(verb),
+    before: BEFORE[verb],
+    irreversibleFrom: 'carry-out',
+  })
+}
