@@ -58,7 +58,7 @@ const stamp = (name, digest) => {
 }
 
 function npmPackages() {
-  const digest = digestOf('package.json', 'package-lock.json')
+  const digest = digestOf('package-lock.json')
   if (stampIs('npm', digest)) return
   step('npm packages', () => run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error']))
   stamp('npm', digest)
@@ -137,6 +137,8 @@ function portal() {
 
 const node = join(root, 'node_modules', '.bin', 'node')
 
+const ignoreSignal = () => {}
+
 function main() {
   const [target, ...argv] = process.argv.slice(2)
   if (target === undefined) throw new SetupFailure('usage: node tools/bootstrap.mjs setup | FILE [ARG ...]')
@@ -150,9 +152,8 @@ function main() {
   portal()
   if (target === 'setup') return 0
   // From here on it is the pinned Node's: it gets the terminal and the signals of the process group itself.
-  const ignore = () => {}
-  process.on('SIGINT', ignore)
-  process.on('SIGTERM', ignore)
+  process.on('SIGINT', ignoreSignal)
+  process.on('SIGTERM', ignoreSignal)
   const result = spawnSync(node, [join(root, target), ...argv], { cwd: process.cwd(), stdio: 'inherit' })
   if (result.error) throw new SetupFailure(`${node}: ${result.error.message}`)
   return result.status ?? 1
