@@ -12,7 +12,7 @@ const words = process.argv.slice(2)
 const long = words.includes('--long')
 const patterns = words.filter((word) => !word.startsWith('--'))
 
-const files = globSync(['ARCHITECTURE.test.ts', 'tools/**/*.test.ts', 'packages/**/*.test.ts', 'apps/**/*.test.ts'], {
+const files = globSync(['ARCHITECTURE.test.ts', 'docs/**/*.test.ts', 'tools/**/*.test.ts', 'packages/**/*.test.ts', 'apps/**/*.test.ts'], {
   cwd: root,
   exclude: (name) => name.includes('node_modules') || name.includes('dist'),
 })

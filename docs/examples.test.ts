@@ -1,0 +1,96 @@
+/** The commands of the README are run, in their order, on a real platform with a real guest. */
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { mkdtemp, chmod, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { createClient } from '@typevisor/api/client'
+import { VERB_DATA } from '@typevisor/api/verbs'
+
+const root = join(import.meta.dirname, '..')
+const read = (path: string): string => readFileSync(join(root, path), 'utf8')
+/** Lines of code blocks that call the command line, without their comments. */
+const commandsOf = (path: string): string[] =>
+  [...read(path).matchAll(/```\n([\s\S]*?)```/g)]
+    .flatMap((block) => (block[1] as string).split('\n'))
+    .filter((line) => line.startsWith('./typevisor '))
+    .map((line) => line.replace(/\s+#.*$/, ''))
+
+interface Ended {
+  readonly code: number | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+async function run(words: readonly string[], dataDir: string, stdin = ''): Promise<Ended> {
+  const child = spawn(join(root, 'typevisor'), words, { env: { ...process.env, TYPEVISOR_DATA: dataDir }, stdio: ['pipe', 'pipe', 'pipe'] })
+  let [stdout, stderr] = ['', '']
+  child.stdout.on('data', (part: Buffer) => (stdout += part.toString()))
+  child.stderr.on('data', (part: Buffer) => (stderr += part.toString()))
+  child.stdin.end(stdin)
+  const code = await new Promise<number | null>((resolve) => child.once('close', resolve))
+  return { code, stdout, stderr }
+}
+
+test('the commands of the README do what it says', { timeout: 240_000 }, async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), 'typevisor-docs-'))
+  await chmod(dataDir, 0o711)
+  const platform = spawn(join(root, 'typevisor'), ['start', '--empty', '--port', '0', '--data', dataDir], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const exited = new Promise((resolve) => platform.once('exit', resolve))
+  try {
+    await new Promise<void>((resolve, reject) => {
+      platform.stdout.on('data', (part: Buffer) => part.toString().includes('portal:') && resolve())
+      void exited.then(() => reject(new Error('the platform ended')))
+    })
+    const built = await run(['image', 'build', 'micro'], dataDir)
+    assert.equal(built.code, 0, built.stderr)
+    const commands = commandsOf('README.md')
+    assert.ok(commands.length >= 8, commands.join('\n'))
+    for (const line of commands) {
+      // Any port of the host may be taken on the machine that runs this.
+      const words = line.replace('8080:80', '0:80').split(/\s+/).slice(1)
+      const ended = await run(words, dataDir, line.includes(' console ') ? 'echo the-answer-is-$((6*7))\n' : '')
+      assert.equal(ended.code, 0, `${line}\n${ended.stdout}\n${ended.stderr}`)
+      if (line.includes(' exec ')) assert.match(ended.stdout, /^Linux web-1 /)
+      if (line.includes(' console ')) assert.match(ended.stdout, /the-answer-is-42/)
+      if (line.includes('--json')) assert.equal((JSON.parse(ended.stdout) as { items: { state: { kind: string } }[] }).items[0]?.state.kind, 'running')
+    }
+    await exited
+  } finally {
+    if (platform.exitCode === null && platform.signalCode === null) {
+      const { url, token } = JSON.parse(readFileSync(join(dataDir, 'credentials.json'), 'utf8')) as { url: string; token: string }
+      await createClient({ baseUrl: url, token }).call('platform.stop', { body: { guests: true } })
+      await exited
+    }
+    await rm(dataDir, { recursive: true, force: true })
+  }
+})
+
+test('every command that the docs name is one that there is', () => {
+  const nouns = new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0]))
+  const own = new Set(['start', 'agent', 'down', 'doctor', 'completion', 'help', 'version'])
+  const unknown: string[] = []
+  for (const path of ['README.md', 'docs/install.md', 'docs/cli.md', 'docs/architecture.md', 'CONTRIBUTING.md']) {
+    for (const [, noun, verb] of read(path).matchAll(/(?:\.\/|`)typevisor ([a-z]+)(?: ([a-z-]+))?/g)) {
+      if (own.has(noun as string)) continue
+      if (!nouns.has(noun as string) || (verb !== undefined && !Object.hasOwn(VERB_DATA, `${noun}.${verb}`))) unknown.push(`${path}: ${noun} ${verb}`)
+    }
+  }
+  assert.deepEqual(unknown, [])
+})
+
+test('every file that the docs link to is there', () => {
+  const missing: string[] = []
+  for (const path of ['README.md', 'docs/architecture.md', 'CONTRIBUTING.md']) {
+    for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
+      try {
+        readFileSync(join(root, path, '..', target as string))
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EISDIR') missing.push(`${path}: ${target}`)
+      }
+    }
+  }
+  assert.deepEqual(missing, [])
+})
