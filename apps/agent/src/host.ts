@@ -2,28 +2,13 @@
 import { mkdir } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
-import { rm } from 'node:fs/promises'
-import { bytes, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
+import { bytes } from '@typevisor/base'
 import type { AgentPort } from '@typevisor/api/agent-wire'
-import type { ImageStore } from '@typevisor/image'
 import { lockFile, nodeDisk } from '@typevisor/runtime-node'
 import { stateFile } from '@typevisor/saga'
-import type { VolumeStore } from '@typevisor/storage'
-import { openToolstack, type DomainDriver, type SaveFolder } from '@typevisor/toolstack'
+import { openToolstack } from '@typevisor/toolstack'
+import type { HostOptions } from './host-parts.ts'
 import { createAgentService } from './service.ts'
-
-export interface HostOptions {
-  readonly name: string
-  readonly dataDir: string
-  readonly driver: 'qemu' | 'sim'
-  readonly version: string
-  readonly clock: Clock
-  readonly rng: Rng
-  readonly ids: IdSource
-  readonly log: Log
-  /** sim only. */
-  readonly sim?: { readonly bootMs: number; readonly delayMsMax: number }
-}
 
 export interface Host {
   readonly agent: AgentPort
@@ -31,14 +16,6 @@ export interface Host {
   /** Asks each guest to power off, and cuts the power of those that do not. */
   stopGuests(): Promise<void>
   close(): Promise<void>
-}
-
-/** What the toolstack is put together from; each kind of driver brings its own. */
-export interface HostParts {
-  readonly driver: DomainDriver
-  readonly volumes: VolumeStore
-  readonly images: ImageStore
-  readonly saves: SaveFolder
 }
 
 const SHUTDOWN_LIMIT_MS = 30_000
@@ -86,8 +63,3 @@ export async function openHost(options: HostOptions): Promise<Host> {
     close: () => (closing ??= opened.disposeAsync()),
   }
 }
-
-export const saveFolder = (folder: string): SaveFolder => ({
-  pathOf: (id) => join(folder, `${id}.save`),
-  remove: (path) => rm(path, { force: true }),
-})

@@ -7,7 +7,8 @@
  *
  * What it must not forget is in its own journal (`DATA/agent`); SIGKILL at any time loses no guest, no command and no event.
  */
-export { openHost, type Host, type HostOptions } from './host.ts'
+export { openHost, type Host } from './host.ts'
+export type { HostOptions, HostParts } from './host-parts.ts'
 export { messageSocket } from './message-socket.ts'
 export { createAgentService, toAgentImage } from './service.ts'
 export { keepJoined, type UplinkOptions } from './uplink.ts'

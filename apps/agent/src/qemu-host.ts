@@ -9,7 +9,7 @@ import { createNodeHost, createQemuDriver } from '@typevisor/driver-qemu'
 import { createImageStore } from '@typevisor/image'
 import { bootId, isRoot, processIdentity, signalProcess, spawnDetached, userByName, waitForExit } from '@typevisor/runtime-node'
 import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
-import { saveFolder, type HostOptions, type HostParts } from './host.ts'
+import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
 
 const GUEST_USER = 'typevisor-qemu'
 

@@ -5,7 +5,7 @@ import type { ImageName } from '@typevisor/model'
 import type { Image, ImageStore } from '@typevisor/image'
 import { memoryVolumeStore } from '@typevisor/storage'
 import type { DomainDriver } from '@typevisor/toolstack'
-import type { HostOptions, HostParts } from './host.ts'
+import type { HostOptions, HostParts } from './host-parts.ts'
 
 const SIM_IMAGE: Image = {
   name: 'micro' as ImageName,

@@ -1,41 +1,7 @@
 import { Fault, toFault } from '@typevisor/base'
+import { COMMANDS } from './commands.ts'
 import { EXIT, exitCodeOf } from './exit-codes.ts'
-
-/** What a command gets of the world. */
-export interface Terminal {
-  readonly env: NodeJS.ProcessEnv
-  readonly out: (text: string) => void
-  readonly say: (text: string) => void
-  readonly width: number
-  readonly interactive: boolean
-}
-
-export interface Command {
-  readonly summary: string
-  readonly usage: string
-  readonly run: (words: readonly string[], terminal: Terminal, json: boolean) => Promise<number>
-}
-
-/** Commands that are not operations of the API; each is loaded when it is asked for. */
-export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Promise<Command> }>> = {
-  start: { summary: 'Start the platform on this machine', load: async () => (await import('./commands/start.ts')).start },
-  agent: {
-    summary: 'Run the agent of a host for a server elsewhere',
-    load: async () => (await import('./commands/agent.ts')).agent,
-  },
-  down: {
-    summary: 'Stop the platform; guests go on (--guests stops them too)',
-    load: async () => (await import('./commands/down.ts')).down,
-  },
-  doctor: {
-    summary: 'Look at what this machine can do and what is wrong',
-    load: async () => (await import('./commands/doctor.ts')).doctor,
-  },
-  completion: {
-    summary: 'Print the completion script of a shell',
-    load: async () => (await import('./commands/completion.ts')).completion,
-  },
-}
+import type { Terminal } from './terminal.ts'
 
 const terminalOf = (): Terminal => ({
   env: process.env,

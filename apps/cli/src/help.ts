@@ -1,6 +1,6 @@
 import type { OperationName } from '@typevisor/api'
 import { VERB_DATA } from '@typevisor/api/verbs'
-import { COMMANDS } from './cli.ts'
+import { COMMANDS } from './commands.ts'
 import { flagsOf } from './options.ts'
 import { verbsOf } from './verb.ts'
 

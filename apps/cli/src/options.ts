@@ -53,7 +53,9 @@ function valueName(field: VerbField): string | null {
 export function flagsOf(verb: VerbData): Flag[] {
   const positional = new Set(verb.cli?.positional ?? [])
   const make = (part: 'query' | 'body') => (field: VerbField) => ({ name: flagName(field), field, part, value: valueName(field) })
-  return [...verb.query.map(make('query')), ...verb.body.map(make('body'))].filter((flag) => !positional.has(flag.field.name))
+  // How long to wait for an operation is the command line's own affair (`--wait`, `--no-wait`).
+  const query = verb.query.filter((field) => !(verb.saga && field.name === 'wait'))
+  return [...query.map(make('query')), ...verb.body.map(make('body'))].filter((flag) => !positional.has(flag.field.name))
 }
 
 const usage = (message: string): Fault => new Fault('invalid', message)

@@ -1,5 +1,5 @@
 /** One line on a terminal for what takes longer than a second; nothing where nobody looks. */
-import type { Terminal } from './cli.ts'
+import type { Terminal } from './terminal.ts'
 
 const BAR = 24
 

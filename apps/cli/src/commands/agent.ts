@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util'
 import { Fault } from '@typevisor/base'
 import { keepJoined, openHost } from '@typevisor/agent'
 import { consoleLog, realClock, realRng, uuidv7Ids } from '@typevisor/runtime-node'
-import type { Command } from '../cli.ts'
+import type { Command } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
 import { VERSION } from '../version.ts'
 

@@ -2,7 +2,8 @@
 import { Fault } from '@typevisor/base'
 import type { OperationName } from '@typevisor/api'
 import { VERB_DATA } from '@typevisor/api/verbs'
-import { COMMANDS, type Command } from '../cli.ts'
+import { COMMANDS } from '../commands.ts'
+import type { Command } from '../terminal.ts'
 import { flagsOf } from '../options.ts'
 import { verbsOf } from '../verb.ts'
 

@@ -2,7 +2,7 @@
 import { WebSocket } from 'ws'
 import { Fault } from '@typevisor/base'
 import type { Client } from '@typevisor/api/client'
-import type { Terminal } from '../cli.ts'
+import type { Terminal } from '../terminal.ts'
 
 const LEAVE = 0x1d
 const SILENCE_MS = 1500

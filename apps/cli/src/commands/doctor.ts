@@ -4,7 +4,7 @@ import { existsSync, statfsSync } from 'node:fs'
 import { availableParallelism, freemem, totalmem } from 'node:os'
 import { dirname } from 'node:path'
 import { formatBytes, GIB, MIB, toFault } from '@typevisor/base'
-import type { Command } from '../cli.ts'
+import type { Command } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
 import { clientOf } from '../verb.ts'
 

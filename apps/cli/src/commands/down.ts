@@ -1,7 +1,7 @@
 /** Stops the platform that runs on the data directory, by its API; waits until it is gone. */
 import { parseArgs } from 'node:util'
 import { Fault, toFault } from '@typevisor/base'
-import type { Command } from '../cli.ts'
+import type { Command } from '../terminal.ts'
 import { connection } from '../connect.ts'
 import { clientOf } from '../verb.ts'
 

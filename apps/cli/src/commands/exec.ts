@@ -1,6 +1,6 @@
 import { Fault } from '@typevisor/base'
 import type { Client } from '@typevisor/api/client'
-import type { Terminal } from '../cli.ts'
+import type { Terminal } from '../terminal.ts'
 import type { Parsed } from '../options.ts'
 
 type ExecBody = { argv: string[]; stdinBase64?: string; timeoutMs?: number }

@@ -1,5 +1,5 @@
 import type { Client } from '@typevisor/api/client'
-import type { Terminal } from '../cli.ts'
+import type { Terminal } from '../terminal.ts'
 import type { Parsed } from '../options.ts'
 
 /** Prints the kept output of the serial console, byte for byte. */

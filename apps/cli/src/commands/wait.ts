@@ -1,7 +1,7 @@
 /** Waits for a guest: until its console says that userspace is up, or until its agent answers. */
 import { Fault, toFault } from '@typevisor/base'
 import type { Client } from '@typevisor/api/client'
-import type { Terminal } from '../cli.ts'
+import type { Terminal } from '../terminal.ts'
 import { Progress } from '../progress.ts'
 
 const LIMIT_MS = 180_000

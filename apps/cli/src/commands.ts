@@ -1,0 +1,22 @@
+import type { Command } from './terminal.ts'
+
+/** Commands that are not operations of the API; each is loaded when it is asked for. */
+export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Promise<Command> }>> = {
+  start: { summary: 'Start the platform on this machine', load: async () => (await import('./commands/start.ts')).start },
+  agent: {
+    summary: 'Run the agent of a host for a server elsewhere',
+    load: async () => (await import('./commands/agent.ts')).agent,
+  },
+  down: {
+    summary: 'Stop the platform; guests go on (--guests stops them too)',
+    load: async () => (await import('./commands/down.ts')).down,
+  },
+  doctor: {
+    summary: 'Look at what this machine can do and what is wrong',
+    load: async () => (await import('./commands/doctor.ts')).doctor,
+  },
+  completion: {
+    summary: 'Print the completion script of a shell',
+    load: async () => (await import('./commands/completion.ts')).completion,
+  },
+}

@@ -1,0 +1,229 @@
+/**
+ * The platform killed in a loop while it works: `typevisor start` with real guests under QEMU gets SIGKILL at random moments while
+ * instances are made, saved, restored, paused, rebooted, powered off and destroyed. The moments and the choices come from one seed.
+ *
+ * After each restart: every operation that was accepted is known and at its end; every instance is where its last operation left it; the
+ * guests on the host are those that the rows say, and one that nobody stopped has the process that it had; two witnesses count on their
+ * consoles, through saves and restores, and no number is missing. At the end all is destroyed, and nothing is left.
+ */
+import assert from 'node:assert/strict'
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Fault, toFault } from '@typevisor/base'
+import type { Client } from '@typevisor/api/client'
+import { VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { seededRng, type SeededRng } from '@typevisor/sim'
+import { guestsOf, machine, runTagOf, until, type Life, type Machine } from './child.ts'
+
+export interface KillLoopOptions {
+  readonly seed: number
+  readonly roundCount: number
+  readonly say: (text: string) => void
+}
+
+type Instance = NonNullable<Awaited<ReturnType<typeof list>>[number]>
+
+const MEMORY_BYTES = 160 * 1024 * 1024
+const WITNESSES = ['witness-1', 'witness-2']
+const OTHERS_MAX = 3
+/** A guest that is rebooted or powered off counts no more. */
+const WITNESS_VERBS: readonly VerbName[] = ['pause', 'unpause', 'save', 'restore']
+const VERBS_USED: readonly VerbName[] = ['pause', 'unpause', 'save', 'restore', 'poweroff', 'start', 'reboot', 'destroy']
+/** After these it may be another process. */
+const NEW_PROCESS = new Set(['instance.create', 'instance.start', 'instance.poweroff', 'instance.save', 'instance.restore', 'instance.destroy'])
+
+const list = async (client: Client) => (await client.call('instance.list', { query: { limit: 100 } })).items
+
+/** A fault that the kill, or the race with another operation, explains. */
+const EXPECTED: ReadonlySet<string> = new Set(['unavailable', 'aborted', 'busy', 'conflict', 'not_found'])
+
+export async function killLoop({ seed, roundCount, say }: KillLoopOptions): Promise<void> {
+  const rng = seededRng(`kill-loop/${seed}`)
+  await using host = await machine()
+  const agentDir = join(host.dataDir, 'agent')
+  let life = await host.start()
+  const built = await life.client.call('image.build', { params: { image: 'micro' }, body: {}, query: { wait: 60 } })
+  assert.equal(built.operation.state, 'done', JSON.stringify(built.operation.fault))
+  for (const name of WITNESSES) await makeWitness(life.client, name)
+
+  const loop = new Loop(agentDir, rng)
+  await loop.settle(life)
+  for (let round = 1; round <= roundCount; round += 1) {
+    const stop = new AbortController()
+    const working = Promise.all([loop.work(life.client, stop.signal), loop.work(life.client, stop.signal)])
+    await sleep(100 + rng.below(2400))
+    await life.child.kill('SIGKILL')
+    stop.abort()
+    await working
+    // Now and then it is killed again while it starts.
+    if (rng.chance(0.25)) await startAndKill(host, rng)
+    life = await host.start()
+    try {
+      await loop.settle(life)
+    } catch (error) {
+      throw new Error(`round ${round}, seed ${seed}; the platform said: ${life.child.said()}`, { cause: error })
+    }
+  }
+  say(`${roundCount} kills, ${loop.operations.size} operations, of which ${loop.undoneCount} were undone`)
+
+  for (const name of WITNESSES) {
+    const row = (await list(life.client)).find((each) => each.name === name)
+    assert.ok(row)
+    if (row.state.kind === 'saved') await done(life.client, 'restore', name)
+    if (row.state.kind === 'paused') await done(life.client, 'unpause', name)
+    const before = await counted(life.client, name)
+    await until(`${name} counts on`, async () => (await counted(life.client, name)) > before + 5)
+    say(`${name} counted to ${await counted(life.client, name)}`)
+  }
+
+  for (const { name } of await list(life.client)) await done(life.client, 'destroy', name)
+  assert.deepEqual(await list(life.client), [])
+  assert.equal(guestsOf(agentDir).size, 0, 'no QEMU is left')
+  for (const folder of ['volumes', 'saves', 'domains']) assert.deepEqual(await readdir(join(agentDir, folder)), [], `${folder} is empty`)
+  const runFolder = join('/run/typevisor', runTagOf(agentDir))
+  if (process.geteuid?.() === 0) assert.deepEqual(await readdir(runFolder), [], 'no folder of a guest is left')
+  await life.child.kill('SIGTERM')
+}
+
+async function startAndKill(host: Machine, rng: SeededRng): Promise<void> {
+  const starting = host.start().then(
+    (life) => life.child.kill('SIGKILL'),
+    () => {},
+  )
+  await sleep(rng.below(900))
+  host.killAll()
+  await starting
+}
+
+async function done(client: Client, verb: VerbName, instance: string): Promise<void> {
+  const { operation } = await client.call(`instance.${verb}`, { params: { instance }, query: { wait: 60 } })
+  assert.equal(operation.state, 'done', `${verb} ${instance}: ${JSON.stringify(operation.fault)}`)
+}
+
+async function makeWitness(client: Client, name: string): Promise<void> {
+  const { operation } = await client.call('instance.create', { body: { name, image: 'micro', memoryBytes: MEMORY_BYTES }, query: { wait: 60 } })
+  assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
+  const argv = ['/bin/sh', '-c', '(i=0; while :; do i=$((i+1)); echo "tick $i;"; sleep 0.05; done) >/dev/ttyS0 2>&1 </dev/null &']
+  await until(`the agent of ${name}`, () =>
+    client.call('instance.exec', { params: { instance: name }, body: { argv, timeoutMs: 10_000 } }).then(
+      ({ exitCode }) => exitCode === 0,
+      (error: unknown) => {
+        if (error instanceof Fault && error.code === 'unavailable') return false
+        throw error
+      },
+    ),
+  )
+}
+
+/** The last number on the console; each is one more than the one before. */
+async function counted(client: Client, instance: string): Promise<number> {
+  let text = ''
+  for (let from = 0; ; ) {
+    const slice = await client.call('instance.log', { params: { instance }, query: { from } })
+    text += Buffer.from(slice.contentBase64, 'base64').toString('latin1')
+    if (slice.endOffset === from) break
+    assert.equal(slice.startOffset, from, 'the console is whole from its first byte')
+    from = slice.endOffset
+  }
+  const numbers = [...text.matchAll(/tick (\d+);/g)].map((match) => Number(match[1]))
+  for (const [at, number] of numbers.entries()) assert.equal(number, at + 1, `${instance}: no number is missing or there twice`)
+  return numbers.length
+}
+
+class Loop {
+  /** Operations that the server has accepted. */
+  readonly operations = new Map<string, string>()
+  undoneCount = 0
+  readonly #agentDir: string
+  readonly #rng: SeededRng
+  #names = 0
+  /** Process of each guest when all was quiet, and the newest operation then. */
+  #quiet = new Map<string, { pid: number; operations: number }>()
+
+  constructor(agentDir: string, rng: SeededRng) {
+    this.#agentDir = agentDir
+    this.#rng = rng
+  }
+
+  /** Gives commands one after the other until it is told to stop. */
+  async work(client: Client, signal: AbortSignal): Promise<void> {
+    const rng = this.#rng
+    while (!signal.aborted) {
+      try {
+        const rows = await list(client)
+        const others = rows.filter((row) => !WITNESSES.includes(row.name))
+        if (others.length < OTHERS_MAX && rng.chance(0.4)) {
+          const name = `other-${(this.#names += 1)}`
+          this.#accepted(await client.call('instance.create', { body: { name, image: 'micro', memoryBytes: MEMORY_BYTES } }, { signal }))
+        } else {
+          const row = rng.pick(rows)
+          const verbs = (WITNESSES.includes(row.name) ? WITNESS_VERBS : VERBS_USED).filter((verb) => possible(verb, row))
+          if (verbs.length > 0) {
+            const verb = rng.pick(verbs)
+            this.#accepted(await client.call(`instance.${verb}`, { params: { instance: row.id }, query: { wait: rng.below(2) } }, { signal }))
+          }
+        }
+      } catch (error) {
+        if (!signal.aborted && !EXPECTED.has(toFault(error).code) && toFault(error).code !== 'internal') throw error
+      }
+      await sleep(rng.below(150), undefined, { signal }).catch(() => {})
+    }
+  }
+
+  #accepted({ operation }: { operation: { id: string; name: string } }): void {
+    this.operations.set(operation.id, operation.name)
+  }
+
+  /** Everything that must be so once nothing is under way. */
+  async settle({ client }: Life): Promise<void> {
+    await until('every operation ends', async () => (await client.call('operation.list', { query: { unfinished: 'true' } })).items.length === 0, 120_000)
+    for (const [id, name] of this.operations) {
+      const operation = await client.call('operation.get', { params: { operation: id } })
+      assert.ok(operation.state === 'done' || operation.state === 'undone', `${name} ${id}: ${operation.state}`)
+    }
+    // What the host tells of the last moments may be a moment behind.
+    await until('rows and guests agree', async () => {
+      const guests = guestsOf(this.#agentDir)
+      const rows = await list(client)
+      const live = rows.filter((row) => row.state.kind === 'running' || row.state.kind === 'paused')
+      return live.length === guests.size && live.every((row) => guests.has(row.id))
+    }).catch(async (error: unknown) => {
+      throw new Error(`rows ${JSON.stringify((await list(client)).map(({ id, name, state }) => [id, name, state]))}, guests ${JSON.stringify([...guestsOf(this.#agentDir)])}`, { cause: error })
+    })
+    const guests = guestsOf(this.#agentDir)
+    const rows = await list(client)
+    const quiet = new Map<string, { pid: number; operations: number }>()
+    this.undoneCount = 0
+    for (const row of rows) {
+      assert.equal(row.hostConnected, true)
+      assert.equal(row.operation, null, `${row.name} is held by nothing`)
+      const { items } = await client.call('operation.list', { query: { resource: row.id, limit: 500 } })
+      const [newest] = items
+      assert.ok(newest)
+      assert.ok(isWhere(row, newest), `${row.name} is ${row.state.kind} (${row.state.detail}) after ${newest.name} ${newest.state} ${JSON.stringify(newest.fault)}`)
+      this.undoneCount += items.filter((item) => item.state === 'undone').length
+      const pid = guests.get(row.id)
+      if (pid === undefined) continue
+      const before = this.#quiet.get(row.id)
+      const since = items.slice(0, items.length - (before?.operations ?? 0))
+      if (before && !since.some((item) => NEW_PROCESS.has(item.name))) assert.equal(pid, before.pid, `${row.name} has the process that it had`)
+      quiet.set(row.id, { pid, operations: items.length })
+    }
+    for (const name of WITNESSES) await counted(client, name)
+    this.#quiet = quiet
+  }
+}
+
+const possible = (verb: VerbName, row: Instance): boolean =>
+  row.operation === null && ((VERBS[verb].from as readonly string[]).includes(row.state.kind) || (verb === 'destroy' && row.state.kind === 'failed'))
+
+/** Whether the row is where its newest operation leaves it: at the verb's end, or where it was before. */
+function isWhere(row: Instance, newest: { readonly name: string; readonly state: string }): boolean {
+  const verb = newest.name.replace('instance.', '')
+  const { kind } = row.state
+  if (verb === 'create') return newest.state === 'done' ? kind === 'running' : kind === 'failed'
+  const { from, to } = VERBS[verb as VerbName]
+  if (newest.state === 'done') return kind === to
+  return (from as readonly DomainStateKind[]).includes(kind as DomainStateKind) || kind === to
+}

@@ -1,0 +1,14 @@
+/** What a command gets of the world. */
+export interface Terminal {
+  readonly env: NodeJS.ProcessEnv
+  readonly out: (text: string) => void
+  readonly say: (text: string) => void
+  readonly width: number
+  readonly interactive: boolean
+}
+
+export interface Command {
+  readonly summary: string
+  readonly usage: string
+  readonly run: (words: readonly string[], terminal: Terminal, json: boolean) => Promise<number>
+}
