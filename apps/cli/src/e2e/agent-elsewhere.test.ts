@@ -14,7 +14,8 @@ const isFault = (code: FaultCode) => (error: unknown) => {
   return true
 }
 
-const hostToken = async (client: Client, name: string): Promise<string> => (await client.call('host.token', { body: { name } })).secret
+const hostToken = async (client: Client, name: string): Promise<string> =>
+  (await client.call('host.token', { body: { name } })).secret
 
 interface AgentOf {
   readonly name: string
@@ -30,17 +31,27 @@ const untilConnected = (client: Client, name: string, connected = true) =>
     (await client.call('host.list', {})).items.some((host) => host.name === name && host.connected === connected),
   )
 const untilQuiet = (client: Client) =>
-  until('every operation ends', async () => (await client.call('operation.list', { query: { unfinished: 'true' } })).items.length === 0)
+  until(
+    'every operation ends',
+    async () => (await client.call('operation.list', { query: { unfinished: 'true' } })).items.length === 0,
+  )
 const rowsOf = async (client: Client) => (await client.call('instance.list', { query: { limit: 500 } })).items
 
-async function eventsUntil(client: Client, isLast: (event: PlatformEvent) => boolean, begin: () => Promise<unknown>): Promise<PlatformEvent[]> {
+async function eventsUntil(
+  client: Client,
+  isLast: (event: PlatformEvent) => boolean,
+  begin: () => Promise<unknown>,
+): Promise<PlatformEvent[]> {
   const seen: PlatformEvent[] = []
   const stop = new AbortController()
   const opened = Promise.withResolvers<void>()
   const timer = setTimeout(() => stop.abort(new Error(`the event never came: ${JSON.stringify(seen)}`)), 60_000)
   try {
     const reading = (async () => {
-      for await (const event of client.events({ signal: stop.signal, onState: (state) => state.kind === 'open' && opened.resolve() })) {
+      for await (const event of client.events({
+        signal: stop.signal,
+        onState: (state) => state.kind === 'open' && opened.resolve(),
+      })) {
         seen.push(event)
         if (isLast(event)) return
       }
@@ -118,7 +129,10 @@ describe('agents elsewhere, over domains in memory', () => {
 
   test('verbs, exec and the console go through a remote agent', async () => {
     await create('remote', 'one')
-    const reply = await life.client.call('instance.exec', { params: { instance: 'remote' }, body: { argv: ['/bin/echo', 'far'] } })
+    const reply = await life.client.call('instance.exec', {
+      params: { instance: 'remote' },
+      body: { argv: ['/bin/echo', 'far'] },
+    })
     assert.equal(Buffer.from(reply.stdoutBase64, 'base64').toString(), 'far\n')
     const socket = new WebSocket(`${life.url.replace('http', 'ws')}/api/v1/instances/remote/console?from=0`, {
       headers: { authorization: `Bearer ${life.token}` },
@@ -151,7 +165,10 @@ describe('agents elsewhere, over domains in memory', () => {
     const other = await begin('four', { token: good })
     await other.child.says(/it calls itself four, its token is of three/)
     const { items } = await life.client.call('host.list', {})
-    assert.ok(items.every((host) => host.connected === (host.name === 'one' || host.name === 'two')), JSON.stringify(items))
+    assert.ok(
+      items.every((host) => host.connected === (host.name === 'one' || host.name === 'two')),
+      JSON.stringify(items),
+    )
     for (const { child } of [wrong, personal, other]) await child.kill('SIGTERM')
   })
 
@@ -202,7 +219,9 @@ describe('agents elsewhere, over domains in memory', () => {
     let running = child
     for (let round = 0; round < 3; round += 1) {
       const names = Array.from({ length: 12 }, (_, n) => `mortal-${round}-${n}`)
-      const accepted = await Promise.all(names.map((name) => life.client.call('instance.create', { body: { name, host: 'mortal' } })))
+      const accepted = await Promise.all(
+        names.map((name) => life.client.call('instance.create', { body: { name, host: 'mortal' } })),
+      )
       await running.kill('SIGKILL')
       const again = await begin('mortal', agent)
       running = again.child
@@ -217,7 +236,10 @@ describe('agents elsewhere, over domains in memory', () => {
         assert.equal(row.operation, null)
         assert.ok(['running', 'crashed', 'failed', 'stopped'].includes(row.state.kind), `${row.name} is ${row.state.kind}`)
         if (row.state.kind === 'running') {
-          assert.equal((await life.client.call('instance.exec', { params: { instance: row.id }, body: { argv: ['/bin/true'] } })).exitCode, 0)
+          assert.equal(
+            (await life.client.call('instance.exec', { params: { instance: row.id }, body: { argv: ['/bin/true'] } })).exitCode,
+            0,
+          )
         }
       }
       for (const row of rows) {
@@ -270,7 +292,8 @@ describe('agents elsewhere, over domains in memory', () => {
       }
       const rows = (await rowsOf(life.client)).filter((row) => row.host === 'faithful')
       assert.ok(rows.length >= accepted.length)
-      for (const row of rows) assert.deepEqual([row.state.kind, row.operation, row.hostConnected], ['running', null, true], row.name)
+      for (const row of rows)
+        assert.deepEqual([row.state.kind, row.operation, row.hostConnected], ['running', null, true], row.name)
       const [first] = rows
       assert.ok(first)
       const seen = await eventsUntil(
@@ -319,7 +342,12 @@ test('a guest under QEMU survives its agent: killed in the middle of operations,
     const pid = guestsOf(agentDir).get(id)
     assert.ok(pid)
     const { operation } = await client.call('instance.create', { body: { name: 'half', ...body } })
-    await until('it is being made', async () => guestsOf(agentDir).size === 2 || (await client.call('operation.get', { params: { operation: operation.id } })).step === 'start')
+    await until(
+      'it is being made',
+      async () =>
+        guestsOf(agentDir).size === 2 ||
+        (await client.call('operation.get', { params: { operation: operation.id } })).step === 'start',
+    )
     await child.kill('SIGKILL')
     await untilConnected(client, 'real', false)
     assert.equal((await client.call('instance.get', { params: { instance: id } })).hostConnected, false)
@@ -339,7 +367,8 @@ test('a guest under QEMU survives its agent: killed in the middle of operations,
     })
     const { items } = await client.call('event.list', { query: { resource: id, limit: 100 } })
     assert.ok(items.every((event) => event.data['to'] !== 'crashed'))
-    for (const name of ['stays', 'half']) await client.call('instance.destroy', { params: { instance: name }, query: { wait: 60 } })
+    for (const name of ['stays', 'half'])
+      await client.call('instance.destroy', { params: { instance: name }, query: { wait: 60 } })
     assert.equal(guestsOf(agentDir).size, 0)
     await child.kill('SIGTERM')
   } finally {

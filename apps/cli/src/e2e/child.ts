@@ -28,7 +28,11 @@ export interface Child extends AsyncDisposable {
   kill(signal: NodeJS.Signals): Promise<void>
 }
 
-export function typevisor(words: readonly string[], env: NodeJS.ProcessEnv = {}, command: readonly string[] = [process.execPath, MAIN]): Child {
+export function typevisor(
+  words: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+  command: readonly string[] = [process.execPath, MAIN],
+): Child {
   const [program = '', ...args] = [...command, ...words]
   const child: ChildProcess = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } })
   let said = ''
@@ -61,7 +65,10 @@ export function typevisor(words: readonly string[], env: NodeJS.ProcessEnv = {},
 }
 
 /** Runs a command to its end. */
-export async function run(words: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<{ code: number | NodeJS.Signals; said: string }> {
+export async function run(
+  words: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<{ code: number | NodeJS.Signals; said: string }> {
   const child = typevisor(words, env)
   return { code: await child.exited, said: child.said() }
 }
@@ -197,7 +204,11 @@ export async function relay(): Promise<Relay> {
   })
 }
 
-export async function until<T>(what: string, look: () => Promise<T | null | false | undefined> | T | null | false | undefined, limitMs = 60_000): Promise<T> {
+export async function until<T>(
+  what: string,
+  look: () => Promise<T | null | false | undefined> | T | null | false | undefined,
+  limitMs = 60_000,
+): Promise<T> {
   const end = performance.now() + limitMs
   while (true) {
     const found = await look()

@@ -31,7 +31,14 @@ const OTHERS_MAX = 3
 const WITNESS_VERBS: readonly VerbName[] = ['pause', 'unpause', 'save', 'restore']
 const VERBS_USED: readonly VerbName[] = ['pause', 'unpause', 'save', 'restore', 'poweroff', 'start', 'reboot', 'destroy']
 /** After these it may be another process. */
-const NEW_PROCESS = new Set(['instance.create', 'instance.start', 'instance.poweroff', 'instance.save', 'instance.restore', 'instance.destroy'])
+const NEW_PROCESS = new Set([
+  'instance.create',
+  'instance.start',
+  'instance.poweroff',
+  'instance.save',
+  'instance.restore',
+  'instance.destroy',
+])
 
 const list = async (client: Client) => (await client.call('instance.list', { query: { limit: 100 } })).items
 
@@ -80,7 +87,8 @@ export async function killLoop({ seed, roundCount, say }: KillLoopOptions): Prom
   for (const { name } of await list(life.client)) await done(life.client, 'destroy', name)
   assert.deepEqual(await list(life.client), [])
   assert.equal(guestsOf(agentDir).size, 0, 'no QEMU is left')
-  for (const folder of ['volumes', 'saves', 'domains']) assert.deepEqual(await readdir(join(agentDir, folder)), [], `${folder} is empty`)
+  for (const folder of ['volumes', 'saves', 'domains'])
+    assert.deepEqual(await readdir(join(agentDir, folder)), [], `${folder} is empty`)
   const runFolder = join('/run/typevisor', runTagOf(agentDir))
   if (process.geteuid?.() === 0) assert.deepEqual(await readdir(runFolder), [], 'no folder of a guest is left')
   await life.child.kill('SIGTERM')
@@ -102,7 +110,10 @@ async function done(client: Client, verb: VerbName, instance: string): Promise<v
 }
 
 async function makeWitness(client: Client, name: string): Promise<void> {
-  const { operation } = await client.call('instance.create', { body: { name, image: 'micro', memoryBytes: MEMORY_BYTES }, query: { wait: 60 } })
+  const { operation } = await client.call('instance.create', {
+    body: { name, image: 'micro', memoryBytes: MEMORY_BYTES },
+    query: { wait: 60 },
+  })
   assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
   const argv = ['/bin/sh', '-c', '(i=0; while :; do i=$((i+1)); echo "tick $i;"; sleep 0.05; done) >/dev/ttyS0 2>&1 </dev/null &']
   await until(`the agent of ${name}`, () =>
@@ -119,7 +130,7 @@ async function makeWitness(client: Client, name: string): Promise<void> {
 /** The last number on the console; each is one more than the one before. */
 async function counted(client: Client, instance: string): Promise<number> {
   let text = ''
-  for (let from = 0; ; ) {
+  for (let from = 0; ;) {
     const slice = await client.call('instance.log', { params: { instance }, query: { from } })
     text += Buffer.from(slice.contentBase64, 'base64').toString('latin1')
     if (slice.endOffset === from) break
@@ -155,13 +166,17 @@ class Loop {
         const others = rows.filter((row) => !WITNESSES.includes(row.name))
         if (others.length < OTHERS_MAX && rng.chance(0.4)) {
           const name = `other-${(this.#names += 1)}`
-          this.#accepted(await client.call('instance.create', { body: { name, image: 'micro', memoryBytes: MEMORY_BYTES } }, { signal }))
+          this.#accepted(
+            await client.call('instance.create', { body: { name, image: 'micro', memoryBytes: MEMORY_BYTES } }, { signal }),
+          )
         } else {
           const row = rng.pick(rows)
           const verbs = (WITNESSES.includes(row.name) ? WITNESS_VERBS : VERBS_USED).filter((verb) => possible(verb, row))
           if (verbs.length > 0) {
             const verb = rng.pick(verbs)
-            this.#accepted(await client.call(`instance.${verb}`, { params: { instance: row.id }, query: { wait: rng.below(2) } }, { signal }))
+            this.#accepted(
+              await client.call(`instance.${verb}`, { params: { instance: row.id }, query: { wait: rng.below(2) } }, { signal }),
+            )
           }
         }
       } catch (error) {
@@ -177,7 +192,11 @@ class Loop {
 
   /** Everything that must be so once nothing is under way. */
   async settle({ client }: Life): Promise<void> {
-    await until('every operation ends', async () => (await client.call('operation.list', { query: { unfinished: 'true' } })).items.length === 0, 120_000)
+    await until(
+      'every operation ends',
+      async () => (await client.call('operation.list', { query: { unfinished: 'true' } })).items.length === 0,
+      120_000,
+    )
     for (const [id, name] of this.operations) {
       const operation = await client.call('operation.get', { params: { operation: id } })
       assert.ok(operation.state === 'done' || operation.state === 'undone', `${name} ${id}: ${operation.state}`)
@@ -189,7 +208,10 @@ class Loop {
       const live = rows.filter((row) => row.state.kind === 'running' || row.state.kind === 'paused')
       return live.length === guests.size && live.every((row) => guests.has(row.id))
     }).catch(async (error: unknown) => {
-      throw new Error(`rows ${JSON.stringify((await list(client)).map(({ id, name, state }) => [id, name, state]))}, guests ${JSON.stringify([...guestsOf(this.#agentDir)])}`, { cause: error })
+      throw new Error(
+        `rows ${JSON.stringify((await list(client)).map(({ id, name, state }) => [id, name, state]))}, guests ${JSON.stringify([...guestsOf(this.#agentDir)])}`,
+        { cause: error },
+      )
     })
     const guests = guestsOf(this.#agentDir)
     const rows = await list(client)
@@ -201,13 +223,17 @@ class Loop {
       const { items } = await client.call('operation.list', { query: { resource: row.id, limit: 500 } })
       const [newest] = items
       assert.ok(newest)
-      assert.ok(isWhere(row, newest), `${row.name} is ${row.state.kind} (${row.state.detail}) after ${newest.name} ${newest.state} ${JSON.stringify(newest.fault)}`)
+      assert.ok(
+        isWhere(row, newest),
+        `${row.name} is ${row.state.kind} (${row.state.detail}) after ${newest.name} ${newest.state} ${JSON.stringify(newest.fault)}`,
+      )
       this.undoneCount += items.filter((item) => item.state === 'undone').length
       const pid = guests.get(row.id)
       if (pid === undefined) continue
       const before = this.#quiet.get(row.id)
       const since = items.slice(0, items.length - (before?.operations ?? 0))
-      if (before && !since.some((item) => NEW_PROCESS.has(item.name))) assert.equal(pid, before.pid, `${row.name} has the process that it had`)
+      if (before && !since.some((item) => NEW_PROCESS.has(item.name)))
+        assert.equal(pid, before.pid, `${row.name} has the process that it had`)
       quiet.set(row.id, { pid, operations: items.length })
     }
     for (const name of WITNESSES) await counted(client, name)
@@ -216,7 +242,8 @@ class Loop {
 }
 
 const possible = (verb: VerbName, row: Instance): boolean =>
-  row.operation === null && ((VERBS[verb].from as readonly string[]).includes(row.state.kind) || (verb === 'destroy' && row.state.kind === 'failed'))
+  row.operation === null &&
+  ((VERBS[verb].from as readonly string[]).includes(row.state.kind) || (verb === 'destroy' && row.state.kind === 'failed'))
 
 /** Whether the row is where its newest operation leaves it: at the verb's end, or where it was before. */
 function isWhere(row: Instance, newest: { readonly name: string; readonly state: string }): boolean {

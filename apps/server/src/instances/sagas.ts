@@ -21,13 +21,20 @@ export interface InstanceServices {
   readonly database: SqlExecutor
 }
 
-export type CreateInput = { readonly id: DomainId; readonly spec: DomainSpec; readonly host: string | null; readonly start: boolean }
+export type CreateInput = {
+  readonly id: DomainId
+  readonly spec: DomainSpec
+  readonly host: string | null
+  readonly start: boolean
+}
 export type VerbInput = { readonly id: DomainId; readonly name: string; readonly host: string | null; readonly verb: VerbName }
 export type BuildInput = { readonly image: string; readonly host: string }
 
 /** How long a step waits for an agent that is away before it counts as an attempt. */
 const AGENT_AWAY_LIMIT_MS = 30_000
 const AWAY_ATTEMPTS = 20
+/** Longer than an agent's pause between two attempts to join; a creation on a host that stays away fails after five of these. */
+const PLACE_AWAY_LIMIT_MS = 12_000
 
 type Context<I> = StepContext<I, InstanceServices>
 
@@ -37,12 +44,31 @@ async function carryOut<I>(context: Context<I>, host: string, id: DomainId, verb
   return agent.call('domain.carry-out', { commandId, fence: context.fence, id, verb }, { signal: context.signal })
 }
 
-const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] => (domain ? [observedEffect(id, domain, sequence)] : [])
+const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] =>
+  domain ? [observedEffect(id, domain, sequence)] : []
 
 const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
   const place = outputs['place']
   if (typeof place !== 'string') throw new Fault('internal', 'create: no host was placed')
   return place
+}
+
+/**
+ * Agents come back a moment after the server does. What was accepted before it was killed must not fail for that moment: a host that has
+ * been here before is waited for, as every other step does.
+ */
+async function untilSomeHost({ database, agents }: InstanceServices, wanted: string | null, signal: AbortSignal): Promise<void> {
+  const { rows } = await database.query(
+    'SELECT name FROM host WHERE last_seen_at IS NOT NULL AND ($1::text IS NULL OR name = $1)',
+    [wanted],
+  )
+  const known = rows.map((row) => String(row['name']))
+  if (known.length === 0 || known.some((name) => agents.get(name) !== null)) return
+  const done = new AbortController()
+  const either = AbortSignal.any([signal, done.signal])
+  await Promise.any(known.map((name) => agents.need(name, PLACE_AWAY_LIMIT_MS, either))).catch(() => {})
+  done.abort()
+  signal.throwIfAborted()
 }
 
 /** One placement at a time: two that both saw the last free memory would both take it. The choice is kept in the row at once. */
@@ -55,7 +81,11 @@ async function place({ database, agents }: InstanceServices, input: CreateInput)
     const placed = rows[0]?.['host']
     if (typeof placed === 'string') return placed
     const offers = await hostOffers(tx, agents, input.id)
-    const host = chooseHost(offers, { image: input.spec.image, memoryBytes: input.spec.memoryBytes, host: input.host ?? undefined })
+    const host = chooseHost(offers, {
+      image: input.spec.image,
+      memoryBytes: input.spec.memoryBytes,
+      host: input.host ?? undefined,
+    })
     await tx.query('UPDATE instance SET host = $2 WHERE id = $1', [input.id, host])
     return host
   })
@@ -66,7 +96,10 @@ const create = defineSaga<CreateInput, InstanceServices>({
   steps: [
     {
       name: 'place',
-      do: async ({ input, services }) => ({ output: await place(services, input) }),
+      do: async ({ input, services, signal }) => {
+        await untilSomeHost(services, input.host, signal)
+        return { output: await place(services, input) }
+      },
     },
     {
       name: 'define',
@@ -75,7 +108,11 @@ const create = defineSaga<CreateInput, InstanceServices>({
         const { input, services, signal, outputs } = context
         const agent = await services.agents.need(hostOf(outputs), AGENT_AWAY_LIMIT_MS, signal)
         const commandId = `${context.sagaId}.define`
-        const reply = await agent.call('domain.define', { commandId, fence: context.fence, id: input.id, spec: input.spec }, { signal })
+        const reply = await agent.call(
+          'domain.define',
+          { commandId, fence: context.fence, id: input.id, spec: input.spec },
+          { signal },
+        )
         return { effects: observed(input.id, reply) }
       },
       undo: async (context) => {
@@ -102,7 +139,12 @@ const create = defineSaga<CreateInput, InstanceServices>({
   ],
 })
 
-const failure = (verb: string, operation: string, fault: FaultJson): Record<string, Json> => ({ verb, operation, code: fault.code, message: fault.message })
+const failure = (verb: string, operation: string, fault: FaultJson): Record<string, Json> => ({
+  verb,
+  operation,
+  code: fault.code,
+  message: fault.message,
+})
 
 function verbSaga(verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput, InstanceServices> {
   return defineSaga<VerbInput, InstanceServices>({
@@ -141,7 +183,10 @@ const destroy = defineSaga<VerbInput, InstanceServices>({
       },
     },
   ],
-  onDone: ({ sagaId, input }) => [destroyedEffect(input.id), eventEffect('instance.destroyed', input.id, input.name, { operation: sagaId })],
+  onDone: ({ sagaId, input }) => [
+    destroyedEffect(input.id),
+    eventEffect('instance.destroyed', input.id, input.name, { operation: sagaId }),
+  ],
   onFailed: ({ sagaId, input }, fault) => [
     failedEffect(input.id, { ...fault, message: `destroy: ${fault.message}` }),
     releaseEffect(input.id, sagaId),
@@ -168,7 +213,9 @@ const buildImage = defineSaga<BuildInput, InstanceServices>({
     },
   ],
   onDone: ({ sagaId, input }) => [eventEffect('image.built', null, input.image, { operation: sagaId, host: input.host })],
-  onFailed: ({ sagaId, input }, fault) => [eventEffect('image.failed', null, input.image, { host: input.host, ...failure('build', sagaId, fault) })],
+  onFailed: ({ sagaId, input }, fault) => [
+    eventEffect('image.failed', null, input.image, { host: input.host, ...failure('build', sagaId, fault) }),
+  ],
 })
 
 export function imageEffect(host: string, image: import('@typevisor/api/agent-wire').AgentImage): SagaEffect & { kind: 'sql' } {
@@ -179,7 +226,18 @@ export function imageEffect(host: string, image: import('@typevisor/api/agent-wi
       ON CONFLICT (host, name) DO UPDATE SET title = excluded.title, digest = excluded.digest, size_bytes = excluded.size_bytes,
         virtual_bytes = excluded.virtual_bytes, minimum_memory_bytes = excluded.minimum_memory_bytes, default_user = excluded.default_user,
         contents = excluded.contents, built_at = excluded.built_at`,
-    values: [host, image.name, image.title, image.digest, image.sizeBytes, image.virtualBytes, image.minimumMemoryBytes, image.defaultUser, JSON.stringify(image.contents), image.builtAt],
+    values: [
+      host,
+      image.name,
+      image.title,
+      image.digest,
+      image.sizeBytes,
+      image.virtualBytes,
+      image.minimumMemoryBytes,
+      image.defaultUser,
+      JSON.stringify(image.contents),
+      image.builtAt,
+    ],
   }
 }
 
