@@ -88,7 +88,8 @@ async function eventsOf(toolstack: Toolstack, after = 0): Promise<DomainEvent[]>
   }
   return seen
 }
-const told = (events: readonly DomainEvent[]) => events.map((event) => `${event.from}>${event.to} ${event.cause}${event.reconstructed ? ' reconstructed' : ''}`)
+const told = (events: readonly DomainEvent[]) =>
+  events.map((event) => `${event.from}>${event.to} ${event.cause}${event.reconstructed ? ' reconstructed' : ''}`)
 
 test('a life: every transition is told once, with its cause', async () => {
   const world = makeWorld()
@@ -99,9 +100,13 @@ test('a life: every transition is told once, with its cause', async () => {
       await toolstack.carryOut(verb, ID, command())
     }
     assert.equal(await toolstack.carryOut('destroy', ID, command()), null)
-    const states = told(await eventsOf(toolstack)).filter((line) => !line.startsWith('stopped>paused') && !line.startsWith('saved>paused'))
+    const states = told(await eventsOf(toolstack)).filter(
+      (line) => !line.startsWith('stopped>paused') && !line.startsWith('saved>paused'),
+    )
     assert.deepEqual(
-      states.map((line) => line.replace('paused>running', '*>running').replace('stopped>running', '*>running').replace('saved>running', '*>running')),
+      states.map((line) =>
+        line.replace('paused>running', '*>running').replace('stopped>running', '*>running').replace('saved>running', '*>running'),
+      ),
       [
         'null>stopped requested',
         '*>running requested',
@@ -203,7 +208,12 @@ test('a panic leaves the domain crashed with its memory; poweroff lets it go', a
 
 test('what happened while nobody watched is told as reconstructed', async () => {
   const world = makeWorld()
-  const ids = ['b', 'c', 'd', 'e'].map((letter) => ID.replace(/.$/, letter) as DomainId) as [DomainId, DomainId, DomainId, DomainId]
+  const ids = ['b', 'c', 'd', 'e'].map((letter) => ID.replace(/.$/, letter) as DomainId) as [
+    DomainId,
+    DomainId,
+    DomainId,
+    DomainId,
+  ]
   await world.clock.run(async () => {
     let toolstack = await world.open()
     for (const [index, id] of ids.entries()) {
@@ -293,6 +303,52 @@ test('events go on after the last one that a reader has, without a gap', async (
       sequences,
       sequences.map((_, index) => index + 1),
     )
+    await toolstack.close()
+  })
+})
+
+test('a reader of events that falls too far behind is told so, and goes on after its last one without a gap', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('busy'), command())
+    await toolstack.carryOut('start', ID, command())
+    const slow = toolstack.events(0)[Symbol.asyncIterator]()
+    const seen: number[] = [(await slow.next()).value?.sequence ?? 0]
+    for (let n = 0; n < 5000; n += 1) {
+      world.hypervisor.guest.reboot(ID)
+      if (n % 100 === 0) await world.clock.advance(1)
+    }
+    await world.clock.advance(100)
+    const rest = async () => {
+      for (let next = await slow.next(); !next.done; next = await slow.next()) seen.push(next.value.sequence)
+    }
+    await assert.rejects(rest(), isFault('busy'))
+    const again = await eventsOf(toolstack, seen.at(-1))
+    assert.deepEqual(
+      [...seen, ...again.map((event) => event.sequence)],
+      Array.from({ length: toolstack.lastSequence() }, (_, index) => index + 1),
+    )
+    assert.ok(toolstack.lastSequence() > 5000)
+    await toolstack.close()
+  })
+})
+
+test('the newest sequence that is told is on the disk: a crash never gives it to another transition', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('safe'), command())
+    await toolstack.carryOut('start', ID, command())
+    const before = toolstack.lastSequence()
+    world.hypervisor.guest.panic(ID)
+    const isSeen = () => toolstack.get(ID)?.state.kind === 'crashed'
+    // In memory at once, on the disk a moment later.
+    for (let turn = 0; turn < 100 && !isSeen(); turn += 1) await null
+    assert.ok(isSeen())
+    assert.equal(toolstack.lastSequence(), before)
+    await world.clock.advance(100)
+    assert.equal(toolstack.lastSequence(), before + 1)
     await toolstack.close()
   })
 })

@@ -1,6 +1,7 @@
 /** What goes wrong on real machines: each is a clear word, and nothing is lost. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { mkdir, open, readdir, rm, writeFile } from 'node:fs/promises'
@@ -13,6 +14,7 @@ import { endAll, guestsOf, machine, run, typevisor, until, type Life, type Machi
 import { temporaryFolder } from './harness.ts'
 
 const MIB = 1024 * 1024
+const canMount = process.geteuid?.() === 0
 const buildMicro = async (client: Client) => {
   const { operation } = await client.call('image.build', { params: { image: 'micro' }, body: {}, query: { wait: 60 } })
   assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
@@ -56,10 +58,12 @@ test('a data directory that cannot be written: says which and why', async () => 
   const folder = await temporaryFolder()
   try {
     await writeFile(join(folder, 'file'), '')
-    const cases: [string, RegExp][] = [
-      [join(folder, 'file/below'), /ENOTDIR|not a directory/],
-      ['/proc/typevisor', /ENOENT|no such file/],
-    ]
+    const cases: [string, RegExp][] = [[join(folder, 'file/below'), /ENOTDIR|not a directory/]]
+    if (canMount) {
+      await mkdir(join(folder, 'read-only'))
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'ro,size=1m', 'tmpfs', join(folder, 'read-only')])
+      cases.push([join(folder, 'read-only'), /EROFS|read-only/])
+    }
     for (const [dataDir, why] of cases) {
       const { code, said } = await run(['start', '--port', '0', '--data', dataDir, '--empty', '--driver', 'sim'])
       assert.notEqual(code, 0)
@@ -68,6 +72,7 @@ test('a data directory that cannot be written: says which and why', async () => 
       assert.doesNotMatch(said, /^\s+at /m, 'no stack')
     }
   } finally {
+    if (canMount) execFileSync('umount', [join(folder, 'read-only')])
     await rm(folder, { recursive: true, force: true })
   }
 })
@@ -121,7 +126,12 @@ test('PostgreSQL killed under the server: it is started again, requests meanwhil
     await sleep(round * 15)
     process.kill(killed, 'SIGKILL')
     await asking
-    await until('it answers again', () => client.call('instance.list', {}).then(() => postmaster() !== killed && postmaster() !== 0, () => false))
+    await until('it answers again', () =>
+      client.call('instance.list', {}).then(
+        () => postmaster() !== killed && postmaster() !== 0,
+        () => false,
+      ),
+    )
     for (const id of accepted) {
       const operation = await until('the operation ends', async () => {
         const found = await client.call('operation.get', { params: { operation: id } })
@@ -129,7 +139,10 @@ test('PostgreSQL killed under the server: it is started again, requests meanwhil
       })
       assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
     }
-    assert.ok(refused.every((code) => ['unavailable', 'busy', 'conflict'].includes(code)), refused.join(' '))
+    assert.ok(
+      refused.every((code) => ['unavailable', 'busy', 'conflict'].includes(code)),
+      refused.join(' '),
+    )
   }
   await until('the host is back', async () => (await client.call('host.list', {})).items.every((each) => each.connected))
   // What happens on the host is taken in again.
@@ -189,10 +202,16 @@ describe('with guests under QEMU', () => {
     try {
       const asked = await verb(client, 'pause', 'hung', 0)
       assert.equal((await verb(client, 'pause', 'well')).instance?.state.kind, 'paused')
-      const { operation } = { operation: await until('it ends', async () => {
-        const found = await client.call('operation.get', { params: { operation: asked.operation.id }, query: { wait: 10 } })
-        return found.state === 'running' ? null : found
-      }, 120_000) }
+      const { operation } = {
+        operation: await until(
+          'it ends',
+          async () => {
+            const found = await client.call('operation.get', { params: { operation: asked.operation.id }, query: { wait: 10 } })
+            return found.state === 'running' ? null : found
+          },
+          120_000,
+        ),
+      }
       assert.equal(operation.state, 'undone')
       assert.equal(operation.fault?.code, 'timeout')
       assert.match(operation.fault?.message ?? '', /QMP/)
@@ -218,13 +237,18 @@ describe('with guests under QEMU', () => {
   test('a guest whose QEMU is killed is crashed with that cause, also when nobody watched', async () => {
     const [seen, unseen] = [await create(client, 'seen'), await create(client, 'unseen')]
     process.kill(guestsOf(agentDir).get(String(seen.instance?.id)) ?? 0, 'SIGKILL')
-    await until('it is told', async () => (await client.call('instance.get', { params: { instance: 'seen' } })).state.kind === 'crashed')
+    await until(
+      'it is told',
+      async () => (await client.call('instance.get', { params: { instance: 'seen' } })).state.kind === 'crashed',
+    )
     await life.child.kill('SIGKILL')
     process.kill(guestsOf(agentDir).get(String(unseen.instance?.id)) ?? 0, 'SIGKILL')
     life = await host.start()
     client = life.client
     const crashes = async (id: string) =>
-      (await client.call('event.list', { query: { resource: id, limit: 100 } })).items.filter((event) => event.data['to'] === 'crashed')
+      (await client.call('event.list', { query: { resource: id, limit: 100 } })).items.filter(
+        (event) => event.data['to'] === 'crashed',
+      )
     const [event] = await until('it is worked out', async () => {
       const found = await crashes(String(unseen.instance?.id))
       return found.length > 0 ? found : null
@@ -235,93 +259,120 @@ describe('with guests under QEMU', () => {
   })
 })
 
-const canMount = process.geteuid?.() === 0
-
-test('no space: volumes, saves and the journal on a full file system fail with that word, nothing is lost, and all goes on with room', { skip: canMount ? false : 'mounting a small file system wants root' }, async () => {
-  await using host = await machine()
-  const agentDir = join(host.dataDir, 'agent')
-  await mkdir(agentDir)
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=220m,mode=711', 'tmpfs', agentDir])
-  try {
-    const { client, child } = await host.start()
-    await buildMicro(client)
-    const { instance } = await create(client, 'guest')
-    assert.equal(instance?.state.kind, 'running')
-    const pid = guestsOf(agentDir).get(instance.id)
-    await until('it has booted', () =>
-      client.call('instance.log', { params: { instance: 'guest' } }).then((log) => Buffer.from(log.contentBase64, 'base64').toString().includes('ready')),
-    )
-    const fill = async (keepBytes: number): Promise<void> => {
-      const free = Number(execFileSync('df', ['-B1', '--output=avail', agentDir]).toString().split('\n')[1])
-      const handle = await open(join(agentDir, 'filler'), 'a')
-      const piece = Buffer.alloc(64 * 1024, 1)
-      try {
-        for (let left = free - keepBytes; left > 0; left -= piece.length) await handle.write(piece, 0, Math.min(piece.length, left))
-      } finally {
-        await handle.close()
-      }
-    }
-    // Room for records, none for a save of the guest's memory.
-    await fill(2 * MIB)
-    const saved = await verb(client, 'save', 'guest')
-    assert.equal(saved.operation.state, 'undone')
-    assert.equal(saved.operation.fault?.code, 'exhausted', JSON.stringify(saved.operation.fault))
-    assert.equal(saved.instance?.state.kind, 'running', 'the guest goes on')
-    assert.equal(guestsOf(agentDir).get(instance.id), pid)
-    assert.deepEqual(await readdir(join(agentDir, 'saves')), [])
-
-    // No byte: a volume cannot be made, and the journal waits for room.
-    await fill(0)
-    const asked = await client.call('instance.create', { body: { name: 'no-room', memoryBytes: 160 * MIB } })
-    await sleep(1500)
-    await rm(join(agentDir, 'filler'))
-    const ended = await client.call('operation.get', { params: { operation: asked.operation.id }, query: { wait: 60 } })
-    assert.ok(ended.state === 'done' || (ended.state === 'undone' && ended.fault?.code === 'exhausted'), JSON.stringify(ended))
-    await verb(client, 'destroy', 'no-room')
-    assert.equal((await verb(client, 'save', 'guest')).instance?.state.kind, 'saved')
-    await verb(client, 'destroy', 'guest')
-    assert.deepEqual(await readdir(join(agentDir, 'volumes')), [])
-    await child.kill('SIGTERM')
-  } finally {
-    await endAll(host.dataDir)
-    execFileSync('umount', [agentDir])
-  }
-})
-
-test('no space for PostgreSQL: what cannot be written is refused as such, what was is kept, and all goes on with room', { skip: canMount ? false : 'mounting a small file system wants root' }, async () => {
-  await using host = await machine()
-  const folder = join(host.dataDir, 'postgresql')
-  await mkdir(folder)
-  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=96m,mode=711', 'tmpfs', folder])
-  let child: ReturnType<typeof typevisor> | undefined
-  try {
-    const life = await host.start('--driver', 'sim')
-    child = life.child
-    const { client } = life
-    await create(client, 'kept')
-    const handle = await open(join(folder, 'filler'), 'a')
-    await handle.write(Buffer.alloc(MIB)).catch(() => {})
+test(
+  'no space: volumes, saves and the journal on a full file system fail with that word, nothing is lost, and all goes on with room',
+  { skip: canMount ? false : 'mounting a small file system wants root' },
+  async () => {
+    await using host = await machine()
+    const agentDir = join(host.dataDir, 'agent')
+    await mkdir(agentDir)
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=700m,mode=711', 'tmpfs', agentDir])
     try {
-      for (;;) await handle.write(Buffer.alloc(64 * 1024))
-    } catch {
-      // It is full.
+      const { client, child } = await host.start()
+      await buildMicro(client)
+      const { instance } = await create(client, 'guest')
+      assert.equal(instance?.state.kind, 'running')
+      const pid = guestsOf(agentDir).get(instance.id)
+      await until('it has booted', () =>
+        client
+          .call('instance.log', { params: { instance: 'guest' } })
+          .then((log) => Buffer.from(log.contentBase64, 'base64').toString().includes('ready')),
+      )
+      const fill = async (keepBytes: number): Promise<void> => {
+        const free = Number(execFileSync('df', ['-B1', '--output=avail', agentDir]).toString().split('\n')[1])
+        const handle = await open(join(agentDir, 'filler'), 'a')
+        const piece = Buffer.alloc(64 * 1024, 1)
+        try {
+          for (let left = free - keepBytes; left > 0; left -= piece.length)
+            await handle.write(piece, 0, Math.min(piece.length, left))
+        } finally {
+          await handle.close()
+        }
+      }
+      // Room for records, none for a save of the guest's memory.
+      await fill(2 * MIB)
+      const saved = await verb(client, 'save', 'guest')
+      assert.equal(saved.operation.state, 'undone')
+      assert.equal(saved.operation.fault?.code, 'exhausted', JSON.stringify(saved.operation.fault))
+      assert.equal(saved.instance?.state.kind, 'running', 'the guest goes on')
+      assert.equal(guestsOf(agentDir).get(instance.id), pid)
+      assert.deepEqual(await readdir(join(agentDir, 'saves')), [])
+
+      // No byte: a volume cannot be made, and the journal waits for room.
+      await fill(0)
+      const asked = await client.call('instance.create', { body: { name: 'no-room', memoryBytes: 160 * MIB } })
+      await sleep(1500)
+      await rm(join(agentDir, 'filler'))
+      const ended = await client.call('operation.get', { params: { operation: asked.operation.id }, query: { wait: 60 } })
+      assert.ok(ended.state === 'done' || (ended.state === 'undone' && ended.fault?.code === 'exhausted'), JSON.stringify(ended))
+      await verb(client, 'destroy', 'no-room')
+      assert.equal((await verb(client, 'save', 'guest')).instance?.state.kind, 'saved')
+      await verb(client, 'destroy', 'guest')
+      assert.deepEqual(await readdir(join(agentDir, 'volumes')), [])
+      await child.kill('SIGTERM')
+    } finally {
+      await endAll(host.dataDir)
+      execFileSync('umount', [agentDir])
     }
-    await handle.close()
-    const faults = new Set<string>()
-    for (let n = 0; n < 40 && !faults.has('exhausted'); n += 1) {
-      await client
-        .call('instance.create', { body: { name: `full-${n}`, start: false, userData: `#cloud-config\n${'x'.repeat(15_000)}${n}` } })
-        .catch((error: unknown) => faults.add((error as { code?: string }).code ?? String(error)))
+  },
+)
+
+test(
+  'no space for PostgreSQL: what cannot be written is refused as such, what was is kept, and all goes on with room',
+  { skip: canMount ? false : 'mounting a small file system wants root' },
+  async () => {
+    await using host = await machine()
+    const folder = join(host.dataDir, 'postgresql')
+    await mkdir(folder)
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=96m,mode=711', 'tmpfs', folder])
+    let child: ReturnType<typeof typevisor> | undefined
+    try {
+      const life = await host.start('--driver', 'sim')
+      child = life.child
+      const { client } = life
+      await create(client, 'kept')
+      const handle = await open(join(folder, 'filler'), 'a')
+      await handle.write(Buffer.alloc(MIB)).catch(() => {})
+      try {
+        for (;;) await handle.write(Buffer.alloc(64 * 1024))
+      } catch {
+        // It is full.
+      }
+      await handle.close()
+      const faults = new Set<string>()
+      // Until the log of the database finds no room for its next piece.
+      for (let n = 0; n < 100 && !faults.has('exhausted') && !faults.has('unavailable'); n += 1) {
+        const userData = `#cloud-config\n${randomBytes(11_000).toString('base64')}`
+        await Promise.allSettled(
+          Array.from({ length: 10 }, (_, at) =>
+            client
+              .call('instance.create', { body: { name: `full-${n}-${at}`, start: false, userData } })
+              .catch((error: unknown) => faults.add((error as { code?: string }).code ?? String(error))),
+          ),
+        )
+      }
+      assert.ok(faults.size > 0, 'it was full')
+      assert.ok(
+        [...faults].every((code) => code === 'exhausted' || code === 'unavailable'),
+        [...faults].join(' '),
+      )
+      await rm(join(folder, 'filler'))
+      await until('it writes again', () =>
+        create(client, 'after').then(
+          ({ operation }) => operation.state === 'done',
+          () => false,
+        ),
+      )
+      assert.equal((await client.call('instance.get', { params: { instance: 'kept' } })).state.kind, 'running')
+      await until(
+        'every operation ends',
+        async () => (await client.call('operation.list', { query: { unfinished: 'true' } })).items.length === 0,
+      )
+      await child.kill('SIGTERM')
+    } finally {
+      await child?.kill('SIGKILL')
+      await endAll(host.dataDir)
+      execFileSync('umount', [folder])
     }
-    assert.ok([...faults].every((code) => code === 'exhausted' || code === 'unavailable'), [...faults].join(' '))
-    await rm(join(folder, 'filler'))
-    await until('it writes again', () => create(client, 'after').then(({ operation }) => operation.state === 'done', () => false))
-    assert.equal((await client.call('instance.get', { params: { instance: 'kept' } })).state.kind, 'running')
-    await until('every operation ends', async () => (await client.call('operation.list', { query: { unfinished: 'true' } })).items.length === 0)
-    await child.kill('SIGTERM')
-  } finally {
-    await child?.kill('SIGKILL')
-    await endAll(host.dataDir)
-    execFileSync('umount', [folder])
-  }
-})
+  },
+)
