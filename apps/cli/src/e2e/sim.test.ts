@@ -7,7 +7,11 @@ import { openPlatform, type TestPlatform } from './harness.ts'
 const isFault = (code: FaultCode, path?: string) => (error: unknown) => {
   assert.ok(error instanceof Fault, String(error))
   assert.equal(error.code, code, error.message)
-  if (path !== undefined) assert.ok(error.details.some((detail) => detail.path.includes(path)), `${JSON.stringify(error.details)} names ${path}`)
+  if (path !== undefined)
+    assert.ok(
+      error.details.some((detail) => detail.path.includes(path)),
+      `${JSON.stringify(error.details)} names ${path}`,
+    )
   return true
 }
 
@@ -20,8 +24,19 @@ describe('the platform over domains in memory', () => {
 
   const create = (name: string, body: object = {}) =>
     world.client.call('instance.create', { query: { wait: 20 }, body: { name, ...body } })
-  const verb = (name: 'instance.pause' | 'instance.save' | 'instance.destroy' | 'instance.shutdown' | 'instance.start' | 'instance.unpause' | 'instance.restore' | 'instance.reboot' | 'instance.poweroff', instance: string) =>
-    world.client.call(name, { params: { instance }, query: { wait: 20 } })
+  const verb = (
+    name:
+      | 'instance.pause'
+      | 'instance.save'
+      | 'instance.destroy'
+      | 'instance.shutdown'
+      | 'instance.start'
+      | 'instance.unpause'
+      | 'instance.restore'
+      | 'instance.reboot'
+      | 'instance.poweroff',
+    instance: string,
+  ) => world.client.call(name, { params: { instance }, query: { wait: 20 } })
 
   test('an instance is created, runs, and is found by name and by id', async () => {
     const { operation, instance } = await create('first')
@@ -59,7 +74,10 @@ describe('the platform over domains in memory', () => {
 
   test('a verb from a state in which the table does not allow it is a conflict that names both', async () => {
     await create('wrong')
-    await assert.rejects(verb('instance.start', 'wrong'), (error) => isFault('conflict')(error) && /running.*stopped/.test((error as Fault).message))
+    await assert.rejects(
+      verb('instance.start', 'wrong'),
+      (error) => isFault('conflict')(error) && /running.*stopped/.test((error as Fault).message),
+    )
   })
 
   test('a name that is taken is a conflict, and free again after destroy', async () => {
@@ -90,7 +108,10 @@ describe('the platform over domains in memory', () => {
 
   test('exec, addresses, statistics and the console log reach the guest', async () => {
     await create('reach')
-    const reply = await world.client.call('instance.exec', { params: { instance: 'reach' }, body: { argv: ['/bin/echo', 'hello'] } })
+    const reply = await world.client.call('instance.exec', {
+      params: { instance: 'reach' },
+      body: { argv: ['/bin/echo', 'hello'] },
+    })
     assert.deepEqual([reply.exitCode, Buffer.from(reply.stdoutBase64, 'base64').toString()], [0, 'hello\n'])
     const { items } = await world.client.call('instance.addresses', { params: { instance: 'reach' } })
     assert.equal(items[0]?.addresses[0]?.address, '10.0.2.15')
@@ -103,11 +124,23 @@ describe('the platform over domains in memory', () => {
     for (const n of [1, 2, 3, 4, 5]) await create(`page-${n}`, { labels: { tier: n % 2 === 0 ? 'even' : 'odd' }, start: false })
     const first = await world.client.call('instance.list', { query: { search: 'page', limit: 2, sort: 'name', order: 'desc' } })
     assert.deepEqual([first.items.map((item) => item.name), first.total], [['page-5', 'page-4'], 5])
-    const second = await world.client.call('instance.list', { query: { search: 'page', limit: 2, sort: 'name', order: 'desc', cursor: first.nextCursor ?? '' } })
-    assert.deepEqual(second.items.map((item) => item.name), ['page-3', 'page-2'])
+    const second = await world.client.call('instance.list', {
+      query: { search: 'page', limit: 2, sort: 'name', order: 'desc', cursor: first.nextCursor ?? '' },
+    })
+    assert.deepEqual(
+      second.items.map((item) => item.name),
+      ['page-3', 'page-2'],
+    )
     const odd = await world.client.call('instance.list', { query: { search: 'tier=odd' } })
-    assert.deepEqual(odd.items.map((item) => item.name), ['page-1', 'page-3', 'page-5'])
-    assert.ok((await world.client.call('instance.list', { query: { state: 'stopped' } })).items.every((item) => item.state.kind === 'stopped'))
+    assert.deepEqual(
+      odd.items.map((item) => item.name),
+      ['page-1', 'page-3', 'page-5'],
+    )
+    assert.ok(
+      (await world.client.call('instance.list', { query: { state: 'stopped' } })).items.every(
+        (item) => item.state.kind === 'stopped',
+      ),
+    )
   })
 
   test('every change comes as an event, in order', async () => {
@@ -115,7 +148,10 @@ describe('the platform over domains in memory', () => {
     const stop = new AbortController()
     const opened = Promise.withResolvers<void>()
     const reading = (async () => {
-      for await (const event of world.client.events({ signal: stop.signal, onState: (state) => state.kind === 'open' && opened.resolve() })) {
+      for await (const event of world.client.events({
+        signal: stop.signal,
+        onState: (state) => state.kind === 'open' && opened.resolve(),
+      })) {
         seen.push(event)
         if (event.kind === 'instance.destroyed' && event.name === 'told') return
       }
@@ -129,8 +165,13 @@ describe('the platform over domains in memory', () => {
     } finally {
       stop.abort()
     }
-    const states = seen.filter((event) => event.name === 'told' && event.kind === 'instance.state').map((event) => event.data['to'])
-    assert.deepEqual(states.filter((state) => state !== null), ['creating', 'stopped', 'running', 'paused'])
+    const states = seen
+      .filter((event) => event.name === 'told' && event.kind === 'instance.state')
+      .map((event) => event.data['to'])
+    assert.deepEqual(
+      states.filter((state) => state !== null),
+      ['creating', 'stopped', 'running', 'paused'],
+    )
   })
 
   test('operations are listed and one can be asked for', async () => {
@@ -138,6 +179,9 @@ describe('the platform over domains in memory', () => {
     const { items } = await world.client.call('operation.list', { query: { limit: 5 } })
     assert.ok(items.some((item) => item.id === operation.id))
     assert.equal((await world.client.call('operation.get', { params: { operation: operation.id } })).state, 'done')
-    await assert.rejects(world.client.call('operation.get', { params: { operation: '00000000-0000-7000-8000-000000000000' } }), isFault('not_found'))
+    await assert.rejects(
+      world.client.call('operation.get', { params: { operation: '00000000-0000-7000-8000-000000000000' } }),
+      isFault('not_found'),
+    )
   })
 })
