@@ -25,7 +25,10 @@ interface Ended {
 }
 
 async function run(words: readonly string[], dataDir: string, stdin = ''): Promise<Ended> {
-  const child = spawn(join(root, 'typevisor'), words, { env: { ...process.env, TYPEVISOR_DATA: dataDir }, stdio: ['pipe', 'pipe', 'pipe'] })
+  const child = spawn(join(root, 'typevisor'), words, {
+    env: { ...process.env, TYPEVISOR_DATA: dataDir },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  })
   let [stdout, stderr] = ['', '']
   child.stdout.on('data', (part: Buffer) => (stdout += part.toString()))
   child.stderr.on('data', (part: Buffer) => (stderr += part.toString()))
@@ -37,7 +40,9 @@ async function run(words: readonly string[], dataDir: string, stdin = ''): Promi
 test('the commands of the README do what it says', { timeout: 240_000 }, async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'typevisor-docs-'))
   await chmod(dataDir, 0o711)
-  const platform = spawn(join(root, 'typevisor'), ['start', '--empty', '--port', '0', '--data', dataDir], { stdio: ['ignore', 'pipe', 'inherit'] })
+  const platform = spawn(join(root, 'typevisor'), ['start', '--empty', '--port', '0', '--data', dataDir], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   const exited = new Promise((resolve) => platform.once('exit', resolve))
   try {
     await new Promise<void>((resolve, reject) => {
@@ -55,7 +60,8 @@ test('the commands of the README do what it says', { timeout: 240_000 }, async (
       assert.equal(ended.code, 0, `${line}\n${ended.stdout}\n${ended.stderr}`)
       if (line.includes(' exec ')) assert.match(ended.stdout, /^Linux web-1 /)
       if (line.includes(' console ')) assert.match(ended.stdout, /the-answer-is-42/)
-      if (line.includes('--json')) assert.equal((JSON.parse(ended.stdout) as { items: { state: { kind: string } }[] }).items[0]?.state.kind, 'running')
+      if (line.includes('--json'))
+        assert.equal((JSON.parse(ended.stdout) as { items: { state: { kind: string } }[] }).items[0]?.state.kind, 'running')
     }
     await exited
   } finally {
@@ -75,7 +81,8 @@ test('every command that the docs name is one that there is', () => {
   for (const path of ['README.md', 'docs/install.md', 'docs/cli.md', 'docs/architecture.md', 'CONTRIBUTING.md']) {
     for (const [, noun, verb] of read(path).matchAll(/(?:\.\/|`)typevisor ([a-z]+)(?: ([a-z-]+))?/g)) {
       if (own.has(noun as string)) continue
-      if (!nouns.has(noun as string) || (verb !== undefined && !Object.hasOwn(VERB_DATA, `${noun}.${verb}`))) unknown.push(`${path}: ${noun} ${verb}`)
+      if (!nouns.has(noun as string) || (verb !== undefined && !Object.hasOwn(VERB_DATA, `${noun}.${verb}`)))
+        unknown.push(`${path}: ${noun} ${verb}`)
     }
   }
   assert.deepEqual(unknown, [])

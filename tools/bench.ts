@@ -16,7 +16,10 @@ if (!files) {
 }
 let failed = 0
 for (const file of files) {
-  const { status } = spawnSync(process.execPath, [join(import.meta.dirname, '..', file), ...argv], { stdio: 'inherit', env: { ...process.env, NODE_NO_WARNINGS: '1' } })
+  const { status } = spawnSync(process.execPath, [join(import.meta.dirname, '..', file), ...argv], {
+    stdio: 'inherit',
+    env: { ...process.env, NODE_NO_WARNINGS: '1' },
+  })
   if (status !== 0) failed += 1
 }
 process.exit(failed === 0 ? 0 : 1)

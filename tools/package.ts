@@ -19,7 +19,9 @@ const readJson = <T>(path: string): T => JSON.parse(readFileSync(join(root, path
 
 /** `@typevisor/api/client` -> `packages/api/src/client.ts` */
 const entries = new Map<string, string>()
-for (const file of globSync(['packages/*/package.json', 'packages/drivers/*/package.json', 'apps/*/package.json'], { cwd: root })) {
+for (const file of globSync(['packages/*/package.json', 'packages/drivers/*/package.json', 'apps/*/package.json'], {
+  cwd: root,
+})) {
   const { name, exports } = readJson<Manifest>(file)
   for (const [key, target] of Object.entries(exports)) entries.set(posix.join(name, key), posix.join(dirname(file), target))
 }
@@ -28,7 +30,8 @@ const SPECIFIER = /((?:\bfrom|\bimport)\s*\(?\s*)(['"])([^'"]+)\2/g
 
 function rewrite(code: string, path: string): string {
   return code.replaceAll(SPECIFIER, (whole, before: string, quote: string, specifier: string) => {
-    if (specifier.startsWith('.') && specifier.endsWith('.ts')) return `${before}${quote}${specifier.replace(/\.ts$/, '.js')}${quote}`
+    if (specifier.startsWith('.') && specifier.endsWith('.ts'))
+      return `${before}${quote}${specifier.replace(/\.ts$/, '.js')}${quote}`
     const entry = entries.get(specifier)
     if (entry === undefined) return whole
     const to = relative(dirname(path), entry).replace(/\.ts$/, '.js')
@@ -37,15 +40,24 @@ function rewrite(code: string, path: string): string {
 }
 
 rmSync(out, { recursive: true, force: true })
-const sources = globSync(['packages/**/*.ts', 'apps/{agent,cli,server}/**/*.ts'], { cwd: root, exclude: (name) => name.includes('node_modules') }).filter(
-  (path) => !/\.(test|bench|fuzz)\.ts$|\/(testing|e2e)(\/|\.ts$)|\.d\.ts$/.test(path),
-)
+const sources = globSync(['packages/**/*.ts', 'apps/{agent,cli,server}/**/*.ts'], {
+  cwd: root,
+  exclude: (name) => name.includes('node_modules'),
+}).filter((path) => !/\.(test|bench|fuzz)\.ts$|\/(testing|e2e)(\/|\.ts$)|\.d\.ts$/.test(path))
 for (const path of sources) {
   const target = join(out, path.replace(/\.ts$/, '.js'))
   mkdirSync(dirname(target), { recursive: true })
   writeFileSync(target, rewrite(stripTypeScriptTypes(readFileSync(join(root, path), 'utf8')), path))
 }
-for (const path of ['README.md', 'LICENSE', 'CHANGELOG.md', 'typevisor', 'tools/debian-packages.json', 'packages/image/guest', 'apps/portal/dist']) {
+for (const path of [
+  'README.md',
+  'LICENSE',
+  'CHANGELOG.md',
+  'typevisor',
+  'tools/debian-packages.json',
+  'packages/image/guest',
+  'apps/portal/dist',
+]) {
   cpSync(join(root, path), join(out, path), { recursive: true })
 }
 const { name, version, description, license, type, bin, dependencies } = readJson<Record<string, unknown>>('package.json')

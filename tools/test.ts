@@ -12,10 +12,13 @@ const words = process.argv.slice(2)
 const long = words.includes('--long')
 const patterns = words.filter((word) => !word.startsWith('--'))
 
-const files = globSync(['ARCHITECTURE.test.ts', 'docs/**/*.test.ts', 'tools/**/*.test.ts', 'packages/**/*.test.ts', 'apps/**/*.test.ts'], {
-  cwd: root,
-  exclude: (name) => name.includes('node_modules') || name.includes('dist'),
-})
+const files = globSync(
+  ['ARCHITECTURE.test.ts', 'docs/**/*.test.ts', 'tools/**/*.test.ts', 'packages/**/*.test.ts', 'apps/**/*.test.ts'],
+  {
+    cwd: root,
+    exclude: (name) => name.includes('node_modules') || name.includes('dist'),
+  },
+)
   .filter((file) => long || !file.endsWith('.long.test.ts'))
   .filter((file) => patterns.length === 0 || patterns.some((pattern) => file.includes(pattern)))
   .toSorted()

@@ -29,7 +29,10 @@ export async function openHost(options: HostOptions): Promise<Host> {
   building.use(lockFile(join(dataDir, 'agent.lock')))
   const stateDir = join(dataDir, 'state')
   await mkdir(stateDir, { recursive: true, mode: 0o700 })
-  const parts = options.driver === 'qemu' ? await (await import('./qemu-host.ts')).qemuParts(options) : (await import('./sim-host.ts')).simParts(options)
+  const parts =
+    options.driver === 'qemu'
+      ? await (await import('./qemu-host.ts')).qemuParts(options)
+      : (await import('./sim-host.ts')).simParts(options)
   const state = stateFile({ disk: nodeDisk(stateDir), name: 'agent.journal', clock, log })
   const toolstack = await openToolstack({ ...parts, state, clock, log, owner: `agent:${options.name}` })
   building.defer(() => toolstack.close())
@@ -46,7 +49,8 @@ export async function openHost(options: HostOptions): Promise<Host> {
   let closing: Promise<void> | undefined
   return {
     agent,
-    runningCount: () => toolstack.list().filter((domain) => domain.state.kind === 'running' || domain.state.kind === 'paused').length,
+    runningCount: () =>
+      toolstack.list().filter((domain) => domain.state.kind === 'running' || domain.state.kind === 'paused').length,
     async stopGuests() {
       const live = toolstack.list().filter(({ state: { kind } }) => kind === 'running' || kind === 'paused' || kind === 'crashed')
       await Promise.all(

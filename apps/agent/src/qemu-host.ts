@@ -34,7 +34,9 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const runDir = runDirOf(dataDir)
   if (isRoot()) await folder('/run/typevisor', 0o711)
   await folder(runDir, 0o711)
-  const cacheFolder = isRoot() ? '/var/cache/typevisor' : join(process.env['XDG_CACHE_HOME'] ?? join(process.env['HOME'] ?? '/', '.cache'), 'typevisor')
+  const cacheFolder = isRoot()
+    ? '/var/cache/typevisor'
+    : join(process.env['XDG_CACHE_HOME'] ?? join(process.env['HOME'] ?? '/', '.cache'), 'typevisor')
   await mkdir(cacheFolder, { recursive: true })
   const images = createImageStore({ folder: await folder(join(dataDir, 'images'), 0o755), cacheFolder, clock, log })
   const volumes = qcow2VolumeStore({

@@ -38,7 +38,8 @@ export async function createAgentService(options: AgentServiceOptions): Promise<
   return service
 }
 
-const base64 = (content: Uint8Array): string => Buffer.from(content.buffer, content.byteOffset, content.byteLength).toString('base64')
+const base64 = (content: Uint8Array): string =>
+  Buffer.from(content.buffer, content.byteOffset, content.byteLength).toString('base64')
 
 export function toAgentImage(image: Image): AgentImage {
   return {
@@ -66,7 +67,12 @@ class AgentService implements AgentPort {
       return this.#reply(id)
     },
     'domain.carry-out': async ({ id, verb, commandId, fence, timeoutMs }, { signal }) => {
-      await this.#options.toolstack.carryOut(verb, id, { commandId, fence, signal, ...(timeoutMs === undefined ? {} : { timeoutMs }) })
+      await this.#options.toolstack.carryOut(verb, id, {
+        commandId,
+        fence,
+        signal,
+        ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      })
       return this.#reply(id)
     },
     'domain.list': async () => ({ domains: this.#options.toolstack.list(), sequence: this.#options.toolstack.lastSequence() }),
@@ -128,8 +134,13 @@ class AgentService implements AgentPort {
     return this.hello
   }
 
-  call<M extends AgentMethod>(method: M, params: AgentParams<M>, options: { signal?: AbortSignal | undefined; progress?: Progress | undefined } = {}): Promise<AgentReply<M>> {
-    if (!Object.hasOwn(this.#methods, method)) return Promise.reject(new Fault('unsupported', `agent: no method ${String(method)}`))
+  call<M extends AgentMethod>(
+    method: M,
+    params: AgentParams<M>,
+    options: { signal?: AbortSignal | undefined; progress?: Progress | undefined } = {},
+  ): Promise<AgentReply<M>> {
+    if (!Object.hasOwn(this.#methods, method))
+      return Promise.reject(new Fault('unsupported', `agent: no method ${String(method)}`))
     const run: (params: AgentMethods[M]['params'], context: CallContext) => Promise<AgentReply<M>> = this.#methods[method]
     return run(params, { signal: options.signal, progress: options.progress ?? (() => {}) })
   }

@@ -29,7 +29,11 @@ export const simImages: ImageStore = {
   remove: async () => {},
 }
 
-export function simDriver(clock: Clock, rng: Rng, options: { bootMs: number; delayMsMax: number }): { driver: DomainDriver; hypervisor: SimHypervisor } {
+export function simDriver(
+  clock: Clock,
+  rng: Rng,
+  options: { bootMs: number; delayMsMax: number },
+): { driver: DomainDriver; hypervisor: SimHypervisor } {
   const hypervisor = new SimHypervisor(clock, { bootMs: options.bootMs })
   return { hypervisor, driver: createSimDriver({ hypervisor, clock, rng, delayMsMax: options.delayMsMax }) }
 }

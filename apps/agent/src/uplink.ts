@@ -44,7 +44,11 @@ export async function keepJoined(options: UplinkOptions): Promise<void> {
 
 async function joinOnce({ agent, serverUrl, token, log, signal, onState }: UplinkOptions): Promise<void> {
   const url = new URL(AGENT_PATH, serverUrl.replace(/^http/, 'ws'))
-  const ws = new WebSocket(url, { headers: { authorization: `Bearer ${token}` }, handshakeTimeout: HANDSHAKE_MS, maxPayload: 64 * 1024 * 1024 })
+  const ws = new WebSocket(url, {
+    headers: { authorization: `Bearer ${token}` },
+    handshakeTimeout: HANDSHAKE_MS,
+    maxPayload: 64 * 1024 * 1024,
+  })
   const opened = Promise.withResolvers<void>()
   ws.once('open', () => opened.resolve())
   ws.once('error', (error) => opened.reject(error))

@@ -10,7 +10,10 @@ import { flagsOf, parseWords } from './options.ts'
 
 const create = (...words: string[]) => parseWords('instance create', VERB_DATA['instance.create'], words)
 const refused = (words: string[], message: RegExp) =>
-  assert.throws(() => create(...words), (error) => error instanceof Fault && error.code === 'invalid' && message.test(error.message))
+  assert.throws(
+    () => create(...words),
+    (error) => error instanceof Fault && error.code === 'invalid' && message.test(error.message),
+  )
 
 test('flags are named as people say them, and no operation has two of one name', () => {
   assert.deepEqual(
@@ -24,7 +27,27 @@ test('flags are named as people say them, and no operation has two of one name',
 })
 
 test('sizes, lists, maps, forwards and switches are read', () => {
-  const { body } = create('web-1', '--memory', '512M', '--root-disk=2GiB', '--vcpus', '2', '--label', 'tier=web', '--label', 'a=b=c', '--ssh-key', 'ssh-ed25519 AAAA x', '--ssh-key', 'k2', '--forward', '2222:22', '--forward', 'udp:0:53', '--no-start')
+  const { body } = create(
+    'web-1',
+    '--memory',
+    '512M',
+    '--root-disk=2GiB',
+    '--vcpus',
+    '2',
+    '--label',
+    'tier=web',
+    '--label',
+    'a=b=c',
+    '--ssh-key',
+    'ssh-ed25519 AAAA x',
+    '--ssh-key',
+    'k2',
+    '--forward',
+    '2222:22',
+    '--forward',
+    'udp:0:53',
+    '--no-start',
+  )
   assert.deepEqual(body, {
     name: 'web-1',
     memoryBytes: 512 * 1024 ** 2,
@@ -63,18 +86,38 @@ test('what is wrong is named', () => {
 })
 
 test('words behind -- belong to the command in the guest, whatever they look like', () => {
-  const parsed = parseWords('instance exec', VERB_DATA['instance.exec'], ['web-1', '--timeout', '5s', '--', 'ls', '--json', '-la', '--'])
-  assert.deepEqual([parsed.params, parsed.body], [{ instance: 'web-1' }, { timeoutMs: 5000, argv: ['ls', '--json', '-la', '--'] }])
+  const parsed = parseWords('instance exec', VERB_DATA['instance.exec'], [
+    'web-1',
+    '--timeout',
+    '5s',
+    '--',
+    'ls',
+    '--json',
+    '-la',
+    '--',
+  ])
+  assert.deepEqual(
+    [parsed.params, parsed.body],
+    [{ instance: 'web-1' }, { timeoutMs: 5000, argv: ['ls', '--json', '-la', '--'] }],
+  )
 })
 
 test('any words are parsed or refused with a Fault, never anything else', () => {
   fc.assert(
-    fc.property(fc.constantFrom(...Object.entries(VERB_DATA)), fc.array(fc.oneof(fc.string(), fc.constantFrom('--', '--json', '--memory', '--label=', '--forward=1:2', '@@'))), ([name, verb], words) => {
-      try {
-        parseWords(name, verb, words.filter((word) => !/(?:^|=)@[^@]/.test(word))) // files of the machine are not read here
-      } catch (error) {
-        assert.ok(error instanceof Fault, String(error))
-      }
-    }),
+    fc.property(
+      fc.constantFrom(...Object.entries(VERB_DATA)),
+      fc.array(fc.oneof(fc.string(), fc.constantFrom('--', '--json', '--memory', '--label=', '--forward=1:2', '@@'))),
+      ([name, verb], words) => {
+        try {
+          parseWords(
+            name,
+            verb,
+            words.filter((word) => !/(?:^|=)@[^@]/.test(word)),
+          ) // files of the machine are not read here
+        } catch (error) {
+          assert.ok(error instanceof Fault, String(error))
+        }
+      },
+    ),
   )
 })

@@ -40,14 +40,22 @@ const note = (what: string, measured: string, budget: string, ok: boolean): void
   rows.push({ what, measured, budget, ok })
   process.stdout.write(`${ok ? 'ok  ' : 'OVER'} ${what}: ${measured} (budget ${budget})\n`)
 }
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
+const median = (values: readonly number[]): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
 const spread = (values: readonly number[]): string =>
   `median ${Math.round(median(values))}, ${Math.round(Math.min(...values))} to ${Math.round(Math.max(...values))} ms of ${values.length}`
 
 /** Runs `typevisor ...` as a child until its output says `ready`. */
-async function child(argv: readonly string[], ready: RegExp, env: NodeJS.ProcessEnv = {}): Promise<{ process: ChildProcess; text: string; startMs: number }> {
+async function child(
+  argv: readonly string[],
+  ready: RegExp,
+  env: NodeJS.ProcessEnv = {},
+): Promise<{ process: ChildProcess; text: string; startMs: number }> {
   const begin = performance.now()
-  const started = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN, ...argv], { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'inherit'] })
+  const started = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', MAIN, ...argv], {
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   let text = ''
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   started.stdout.on('data', (part: Buffer) => {
@@ -71,7 +79,8 @@ function clientOf(dataDir: string): Client {
   return createClient({ baseUrl: url, token })
 }
 
-const residentBytes = (pid: number): number => Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) * 1024
+const residentBytes = (pid: number): number =>
+  Number(/VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? Number.NaN) * 1024
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
 /** Watches the console as a user does. Asking for its log again and again would take the processor that the guest boots on. */
@@ -109,7 +118,14 @@ async function bareToReady(image: Image, folder: string, index: number): Promise
   const cloudInit = { hostname: 'bench', user: null, sshKeys: [], userData: null }
   const seed = await volumes.put(parseVolumeId(`${id}.seed`), buildSeed({ instanceId: id, cloudInit }))
   // The screen and the sandbox that the driver gives each guest: the firmware and the kernel take their time for the former.
-  const extra = ['-device', 'VGA,addr=1.0', '-vnc', `unix:${join(folder, 'vnc.sock')}`, '-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny']
+  const extra = [
+    '-device',
+    'VGA,addr=1.0',
+    '-vnc',
+    `unix:${join(folder, 'vnc.sock')}`,
+    '-sandbox',
+    'on,obsolete=deny,elevateprivileges=deny,spawn=deny',
+  ]
   await using guest = await bootBareGuest({ image, diskPath: disk.path, seedPath: seed.path, extra })
   return guest.readyMs
 }
@@ -117,7 +133,11 @@ async function bareToReady(image: Image, folder: string, index: number): Promise
 async function guests(folder: string): Promise<void> {
   const dataDir = join(folder, 'qemu')
   const imagesFolder = join(folder, 'images')
-  const image = await createImageStore({ folder: imagesFolder, cacheFolder: CACHE, clock: { now: () => epochMillis(Date.now()) } }).build(parseImageName('micro'))
+  const image = await createImageStore({
+    folder: imagesFolder,
+    cacheFolder: CACHE,
+    clock: { now: () => epochMillis(Date.now()) },
+  }).build(parseImageName('micro'))
   const platform = await child(['start', '--empty', '--port', '0', '--data', dataDir], /portal: /)
   const pid = platform.process.pid as number // it printed, so it runs
   try {
@@ -158,7 +178,12 @@ function commandLine(dataDir: string): void {
     ours.push(time(join(ROOT, 'typevisor'), ['instance', 'list']))
   }
   const above = median(ours) - median(empty)
-  note('`typevisor instance list` above `node -e 0`', `${Math.round(above)} ms (${spread(ours)}; node ${spread(empty)})`, '80 ms', above <= 80)
+  note(
+    '`typevisor instance list` above `node -e 0`',
+    `${Math.round(above)} ms (${spread(ours)}; node ${spread(empty)})`,
+    '80 ms',
+    above <= 80,
+  )
 }
 
 async function manyDomains(folder: string): Promise<void> {
@@ -179,7 +204,12 @@ async function manyDomains(folder: string): Promise<void> {
     await Promise.all(Array.from({ length: 64 }, worker))
     const seconds = (performance.now() - begin) / 1000
     const { total } = await client.call('instance.list', { query: { state: 'running', limit: 1 } })
-    note('1,000 sim domains created and running', `${seconds.toFixed(1)} s (${total} running)`, '10 s', seconds < 10 && total === count)
+    note(
+      '1,000 sim domains created and running',
+      `${seconds.toFixed(1)} s (${total} running)`,
+      '10 s',
+      seconds < 10 && total === count,
+    )
   } finally {
     await ended(platform.process, 'SIGTERM')
   }
@@ -193,9 +223,17 @@ async function restart(folder: string): Promise<void> {
   const port = /portal: http:\/\/[^:]+:(\d+)/.exec(server.text)?.[1] ?? ''
   let client = clientOf(dataDir)
   const { secret } = await client.call('host.token', { body: { name: 'host-1' } })
-  const agent = await child(['agent', '--server', `http://127.0.0.1:${port}`, '--name', 'host-1', '--driver', 'sim', '--data', join(folder, 'agent')], /joined/, { TYPEVISOR_HOST_TOKEN: secret })
+  const agent = await child(
+    ['agent', '--server', `http://127.0.0.1:${port}`, '--name', 'host-1', '--driver', 'sim', '--data', join(folder, 'agent')],
+    /joined/,
+    { TYPEVISOR_HOST_TOKEN: secret },
+  )
   try {
-    await Promise.all(Array.from({ length: count }, (_, index) => client.call('instance.create', { query: { wait: 60 }, body: { name: `sim-${index}` } })))
+    await Promise.all(
+      Array.from({ length: count }, (_, index) =>
+        client.call('instance.create', { query: { wait: 60 }, body: { name: `sim-${index}` } }),
+      ),
+    )
     const times: number[] = []
     for (let round = 0; round < 3; round += 1) {
       await ended(server.process, 'SIGKILL')
@@ -209,7 +247,12 @@ async function restart(folder: string): Promise<void> {
       }
       times.push(performance.now() - begin)
     }
-    note(`restart after SIGKILL with ${count} running (sim) domains, until all are seen connected`, spread(times), '2000 ms', median(times) < 2000)
+    note(
+      `restart after SIGKILL with ${count} running (sim) domains, until all are seen connected`,
+      spread(times),
+      '2000 ms',
+      median(times) < 2000,
+    )
   } finally {
     await ended(agent.process, 'SIGTERM')
     await ended(server.process, 'SIGTERM')
@@ -222,7 +265,7 @@ function portal(): void {
   const html = readFileSync(join(dist, 'index.html'), 'utf8')
   const scripts = new Set([...html.matchAll(/(?:src|href)="\/?([^"]+\.js)"/g)].map((match) => match[1] as string))
   const assets = readdirSync(join(dist, 'assets'))
-  for (let grown = true; grown; ) {
+  for (let grown = true; grown;) {
     grown = false
     for (const script of [...scripts]) {
       const text = readFileSync(join(dist, script), 'utf8')
@@ -233,18 +276,33 @@ function portal(): void {
     }
   }
   // What is too small to gain is not compressed ahead.
-  const sentBytes = (script: string): number => readFileSync(join(dist, existsSync(join(dist, `${script}.gz`)) ? `${script}.gz` : script)).length
+  const sentBytes = (script: string): number =>
+    readFileSync(join(dist, existsSync(join(dist, `${script}.gz`)) ? `${script}.gz` : script)).length
   const sent = [...scripts].reduce((sum, script) => sum + sentBytes(script), 0)
-  const all = assets.filter((name) => name.endsWith('.js.gz') && !/xterm|terminal|console/i.test(name)).reduce((sum, name) => sum + readFileSync(join(dist, 'assets', name)).length, 0)
-  note("portal's first load, JavaScript by gzip", `${formatBytes(sent)} (all pages but the console together: ${formatBytes(all)})`, '300 KB', sent < 300_000)
+  const all = assets
+    .filter((name) => name.endsWith('.js.gz') && !/xterm|terminal|console/i.test(name))
+    .reduce((sum, name) => sum + readFileSync(join(dist, 'assets', name)).length, 0)
+  note(
+    "portal's first load, JavaScript by gzip",
+    `${formatBytes(sent)} (all pages but the console together: ${formatBytes(all)})`,
+    '300 KB',
+    sent < 300_000,
+  )
 }
 
 async function freshClone(folder: string): Promise<void> {
   const clone = join(folder, 'clone')
   if (spawnSync('git', ['clone', '-q', ROOT, clone], { stdio: 'inherit' }).status !== 0) throw new Error('git clone failed')
-  for (const [title, limitMs] of [['`npm start` in a fresh clone until a guest is up', 180_000], ['the second `npm start`, until instances are listed', 10_000]] as const) {
+  for (const [title, limitMs] of [
+    ['`npm start` in a fresh clone until a guest is up', 180_000],
+    ['the second `npm start`, until instances are listed', 10_000],
+  ] as const) {
     const begin = performance.now()
-    const started = spawn('npm', ['start', '--', '--port', '0', '--data', join(folder, 'clone-data')], { cwd: clone, stdio: ['ignore', 'pipe', 'ignore'], detached: true })
+    const started = spawn('npm', ['start', '--', '--port', '0', '--data', join(folder, 'clone-data')], {
+      cwd: clone,
+      stdio: ['ignore', 'pipe', 'ignore'],
+      detached: true,
+    })
     let text = ''
     await new Promise<void>((resolve, reject) => {
       started.stdout.on('data', (part: Buffer) => {
@@ -265,7 +323,13 @@ async function freshClone(folder: string): Promise<void> {
   await new Promise((resolve) => again.process.once('exit', resolve))
 }
 
-const PARTS: Readonly<Record<string, (folder: string) => void | Promise<void>>> = { guests, domains: manyDomains, restart, portal, clone: freshClone }
+const PARTS: Readonly<Record<string, (folder: string) => void | Promise<void>>> = {
+  guests,
+  domains: manyDomains,
+  restart,
+  portal,
+  clone: freshClone,
+}
 const only = process.argv[3]
 if (only !== undefined && !Object.hasOwn(PARTS, only)) throw new Error(`part: got ${only}, want ${Object.keys(PARTS).join(', ')}`)
 const folder = await mkdtemp(join(tmpdir(), 'typevisor-bench-'))
@@ -276,5 +340,9 @@ try {
   await rm(folder, { recursive: true, force: true })
 }
 const missed = rows.filter((row) => !row.ok)
-process.stdout.write(missed.length === 0 ? 'all within their budgets\n' : `${missed.length} over budget: ${missed.map((row) => row.what).join('; ')}\n`)
+process.stdout.write(
+  missed.length === 0
+    ? 'all within their budgets\n'
+    : `${missed.length} over budget: ${missed.map((row) => row.what).join('; ')}\n`,
+)
 process.exitCode = missed.length === 0 ? 0 : 1

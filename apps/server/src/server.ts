@@ -94,7 +94,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await using building = new AsyncDisposableStack()
   building.use(lockFile(join(dataDir, 'server.lock')))
 
-  const embedded = options.databaseUrl === undefined ? await keepPostgres({ dataDir: join(dataDir, 'postgresql'), clock, log }) : null
+  const embedded =
+    options.databaseUrl === undefined ? await keepPostgres({ dataDir: join(dataDir, 'postgresql'), clock, log }) : null
   if (embedded) building.defer(() => embedded.stop())
   const database = openDatabase({
     connection: embedded ? { ...embedded.connection } : { connectionString: options.databaseUrl },

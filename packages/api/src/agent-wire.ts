@@ -62,7 +62,10 @@ export interface AgentMethods {
     params: { id: DomainId; argv: readonly string[]; stdinBase64?: string; timeoutMs: number }
     reply: { exitCode: number | null; signal: number | null; stdoutBase64: string; stderrBase64: string; truncated: boolean }
   }
-  'domain.console-log': { params: { id: DomainId; from: number; limit: number }; reply: { startOffset: number; endOffset: number; contentBase64: string } }
+  'domain.console-log': {
+    params: { id: DomainId; from: number; limit: number }
+    reply: { startOffset: number; endOffset: number; contentBase64: string }
+  }
   'image.list': { params: Record<string, never>; reply: readonly AgentImage[] }
   'image.build': { params: Command & { name: string }; reply: AgentImage }
 }
@@ -76,7 +79,13 @@ export type ToAgent =
   | { readonly type: 'request'; readonly id: number; readonly method: AgentMethod; readonly params: unknown }
   | { readonly type: 'withdraw'; readonly id: number }
   | { readonly type: 'acknowledge'; readonly sequence: number }
-  | { readonly type: 'stream.open'; readonly stream: number; readonly kind: StreamKind; readonly domain: DomainId; readonly fromOffset?: number | undefined }
+  | {
+      readonly type: 'stream.open'
+      readonly stream: number
+      readonly kind: StreamKind
+      readonly domain: DomainId
+      readonly fromOffset?: number | undefined
+    }
   | { readonly type: 'stream.close'; readonly stream: number }
   | { readonly type: 'welcome'; readonly after: number }
   | { readonly type: 'refused'; readonly fault: FaultJson }

@@ -124,7 +124,10 @@ test('old sagas are forgotten when asked, unfinished ones never', async () => {
 test('groups that renew, commit and claim the same sagas at once do not deadlock', async () => {
   await pools[0]!.query('truncate saga')
   const ids = Array.from({ length: 300 }, (_, index) => sagaId(`s-${(index * 7919) % 1000}`))
-  await pools[0]!.query(`insert into saga (id, name, resource, input) select id, 'test', id, '{}' from unnest($1::text[]) as t(id)`, [ids])
+  await pools[0]!.query(
+    `insert into saga (id, name, resource, input) select id, 'test', id, '{}' from unnest($1::text[]) as t(id)`,
+    [ids],
+  )
   const [one, two] = [postgresSagaStore({ sql: executor(0) }), postgresSagaStore({ sql: executor(1) })]
   const records = await one.claim({ owner: 'one', leaseMs: 60_000, limit: 300 })
   const shuffled = records.toSorted((a, b) => ((a.fence * 31) % 97) - ((b.fence * 31) % 97))

@@ -146,7 +146,13 @@ export class Ledger {
     for (const reader of this.#readers) reader.close()
   }
 
-  #event(domain: DomainId, name: string, from: DomainStateKind | null, to: DomainStateKind | null, note: TransitionNote): DomainEvent {
+  #event(
+    domain: DomainId,
+    name: string,
+    from: DomainStateKind | null,
+    to: DomainStateKind | null,
+    note: TransitionNote,
+  ): DomainEvent {
     this.#sequence += 1
     return {
       sequence: this.#sequence,

@@ -100,7 +100,11 @@ export interface DomainDriver {
   readonly name: string
   capabilities(options?: CallOptions): Promise<DriverCapabilities>
   /** Fixes what the guest keeps for life. Pure in its inputs and this host's versions; asked once, at definition. `volumes` by device name. */
-  planHardware(id: DomainId, spec: DomainSpec, volumes: readonly { name: string; volume: VolumeId; readOnly: boolean }[]): Promise<DomainHardware>
+  planHardware(
+    id: DomainId,
+    spec: DomainSpec,
+    volumes: readonly { name: string; volume: VolumeId; readOnly: boolean }[],
+  ): Promise<DomainHardware>
 
   /**
    * Makes the domain, paused before its first instruction, and resolves when it can be unpaused. Idempotent: a domain that is there is kept.

@@ -18,7 +18,9 @@ export function stateFromDriver(known: DomainStateKind, seen: DriverState): Doma
     case 'crashed':
       return known === 'crashed' ? null : { kind: 'crashed', cause: seen.cause, detail: seen.detail }
     case 'gone':
-      return known === 'stopped' || known === 'saved' || known === 'crashed' ? null : { kind: 'crashed', cause: seen.cause, detail: seen.detail }
+      return known === 'stopped' || known === 'saved' || known === 'crashed'
+        ? null
+        : { kind: 'crashed', cause: seen.cause, detail: seen.detail }
     default:
       return unreachable(seen)
   }

@@ -12,7 +12,9 @@ import type { DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, Drive
 export interface DriverWorld {
   open(): Promise<DomainDriver>
   /** Boot and volumes of a bootable guest; called once a domain. */
-  guest(id: DomainId): Promise<Pick<DriverDomain, 'boot' | 'volumes'> & { disks: readonly { name: string; volume: VolumeId; readOnly: boolean }[] }>
+  guest(
+    id: DomainId,
+  ): Promise<Pick<DriverDomain, 'boot' | 'volumes'> & { disks: readonly { name: string; volume: VolumeId; readOnly: boolean }[] }>
   /** A file path for a save. */
   savePath(id: DomainId): string
   damage(path: string): Promise<void>
@@ -93,7 +95,8 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
         await world.pause(50)
       }
     }
-    const untilState = (id: DomainId, kind: DriverState['kind']) => until(`domain is ${kind}`, async () => (await driver.state(id)).kind === kind)
+    const untilState = (id: DomainId, kind: DriverState['kind']) =>
+      until(`domain is ${kind}`, async () => (await driver.state(id)).kind === kind)
     const gone = async (domain: DriverDomain): Promise<void> => {
       await driver.destroy(domain.id)
       await driver.forget(domain.id)
@@ -157,7 +160,8 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       await driver.pause(domain.id)
       assert.equal((await driver.state(domain.id)).kind, 'paused')
       await driver.unpause(domain.id)
-      const kinds = () => events.filter((event) => event.domain === domain.id && event.kind === 'state').map((event) => event.state.kind)
+      const kinds = () =>
+        events.filter((event) => event.domain === domain.id && event.kind === 'state').map((event) => event.state.kind)
       await until('events of pause and unpause', () => kinds().includes('paused') && kinds().at(-1) === 'running')
       await gone(domain)
     })
@@ -182,10 +186,18 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       assert.deepEqual([echoed.exitCode, text(echoed.stdout)], [0, 'a b $HOME;*\n'])
       assert.equal((await driver.exec(domain.id, { argv: ['/bin/false'], timeoutMs: 20_000 })).exitCode, 1)
       const stdin = new TextEncoder().encode('to the guest\n')
-      assert.equal(text((await driver.exec(domain.id, { argv: ['/bin/cat'], stdin, timeoutMs: 20_000 })).stdout), 'to the guest\n')
+      assert.equal(
+        text((await driver.exec(domain.id, { argv: ['/bin/cat'], stdin, timeoutMs: 20_000 })).stdout),
+        'to the guest\n',
+      )
       await assert.rejects(driver.exec(domain.id, { argv: ['/no/such/command'], timeoutMs: 20_000 }), isFault('failed'))
-      const addresses = (await driver.addresses(domain.id)).flatMap((device) => device.addresses.map((address) => address.address))
-      assert.ok(addresses.some((address) => /^\d+\.\d+\.\d+\.\d+$/.test(address) && !address.startsWith('127.')), addresses.join(' '))
+      const addresses = (await driver.addresses(domain.id)).flatMap((device) =>
+        device.addresses.map((address) => address.address),
+      )
+      assert.ok(
+        addresses.some((address) => /^\d+\.\d+\.\d+\.\d+$/.test(address) && !address.startsWith('127.')),
+        addresses.join(' '),
+      )
       await gone(domain)
     })
 
@@ -279,7 +291,10 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       const middle = await driver.readConsole(domain.id, 5, 7)
       assert.deepEqual([middle.startOffset, middle.endOffset, text(middle.content)], [5, 12, text(kept.content.subarray(5, 12))])
       await driver.destroy(domain.id)
-      assert.ok((await driver.readConsole(domain.id, 0, 1024 * 1024)).content.length >= live.length, 'kept for a domain that is gone')
+      assert.ok(
+        (await driver.readConsole(domain.id, 0, 1024 * 1024)).content.length >= live.length,
+        'kept for a domain that is gone',
+      )
       await gone(domain)
     })
 
@@ -342,6 +357,5 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       await assert.rejects(driver.create(domain, { signal: AbortSignal.abort(new Fault('aborted', 'withdrawn')) }))
       assert.equal((await driver.state(domain.id)).kind, 'gone')
     })
-
   })
 }

@@ -10,11 +10,29 @@ import type {
   GuestAddress,
   VerbName,
 } from '@typevisor/model'
-import { createSagaEngine, fence as toFence, fileSagaStore, sagaId, type SagaEngine, type SagaId, type SagaRecord, type SagaStore, type StateFile } from '@typevisor/saga'
+import {
+  createSagaEngine,
+  fence as toFence,
+  fileSagaStore,
+  sagaId,
+  type SagaEngine,
+  type SagaId,
+  type SagaRecord,
+  type SagaStore,
+  type StateFile,
+} from '@typevisor/saga'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import { Ledger } from './ledger.ts'
-import type { ConsoleOptions, ConsoleSlice, DomainDriver, DriverCapabilities, DriverEvent, ExecRequest, GuestStream } from './ports.ts'
+import type {
+  ConsoleOptions,
+  ConsoleSlice,
+  DomainDriver,
+  DriverCapabilities,
+  DriverEvent,
+  ExecRequest,
+  GuestStream,
+} from './ports.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
 import { toRecord, type StoredDomain } from './stored-domain.ts'
 import { TOOLSTACK_SAGAS, type SaveFolder, type ToolstackServices } from './verbs.ts'
@@ -128,7 +146,8 @@ class SagaToolstack implements Toolstack {
         .wait(saga.id, { signal: this.#closing.signal })
         .then(() => this.#adopt(new Set(), new Set([saga.resource])))
         .catch((error: unknown) => {
-          if (!this.#closing.signal.aborted) log.error('toolstack.resume_failed', { saga: saga.id, error: toFault(error).message })
+          if (!this.#closing.signal.aborted)
+            log.error('toolstack.resume_failed', { saga: saga.id, error: toFault(error).message })
         })
     }
   }
@@ -197,12 +216,14 @@ class SagaToolstack implements Toolstack {
 
   #live(id: DomainId, what: string): StoredDomain {
     const domain = this.#ledger.need(id)
-    if (!holdsProcess(domain.state.kind)) throw new Fault('conflict', `${what} ${domain.name}: it is ${domain.state.kind}, want running or paused`)
+    if (!holdsProcess(domain.state.kind))
+      throw new Fault('conflict', `${what} ${domain.name}: it is ${domain.state.kind}, want running or paused`)
     return domain
   }
   #running(id: DomainId, what: string): StoredDomain {
     const domain = this.#ledger.need(id)
-    if (domain.state.kind !== 'running') throw new Fault('conflict', `${what} ${domain.name}: it is ${domain.state.kind}, want running`)
+    if (domain.state.kind !== 'running')
+      throw new Fault('conflict', `${what} ${domain.name}: it is ${domain.state.kind}, want running`)
     return domain
   }
 
@@ -299,7 +320,8 @@ class SagaToolstack implements Toolstack {
       .state(id, { signal: this.#closing.signal })
       .then(async (seen) => (this.#ledger.get(id) && !this.#intents.has(id) ? this.#follow(id, seen, false) : undefined))
       .catch((error: unknown) => {
-        if (!this.#closing.signal.aborted) this.#options.log.error('toolstack.look_failed', { domain: id, error: toFault(error).message })
+        if (!this.#closing.signal.aborted)
+          this.#options.log.error('toolstack.look_failed', { domain: id, error: toFault(error).message })
       })
   }
 

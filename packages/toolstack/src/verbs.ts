@@ -45,7 +45,10 @@ const seedVolume = (id: DomainId): VolumeId => `${id}.seed` as VolumeId
 
 async function imageOf(services: ToolstackServices, name: ImageName): Promise<Image> {
   const image = await services.images.get(name)
-  if (!image) throw new Fault('not_found', `image ${name}: this host does not have it`, { details: [{ path: 'image', want: 'an image of the host', got: name }] })
+  if (!image)
+    throw new Fault('not_found', `image ${name}: this host does not have it`, {
+      details: [{ path: 'image', want: 'an image of the host', got: name }],
+    })
   return image
 }
 
@@ -58,7 +61,8 @@ const define = defineSaga<DefineInput, ToolstackServices>({
       name: 'check',
       do: async ({ input, services }) => {
         const holder = services.ledger.byName(input.spec.name)
-        if (holder && holder.id !== input.id) throw new Fault('conflict', `define ${input.spec.name}: domain ${holder.id} has this name`)
+        if (holder && holder.id !== input.id)
+          throw new Fault('conflict', `define ${input.spec.name}: domain ${holder.id} has this name`)
         const image = await imageOf(services, input.spec.image)
         const { memoryBytes, diskBytes } = image.minimum
         const short = (path: string, want: number, got: number) =>
@@ -176,7 +180,8 @@ const start = defineSaga<VerbInput, ToolstackServices>({
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
-      undo: ({ services, input }) => services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' }),
+      undo: ({ services, input }) =>
+        services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' }),
     },
   ],
 })
@@ -249,7 +254,8 @@ const shutdown = defineSaga<VerbInput, ToolstackServices>({
             services.clock.sleep(millis(limitMs), { signal: inner }).then(() => false),
           ])
           if (!inTime) throw new Fault('timeout', `shutdown ${domain.name}: the guest did not power off in ${limitMs} ms`)
-          if (now() !== 'stopped') throw new Fault('failed', `shutdown ${domain.name}: the guest did not power off, it is ${now()}`)
+          if (now() !== 'stopped')
+            throw new Fault('failed', `shutdown ${domain.name}: the guest did not power off, it is ${now()}`)
         } finally {
           ended.catch(() => {})
           withdrawn.abort()
@@ -389,4 +395,6 @@ export const TOOLSTACK_SAGAS = {
   save,
   restore,
   destroy,
-} as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & { define: SagaDefinition<DefineInput, ToolstackServices> }
+} as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & {
+  define: SagaDefinition<DefineInput, ToolstackServices>
+}

@@ -16,7 +16,13 @@ const storableJson = (value: Json): Json => {
 const sql = (text: string, ...values: unknown[]): SagaEffect & { kind: 'sql' } => ({ kind: 'sql', text, values })
 
 export const eventEffect = (kind: string, resource: string | null, name: string | null, content: Record<string, Json>) =>
-  sql('INSERT INTO event (at, kind, resource, name, content) VALUES (now(), $1, $2, $3, $4)', kind, resource, name === null ? null : storable(name), JSON.stringify(storableJson(content)))
+  sql(
+    'INSERT INTO event (at, kind, resource, name, content) VALUES (now(), $1, $2, $3, $4)',
+    kind,
+    resource,
+    name === null ? null : storable(name),
+    JSON.stringify(storableJson(content)),
+  )
 
 /** The operation that holds the instance begins or ends; `id` null when it ends. */
 export const releaseEffect = (instance: string, saga: string) =>
@@ -52,4 +58,7 @@ export const failedEffect = (instance: string, fault: FaultJson) =>
   )
 
 export const destroyedEffect = (instance: string) =>
-  sql('UPDATE instance SET destroyed_at = now(), operation_id = NULL, operation_name = NULL WHERE id = $1 AND destroyed_at IS NULL', instance)
+  sql(
+    'UPDATE instance SET destroyed_at = now(), operation_id = NULL, operation_name = NULL WHERE id = $1 AND destroyed_at IS NULL',
+    instance,
+  )

@@ -1,7 +1,15 @@
 /** The handlers of instances and images: they parse nothing (the table did) and decide little; what takes time is a saga. */
 import { Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
 import type { Reply } from '@typevisor/api'
-import { assertCan, parseDomainName, parseImageName, type DomainId, type DomainSpec, type DomainStateKind, type VerbName } from '@typevisor/model'
+import {
+  assertCan,
+  parseDomainName,
+  parseImageName,
+  type DomainId,
+  type DomainSpec,
+  type DomainStateKind,
+  type VerbName,
+} from '@typevisor/model'
 import { bytes } from '@typevisor/base'
 import { pgCreateSaga, sagaId, type NewSaga, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
@@ -36,7 +44,12 @@ const asJson = (value: object): Json => value as Json
 export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandlers {
   const { db, database, agents, engine, store, ids } = options
 
-  const accepted = async (id: string, instance: string | null, waitSeconds: number, signal: AbortSignal): Promise<Reply<'instance.create'>> => {
+  const accepted = async (
+    id: string,
+    instance: string | null,
+    waitSeconds: number,
+    signal: AbortSignal,
+  ): Promise<Reply<'instance.create'>> => {
     engine.wake()
     const operation = await settledWithin(engine, store, id, waitSeconds, signal)
     if (instance === null) return { operation: toWireOperation(operation, engine), instance: null }
@@ -53,15 +66,21 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     const id = ids.next()
     if (name === 'destroy') await letGo(engine, store, row.id)
     await database.transaction(async (tx) => {
-      const { rows } = await tx.query('SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE', [row.id])
+      const { rows } = await tx.query('SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE', [
+        row.id,
+      ])
       const current = rows[0]
       if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
-      if (current['operation_name'] !== null) throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
+      if (current['operation_name'] !== null)
+        throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
       assertVerb(name, String(current['state_kind']), row.name)
       const input: VerbInput = { id: row.id as DomainId, name: row.name, host: row.host, verb: name }
       await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
       if (name === 'destroy') {
-        await tx.query(`UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`, [row.id])
+        await tx.query(
+          `UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`,
+          [row.id],
+        )
       }
     })
     return accepted(id, row.id, call.query.wait, call.signal)
@@ -114,7 +133,11 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const { id, agent, row } = await holder(call.params.instance, call.signal)
       call.audit(row.id)
       const { argv, stdinBase64, timeoutMs } = call.body
-      return agent.call('domain.exec', { id, argv, timeoutMs, ...(stdinBase64 === undefined ? {} : { stdinBase64 }) }, { signal: call.signal })
+      return agent.call(
+        'domain.exec',
+        { id, argv, timeoutMs, ...(stdinBase64 === undefined ? {} : { stdinBase64 }) },
+        { signal: call.signal },
+      )
     },
     'instance.addresses': async ({ params, signal }) => {
       const { id, agent } = await holder(params.instance, signal)
@@ -164,7 +187,12 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const saga = ids.next()
       call.audit(call.params.image)
       await database.transaction((tx) =>
-        pgCreateSaga(tx, { id: sagaId(saga), name: 'image.build', resource: `image:${host}/${call.params.image}`, input: asJson(input) }),
+        pgCreateSaga(tx, {
+          id: sagaId(saga),
+          name: 'image.build',
+          resource: `image:${host}/${call.params.image}`,
+          input: asJson(input),
+        }),
       )
       return accepted(saga, null, call.query.wait, call.signal)
     },
@@ -197,7 +225,18 @@ async function insertInstance(tx: SqlExecutor, id: string, spec: DomainSpec, cre
     await tx.query(
       `INSERT INTO instance (id, name, image, spec, vcpu_count, memory_bytes, root_disk_bytes, labels, forwards, state_kind, state_cause, state_since, created_at, created_by)
        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'creating', 'requested', now(), now(), $10)`,
-      [id, spec.name, spec.image, JSON.stringify(spec), spec.vcpuCount, spec.memoryBytes, spec.rootDiskBytes, JSON.stringify(spec.labels), JSON.stringify(spec.forwards), createdBy],
+      [
+        id,
+        spec.name,
+        spec.image,
+        JSON.stringify(spec),
+        spec.vcpuCount,
+        spec.memoryBytes,
+        spec.rootDiskBytes,
+        JSON.stringify(spec.labels),
+        JSON.stringify(spec.forwards),
+        createdBy,
+      ],
     )
   } catch (error) {
     const sqlState = error instanceof Fault ? (error.cause as { code?: unknown } | undefined)?.code : undefined

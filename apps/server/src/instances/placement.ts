@@ -20,20 +20,36 @@ export interface PlacementWish {
 export function chooseHost(offers: readonly HostOffer[], wish: PlacementWish): string {
   const asked = wish.host === undefined ? offers : offers.filter((offer) => offer.name === wish.host)
   if (wish.host !== undefined && asked.length === 0) {
-    throw new Fault('not_found', `host ${wish.host}: there is none of this name`, { details: [{ path: 'host', want: 'a host', got: wish.host }] })
+    throw new Fault('not_found', `host ${wish.host}: there is none of this name`, {
+      details: [{ path: 'host', want: 'a host', got: wish.host }],
+    })
   }
   const connected = asked.filter((offer) => offer.connected)
-  if (connected.length === 0) throw new Fault('unavailable', wish.host === undefined ? 'no host is connected' : `host ${wish.host} is not connected`)
+  if (connected.length === 0)
+    throw new Fault('unavailable', wish.host === undefined ? 'no host is connected' : `host ${wish.host} is not connected`)
   const holding = connected.filter((offer) => offer.images.includes(wish.image))
   if (holding.length === 0) {
-    throw new Fault('not_found', `image ${wish.image}: no connected host has it; \`typevisor image build ${wish.image}\` makes it if it has a recipe`, {
-      details: [{ path: 'image', want: [...new Set(connected.flatMap((offer) => offer.images))].join(', ') || 'an image', got: wish.image }],
-    })
+    throw new Fault(
+      'not_found',
+      `image ${wish.image}: no connected host has it; \`typevisor image build ${wish.image}\` makes it if it has a recipe`,
+      {
+        details: [
+          {
+            path: 'image',
+            want: [...new Set(connected.flatMap((offer) => offer.images))].join(', ') || 'an image',
+            got: wish.image,
+          },
+        ],
+      },
+    )
   }
   const left = (offer: HostOffer) => offer.memoryBytes - offer.committedBytes
   const best = holding.toSorted((a, b) => left(b) - left(a) || a.name.localeCompare(b.name))[0] as HostOffer
   if (left(best) < wish.memoryBytes) {
-    throw new Fault('exhausted', `memory: ${wish.memoryBytes} bytes wanted, the emptiest host (${best.name}) has ${Math.max(0, left(best))} left`)
+    throw new Fault(
+      'exhausted',
+      `memory: ${wish.memoryBytes} bytes wanted, the emptiest host (${best.name}) has ${Math.max(0, left(best))} left`,
+    )
   }
   return best.name
 }

@@ -46,14 +46,17 @@ export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireIns
     labels: row.labels,
     forwards: row.forwards,
     state: { kind: row.state_kind, cause: row.state_cause, detail: row.state_detail, since: row.state_since.getTime() },
-    operation: row.operation_id !== null && row.operation_name !== null ? { id: row.operation_id, name: row.operation_name } : null,
+    operation:
+      row.operation_id !== null && row.operation_name !== null ? { id: row.operation_id, name: row.operation_name } : null,
     createdAt: row.created_at.getTime(),
   }
 }
 
 /** By id or name. @throws Fault `not_found`. */
 export async function needInstance(db: Db, idOrName: string): Promise<InstanceRow> {
-  const row = await rowsOf(db).where(isUuid(idOrName) ? 'id' : 'name', '=', idOrName).executeTakeFirst()
+  const row = await rowsOf(db)
+    .where(isUuid(idOrName) ? 'id' : 'name', '=', idOrName)
+    .executeTakeFirst()
   if (!row) throw new Fault('not_found', `instance ${idOrName}: there is none of this name or id`)
   return row
 }
@@ -66,7 +69,11 @@ const SORT_KEYS: Record<ParsedQuery<'instance.list'>['sort'], PageKey<InstanceRo
   memoryBytes: { column: 'instance.memory_bytes', kind: 'integer', read: (row) => row.memory_bytes },
 }
 
-export async function listInstances(db: Db, agents: AgentRegistry, query: ParsedQuery<'instance.list'>): Promise<Reply<'instance.list'>> {
+export async function listInstances(
+  db: Db,
+  agents: AgentRegistry,
+  query: ParsedQuery<'instance.list'>,
+): Promise<Reply<'instance.list'>> {
   let rows = rowsOf(db)
   const patterns = searchPatterns(query.search)
   if (patterns.length > 0) rows = rows.where(sql<boolean>`instance.search LIKE ALL (${patterns})`)

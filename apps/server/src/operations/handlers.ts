@@ -10,7 +10,10 @@ export interface OperationHandlerOptions {
 
 const LIST_COUNT_MAX = 500
 
-export function operationHandlers({ engine, store }: OperationHandlerOptions): Pick<Handlers, 'operation.list' | 'operation.get' | 'operation.cancel'> {
+export function operationHandlers({
+  engine,
+  store,
+}: OperationHandlerOptions): Pick<Handlers, 'operation.list' | 'operation.get' | 'operation.cancel'> {
   return {
     'operation.list': async ({ query }) => {
       const records = await store.list({

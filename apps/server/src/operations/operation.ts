@@ -15,14 +15,27 @@ export function toWireOperation(record: SagaRecord, engine: SagaEngine): WireOpe
     state: state.kind,
     step: progress?.step ?? null,
     progress: state.kind === 'done' ? 1 : (progress?.fraction ?? null),
-    fault: 'fault' in state ? { code: state.fault.code, message: state.fault.message, ...(state.fault.details ? { details: [...state.fault.details] } : {}) } : null,
+    fault:
+      'fault' in state
+        ? {
+            code: state.fault.code,
+            message: state.fault.message,
+            ...(state.fault.details ? { details: [...state.fault.details] } : {}),
+          }
+        : null,
     createdAt: record.createdAt,
     updatedAt: record.updatedAt,
   }
 }
 
 /** The operation as it stands when it ends or `waitSeconds` are over, whichever is first. */
-export async function settledWithin(engine: SagaEngine, store: SagaStore, id: string, waitSeconds: number, signal: AbortSignal): Promise<SagaRecord> {
+export async function settledWithin(
+  engine: SagaEngine,
+  store: SagaStore,
+  id: string,
+  waitSeconds: number,
+  signal: AbortSignal,
+): Promise<SagaRecord> {
   if (waitSeconds > 0) {
     const limit = AbortSignal.any([signal, AbortSignal.timeout(waitSeconds * 1000)])
     const settled = await engine.wait(sagaId(id), { signal: limit }).catch((error: unknown) => {
