@@ -7,7 +7,7 @@ import type { TestEvent } from 'node:test/reporters'
 
 const describe = (error: Error): string => {
   const cause = error.cause instanceof Error ? error.cause : error
-  return (cause.stack ?? cause.message).split('\n').slice(0, 14).join('\n    ')
+  return (cause.stack ?? cause.message).split('\n').slice(0, 40).join('\n    ')
 }
 
 export default async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<string> {

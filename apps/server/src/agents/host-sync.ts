@@ -143,7 +143,7 @@ async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promis
     await tx.query(
       `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5,
          state_since = CASE WHEN state_kind = $2 THEN state_since ELSE to_timestamp($6::double precision / 1000) END
-       WHERE id = $1 AND state_sequence < $5 AND destroyed_at IS NULL AND state_kind <> 'destroying'`,
+       WHERE id = $1 AND state_sequence < $5 AND destroyed_at IS NULL AND state_kind NOT IN ('failed', 'destroying')`,
       [event.domain, event.to, event.cause, event.detail === null ? null : storable(event.detail), event.sequence, event.at],
     )
   }

@@ -33,13 +33,16 @@ export const causeOf = (state: DomainState): { cause: string; detail: string | n
   detail: 'detail' in state ? state.detail : null,
 })
 
-/** What the host said at `sequence`; an older word changes nothing. The forwards are those in effect. */
+/**
+ * What the host said at `sequence`; an older word changes nothing, and none changes a row that failed for good or is being destroyed: the
+ * host's last words about a domain that was undone may come late. The forwards are those in effect.
+ */
 export function observedEffect(instance: string, domain: DomainRecord, sequence: number): SagaEffect {
   const { cause, detail } = causeOf(domain.state)
   return sql(
     `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5, forwards = $6,
        state_since = CASE WHEN state_kind = $2 THEN state_since ELSE now() END
-     WHERE id = $1 AND state_sequence <= $5 AND destroyed_at IS NULL AND state_kind <> 'destroying'`,
+     WHERE id = $1 AND state_sequence <= $5 AND destroyed_at IS NULL AND state_kind NOT IN ('failed', 'destroying')`,
     instance,
     domain.state.kind,
     cause,
