@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { chmod, mkdir } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { createNodeHost, createQemuDriver } from '@typevisor/driver-qemu'
-import { createImageStore } from '@typevisor/image'
+import { createImageStore, withBuildProcess } from '@typevisor/image'
 import { bootId, isRoot, processIdentity, signalProcess, spawnDetached, userByName, waitForExit } from '@typevisor/runtime-node'
 import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
@@ -38,7 +38,11 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     ? '/var/cache/typevisor'
     : join(process.env['XDG_CACHE_HOME'] ?? join(process.env['HOME'] ?? '/', '.cache'), 'typevisor')
   await mkdir(cacheFolder, { recursive: true })
-  const images = createImageStore({ folder: await folder(join(dataDir, 'images'), 0o755), cacheFolder, clock, log })
+  const imagesFolder = await folder(join(dataDir, 'images'), 0o755)
+  const images = withBuildProcess(createImageStore({ folder: imagesFolder, cacheFolder, clock, log }), {
+    folder: imagesFolder,
+    cacheFolder,
+  })
   const volumes = qcow2VolumeStore({
     files: await nodeVolumeFiles({ folder: await folder(join(dataDir, 'volumes'), 0o711), ...(owner ? { owner } : {}) }),
     runner: nodeCommandRunner(),
