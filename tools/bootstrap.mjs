@@ -5,7 +5,7 @@
  *
  * Each step looks first and does nothing when there is nothing to do: the second start takes milliseconds here.
  */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -96,7 +96,7 @@ function users() {
   for (const name of ['typevisor', 'typevisor-qemu']) {
     if (known.includes(`\n${name}:`)) continue
     step(`user ${name}`, () =>
-      run('useradd', [
+      run('/usr/sbin/useradd', [
         '--system',
         '--user-group',
         '--no-create-home',
@@ -137,8 +137,6 @@ function portal() {
 
 const node = join(root, 'node_modules', '.bin', 'node')
 
-const ignoreSignal = () => {}
-
 function main() {
   const [target, ...argv] = process.argv.slice(2)
   if (target === undefined) throw new SetupFailure('usage: node tools/bootstrap.mjs setup | FILE [ARG ...]')
@@ -151,17 +149,22 @@ function main() {
   users()
   portal()
   if (target === 'setup') return 0
-  // From here on it is the pinned Node's: it gets the terminal and the signals of the process group itself.
-  process.on('SIGINT', ignoreSignal)
-  process.on('SIGTERM', ignoreSignal)
-  const result = spawnSync(node, [join(root, target), ...argv], { cwd: process.cwd(), stdio: 'inherit' })
-  if (result.error) throw new SetupFailure(`${node}: ${result.error.message}`)
-  return result.status ?? 1
+  return handOver(join(root, target), argv)
+}
+
+/** The pinned Node takes over. Signals that reach only this process are passed on; Ctrl-C reaches both by itself, and twice is once. */
+function handOver(program, argv) {
+  const child = spawn(node, [program, ...argv], { cwd: process.cwd(), stdio: 'inherit' })
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, () => child.kill(name))
+  return new Promise((resolve, reject) => {
+    child.once('error', (error) => reject(new SetupFailure(`${node}: ${error.message}`)))
+    child.once('exit', (code) => resolve(code ?? 1))
+  })
 }
 
 try {
   statSync(join(root, 'package-lock.json'))
-  process.exitCode = main()
+  process.exitCode = await main()
 } catch (error) {
   if (!(error instanceof SetupFailure)) throw error
   say(error.message)

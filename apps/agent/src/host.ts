@@ -2,7 +2,8 @@
 import { mkdir } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
-import { bytes } from '@typevisor/base'
+import { bytes, millis } from '@typevisor/base'
+import type { DomainId, DomainStateKind } from '@typevisor/model'
 import type { AgentPort } from '@typevisor/api/agent-wire'
 import { lockFile, nodeDisk } from '@typevisor/runtime-node'
 import { stateFile } from '@typevisor/saga'
@@ -13,12 +14,13 @@ import { createAgentService } from './service.ts'
 export interface Host {
   readonly agent: AgentPort
   runningCount(): number
-  /** Asks each guest to power off, and cuts the power of those that do not. */
-  stopGuests(): Promise<void>
+  /** Asks each guest to power off, and cuts the power of those that do not; answers the names of those that go on all the same. */
+  stopGuests(): Promise<readonly string[]>
   close(): Promise<void>
 }
 
 const SHUTDOWN_LIMIT_MS = 30_000
+const STOP_LIMIT_MS = 90_000
 /** The memory of a host without guests of its own kind: more than any test asks for. */
 const SIM_MEMORY_BYTES = bytes(64 * 1024 ** 4)
 
@@ -52,17 +54,25 @@ export async function openHost(options: HostOptions): Promise<Host> {
     runningCount: () =>
       toolstack.list().filter((domain) => domain.state.kind === 'running' || domain.state.kind === 'paused').length,
     async stopGuests() {
-      const live = toolstack.list().filter(({ state: { kind } }) => kind === 'running' || kind === 'paused' || kind === 'crashed')
-      await Promise.all(
-        live.map(async ({ id, state: { kind } }) => {
-          try {
-            if (kind !== 'running') throw new Error('it hears nothing')
-            await toolstack.carryOut('shutdown', id, { commandId: ids.next(), timeoutMs: SHUTDOWN_LIMIT_MS })
-          } catch {
-            await toolstack.carryOut('poweroff', id, { commandId: ids.next() })
-          }
-        }),
-      )
+      const live = () =>
+        toolstack.list().filter(({ state: { kind } }) => kind === 'running' || kind === 'paused' || kind === 'crashed')
+      const stop = async (id: DomainId, kind: DomainStateKind): Promise<void> => {
+        if (kind === 'running') {
+          const asked = await toolstack
+            .carryOut('shutdown', id, { commandId: ids.next(), timeoutMs: SHUTDOWN_LIMIT_MS })
+            .then(() => true)
+            .catch(() => false)
+          if (asked) return
+        }
+        await toolstack.carryOut('poweroff', id, { commandId: ids.next() })
+      }
+      // What a command still holds is tried again when that has ended.
+      const end = clock.monotonic() + STOP_LIMIT_MS
+      while (live().length > 0 && clock.monotonic() < end) {
+        await Promise.allSettled(live().map(({ id, state }) => stop(id, state.kind)))
+        if (live().length > 0) await clock.sleep(millis(500))
+      }
+      return live().map((domain) => domain.name)
     },
     close: () => (closing ??= opened.disposeAsync()),
   }

@@ -3,8 +3,9 @@
  * files'; what that user cannot reach is refused by the driver with the reason.
  */
 import { createHash } from 'node:crypto'
-import { chmod, mkdir } from 'node:fs/promises'
-import { join, resolve } from 'node:path'
+import { chmod, lstat, mkdir } from 'node:fs/promises'
+import { dirname, join, resolve } from 'node:path'
+import { Fault } from '@typevisor/base'
 import { createNodeHost, createQemuDriver } from '@typevisor/driver-qemu'
 import { createImageStore, withBuildProcess } from '@typevisor/image'
 import { bootId, isRoot, processIdentity, signalProcess, spawnDetached, userByName, waitForExit } from '@typevisor/runtime-node'
@@ -20,6 +21,15 @@ function runDirOf(dataDir: string): string {
   return join(process.env['XDG_RUNTIME_DIR'] ?? `/tmp/typevisor-${process.getuid?.() ?? 0}`, name)
 }
 
+/** In a shared folder such as /tmp anybody may have made it first, and would own the sockets of our guests. */
+async function ownFolder(path: string): Promise<void> {
+  await mkdir(path, { recursive: true, mode: 0o711 })
+  const made = await lstat(path)
+  if (!made.isDirectory() || made.uid !== process.geteuid?.() || (made.mode & 0o022) !== 0) {
+    throw new Fault('forbidden', `run folder ${path}: it is not ours alone; remove it, or set XDG_RUNTIME_DIR`)
+  }
+}
+
 async function folder(path: string, mode: number): Promise<string> {
   await mkdir(path, { recursive: true })
   await chmod(path, mode)
@@ -32,7 +42,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   if (isRoot() && !user) log.warn('host.no_guest_user', { user: GUEST_USER, consequence: 'guests run as root' })
   const owner = user ? { uid: user.uid, gid: user.gid } : null
   const runDir = runDirOf(dataDir)
-  if (isRoot()) await folder('/run/typevisor', 0o711)
+  await ownFolder(dirname(runDir))
   await folder(runDir, 0o711)
   const cacheFolder = isRoot()
     ? '/var/cache/typevisor'

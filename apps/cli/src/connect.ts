@@ -6,6 +6,8 @@ import { Fault } from '@typevisor/base'
 export interface Connection {
   readonly url: string
   readonly token: string
+  /** The server's own certificate (PEM), when it speaks TLS and we know it by the credentials file. */
+  readonly certificate?: string | undefined
 }
 
 /** As root a place that other users can search, so that guests run without root's rights; else the user's own. */
@@ -33,6 +35,10 @@ export function connection(env: NodeJS.ProcessEnv): Connection {
       { cause: error },
     )
   }
-  const kept = JSON.parse(content) as { url: string; token: string } // the server wrote it, whole, by a rename
-  return { url: url ?? kept.url, token: token ?? kept.token }
+  const kept = JSON.parse(content) as { url: string; token: string; certificate?: string } // the server wrote it, whole, by a rename
+  return {
+    url: url ?? kept.url,
+    token: token ?? kept.token,
+    certificate: url === undefined || url === kept.url ? kept.certificate : undefined,
+  }
 }

@@ -7,7 +7,7 @@ import type { Terminal } from './terminal.ts'
 import { connection } from './connect.ts'
 import { EXIT, exitCodeOf } from './exit-codes.ts'
 import { parseWords, type Parsed } from './options.ts'
-import { nodeFetch } from './node-fetch.ts'
+import { fetchFor } from './node-fetch.ts'
 
 /** Flags of the command line itself, beside those of the table. */
 interface Own {
@@ -43,8 +43,8 @@ function takeOwn(words: readonly string[]): Own {
 }
 
 export function clientOf(terminal: Terminal): Client {
-  const { url, token } = connection(terminal.env)
-  return createClient({ baseUrl: url, token, fetch: nodeFetch })
+  const { url, token, certificate } = connection(terminal.env)
+  return createClient({ baseUrl: url, token, fetch: fetchFor(certificate) })
 }
 
 export async function runVerb(

@@ -16,7 +16,8 @@ export interface LocalCredentials {
   /** null: it is not this server's local credential. */
   callerOf(bearer: string): Caller | null
   /** Writes the file, atomically, mode 0600. */
-  write(dataPath: string, url: string): Promise<void>
+  /** `certificate`: what the server shows by TLS (PEM), so that local clients can know it by itself, whoever signed it. */
+  write(dataPath: string, url: string, certificate?: string): Promise<void>
   /** Removes the file if it still is this server's. */
   remove(dataPath: string): Promise<void>
 }
@@ -40,12 +41,12 @@ export function createLocalCredentials(rng: Rng, crypto: SecretCrypto, ids: IdSo
       const parsed = parseBearer(bearer)
       return parsed?.kind === 'local' && parsed.id === id && crypto.equal(crypto.sha256(parsed.secret), hash) ? caller : null
     },
-    async write(dataPath, url) {
+    async write(dataPath, url, certificate) {
       const path = join(dataPath, CREDENTIALS_FILE)
       const draftPath = `${path}.${id}`
       const file = await open(draftPath, 'wx', 0o600)
       try {
-        await file.writeFile(`${JSON.stringify({ url, token: text, pid: process.pid }, null, 2)}\n`)
+        await file.writeFile(`${JSON.stringify({ url, token: text, pid: process.pid, certificate }, null, 2)}\n`)
         await file.sync()
       } finally {
         await file.close()

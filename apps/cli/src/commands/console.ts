@@ -2,6 +2,8 @@
 import { WebSocket } from 'ws'
 import { Fault } from '@typevisor/base'
 import type { Client } from '@typevisor/api/client'
+import { connection } from '../connect.ts'
+import { pinned } from '../node-fetch.ts'
 import type { Terminal } from '../terminal.ts'
 
 const LEAVE = 0x1d
@@ -9,7 +11,7 @@ const SILENCE_MS = 1500
 
 export async function attach(client: Client, instance: string, terminal: Terminal): Promise<number> {
   const { url, headers } = client.stream('instance.console', { params: { instance }, query: { from: 0 } })
-  const socket = new WebSocket(url, { headers })
+  const socket = new WebSocket(url, { headers, ...pinned(connection(terminal.env).certificate) })
   const closed = Promise.withResolvers<number>()
   let silence: NodeJS.Timeout | undefined
   const leave = () => socket.close(1000)

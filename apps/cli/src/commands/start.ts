@@ -2,6 +2,7 @@
  * `typevisor start`: the server and this machine's agent in one process. On an empty cloud it builds the starter image and boots one instance,
  * `hello`. Ctrl-C stops the platform; guests go on.
  */
+import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Fault, toFault, type Log } from '@typevisor/base'
@@ -11,6 +12,8 @@ import { consoleLog, realClock, realRng, uuidv7Ids } from '@typevisor/runtime-no
 import { createClient, type Client } from '@typevisor/api/client'
 import type { Command, Terminal } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
+import { EXIT } from '../exit-codes.ts'
+import { fetchFor } from '../node-fetch.ts'
 import { VERSION } from '../version.ts'
 import { waitForGuest } from './wait.ts'
 
@@ -94,6 +97,11 @@ export const start: Command = {
   usage: USAGE,
   async run(words, terminal) {
     const options = parseStart(words, terminal.env)
+    // From here on, so that a Ctrl-C during the start stops what was started; a second one changes nothing.
+    const interrupted = Promise.withResolvers<void>()
+    const onSignal = () => interrupted.resolve()
+    process.on('SIGINT', onSignal)
+    process.on('SIGTERM', onSignal)
     const platform = await startPlatform(options, terminal.env)
     const { server } = platform
     terminal.out(`typevisor ${VERSION} on ${options.dataDir}`)
@@ -103,10 +111,10 @@ export const start: Command = {
         `sign in as ${server.firstAccount.name} with ${server.firstAccount.password} (shown this once; \`typevisor account password ${server.firstAccount.name}\` sets another)`,
       )
     }
-    const stopped = untilStopped(platform, terminal)
+    const stopped = untilStopped(platform, interrupted.promise, terminal)
     if (options.agent && !options.empty) {
       await firstInstance(
-        createClient({ baseUrl: server.url, token: server.localToken }),
+        createClient({ baseUrl: server.url, token: server.localToken, fetch: fetchFor(await certificateOf(options)) }),
         terminal,
         platform.stopping.signal,
       ).catch((error: unknown) => {
@@ -211,25 +219,31 @@ async function untilDone(
   if (operation.fault) throw new Fault('failed', operation.fault.message)
 }
 
-async function untilStopped(platform: Platform, terminal: Terminal): Promise<number> {
-  const signalled = Promise.withResolvers<{ guests: boolean }>()
-  const onSignal = () => signalled.resolve({ guests: false })
-  process.on('SIGINT', onSignal)
-  process.on('SIGTERM', onSignal)
-  const { guests } = await Promise.race([signalled.promise, platform.stopRequested])
+const certificateOf = (options: StartOptions): Promise<string | undefined> =>
+  options.tls === undefined ? Promise.resolve(undefined) : readFile(options.tls.certPath, 'utf8')
+
+async function untilStopped(platform: Platform, interrupted: Promise<void>, terminal: Terminal): Promise<number> {
+  const { guests } = await Promise.race([interrupted.then(() => ({ guests: false })), platform.stopRequested])
   platform.stopping.abort(new Fault('aborted', 'the platform stops'))
-  process.removeListener('SIGINT', onSignal)
-  process.removeListener('SIGTERM', onSignal)
   const running = platform.host?.runningCount() ?? 0
-  if (guests && platform.host) {
-    terminal.out(`stopping ${running} guest${running === 1 ? '' : 's'} ...`)
-    await platform.host.stopGuests()
+  let left: readonly string[] = []
+  try {
+    if (guests && platform.host) {
+      terminal.out(`stopping ${running} guest${running === 1 ? '' : 's'} ...`)
+      left = await platform.host.stopGuests()
+    }
+  } finally {
+    await platform.close()
   }
-  await platform.close()
+  if (left.length > 0) {
+    terminal.say(`typevisor: stopped, but these guests go on: ${left.join(', ')}`)
+    return EXIT.failed
+  }
   if (!guests && running > 0) {
+    const [go, them] = running === 1 ? ['guest goes', 'it'] : ['guests go', 'them']
     terminal.out(
-      `stopped; ${running} guest${running === 1 ? ' goes' : 's go'} on without it. The next start finds ${running === 1 ? 'it' : 'them'}; \`typevisor down --guests\` stops guests too`,
+      `stopped; ${running} ${go} on without it. The next start finds ${them}; \`typevisor down --guests\` stops guests too`,
     )
   } else terminal.out('stopped')
-  return 0
+  return EXIT.ok
 }
