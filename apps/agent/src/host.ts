@@ -2,7 +2,7 @@
 import { mkdir } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
-import { bytes, millis } from '@typevisor/base'
+import { bytes, millis, toFault, type Fault } from '@typevisor/base'
 import type { DomainId, DomainStateKind } from '@typevisor/model'
 import type { AgentPort } from '@typevisor/api/agent-wire'
 import { lockFile, nodeDisk } from '@typevisor/runtime-node'
@@ -10,12 +10,15 @@ import { stateFile } from '@typevisor/saga'
 import { openToolstack } from '@typevisor/toolstack'
 import type { HostOptions } from './host-parts.ts'
 import { createAgentService } from './service.ts'
+import { watchedDisk } from './watched-disk.ts'
 
 export interface Host {
   readonly agent: AgentPort
   runningCount(): number
   /** Asks each guest to power off, and cuts the power of those that do not; answers the names of those that go on all the same. */
   stopGuests(): Promise<readonly string[]>
+  /** Resolves when the journal cannot be trusted any more: end the process and start anew. */
+  readonly broken: Promise<Fault>
   close(): Promise<void>
 }
 
@@ -35,7 +38,9 @@ export async function openHost(options: HostOptions): Promise<Host> {
     options.driver === 'qemu'
       ? await (await import('./qemu-host.ts')).qemuParts(options)
       : (await import('./sim-host.ts')).simParts(options)
-  const state = stateFile({ disk: nodeDisk(stateDir), name: 'agent.journal', clock, log })
+  const broken = Promise.withResolvers<Fault>()
+  const disk = watchedDisk(nodeDisk(stateDir), (error) => broken.resolve(toFault(error)))
+  const state = stateFile({ disk, name: 'agent.journal', clock, log })
   const toolstack = await openToolstack({ ...parts, state, clock, log, owner: `agent:${options.name}` })
   building.defer(() => toolstack.close())
   const agent = await createAgentService({
@@ -51,6 +56,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
   let closing: Promise<void> | undefined
   return {
     agent,
+    broken: broken.promise,
     runningCount: () =>
       toolstack.list().filter((domain) => domain.state.kind === 'running' || domain.state.kind === 'paused').length,
     async stopGuests() {

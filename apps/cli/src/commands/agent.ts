@@ -44,6 +44,11 @@ export const agent: Command = {
     const host = await openHost({ name, dataDir, driver, version: VERSION, clock, rng, ids: uuidv7Ids(clock, rng), log })
     const stopping = new AbortController()
     const stop = () => stopping.abort(new Fault('aborted', 'the agent stops'))
+    let broken: Fault | null = null
+    void host.broken.then((fault) => {
+      broken = fault
+      stop()
+    })
     process.once('SIGINT', stop)
     process.once('SIGTERM', stop)
     await keepJoined({
@@ -56,6 +61,8 @@ export const agent: Command = {
       onState: (state, detail) => terminal.out(state === 'joined' ? `joined ${detail} as ${name}` : `away: ${detail}`),
     })
     await host.close()
+    if (broken)
+      throw new Fault('failed', `the journal cannot be trusted any more; start again to read it anew`, { cause: broken })
     terminal.out('stopped; guests go on')
     return 0
   },

@@ -223,7 +223,11 @@ const certificateOf = (options: StartOptions): Promise<string | undefined> =>
   options.tls === undefined ? Promise.resolve(undefined) : readFile(options.tls.certPath, 'utf8')
 
 async function untilStopped(platform: Platform, interrupted: Promise<void>, terminal: Terminal): Promise<number> {
-  const { guests } = await Promise.race([interrupted.then(() => ({ guests: false })), platform.stopRequested])
+  const broken = platform.host?.broken.then((fault) => ({ guests: false, fault })) ?? new Promise<never>(() => {})
+  const why = await Promise.race([interrupted.then(() => ({ guests: false })), platform.stopRequested, broken])
+  const { guests } = why
+  if ('fault' in why)
+    terminal.say(`typevisor: the agent's journal cannot be trusted any more (${why.fault.message}); start again to read it anew`)
   platform.stopping.abort(new Fault('aborted', 'the platform stops'))
   const running = platform.host?.runningCount() ?? 0
   let left: readonly string[] = []
@@ -235,6 +239,7 @@ async function untilStopped(platform: Platform, interrupted: Promise<void>, term
   } finally {
     await platform.close()
   }
+  if ('fault' in why) return EXIT.failed
   if (left.length > 0) {
     terminal.say(`typevisor: stopped, but these guests go on: ${left.join(', ')}`)
     return EXIT.failed
