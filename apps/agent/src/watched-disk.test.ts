@@ -10,9 +10,7 @@ test('a sync that fails is told once and still rejects; one that succeeds is not
   const disk = watchedDisk(
     simDisk({
       rng: seededRng(1),
-      faults: (operation) => {
-        if (failing && operation === 'sync') throw new Fault('failed', 'injected')
-      },
+      faults: (operation) => (failing && operation === 'sync' ? new Fault('failed', 'injected') : null),
     }),
     (error) => told.push(error),
   )
