@@ -8,7 +8,7 @@ import { toFault, type Json, type Log } from '@typevisor/base'
 import type { AgentPort } from '@typevisor/api/agent-wire'
 import type { DomainEvent } from '@typevisor/model'
 import type { SagaEffect, SqlExecutor } from '@typevisor/saga'
-import { eventEffect, observedEffect, storable } from '../instances/effects.ts'
+import { causeOf, eventEffect, LOST, lostEffect, observedEffect, storable } from '../instances/effects.ts'
 import { imageEffect } from '../instances/sagas.ts'
 
 export interface HostSync {
@@ -48,8 +48,9 @@ export async function attachHost(
     ])
     return { after: Number(rows[0]?.['event_sequence'] ?? 0), epoch: rows[0]?.['connection_epoch'] }
   })
-  // A host that was set up anew counts from the beginning again.
+  // A host that was set up anew counts from the beginning again, and so do the rows that follow it.
   const from = after > hello.sequence ? 0 : after
+  if (from < after) await database.query('UPDATE instance SET state_sequence = 0 WHERE host = $1', [name])
   await compare(database, name, agent, log)
   const done = follow(database, name, agent, from, log, signal).finally(() =>
     database
@@ -64,7 +65,7 @@ async function compare(database: SqlExecutor, name: string, agent: AgentPort, lo
   const { domains, sequence } = agent.hello
   const byId = new Map(domains.map((domain) => [String(domain.id), domain]))
   const { rows } = await database.query(
-    'SELECT id, name, state_kind, operation_id FROM instance WHERE host = $1 AND destroyed_at IS NULL',
+    'SELECT id, name, state_kind, state_cause, operation_id FROM instance WHERE host = $1 AND destroyed_at IS NULL',
     [name],
   )
   const known = new Set<string>()
@@ -73,20 +74,18 @@ async function compare(database: SqlExecutor, name: string, agent: AgentPort, lo
       const id = String(row['id'])
       known.add(id)
       const domain = byId.get(id)
-      if (domain) await runAll(tx, [observedEffect(id, domain, sequence)])
-      else if (row['operation_id'] === null && row['state_kind'] !== 'failed') {
-        log.warn('host.lost_domain', { host: name, instance: id })
-        await tx.query(
-          `UPDATE instance SET state_kind = 'failed', state_cause = 'unknown', state_detail = $2, state_since = now() WHERE id = $1`,
-          [id, `host ${name} does not know it any more`],
-        )
+      const told = (to: string, cause: string) =>
+        eventEffect('instance.state', id, String(row['name']), { from: String(row['state_kind']), to, cause })
+      if (domain) {
+        const found = row['state_kind'] === 'failed' && row['state_cause'] === LOST
+        if (found) log.info('host.found_domain', { host: name, instance: id })
         await runAll(tx, [
-          eventEffect('instance.state', id, String(row['name']), {
-            from: String(row['state_kind']),
-            to: 'failed',
-            cause: 'unknown',
-          }),
+          observedEffect(id, domain, sequence),
+          ...(found ? [told(domain.state.kind, causeOf(domain.state).cause)] : []),
         ])
+      } else if (row['operation_id'] === null && row['state_kind'] !== 'failed') {
+        log.warn('host.lost_domain', { host: name, instance: id })
+        await runAll(tx, [lostEffect(id, name), told('failed', LOST)])
       }
     }
   })
@@ -106,31 +105,36 @@ async function follow(
 ): Promise<void> {
   const waiting: DomainEvent[] = []
   const failing = new AbortController()
-  let writing: Promise<void> | null = null
+  let isWriting = false
+  let written = Promise.resolve()
   const write = async (): Promise<void> => {
-    while (waiting.length > 0) {
-      const group = waiting.splice(0, GROUP_COUNT_MAX)
-      const last = group.at(-1)?.sequence ?? 0
-      await database.transaction(async (tx) => {
-        for (const event of group) await takeIn(tx, name, event)
-        await tx.query('UPDATE host SET event_sequence = $2, last_seen_at = now() WHERE name = $1', [name, last])
-      })
-      await agent.acknowledge(last)
+    isWriting = true
+    try {
+      while (waiting.length > 0) {
+        const group = waiting.splice(0, GROUP_COUNT_MAX)
+        const last = group.at(-1)?.sequence ?? 0
+        await database.transaction(async (tx) => {
+          for (const event of group) await takeIn(tx, name, event)
+          await tx.query('UPDATE host SET event_sequence = $2, last_seen_at = now() WHERE name = $1', [name, last])
+        })
+        await agent.acknowledge(last)
+      }
+    } catch (error) {
+      log.error('host.take_in_failed', { host: name, error: toFault(error).message })
+      failing.abort(error)
+    } finally {
+      // In one breath with the look at `waiting`: what comes later begins the next writing.
+      isWriting = false
     }
   }
   // What was not taken in is not acknowledged, and comes again with the next connection: a failure ends this one at once.
   for await (const event of agent.events(from, { signal: AbortSignal.any([signal, failing.signal]) })) {
     waiting.push(event)
     if (failing.signal.aborted) break
-    writing ??= write()
-      .catch((error: unknown) => {
-        log.error('host.take_in_failed', { host: name, error: toFault(error).message })
-        failing.abort(error)
-      })
-      .finally(() => (writing = null))
-    if (waiting.length >= GROUP_COUNT_MAX) await writing
+    if (!isWriting) written = write()
+    if (waiting.length >= GROUP_COUNT_MAX) await written
   }
-  await writing
+  await written
   failing.signal.throwIfAborted()
 }
 

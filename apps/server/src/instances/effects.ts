@@ -33,24 +33,38 @@ export const causeOf = (state: DomainState): { cause: string; detail: string | n
   detail: 'detail' in state ? state.detail : null,
 })
 
+/** Cause of a row that is `failed` only because its host does not list its domain: it follows the host again when the host does. */
+export const LOST = 'lost'
+
 /**
  * What the host said at `sequence`; an older word changes nothing, and none changes a row that failed for good or is being destroyed: the
- * host's last words about a domain that was undone may come late. The forwards are those in effect.
+ * host's last words about a domain that was undone may come late. A row that was lost is found by this. The forwards are those in effect.
  */
 export function observedEffect(instance: string, domain: DomainRecord, sequence: number): SagaEffect {
   const { cause, detail } = causeOf(domain.state)
   return sql(
     `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5, forwards = $6,
        state_since = CASE WHEN state_kind = $2 THEN state_since ELSE now() END
-     WHERE id = $1 AND state_sequence <= $5 AND destroyed_at IS NULL AND state_kind NOT IN ('failed', 'destroying')`,
+     WHERE id = $1 AND state_sequence <= $5 AND destroyed_at IS NULL AND state_kind <> 'destroying'
+       AND (state_kind <> 'failed' OR state_cause = $7)`,
     instance,
     domain.state.kind,
     cause,
     detail === null ? null : storable(detail),
     sequence,
     JSON.stringify(domain.forwards),
+    LOST,
   )
 }
+
+/** The host does not list it. What a host of another journal says of it later counts from the beginning. */
+export const lostEffect = (instance: string, host: string) =>
+  sql(
+    `UPDATE instance SET state_kind = 'failed', state_cause = $2, state_detail = $3, state_sequence = 0, state_since = now() WHERE id = $1`,
+    instance,
+    LOST,
+    `host ${host} does not know it any more`,
+  )
 
 export const failedEffect = (instance: string, fault: FaultJson) =>
   sql(
