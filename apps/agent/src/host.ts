@@ -14,6 +14,7 @@ import { watchedDisk } from './watched-disk.ts'
 
 export interface Host {
   readonly agent: AgentPort
+  readonly driver: HostOptions['driver']
   runningCount(): number
   /** Asks each guest to power off, and cuts the power of those that do not; answers the names of those that go on all the same. */
   stopGuests(): Promise<readonly string[]>
@@ -56,6 +57,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
   let closing: Promise<void> | undefined
   return {
     agent,
+    driver: options.driver,
     broken: broken.promise,
     runningCount: () =>
       toolstack.list().filter((domain) => domain.state.kind === 'running' || domain.state.kind === 'paused').length,

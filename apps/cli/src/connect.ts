@@ -36,9 +36,13 @@ export function connection(env: NodeJS.ProcessEnv): Connection {
     )
   }
   const kept = JSON.parse(content) as { url: string; token: string; certificate?: string } // the server wrote it, whole, by a rename
-  return {
-    url: url ?? kept.url,
-    token: token ?? kept.token,
-    certificate: url === undefined || url === kept.url ? kept.certificate : undefined,
+  // The kept token is for the server that made it, and is shown to no other.
+  if (url !== undefined && url.replace(/\/+$/, '') !== kept.url && token === undefined) {
+    throw new Fault(
+      'invalid',
+      `TYPEVISOR_URL is ${url}, and the credentials in ${path} are of ${kept.url}; set TYPEVISOR_TOKEN too`,
+    )
   }
+  const own = url === undefined || url.replace(/\/+$/, '') === kept.url
+  return { url: url ?? kept.url, token: token ?? kept.token, certificate: own ? kept.certificate : undefined }
 }

@@ -73,6 +73,16 @@ test('@FILE reads a file, @@ is a text that begins with @', () => {
   rmSync(folder, { recursive: true })
 })
 
+test('what goes to a command in the guest is taken byte for byte', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'typevisor-options-'))
+  const path = join(folder, 'input')
+  const content = Buffer.from([0, 255, 10, 13, 32, 10])
+  writeFileSync(path, content)
+  const { body } = parseWords('instance exec', VERB_DATA['instance.exec'], ['a', '--stdin', `@${path}`, '--', 'cat'])
+  assert.equal(body['stdinBase64'], content.toString('base64'))
+  rmSync(folder, { recursive: true })
+})
+
 test('what is wrong is named', () => {
   refused([], /want NAME/)
   refused(['a', 'b'], /unexpected "b"/)

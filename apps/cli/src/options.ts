@@ -31,7 +31,7 @@ export function flagName(field: VerbField): string {
   if (field.type === 'array' || field.type === 'map') return kebab(field.name).replace(/s$/, '')
   return kebab(field.name)
     .replace(/-count$/, 's')
-    .replace(/-(bytes|ms)$/, '')
+    .replace(/-(bytes|ms|base64)$/, '')
 }
 
 function valueName(field: VerbField): string | null {
@@ -42,7 +42,7 @@ function valueName(field: VerbField): string | null {
     number: 'N',
     boolean: null,
     size: 'SIZE',
-    base64: '@FILE',
+    base64: 'TEXT|@FILE|@-',
     array: field.name === 'forwards' ? '[PROTOCOL:]HOSTPORT:GUESTPORT' : 'TEXT',
     map: 'KEY=VALUE',
     object: 'JSON',
@@ -66,6 +66,16 @@ function textOf(value: string, what: string): string {
   if (value.startsWith('@@')) return value.slice(1)
   try {
     return readFileSync(value === '@-' ? 0 : value.slice(1), 'utf8').trimEnd()
+  } catch (error) {
+    throw usage(`${what}: ${(error as Error).message}`)
+  }
+}
+
+/** The same, byte for byte. */
+function bytesOf(value: string, what: string): Buffer {
+  if (!value.startsWith('@') || value.startsWith('@@')) return Buffer.from(value.replace(/^@@/, '@'))
+  try {
+    return readFileSync(value === '@-' ? 0 : value.slice(1))
   } catch (error) {
     throw usage(`${what}: ${(error as Error).message}`)
   }
@@ -109,7 +119,7 @@ export function valueOf(value: string, field: VerbField, what: string): unknown 
       if (value === 'true' || value === 'false') return value === 'true'
       throw usage(`${what}: got ${JSON.stringify(value)}, want true or false`)
     case 'base64':
-      return Buffer.from(textOf(value, what)).toString('base64')
+      return bytesOf(value, what).toString('base64')
     case 'object':
       return jsonOf(value, what)
     case 'array':

@@ -106,6 +106,11 @@ export const start: Command = {
     const { server } = platform
     terminal.out(`typevisor ${VERSION} on ${options.dataDir}`)
     terminal.out(`portal: ${server.url}`)
+    if (options.listen !== undefined && options.tls === undefined && !/^(127\.|::1$|localhost$)/.test(options.listen)) {
+      terminal.say(
+        `typevisor: ${options.listen} is reached from elsewhere without TLS: passwords and tokens travel in clear (--tls-cert, --tls-key)`,
+      )
+    }
     if (server.firstAccount) {
       terminal.out(
         `sign in as ${server.firstAccount.name} with ${server.firstAccount.password} (shown this once; \`typevisor account password ${server.firstAccount.name}\` sets another)`,
@@ -244,7 +249,9 @@ async function untilStopped(platform: Platform, interrupted: Promise<void>, term
     terminal.say(`typevisor: stopped, but these guests go on: ${left.join(', ')}`)
     return EXIT.failed
   }
-  if (!guests && running > 0) {
+  if (!guests && running > 0 && platform.host?.driver === 'sim') {
+    terminal.out(`stopped; ${running} domain${running === 1 ? '' : 's'} in memory ended with it`)
+  } else if (!guests && running > 0) {
     const [go, them] = running === 1 ? ['guest goes', 'it'] : ['guests go', 'them']
     terminal.out(
       `stopped; ${running} ${go} on without it. The next start finds ${them}; \`typevisor down --guests\` stops guests too`,
