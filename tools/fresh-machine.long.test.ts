@@ -80,6 +80,7 @@ test(
   { skip: reason, timeout: 900_000 },
   async () => {
     const machine = mkdtempSync(join(tmpdir(), 'typevisor-machine-'))
+    chmodSync(machine, 0o755) // it is the machine's /
     const env = {
       PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
       HOME: '/root',
