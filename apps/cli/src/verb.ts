@@ -66,7 +66,12 @@ export async function runVerb(
   if (verb.cli.confirms && !own.yes) await confirm(noun, String(verbWord), parsed, terminal)
   const client = clientOf(terminal)
   if (verb.transport === 'stream')
-    return (await import('./commands/console.ts')).attach(client, String(parsed.params['instance']), terminal)
+    return (await import('./commands/console.ts')).attach(
+      client,
+      String(parsed.params['instance']),
+      Number(parsed.query['from'] ?? 0),
+      terminal,
+    )
   if (verb.transport === 'events') return followEvents(client, parsed, terminal, json)
   if (name === 'instance.exec') return (await import('./commands/exec.ts')).exec(client, parsed, terminal, json)
   if (name === 'instance.log') return (await import('./commands/log.ts')).log(client, parsed, terminal, json)
