@@ -11,7 +11,15 @@ import {
   type VerbName,
 } from '@typevisor/model'
 import { bytes } from '@typevisor/base'
-import { pgCreateSaga, sagaId, type NewSaga, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
+import {
+  pgCreateSaga,
+  postgresSagaStore,
+  sagaId,
+  type NewSaga,
+  type SagaEngine,
+  type SagaStore,
+  type SqlExecutor,
+} from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { Db } from '../db/database.ts'
 import type { Call, Handlers } from '../http/handler.ts'
@@ -64,7 +72,6 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     const row = await needInstance(db, call.params.instance)
     call.audit(row.id)
     const id = ids.next()
-    if (name === 'destroy') await letGo(engine, store, row.id)
     await database.transaction(async (tx) => {
       const { rows } = await tx.query('SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE', [
         row.id,
@@ -74,6 +81,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       if (current['operation_name'] !== null)
         throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
       assertVerb(name, String(current['state_kind']), row.name)
+      if (name === 'destroy') await letGo(tx, row.id)
       const input: VerbInput = { id: row.id as DomainId, name: row.name, host: row.host, verb: name }
       await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
       if (name === 'destroy') {
@@ -200,9 +208,10 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
 }
 
 /** An operation that failed and could not be undone holds its instance; destroying the instance is what is left to do, and ends it. */
-async function letGo(engine: SagaEngine, store: SagaStore, instance: string): Promise<void> {
+async function letGo(tx: SqlExecutor, instance: string): Promise<void> {
+  const store = postgresSagaStore({ sql: tx })
   for (const { id, state } of await store.list({ unfinished: true, resource: instance })) {
-    if (state.kind === 'stuck') await engine.settleStuck(id, 'abandon')
+    if (state.kind === 'stuck') await store.settleStuck(id, 'abandon')
   }
 }
 

@@ -1,6 +1,6 @@
 import { Fault } from '@typevisor/base'
-import { sagaId, settled, type SagaEngine, type SagaStore } from '@typevisor/saga'
-import type { Handlers } from '../http/handler.ts'
+import { sagaId, settled, type SagaEngine, type SagaStore, type StuckVerdict } from '@typevisor/saga'
+import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from './operation.ts'
 
 export interface OperationHandlerOptions {
@@ -10,11 +10,24 @@ export interface OperationHandlerOptions {
 
 const LIST_COUNT_MAX = 500
 
-export function operationHandlers({
-  engine,
-  store,
-}: OperationHandlerOptions): Pick<Handlers, 'operation.list' | 'operation.get' | 'operation.cancel'> {
+type OperationHandlers = Pick<Handlers, Extract<keyof Handlers, `operation.${string}`>>
+
+export function operationHandlers({ engine, store }: OperationHandlerOptions): OperationHandlers {
+  /** What could not be undone waits for a person's word. */
+  const settle =
+    (name: string, verdict: StuckVerdict) =>
+    async ({ params, audit }: Pick<Call<'operation.retry'>, 'params' | 'audit'>) => {
+      const record = await store.get(sagaId(params.operation))
+      if (!record) throw new Fault('not_found', `operation ${params.operation}: there is none of this id`)
+      audit(record.resource)
+      if (record.state.kind !== 'stuck') throw new Fault('conflict', `${name} ${record.name}: it is ${record.state.kind}`)
+      await engine.settleStuck(record.id, verdict)
+      return toWireOperation((await store.get(record.id)) ?? record, engine)
+    }
+
   return {
+    'operation.retry': settle('retry', 'retry'),
+    'operation.abandon': settle('abandon', 'abandon'),
     'operation.list': async ({ query }) => {
       const records = await store.list({
         ...(query.unfinished === undefined ? {} : { unfinished: query.unfinished === 'true' }),
