@@ -170,7 +170,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     ...(options.checkReplies === undefined ? {} : { checkReplies: options.checkReplies }),
   })
   building.use(http)
-  await local.write(dataDir, http.url)
+  await local.write(dataDir, http.url, options.tls === undefined ? undefined : await readFile(options.tls.certPath, 'utf8'))
   building.defer(() => local.remove(dataDir))
   await engine.start()
 
