@@ -2,9 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
-import { Channel, Fault, type FaultCode } from '@typevisor/base'
+import { Channel, Fault, millis, type FaultCode } from '@typevisor/base'
 import type { DomainEvent, DomainId } from '@typevisor/model'
-import { memoryLog } from '@typevisor/sim'
+import { memoryLog, virtualClock } from '@typevisor/sim'
 import { connectAgent, serveAgent, type MessageSocket } from './agent-link.ts'
 import { AGENT_PROTOCOL, type AgentHello, type AgentPort, type AgentStream, type FromAgent, type ToAgent } from './agent-wire.ts'
 
@@ -79,7 +79,7 @@ async function joined(agent: AgentPort) {
     () => null,
     (error: unknown) => error,
   )
-  const remote = await connectAgent(wire.server)
+  const remote = await connectAgent(wire.server, virtualClock())
   return { ...wire, remote, served, log }
 }
 
@@ -393,7 +393,7 @@ test('events begin after the one that the server has, in order, and end with its
 test('an agent that tells more events than are taken in is cut off: they come again with the next connection', async () => {
   const { agent, server } = pair()
   agent.send(JSON.stringify({ type: 'hello', hello: HELLO } satisfies FromAgent))
-  const remote = await connectAgent(server)
+  const remote = await connectAgent(server, virtualClock())
   const event = {
     sequence: 1,
     at: 0,
@@ -414,12 +414,12 @@ test('an agent that tells more events than are taken in is cut off: they come ag
 test('an agent of another protocol is refused with both numbers', async () => {
   const { agent, server } = pair()
   agent.send(JSON.stringify({ type: 'hello', hello: { ...HELLO, protocol: 99 } }))
-  await assert.rejects(connectAgent(server), /99.*want 1/)
+  await assert.rejects(connectAgent(server, virtualClock()), /99.*want 1/)
 })
 
 test('an agent that goes away before it says hello is unavailable', async () => {
   const { server, cut } = pair()
-  const connecting = connectAgent(server)
+  const connecting = connectAgent(server, virtualClock())
   connecting.catch(() => {})
   cut()
   await assert.rejects(connecting, isFault('unavailable'))
@@ -509,7 +509,7 @@ test('an agent that sends anything at all never hangs or breaks a server: calls 
     fc.asyncProperty(fc.array(garbage(FROM_AGENT_GOOD), { maxLength: 12 }), async (messages) => {
       const { agent, server, cut } = pair()
       agent.send(JSON.stringify({ type: 'hello', hello: HELLO }))
-      const remote = await connectAgent(server)
+      const remote = await connectAgent(server, virtualClock())
       const outcomes = Promise.allSettled([
         remote.call('domain.list', {}),
         remote.openStream('console', ID).then((stream) => stream.close()),
@@ -526,4 +526,21 @@ test('an agent that sends anything at all never hangs or breaks a server: calls 
     }),
     { numRuns: 300 },
   )
+})
+
+test('a peer that does not say hello is cut after ten seconds', async () => {
+  const { server, agent } = pair()
+  const clock = virtualClock()
+  const connecting = connectAgent(server, clock)
+  let cut = false
+  const ended = (async () => {
+    for await (const _ of agent.incoming);
+    cut = true
+  })()
+  const refused = assert.rejects(connecting, isFault('timeout'))
+  await clock.advance(millis(9999))
+  assert.equal(cut, false)
+  await clock.advance(millis(1))
+  await refused
+  await ended
 })

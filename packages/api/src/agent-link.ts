@@ -5,7 +5,7 @@
  * Bounds: requests under way, bytes waiting in the socket, events waiting to be acknowledged. What is over is refused as `busy`; a peer
  * that breaks the protocol is cut off.
  */
-import { Channel, Fault, faultFromJson, toFault, type Log } from '@typevisor/base'
+import { Channel, Fault, faultFromJson, seconds, toFault, withDeadline, type Clock, type Log } from '@typevisor/base'
 import type { DomainEvent, DomainId } from '@typevisor/model'
 import {
   AGENT_PROTOCOL,
@@ -269,10 +269,21 @@ interface Waiting {
   readonly progress: ((fraction: number, message: string) => void) | undefined
 }
 
-/** The server's end. Resolves when the agent has said hello; `closed` when the connection is over. @throws Fault `unavailable`, or `invalid` for another protocol. */
-export async function connectAgent(socket: MessageSocket): Promise<AgentPort & { readonly closed: Promise<void> }> {
+/** An agent says hello at once; a peer that does not holds a connection for nothing. */
+const HELLO_LIMIT = seconds(10)
+
+/**
+ * The server's end. Resolves when the agent has said hello; `closed` when the connection is over.
+ * @throws Fault `unavailable`, `timeout` when it does not say hello (the connection is cut then), or `invalid` for another protocol.
+ */
+export async function connectAgent(socket: MessageSocket, clock: Clock): Promise<AgentPort & { readonly closed: Promise<void> }> {
   const remote = new RemoteAgent(socket)
-  await remote.ready
+  try {
+    await withDeadline({ limit: HELLO_LIMIT, clock, what: 'agent: hello' }, () => remote.ready)
+  } catch (error) {
+    remote.cut(toFault(error))
+    throw error
+  }
   return remote
 }
 
@@ -465,8 +476,12 @@ class RemoteAgent implements AgentPort {
     }
   }
 
+  cut(fault: Fault): void {
+    this.#end(fault)
+  }
+
   #end(fault: Fault): void {
-    this.#over = fault
+    this.#over ??= fault
     for (const waiting of this.#waiting.values()) waiting.reject(fault)
     this.#waiting.clear()
     for (const stream of this.#streams.values()) {

@@ -22,17 +22,20 @@ export interface HostJoin {
   readonly agent: AgentPort
   /** Resolves when the connection ends; never for the server's own agent. */
   readonly over: Promise<void> | null
+  /** Asked again once a newer token would end this connection. @throws Fault when the host may not join any more. */
+  readonly mayJoin?: () => Promise<unknown>
   readonly onJoined?: () => void
 }
 
 /** Attaches an agent until its connection or the server ends, or a newer connection of the same host comes. */
-export async function serveHost(options: GatewayOptions, { name, agent, over, onJoined }: HostJoin): Promise<void> {
+export async function serveHost(options: GatewayOptions, { name, agent, over, mayJoin, onJoined }: HostJoin): Promise<void> {
   const { database, agents, log, signal } = options
   const ending = new AbortController()
   const ended = Promise.withResolvers<void>()
   void over?.finally(() => ending.abort(new Fault('unavailable', `host ${name}: its agent went away`)))
   try {
     await agents.take(name, { own: over === null, end: (reason) => ending.abort(reason), ended: ended.promise })
+    await mayJoin?.()
     ending.signal.throwIfAborted()
     const sync = await attachHost(database, name, agent, log, AbortSignal.any([ending.signal, signal]))
     agents.attach(name, agent)
@@ -78,7 +81,7 @@ export async function keepHost(
 }
 
 export function addAgentRoute(app: FastifyInstance, options: GatewayOptions): void {
-  const { database, crypto, log } = options
+  const { database, agents, crypto, log } = options
 
   const hostOf = async (header: string | undefined): Promise<string> => {
     const refused = new Fault('unauthenticated', 'agent: the token is not one of a host')
@@ -97,10 +100,15 @@ export function addAgentRoute(app: FastifyInstance, options: GatewayOptions): vo
       const socket = messageSocket(ws)
       try {
         const name = await hostOf(request.headers.authorization)
-        const agent = await connectAgent(socket)
+        const agent = await connectAgent(socket, agents.clock)
         if (agent.hello.name !== name)
           throw new Fault('forbidden', `agent: it calls itself ${agent.hello.name}, its token is of ${name}`)
-        await serveHost(options, { name, agent, over: agent.closed })
+        await serveHost(options, {
+          name,
+          agent,
+          over: agent.closed,
+          mayJoin: () => hostOf(request.headers.authorization),
+        })
       } catch (error) {
         const fault = toFault(error)
         log.warn('agent.refused', { error: fault.message })

@@ -1,4 +1,4 @@
-import type { IdSource, Rng } from '@typevisor/base'
+import { Fault, type IdSource, type Rng } from '@typevisor/base'
 import { newBearer, type SecretCrypto } from '@typevisor/identity'
 import type { Db } from '../db/database.ts'
 import type { Handlers } from '../http/handler.ts'
@@ -52,6 +52,8 @@ export function hostHandlers({ db, agents, ids, rng, crypto }: HostHandlerOption
         .values({ name, token_id: id, token_hash: Buffer.from(hash), created_at: new Date() })
         .onConflict((conflict) => conflict.column('name').doUpdateSet({ token_id: id, token_hash: Buffer.from(hash) }))
         .execute()
+      // Whoever holds the old token is out, also when it is connected.
+      await agents.cut(name, new Fault('unauthenticated', `host ${name}: it has a new token`))
       return { name, secret: text }
     },
   }

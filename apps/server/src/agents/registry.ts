@@ -12,13 +12,13 @@ export interface HostConnection {
 }
 
 export class AgentRegistry {
-  readonly #clock: Clock
+  readonly clock: Clock
   readonly #agents = new Map<string, AgentPort>()
   readonly #connections = new Map<string, HostConnection>()
   readonly #waiters = new Map<string, Set<(agent: AgentPort) => void>>()
 
   constructor(clock: Clock) {
-    this.#clock = clock
+    this.clock = clock
   }
 
   /**
@@ -35,6 +35,14 @@ export class AgentRegistry {
     })
     older?.end(new Fault('conflict', `host ${name}: a newer connection took the place of this one`))
     await older?.ended
+  }
+
+  /** Ends the host's connection, from outside; the server's own agent is not joined by a token and stays. */
+  async cut(name: string, reason: Fault): Promise<void> {
+    const connection = this.#connections.get(name)
+    if (!connection || connection.own) return
+    connection.end(reason)
+    await connection.ended
   }
 
   attach(name: string, agent: AgentPort): void {
@@ -67,7 +75,7 @@ export class AgentRegistry {
     try {
       return await Promise.race([
         new Promise<AgentPort>((resolve) => waiters.add((wake = resolve))),
-        this.#clock.sleep(millis(limitMs), { signal: AbortSignal.any([done.signal, signal]) }).then(() => {
+        this.clock.sleep(millis(limitMs), { signal: AbortSignal.any([done.signal, signal]) }).then(() => {
           throw away
         }),
       ])
