@@ -10,5 +10,6 @@
 export { openHost, type Host } from './host.ts'
 export type { HostOptions, HostParts } from './host-parts.ts'
 export { messageSocket } from './message-socket.ts'
-export { createAgentService, toAgentImage } from './service.ts'
+export { createAgentService } from './service.ts'
+export { toAgentImage } from './shared-builds.ts'
 export { keepJoined, type UplinkOptions } from './uplink.ts'

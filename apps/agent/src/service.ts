@@ -1,12 +1,11 @@
 /** The agent's side of every method: the toolstack and the image store behind `AgentPort`. No wire here; `uplink.ts` has it. */
 import { Fault, type Bytes, type Log } from '@typevisor/base'
 import { isLabel, type DomainEvent, type DomainId, type ImageName } from '@typevisor/model'
-import type { Image, ImageStore } from '@typevisor/image'
+import type { ImageStore } from '@typevisor/image'
 import type { Toolstack } from '@typevisor/toolstack'
 import {
   AGENT_PROTOCOL,
   type AgentHello,
-  type AgentImage,
   type AgentMethod,
   type AgentMethods,
   type AgentParams,
@@ -17,6 +16,7 @@ import {
   type StreamKind,
   type StreamOptions,
 } from '@typevisor/api/agent-wire'
+import { SharedBuilds, toAgentImage } from './shared-builds.ts'
 
 export interface AgentServiceOptions {
   readonly name: string
@@ -41,25 +41,10 @@ export async function createAgentService(options: AgentServiceOptions): Promise<
 const base64 = (content: Uint8Array): string =>
   Buffer.from(content.buffer, content.byteOffset, content.byteLength).toString('base64')
 
-export function toAgentImage(image: Image): AgentImage {
-  return {
-    name: image.name,
-    title: image.title,
-    digest: image.digest,
-    sizeBytes: image.rootDisk.fileBytes,
-    virtualBytes: image.rootDisk.virtualBytes,
-    minimumMemoryBytes: image.minimum.memoryBytes,
-    defaultUser: image.defaultUser,
-    contents: image.contents,
-    builtAt: image.builtAt,
-  }
-}
-
 class AgentService implements AgentPort {
   readonly #options: AgentServiceOptions
   #hello: AgentHello | null = null
-  /** Builds under way by image name: a command given twice joins the first. */
-  readonly #builds = new Map<string, Promise<AgentImage>>()
+  readonly #builds: SharedBuilds
 
   readonly #methods: Methods = {
     'domain.define': async ({ id, spec, commandId, fence }, { signal }) => {
@@ -90,14 +75,7 @@ class AgentService implements AgentPort {
     'image.list': async () => (await this.#options.images.list()).map(toAgentImage),
     'image.build': async ({ name }, { signal, progress }) => {
       if (!isLabel(name)) throw new Fault('invalid', `image: got ${JSON.stringify(name)}, want a name`)
-      const running =
-        this.#builds.get(name) ??
-        this.#options.images
-          .build(name as ImageName, { signal, progress })
-          .then(toAgentImage)
-          .finally(() => this.#builds.delete(name))
-      this.#builds.set(name, running)
-      const image = await running
+      const image = await this.#builds.build(name as ImageName, { signal, progress })
       await this.refresh()
       return image
     },
@@ -105,6 +83,7 @@ class AgentService implements AgentPort {
 
   constructor(options: AgentServiceOptions) {
     this.#options = options
+    this.#builds = new SharedBuilds(options.images)
   }
 
   /** As it is now: the domains are asked each time, the rest is what `refresh` found. */
