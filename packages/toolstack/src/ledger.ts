@@ -128,7 +128,8 @@ export class Ledger {
     signal?.addEventListener('abort', stop, { once: true })
     if (signal?.aborted) live.close()
     this.#readers.add(live)
-    const kept = this.#events.filter((event) => event.sequence > after)
+    // What is not safe yet comes live, when it is.
+    const kept = this.#events.filter((event) => event.sequence > after && event.sequence <= this.#safeSequence)
     let last = after
     try {
       for (const event of kept) {
