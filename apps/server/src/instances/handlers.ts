@@ -25,9 +25,10 @@ import type { Db } from '../db/database.ts'
 import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
 import { eventEffect } from './effects.ts'
-import { listInstances, needInstance, toWireInstance } from './queries.ts'
+import { assertRoom } from './placement.ts'
+import { hostOffers, listInstances, needInstance, toWireInstance, type InstanceRow } from './queries.ts'
 import { serveStream } from './streams.ts'
-import type { BuildInput, CreateInput, VerbInput } from './sagas.ts'
+import { PLACEMENT_LOCK, type BuildInput, type CreateInput, type VerbInput } from './sagas.ts'
 
 export interface InstanceHandlerOptions {
   readonly db: Db
@@ -82,6 +83,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
       assertVerb(name, String(current['state_kind']), row.name)
       if (name === 'destroy') await letGo(tx, row.id)
+      if (name === 'start' || name === 'restore') await takeRoom(tx, agents, row, name)
       const input: VerbInput = { id: row.id as DomainId, name: row.name, host: row.host, verb: name }
       await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
       if (name === 'destroy') {
@@ -213,6 +215,16 @@ async function letGo(tx: SqlExecutor, instance: string): Promise<void> {
   for (const { id, state } of await store.list({ unfinished: true, resource: instance })) {
     if (state.kind === 'stuck') await store.settleStuck(id, 'abandon')
   }
+}
+
+/**
+ * What is started holds memory that a stopped or saved instance does not. Looked at in the transaction that begins the operation, under the
+ * lock of creations: the operation's name in the row is what sets the memory aside, so of two that want the last of it one is refused.
+ */
+async function takeRoom(tx: SqlExecutor, agents: AgentRegistry, row: InstanceRow, verb: VerbName): Promise<void> {
+  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+  const offer = (await hostOffers(tx, agents, row.id)).find(({ name }) => name === row.host)
+  if (offer) assertRoom(offer, row.memory_bytes, `${verb} ${row.name}`)
 }
 
 async function begin(tx: SqlExecutor, saga: NewSaga): Promise<void> {

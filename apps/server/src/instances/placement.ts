@@ -53,3 +53,13 @@ export function chooseHost(offers: readonly HostOffer[], wish: PlacementWish): s
   }
   return best.name
 }
+
+/** Whether an instance that is on its host already, but holds no memory, may hold it again. @throws Fault `exhausted`. */
+export function assertRoom(offer: HostOffer, memoryBytes: number, what: string): void {
+  const leftBytes = offer.memoryBytes - offer.committedBytes
+  if (leftBytes >= memoryBytes) return
+  throw new Fault(
+    'exhausted',
+    `${what}: memory: ${memoryBytes} bytes wanted, host ${offer.name} has ${Math.max(0, leftBytes)} left`,
+  )
+}

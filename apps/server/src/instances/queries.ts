@@ -90,12 +90,16 @@ export async function listInstances(
   })
 }
 
-/** What each host has left. `except`: the instance that is being placed and counts nowhere yet. */
+/**
+ * What each host has left. `except`: the instance that is being placed and counts nowhere yet. One that is being started holds its memory
+ * from the moment that this was accepted.
+ */
 export async function hostOffers(database: SqlExecutor, agents: AgentRegistry, except: string): Promise<HostOffer[]> {
   const { rows } = await database.query(
     `SELECT host.name, host.memory_bytes,
        (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance
-        WHERE instance.host = host.name AND destroyed_at IS NULL AND id <> $1 AND state_kind IN ('creating', 'running', 'paused')) AS committed,
+        WHERE instance.host = host.name AND destroyed_at IS NULL AND id <> $1
+          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.start', 'instance.restore'))) AS committed,
        (SELECT coalesce(array_agg(image.name), '{}') FROM image WHERE image.host = host.name) AS images
      FROM host`,
     [except],

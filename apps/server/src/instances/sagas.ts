@@ -72,7 +72,7 @@ async function untilSomeHost({ database, agents }: InstanceServices, wanted: str
 }
 
 /** One placement at a time: two that both saw the last free memory would both take it. The choice is kept in the row at once. */
-const PLACEMENT_LOCK = 7_630_001
+export const PLACEMENT_LOCK = 7_630_001
 
 async function place({ database, agents }: InstanceServices, input: CreateInput): Promise<string> {
   return database.transaction(async (tx) => {

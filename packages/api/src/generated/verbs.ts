@@ -350,7 +350,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
     transport: 'http',
     saga: true,
     status: 202,
-    faults: ['not_found', 'conflict', 'busy', 'unavailable'],
+    faults: ['not_found', 'conflict', 'busy', 'exhausted', 'unavailable'],
     cli: { positional: ['instance'], confirms: false },
     params: [{ name: 'instance', type: 'string', required: true, description: 'id or name of the instance' }],
     query: [
@@ -525,7 +525,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
     transport: 'http',
     saga: true,
     status: 202,
-    faults: ['not_found', 'conflict', 'busy', 'unavailable'],
+    faults: ['not_found', 'conflict', 'busy', 'exhausted', 'unavailable'],
     cli: { positional: ['instance'], confirms: false },
     params: [{ name: 'instance', type: 'string', required: true, description: 'id or name of the instance' }],
     query: [
