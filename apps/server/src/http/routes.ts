@@ -6,7 +6,7 @@
  * The body is read after the caller is known, so that a stranger cannot make the server read one. What changes something, and what was
  * forbidden to somebody who is signed in, is in the audit log before the answer goes out.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import { Fault, millis, type Clock, type Log } from '@typevisor/base'
 import { isLabel } from '@typevisor/model'
 import { OPERATION_NAMES, OPERATIONS, parseInput, type OperationDefinition, type OperationName } from '@typevisor/api'
@@ -94,12 +94,14 @@ function addRoute(app: FastifyInstance, options: RouteOptions, name: OperationNa
       throw error
     }
   }
-  const common = {
+  // Before the guard, so that whoever is refused has been counted. The plugin puts its own hook last, where it finds the request counted.
+  const limiter =
+    name === 'session.create' ? app.rateLimit({ max: options.signInsPerMinute, timeWindow: 60_000 }) : app.rateLimit()
+  const common: Common = {
     method: operation.method,
     url: operation.path,
-    onRequest: guard,
+    onRequest: [limiter, guard],
     bodyLimit: name === 'instance.exec' ? EXEC_BODY_BYTES_MAX : BODY_BYTES_MAX,
-    ...(name === 'session.create' ? { config: { rateLimit: { max: options.signInsPerMinute, timeWindow: 60_000 } } } : {}),
   }
   if (operation.transport === 'stream') addStream(app, options, name as StreamName, common)
   else if (operation.transport === 'events') addEvents(app, options, common)
@@ -205,7 +207,12 @@ async function writeAudit(
   })
 }
 
-type Common = { method: 'GET' | 'POST' | 'PATCH' | 'DELETE'; url: string; onRequest: (request: FastifyRequest) => Promise<void> }
+interface Common {
+  readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
+  readonly url: string
+  readonly onRequest: onRequestHookHandler[]
+  readonly bodyLimit: number
+}
 
 function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName, common: Common): void {
   const handler = options.handlers[name] as AnyHandler
