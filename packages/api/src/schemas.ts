@@ -52,20 +52,26 @@ const LabelMap = z
   .record(z.string().regex(/^[a-z0-9][a-z0-9./-]{0,62}$/, { error: 'want 1 to 63 of a-z, 0-9, ., / and -' }), z.string().max(255))
   .refine((labels) => Object.keys(labels).length <= 64, { error: 'want at most 64 labels' })
 
+/** QEMU's memory and the volumes' sizes are whole mebibytes. */
+const TOO_SMALL_SAYS_ALL = { abort: true }
+const WHOLE_MIB = { error: 'want a multiple of 1 MiB' }
+
 export const CreateInstance = z.strictObject({
   name: Label.describe('name, as DNS labels are'),
   image: Label.default('micro').describe('image to boot'),
   vcpuCount: z.int().min(1).max(64).default(1).describe('virtual processors'),
   memoryBytes: z
     .int()
-    .min(64 * MIB)
+    .min(64 * MIB, TOO_SMALL_SAYS_ALL)
     .max(16 * TIB)
+    .multipleOf(MIB, WHOLE_MIB)
     .default(256 * MIB)
     .describe('memory'),
   rootDiskBytes: z
     .int()
-    .min(64 * MIB)
+    .min(64 * MIB, TOO_SMALL_SAYS_ALL)
     .max(64 * TIB)
+    .multipleOf(MIB, WHOLE_MIB)
     .default(1 * GIB)
     .describe('size of the root disk'),
   host: Label.optional().describe('host to run on; the emptiest one when left out'),

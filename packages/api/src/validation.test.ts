@@ -87,6 +87,23 @@ test('an instance that is wrong in many places is told all of them at once', () 
   ])
 })
 
+test('memory and disk are whole mebibytes, and the field that is not is named', () => {
+  const sizes = { memoryBytes: 256 * 1024 ** 2 + 1, rootDiskBytes: 1024 ** 3 - 512 }
+  const want = 'a multiple of 1 MiB'
+  assert.deepEqual(
+    invalid(() => parseInput('instance.create', { params: {}, query: {}, body: { name: 'web', ...sizes } })),
+    [
+      { path: 'body.memoryBytes', want, got: '268435457' },
+      { path: 'body.rootDiskBytes', want, got: '1073741312' },
+    ],
+  )
+  const whole = { memoryBytes: 65 * 1024 ** 2, rootDiskBytes: 64 * 1024 ** 4 }
+  assert.equal(
+    parseInput('instance.create', { params: {}, query: {}, body: { name: 'web', ...whole } }).body.memoryBytes,
+    whole.memoryBytes,
+  )
+})
+
 const found = (value: unknown) => hostileDetails(value, 'body').map((detail) => `${detail.path}: ${detail.want}`)
 
 test('what no field may hold is refused before any schema: NUL, lone surrogates, prototypes, depth', () => {

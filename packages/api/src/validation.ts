@@ -212,7 +212,7 @@ const WANT: { readonly [C in Issue['code']]: (issue: IssueOf<C>) => string } = {
     ownWords(issue) ?? `${issue.inclusive === false ? 'more than' : 'at least'} ${issue.minimum}${UNITS[issue.origin] ?? ''}`,
   too_big: (issue) =>
     ownWords(issue) ?? `${issue.inclusive === false ? 'less than' : 'at most'} ${issue.maximum}${UNITS[issue.origin] ?? ''}`,
-  not_multiple_of: (issue) => `a multiple of ${issue.divisor}`,
+  not_multiple_of: (issue) => ownWords(issue) ?? `a multiple of ${issue.divisor}`,
   unrecognized_keys: () => 'no such field',
   invalid_union: (issue) => {
     const wants = issue.errors.flatMap((branch) => branch.slice(0, 1).map((inner) => wantOf(inner)))

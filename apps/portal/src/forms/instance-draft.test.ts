@@ -60,6 +60,12 @@ test('keys, labels and forwards are read as people type them', () => {
   ])
 })
 
+test('a size with a fraction is sent as the whole mebibytes that the server takes', () => {
+  const made = toBody({ ...newDraft('a'), memory: '1.3 GiB', disk: '10.7G' })
+  assert.ok(made.ok)
+  assert.deepEqual([made.body.memoryBytes, made.body.rootDiskBytes], [1331 * 1024 ** 2, 10_957 * 1024 ** 2])
+})
+
 test('what has no meaning is refused at its field', () => {
   const made = toBody({
     ...newDraft('a'),

@@ -161,7 +161,9 @@ export function toBody(draft: InstanceDraft): DraftResult {
   }
   const size = (path: string, text: string): number => {
     try {
-      return parseBytes(text)
+      const sizeBytes = parseBytes(text)
+      // `1.3 GiB` is what a person says; the server takes whole mebibytes.
+      return text.includes('.') ? Math.round(sizeBytes / MIB) * MIB : sizeBytes
     } catch {
       wrong(path, 'a size such as 512M or 4 GiB', text)
       return 0
