@@ -59,8 +59,8 @@ export interface Outbox {
   subscribe(options: { after?: string | undefined; signal: AbortSignal }): AsyncIterable<OutboxEvent>
   /** Looks at once: for a writer of the same process, right after its commit. */
   wake(): void
-  /** Removes events older than `before`; answers how many. */
-  prune(before: EpochMillis): Promise<number>
+  /** Removes up to `limit` events older than `before`; answers how many. */
+  prune(before: EpochMillis, limit?: number): Promise<number>
   stop(): Promise<void>
 }
 
@@ -354,10 +354,12 @@ export function createOutbox(options: OutboxOptions): Outbox {
       return follow(subscriber, from, position, ended)
     },
     wake,
-    async prune(before) {
+    async prune(before, limit = 10_000) {
       return db.transaction().execute(async (tx) => {
         const { rows } = await sql<{ xid: string; id: number }>`
-          DELETE FROM event WHERE at < ${new Date(before)} AND ${settled} RETURNING xid, id`.execute(tx)
+          DELETE FROM event WHERE id IN (
+            SELECT id FROM event WHERE at < ${new Date(before)} AND ${settled} ORDER BY xid, id LIMIT ${limit}
+          ) RETURNING xid, id`.execute(tx)
         let highest: Position = { xid: '0', id: 0 }
         for (const row of rows) if (isAfter(row, highest)) highest = row
         await sql`UPDATE event_horizon SET xid = ${highest.xid}::xid8, id = ${highest.id}::bigint

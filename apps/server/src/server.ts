@@ -6,7 +6,7 @@
  */
 import { join } from 'node:path'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
-import { epochMillis, Fault, millis, toFault, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type IdSource, type Log, type Rng } from '@typevisor/base'
 import { createIdentity } from '@typevisor/identity'
 import { createSagaEngine, postgresSagaStore } from '@typevisor/saga'
 import { faultOf, lockFile } from '@typevisor/runtime-node'
@@ -20,6 +20,8 @@ import { keepPostgres } from './db/embedded.ts'
 import { postgresIdentityStore } from './db/identity-store.ts'
 import { migrate } from './db/migrate.ts'
 import { MIGRATIONS } from './db/migrations/index.ts'
+import { pruneDatabase } from './db/prune.ts'
+import { holdDatabase } from './db/single-server.ts'
 import { ensureFirstAccount } from './first-start.ts'
 import { accountHandlers } from './handlers/account.ts'
 import { auditHandlers } from './handlers/audit.ts'
@@ -62,7 +64,7 @@ export interface ServerOptions {
 export interface RunningServer extends AsyncDisposable {
   readonly url: string
   readonly port: number
-  /** Shown once, at the first start on this database. */
+  /** To be shown: at each start on this database until somebody has signed in by it or set another password. */
   readonly firstAccount: { readonly name: string; readonly password: string } | null
   /** The text of a bearer for this machine's own user. */
   readonly localToken: string
@@ -71,10 +73,7 @@ export interface RunningServer extends AsyncDisposable {
   close(): Promise<void>
 }
 
-const HOUR_MS = 3_600_000
-const KEEP_EVENTS_MS = 30 * 24 * HOUR_MS
-const KEEP_AUDIT_MS = 365 * 24 * HOUR_MS
-const KEEP_SAGAS_MS = 7 * 24 * HOUR_MS
+const PRUNE_EVERY_MS = 3_600_000
 
 /** A name of this server's own among the owners of sagas, the same over restarts on one data directory. */
 async function serverName(dataDir: string, ids: IdSource): Promise<string> {
@@ -97,6 +96,12 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const embedded =
     options.databaseUrl === undefined ? await keepPostgres({ dataDir: join(dataDir, 'postgresql'), clock, log }) : null
   if (embedded) building.defer(() => embedded.stop())
+  const stop = { request: options.onStopRequest ?? (() => {}) }
+  // The embedded one is kept from others by the locks of its data directory.
+  if (options.databaseUrl !== undefined) {
+    const connection = { connectionString: options.databaseUrl }
+    building.use(await holdDatabase({ connection, clock, log, onLost: () => stop.request({ guests: false }) }))
+  }
   const database = openDatabase({
     connection: embedded ? { ...embedded.connection } : { connectionString: options.databaseUrl },
     onIdleError: (error) => log.warn('database.connection_lost', { error: error.message }),
@@ -107,8 +112,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await executor.query('UPDATE host SET connected = false WHERE connected')
 
   const crypto = nodeSecretCrypto
-  const identity = createIdentity({ store: postgresIdentityStore(db), hasher: argonHasher(), crypto, clock, rng, ids })
-  const firstAccount = await ensureFirstAccount(db, identity, rng)
+  const hasher = argonHasher()
+  const identity = createIdentity({ store: postgresIdentityStore(db), hasher, crypto, clock, rng, ids })
+  const firstAccount = await ensureFirstAccount({ db, hasher, clock, rng, ids })
   const local = createLocalCredentials(rng, crypto, ids)
   const audit = postgresAuditLog(db)
 
@@ -129,7 +135,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const outbox = createOutbox({ db, pool: database.pool, clock, log })
   building.defer(() => outbox.stop())
   await outbox.start()
-  const stop = { request: options.onStopRequest ?? (() => {}) }
 
   const handlers: Handlers = {
     ...sessionHandlers(identity),
@@ -139,7 +144,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     ...eventHandlers(db),
     ...platformHandlers({ db, clock, version: options.version, database: embedded ? 'embedded' : 'external', pid: process.pid }),
     ...instanceHandlers({ db, database: executor, agents, engine, store, ids, clock }),
-    ...operationHandlers({ engine, store }),
+    ...operationHandlers({ db, engine, store }),
     ...hostHandlers({ db, agents, ids, rng, crypto }),
     'platform.stop': async ({ body }) => {
       setImmediate(() => stop.request({ guests: body.guests }))
@@ -177,13 +182,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const pruning = keepPruned(stopping.signal)
   async function keepPruned(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      await clock.sleep(millis(HOUR_MS), { signal }).catch(() => {})
+      await clock.sleep(millis(PRUNE_EVERY_MS), { signal }).catch(() => {})
       if (signal.aborted) return
       try {
-        await outbox.prune(epochMillis(clock.now() - KEEP_EVENTS_MS))
-        await store.prune({ olderThanMs: KEEP_SAGAS_MS })
-        await identity.prune()
-        await audit.prune(epochMillis(clock.now() - KEEP_AUDIT_MS))
+        await pruneDatabase({ db, outbox, store, identity, audit, clock, signal })
       } catch (error) {
         log.warn('server.prune_failed', { error: toFault(error).message })
       }

@@ -271,6 +271,7 @@ export const ConsoleQuery = z.strictObject({
 })
 export const OperationListQuery = ListQuery.extend({
   unfinished: z.enum(['true', 'false']).optional().describe('only those under way'),
+  state: OperationState.optional().describe('only in this state'),
   resource: z.string().max(64).optional().describe('only of this thing'),
 })
 export const EventListQuery = ListQuery.extend({ resource: z.string().max(64).optional().describe('only of this thing') })

@@ -93,7 +93,11 @@ export function postgresIdentityStore(db: Db): IdentityStore {
     },
     async setPassword(accountId, passwordHash) {
       await db.transaction().execute(async (tx) => {
-        await tx.updateTable('account').set({ password_hash: passwordHash }).where('id', '=', accountId).execute()
+        await tx
+          .updateTable('account')
+          .set({ password_hash: passwordHash, password_unused: false })
+          .where('id', '=', accountId)
+          .execute()
         await tx.deleteFrom('session').where('account_id', '=', accountId).execute()
       })
     },
@@ -129,18 +133,27 @@ export function postgresIdentityStore(db: Db): IdentityStore {
     },
 
     async insertSession(session) {
-      await db
-        .insertInto('session')
-        .values({
-          id: session.id,
-          account_id: session.accountId,
-          secret_hash: Buffer.from(session.secretHash),
-          created_at: new Date(session.createdAt),
-          last_seen_at: new Date(session.lastSeenAt),
-          expires_at: new Date(session.expiresAt),
-          address: session.address,
-        })
-        .execute()
+      await db.transaction().execute(async (tx) => {
+        await tx
+          .insertInto('session')
+          .values({
+            id: session.id,
+            account_id: session.accountId,
+            secret_hash: Buffer.from(session.secretHash),
+            created_at: new Date(session.createdAt),
+            last_seen_at: new Date(session.lastSeenAt),
+            expires_at: new Date(session.expiresAt),
+            address: session.address,
+          })
+          .execute()
+        // From the first sign-in on the password is somebody's: no start makes another one (`first-start.ts`).
+        await tx
+          .updateTable('account')
+          .set({ password_unused: false })
+          .where('id', '=', session.accountId)
+          .where('password_unused', '=', true)
+          .execute()
+      })
     },
     async sessionByHash(secretHash) {
       const row = await db

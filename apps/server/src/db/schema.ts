@@ -2,6 +2,7 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely'
 import type { Json } from '@typevisor/base'
 import type { Role } from '@typevisor/identity'
+import type { SagaState } from '@typevisor/saga'
 
 /** pg gives and takes a Date. */
 type Time = ColumnType<Date, Date, Date>
@@ -15,6 +16,7 @@ export interface AccountTable {
   name: string
   role: Role
   password_hash: string | null
+  password_unused: Generated<boolean>
   disabled: Generated<boolean>
   created_at: Time
 }
@@ -132,6 +134,17 @@ export interface EventHorizonTable {
   id: number
 }
 
+/** Written by `@typevisor/saga` alone; here it is read. */
+export interface SagaTable {
+  readonly id: GeneratedAlways<string>
+  readonly name: GeneratedAlways<string>
+  readonly resource: GeneratedAlways<string>
+  readonly state_kind: GeneratedAlways<SagaState['kind']>
+  readonly state: GeneratedAlways<SagaState>
+  readonly created_at: GeneratedAlways<Date>
+  readonly updated_at: GeneratedAlways<Date>
+}
+
 export interface Database {
   account: AccountTable
   session: SessionTable
@@ -143,4 +156,5 @@ export interface Database {
   image: ImageTable
   event: EventTable
   event_horizon: EventHorizonTable
+  saga: SagaTable
 }

@@ -56,7 +56,7 @@ test('a stuck operation is undone again or let go of, and no other is', async ()
   await using database = await testDatabase()
   const services = { broken: true }
   const { engine, store, stuck } = await engineWith(services, database)
-  await using server = await testServer({ handlers: operationHandlers({ engine, store }) })
+  await using server = await testServer({ handlers: operationHandlers({ db: database.db, engine, store }) })
   try {
     const first = await stuck()
     const abandoned = await post(server, `${first}/abandon`)

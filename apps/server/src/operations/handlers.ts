@@ -1,18 +1,22 @@
-import { Fault } from '@typevisor/base'
+import { sql } from 'kysely'
+import { epochMillis, Fault } from '@typevisor/base'
 import { sagaId, settled, type SagaEngine, type SagaStore, type StuckVerdict } from '@typevisor/saga'
+import type { Db } from '../db/database.ts'
+import { pageOf, searchPatterns } from '../db/paging.ts'
 import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from './operation.ts'
 
 export interface OperationHandlerOptions {
+  readonly db: Db
   readonly engine: SagaEngine
   readonly store: SagaStore
 }
 
-const LIST_COUNT_MAX = 500
+const UNFINISHED = ['running', 'undoing', 'stuck'] as const
 
 type OperationHandlers = Pick<Handlers, Extract<keyof Handlers, `operation.${string}`>>
 
-export function operationHandlers({ engine, store }: OperationHandlerOptions): OperationHandlers {
+export function operationHandlers({ db, engine, store }: OperationHandlerOptions): OperationHandlers {
   /** What could not be undone waits for a person's word. */
   const settle =
     (name: string, verdict: StuckVerdict) =>
@@ -29,13 +33,37 @@ export function operationHandlers({ engine, store }: OperationHandlerOptions): O
     'operation.retry': settle('retry', 'retry'),
     'operation.abandon': settle('abandon', 'abandon'),
     'operation.list': async ({ query }) => {
-      const records = await store.list({
-        ...(query.unfinished === undefined ? {} : { unfinished: query.unfinished === 'true' }),
-        ...(query.resource === undefined ? {} : { resource: query.resource }),
-        limit: Math.min(query.limit, LIST_COUNT_MAX),
+      const patterns = searchPatterns(query.search)
+      let rows = db.selectFrom('saga').select(['id', 'name', 'resource', 'state', 'created_at', 'updated_at'])
+      if (query.unfinished !== undefined)
+        rows = rows.where('state_kind', query.unfinished === 'true' ? 'in' : 'not in', UNFINISHED)
+      if (query.state !== undefined) rows = rows.where('state_kind', '=', query.state)
+      if (query.resource !== undefined) rows = rows.where('resource', '=', query.resource)
+      if (patterns.length > 0)
+        rows = rows.where(sql<boolean>`lower(saga.name || ' ' || saga.resource || ' ' || saga.id) LIKE ALL (${patterns})`)
+      return pageOf({
+        rows,
+        keys: [
+          { column: 'saga.created_at', kind: 'time', read: (row) => row.created_at },
+          { column: 'saga.id', kind: 'text', read: (row) => row.id },
+        ],
+        order: 'desc',
+        context: ['operation', query.unfinished, query.state, query.resource, query.search],
+        cursor: query.cursor,
+        limit: query.limit,
+        toItem: (row) =>
+          toWireOperation(
+            {
+              id: sagaId(row.id),
+              name: row.name,
+              resource: row.resource,
+              state: row.state,
+              createdAt: epochMillis(row.created_at.getTime()),
+              updatedAt: epochMillis(row.updated_at.getTime()),
+            },
+            engine,
+          ),
       })
-      const items = records.map((record) => toWireOperation(record, engine))
-      return { items, total: items.length, nextCursor: null }
     },
     'operation.get': async ({ params, query, signal }) =>
       toWireOperation(await settledWithin(engine, store, params.operation, query.wait, signal), engine),

@@ -5,7 +5,9 @@ import { sagaId, type SagaEngine, type SagaRecord, type SagaStore } from '@typev
 
 type WireOperation = Reply<'operation.get'>
 
-export function toWireOperation(record: SagaRecord, engine: SagaEngine): WireOperation {
+type OperationRecord = Pick<SagaRecord, 'id' | 'name' | 'resource' | 'state' | 'createdAt' | 'updatedAt'>
+
+export function toWireOperation(record: OperationRecord, engine: SagaEngine): WireOperation {
   const { state } = record
   const progress = engine.progress(record.id)
   return {

@@ -696,6 +696,13 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
       { name: 'cursor', type: 'string', required: false, description: 'where to go on: nextCursor of the page before' },
       { name: 'limit', type: 'integer', required: false, description: 'at most so many', default: 100, minimum: 1, maximum: 500 },
       { name: 'unfinished', type: 'string', required: false, description: 'only those under way', values: ['true', 'false'] },
+      {
+        name: 'state',
+        type: 'string',
+        required: false,
+        description: 'only in this state',
+        values: ['running', 'undoing', 'done', 'undone', 'stuck'],
+      },
       { name: 'resource', type: 'string', required: false, description: 'only of this thing' },
     ],
     body: [],
