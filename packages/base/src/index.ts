@@ -6,6 +6,7 @@
  */
 export { withDeadline, type Deadline } from './abort.ts'
 export { assert, AssertionFault, unreachable } from './assert.ts'
+export type { BlockDevice, Extent, ImmediateBlockDevice, WriteOptions, ZeroOptions } from './block-device.ts'
 export type { Brand } from './brand.ts'
 export { Channel } from './channel.ts'
 export {
