@@ -18,8 +18,10 @@
  *
  * References: NetworkBlockDevice/nbd, doc/proto.md and doc/uri.md; QEMU docs/interop/nbd.txt.
  */
+export type { NbdClient, NbdClientOptions, StatusExtent } from './client.ts'
 export { memoryDevice } from './memory-device.ts'
 export type { TlsPolicy } from './negotiation.ts'
+export { connectNbd, listNbdExports, parseNbdUri, type NbdAddress, type NbdConnectOptions } from './node-client.ts'
 export { listenNbd, type NbdServer, type NbdServerOptions, type NbdTlsOptions } from './node-server.ts'
 export type { ByteChannel, ExportSource, MetaContext, NbdExport } from './ports.ts'
 export { serveConnection, type Connection, type ConnectionOptions } from './server.ts'
