@@ -17,14 +17,14 @@ const BIG = layout(FIELDS)
 const LITTLE = layout(FIELDS, { littleEndian: true })
 
 test('what was encoded is decoded to the same, at any offset, in both orders of bytes', () => {
-  for (const of of [BIG, LITTLE]) {
+  for (const order of [BIG, LITTLE]) {
     fc.assert(
-      fc.property(arbitraryRecord(of), fc.nat(16), (record, from) => {
-        const bytes = new Uint8Array(of.sizeBytes + 20).fill(0xee)
-        of.encode(record, bytes, from)
-        assert.deepEqual(of.decode(bytes, from), record)
+      fc.property(arbitraryRecord(order), fc.nat(16), (record, from) => {
+        const bytes = new Uint8Array(order.sizeBytes + 20).fill(0xee)
+        order.encode(record, bytes, from)
+        assert.deepEqual(order.decode(bytes, from), record)
         assert.ok(bytes.subarray(0, from).every((byte) => byte === 0xee))
-        assert.ok(bytes.subarray(from + of.sizeBytes).every((byte) => byte === 0xee))
+        assert.ok(bytes.subarray(from + order.sizeBytes).every((byte) => byte === 0xee))
       }),
     )
   }

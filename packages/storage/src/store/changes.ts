@@ -1,0 +1,251 @@
+/**
+ * What a record of the journal does to the store. Live operations and recovery both come through here, so that what was done once is done
+ * again in the same way. Everything that is needed is in memory, or is read with all standing still.
+ */
+import { assert } from '@typevisor/base'
+import { Entry, type EntryRecord } from './catalog.ts'
+import { DeadList } from './dead-list.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
+import type { StoreState } from './state.ts'
+import { addressAt, heightFor, MISSING, setEntry, Tree, type Node, type TreeUser } from './tree.ts'
+
+/** Who changes an entry's tree. */
+export class EntryUser implements TreeUser {
+  readonly #entry: Entry
+  constructor(entry: Entry) {
+    this.#entry = entry
+  }
+  get ownedAfter(): number {
+    return this.#entry.ownedAfter
+  }
+  letGo(node: Node): void {
+    this.#entry.dead.pushNode(node)
+  }
+}
+
+const users = new WeakMap<Entry, EntryUser>()
+export function userOf(entry: Entry): EntryUser {
+  const known = users.get(entry) ?? new EntryUser(entry)
+  users.set(entry, known)
+  return known
+}
+
+/** Blocks of one volume that lie one behind the other, there and on disk. */
+export interface WrittenExtent {
+  readonly first: number
+  readonly address: number
+  readonly count: number
+}
+
+/** Points the volume's blocks at where they have been written. `checksums` from `from` on, one a block. */
+export function applyWrite(state: StoreState, entry: Entry, extent: WrittenExtent, checksums: ArrayLike<number>, from: number): void {
+  const user = userOf(entry)
+  const { epoch } = state
+  for (let done = 0; done < extent.count; ) {
+    const block = extent.first + done
+    const leaf = entry.tree.writableLeaf(block, user)
+    let slot = block % ENTRIES_PER_NODE
+    for (; slot < ENTRIES_PER_NODE && done < extent.count; slot += 1, done += 1) {
+      const word = slot * ENTRY_WORDS
+      letGoOfBlock(state, entry, leaf.words, word)
+      setEntry(leaf.words, word, extent.address + done, 0, epoch, checksums[from + done] as number)
+    }
+  }
+  state.changed(entry)
+}
+
+/** The block that an entry points at is not in this tree any more. */
+function letGoOfBlock(state: StoreState, entry: Entry, words: Uint32Array, word: number): void {
+  const address = addressAt(words, word)
+  if (address === 0) return
+  const birth = words[word + 2] as number
+  if (birth > entry.ownedAfter) state.freeData(address)
+  else entry.dead.pushBlock(address, birth)
+}
+
+/** The most blocks that one step of a trim goes over: what it does stands still for. */
+export const TRIM_STEP_BLOCKS = 64 * ENTRIES_PER_NODE
+
+/** Makes holes, or zeros that keep their place. */
+export function applyTrim(state: StoreState, entry: Entry, first: number, count: number, keepsPlace: boolean): void {
+  const user = userOf(entry)
+  const end = first + count
+  for (let block = first; block < end; ) {
+    const leafEnd = Math.min(end, (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE)
+    state.load(entry.tree, block, true)
+    const found = entry.tree.leaf(block)
+    if (keepsPlace || (found !== null && found !== MISSING && hasEntries(found, block, leafEnd))) {
+      const leaf = entry.tree.writableLeaf(block, user)
+      for (let each = block; each < leafEnd; each += 1) {
+        const word = (each % ENTRIES_PER_NODE) * ENTRY_WORDS
+        letGoOfBlock(state, entry, leaf.words, word)
+        setEntry(leaf.words, word, 0, keepsPlace ? FLAG_ZERO : 0, keepsPlace ? state.epoch : 0, 0)
+      }
+      if (!keepsPlace && leaf.words.every((word) => word === 0)) {
+        const dropped = entry.tree.dropLeaf(block, user)
+        if (dropped) state.freeNode(dropped)
+      }
+    }
+    block = leafEnd
+  }
+  state.changed(entry)
+}
+
+function hasEntries(leaf: Node, from: number, to: number): boolean {
+  for (let block = from; block < to; block += 1) {
+    const word = (block % ENTRIES_PER_NODE) * ENTRY_WORDS
+    if (leaf.words[word] !== 0 || leaf.words[word + 1] !== 0) return true
+  }
+  return false
+}
+
+export interface CatalogChange {
+  readonly slot: number
+  readonly record: EntryRecord
+  /** Whose tree it begins with, as that is now; -1: it keeps its own. */
+  readonly forkOf: number
+  /** Whose dead list it takes over, leaving an empty one; -1: it keeps its own. */
+  readonly deadListOf: number
+}
+
+export function applyCatalog(state: StoreState, epoch: number, changes: readonly CatalogChange[]): void {
+  const { catalog } = state
+  for (const { slot, record, forkOf, deadListOf } of changes) {
+    let entry = catalog.at(slot)
+    if (!entry) {
+      entry = new Entry(slot, { ...record, name: '', parent: -1 }, new Tree(state, heightFor(record.sizeBytes / BLOCK_BYTES)), new DeadList())
+      catalog.put(entry)
+    }
+    if (forkOf >= 0) entry.tree = catalog.need(forkOf).tree.fork()
+    if (deadListOf >= 0) {
+      const from = catalog.need(deadListOf)
+      entry.dead = from.dead
+      from.dead = new DeadList()
+      state.changed(from)
+    }
+    catalog.change(entry, record)
+    state.changed(entry)
+  }
+  if (epoch === state.epoch && changes.every(({ forkOf }) => forkOf < 0)) return
+  state.epoch = epoch
+  state.beginGeneration()
+  for (const { slot } of changes) catalog.at(slot)?.tree.forget()
+}
+
+/**
+ * A step of the collector on an entry that is dying, of at most `count` entries of a dead list or blocks of a tree.
+ *
+ *   one child      the child's dead list is gone through: what was born after the grandparent is nobody's; the rest is the list of both
+ *   no child       the tree is gone through: what the entry owns is nobody's; then its dead list is forgotten
+ *
+ * @returns whether the entry is gone by it.
+ */
+export function applyReap(state: StoreState, entry: Entry, count: number): boolean {
+  assert(entry.kind === 'dying' && entry.children.size <= 1, 'what is collected is dying, and has one child at most')
+  state.changed(entry)
+  const child = [...entry.children][0]
+  return child ? mergeStep(state, entry, child, count) : treeStep(state, entry, count)
+}
+
+function mergeStep(state: StoreState, entry: Entry, child: Entry, count: number): boolean {
+  state.changed(child)
+  // Says that this has begun: the child then waits until it is done.
+  if (entry.record.cursor === 0) state.catalog.change(entry, { ...entry.record, cursor: 1 })
+  const ownedAfter = entry.ownedAfter
+  for (let done = 0; done < count; done += 1) {
+    const dead = popDead(state, child.dead)
+    if (!dead) {
+      // All of it is gone through. The child goes on from the grandparent.
+      child.dead = entry.dead
+      entry.dead = new DeadList()
+      state.catalog.change(child, { ...child.record, parent: entry.record.parent })
+      state.catalog.change(entry, { ...entry.record, kind: 'none', name: '', parent: -1 })
+      return true
+    }
+    if (dead.birth <= ownedAfter) entry.dead.push(dead)
+    else if (dead.node) state.freeNode(dead.node)
+    else if (dead.isNode) state.freeMetadata(dead.address)
+    else state.freeData(dead.address)
+  }
+  return false
+}
+
+function popDead(state: StoreState, dead: DeadList): ReturnType<DeadList['pop']> {
+  const entry = dead.pop()
+  if (entry || dead.top.address === 0) return entry
+  const content = readProven(state, dead.top.address, dead.top.checksum)
+  state.freeMetadata(dead.top.address)
+  dead.load(content)
+  return dead.pop()
+}
+
+function readProven(state: StoreState, address: number, checksum: number): Uint8Array {
+  const content = new Uint8Array(BLOCK_BYTES)
+  state.parts.file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+  // A level that no tree has: a list's block is proven as a node's is.
+  state.nodeOf({ level: -1, address, birth: 0, checksum }, content)
+  state.cache.delete(address)
+  return content
+}
+
+/** Goes through the tree from the cursor on. A node is freed when all that is below it has been. */
+function treeStep(state: StoreState, entry: Entry, count: number): boolean {
+  const { tree } = entry
+  const end = ENTRIES_PER_NODE ** tree.height
+  let block = entry.record.cursor
+  const until = Math.min(end, block + Math.max(count, ENTRIES_PER_NODE))
+  while (block < until) block = reapBranch(state, entry, block)
+  if (block < end) {
+    state.catalog.change(entry, { ...entry.record, cursor: block })
+    return false
+  }
+  // What it had let go of is its parent's all the same; only the list itself goes.
+  while (entry.dead.count > 0 || entry.dead.top.address !== 0) if (!popDead(state, entry.dead)) break
+  state.catalog.change(entry, { ...entry.record, kind: 'none', name: '', parent: -1 })
+  return true
+}
+
+/** Frees what the entry owns of the largest missing or leaf-sized part that begins at `block`. @returns where the next part begins. */
+function reapBranch(state: StoreState, entry: Entry, block: number): number {
+  const { tree } = entry
+  const ownedAfter = entry.ownedAfter
+  // The highest level whose node begins at this block and is not there, or is shared as a whole, is passed over at once.
+  for (let level = tree.height - 1; level >= 0; level -= 1) {
+    const span = ENTRIES_PER_NODE ** (level + 1)
+    if (block % span !== 0 && level > 0) continue
+    const node = nodeFor(state, tree, level, block)
+    if (node === null || node.birth <= ownedAfter) {
+      const next = (Math.floor(block / span) + 1) * span
+      freeAncestors(state, entry, block, level + 1, next)
+      return next
+    }
+    if (level > 0) continue
+    for (let word = 0; word < ENTRIES_PER_NODE * ENTRY_WORDS; word += ENTRY_WORDS) {
+      const address = addressAt(node.words, word)
+      if (address !== 0 && (node.words[word + 2] as number) > ownedAfter) state.freeData(address)
+    }
+    const next = (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE
+    freeAncestors(state, entry, block, 0, next)
+    return next
+  }
+  return block + ENTRIES_PER_NODE
+}
+
+/** Nodes from `level` up that end at `next`: nothing below them is left to be looked at. */
+function freeAncestors(state: StoreState, entry: Entry, block: number, level: number, next: number): void {
+  for (let at = level; at < entry.tree.height; at += 1) {
+    if (next % ENTRIES_PER_NODE ** (at + 1) !== 0) return
+    const node = nodeFor(state, entry.tree, at, block)
+    if (node !== null && node.birth > entry.ownedAfter) state.freeNode(node)
+  }
+}
+
+function nodeFor(state: StoreState, tree: Tree, level: number, block: number): Node | null {
+  for (;;) {
+    const node = tree.nodeAt(level, block)
+    if (node !== MISSING) return node
+    const missing = tree.missing(block)
+    assert(missing !== null, 'a node that is missing can be read')
+    state.readNode(missing, true)
+  }
+}

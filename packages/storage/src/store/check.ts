@@ -1,0 +1,170 @@
+/**
+ * Goes through everything that a store leads to: is each block what it should be, and is the table of free blocks right?
+ *
+ * A block that cannot be read or proven is damage, and what it would lead to is not known; then the table is only ever found to have too few
+ * blocks in use, never too many.
+ */
+import { toFault } from '@typevisor/base'
+import type { Entry } from './catalog.ts'
+import { BLOCK_BYTES, DEAD_HEAD, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
+import { hex, type StoreState } from './state.ts'
+import { addressAt, entryAt, type Node, type NodeEntry, type Tree } from './tree.ts'
+
+export interface CheckOptions {
+  /** Every block of data is read and proven; without it nodes and tables only. */
+  readonly readsData: boolean
+  readonly pause: () => Promise<void>
+  readonly onProgress?: (done: { nodeCount: number; dataCount: number }) => void
+}
+
+export interface CheckReport {
+  readonly nodeCount: number
+  readonly dataCount: number
+  /** In words: what is wrong, and where. */
+  readonly damage: readonly string[]
+  /** Blocks in use that nothing leads to. */
+  readonly leakedCount: number
+  /** Blocks that something leads to and that count as free. */
+  readonly missingCount: number
+}
+
+const DAMAGE_COUNT_MAX = 1000
+
+export async function checkStore(state: StoreState, options: CheckOptions): Promise<CheckReport> {
+  const check = new Check(state, options)
+  return check.run()
+}
+
+class Check {
+  readonly #state: StoreState
+  readonly #options: CheckOptions
+  readonly #reached: Uint8Array
+  readonly #seen = new Set<Node>()
+  #nodeCount = 0
+  #dataCount = 0
+  readonly damage: string[] = []
+
+  constructor(state: StoreState, options: CheckOptions) {
+    this.#state = state
+    this.#options = options
+    this.#reached = new Uint8Array(Math.ceil((state.allocator.blockCount + 1) / 8))
+  }
+
+  async run(): Promise<CheckReport> {
+    const { allocator, catalog, catalogTree } = this.#state
+    for (let block = 0; block < allocator.firstBlock; block += 1) this.#reach(block)
+    for (let group = 0; group < allocator.groupCount; group += 1) for (const turn of [0, 1] as const) this.#reach(allocator.homeOf(group, turn))
+    await this.#tree(catalogTree, 'catalog', 0, true)
+    for (const entry of catalog.entries()) {
+      await this.#tree(entry.tree, entry.name === '' ? `deleted entry ${entry.slot}` : entry.name, entry.kind === 'dying' && entry.children.size === 0 ? entry.record.cursor : 0, false)
+      this.#deadList(entry)
+    }
+    let leakedCount = 0
+    let missingCount = 0
+    for (let block = 0; block < allocator.blockCount; block += 1) {
+      const isReached = this.#isReached(block)
+      const isUsed = allocator.isUsed(block)
+      if (isUsed && !isReached) leakedCount += 1
+      if (isReached && !isUsed) missingCount += 1
+    }
+    return { nodeCount: this.#nodeCount, dataCount: this.#dataCount, damage: this.damage, leakedCount, missingCount }
+  }
+
+  async #tree(tree: Tree, name: string, fromBlock: number, isCatalog: boolean): Promise<void> {
+    const span = ENTRIES_PER_NODE ** tree.height
+    if (tree.dirtyRoot) await this.#node(tree.dirtyRoot, name, 0, span, fromBlock, isCatalog)
+    else if (tree.root.address !== 0) await this.#entry({ ...tree.root, level: tree.height - 1 }, name, 0, span, fromBlock, isCatalog)
+  }
+
+  async #entry(entry: NodeEntry, name: string, first: number, span: number, fromBlock: number, isCatalog: boolean): Promise<void> {
+    // Trees share whole parts: each is looked at once.
+    const wasReached = this.#isReached(entry.address)
+    this.#reach(entry.address)
+    if (wasReached) return
+    let node: Node
+    try {
+      const content = new Uint8Array(BLOCK_BYTES)
+      this.#state.parts.file.readBlocking(entry.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+      node = this.#state.nodeOf(entry, content)
+    } catch (error) {
+      this.#found(`${name}: node of blocks ${first} to ${first + span - 1}: ${toFault(error).message}`)
+      return
+    }
+    await this.#node(node, name, first, span, fromBlock, isCatalog)
+  }
+
+  async #node(node: Node, name: string, first: number, span: number, fromBlock: number, isCatalog: boolean): Promise<void> {
+    if (this.#seen.has(node)) return
+    this.#seen.add(node)
+    this.#nodeCount += 1
+    if (node.address !== 0) this.#reach(node.address)
+    // The place of the version before it is in use until this one is written.
+    for (let before = node.replaces; before; before = before.replaces) if (before.address !== 0) this.#reach(before.address)
+    if (this.#nodeCount % 64 === 0) {
+      this.#options.onProgress?.({ nodeCount: this.#nodeCount, dataCount: this.#dataCount })
+      await this.#options.pause()
+    }
+    const part = span / ENTRIES_PER_NODE
+    for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
+      const at = first + slot * part
+      if (at + part <= fromBlock) continue
+      if (node.level === 0) this.#data(node, slot, name, at, isCatalog)
+      else {
+        const child = node.children?.[slot]
+        const entry = entryAt(node, slot)
+        if (child) await this.#node(child, name, at, part, fromBlock, isCatalog)
+        else if (entry.address !== 0) await this.#entry(entry, name, at, part, fromBlock, isCatalog)
+      }
+    }
+  }
+
+  #data(node: Node, slot: number, name: string, block: number, isCatalog: boolean): void {
+    const word = slot * ENTRY_WORDS
+    const address = addressAt(node.words, word)
+    if (address === 0) return
+    const wasReached = this.#isReached(address)
+    this.#reach(address)
+    if (wasReached) return
+    this.#dataCount += 1
+    // A page that a checkpoint is writing has its checksum when it is written.
+    if (!this.#options.readsData || isCatalog) return
+    try {
+      const content = new Uint8Array(BLOCK_BYTES)
+      this.#state.parts.file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+      const [found, want] = [this.#state.parts.checksum(content), node.words[word + 3] as number]
+      if (found !== want) this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} has checksum ${hex(found)}, want ${hex(want)}`)
+    } catch (error) {
+      this.#found(`${name} at ${block * BLOCK_BYTES}: ${toFault(error).message}`)
+    }
+  }
+
+  #deadList(entry: Entry): void {
+    let { address, checksum } = entry.dead.top
+    while (address !== 0) {
+      this.#reach(address)
+      try {
+        const content = new Uint8Array(BLOCK_BYTES)
+        this.#state.parts.file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+        const found = this.#state.parts.checksum(content)
+        if (found !== checksum) throw new Error(`checksum ${hex(found)}, want ${hex(checksum)}`)
+        const head = DEAD_HEAD.decode(content)
+        address = Number(head.previous)
+        checksum = head.previousChecksum
+      } catch (error) {
+        this.#found(`${entry.name}: dead list at block ${address}: ${toFault(error).message}`)
+        return
+      }
+    }
+  }
+
+  #found(words: string): void {
+    if (this.damage.length < DAMAGE_COUNT_MAX) this.damage.push(words)
+  }
+  #reach(block: number): void {
+    this.#reached[block >>> 3] = (this.#reached[block >>> 3] ?? 0) | (1 << (block & 7))
+  }
+  #isReached(block: number): boolean {
+    return ((this.#reached[block >>> 3] ?? 0) & (1 << (block & 7))) !== 0
+  }
+}
+

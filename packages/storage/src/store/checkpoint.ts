@@ -1,0 +1,298 @@
+/**
+ * A checkpoint: all that changed since the last one, written where nothing was, and then put in force by one superblock.
+ *
+ *   freeze (at once)    every dirty node, dead list and catalog page is given its place; the tables are fixed with those places in them;
+ *                       a generation begins, so that what changes from now on is copied
+ *   write               nodes from the leaves up, since each holds the checksums of those below; dead lists; catalog pages; tables
+ *   sync, superblock (twice), sync
+ *   afterwards          the journal's tail moves; blocks that only the checkpoint before led to are let go
+ *
+ * A crash before the superblock leaves the checkpoint before with its journal. A failure of the disk wounds the store: what it has by then
+ * is not known.
+ */
+import { assert } from '@typevisor/base'
+import { encodeEntry, type Entry, type EntryRecord } from './catalog.ts'
+import {
+  BLOCK_BYTES,
+  CATALOG_RECORD_BYTES,
+  CATALOG_RECORDS_PER_PAGE,
+  ENTRIES_PER_NODE,
+  ENTRY_WORDS,
+  FORMAT_VERSION,
+  STORE_MAGIC,
+  SUPERBLOCK,
+  SUPERBLOCK_COUNT,
+  TABLE_HEAD,
+} from './format.ts'
+import type { JournalPlace } from './journal.ts'
+import type { StoreState } from './state.ts'
+import { addressAt, setEntry, type Node, type Tree } from './tree.ts'
+
+/** Blocks written by one call: other work comes in between. */
+const BATCH_COUNT = 256
+
+interface FrozenEntry {
+  readonly slot: number
+  readonly record: EntryRecord | null
+  readonly tree: Tree | null
+  readonly height: number
+  readonly rootNode: Node | null
+  readonly root: Tree['root'] | null
+  readonly dead: { address: number; checksum: number; count: number }
+}
+
+export interface Frozen {
+  readonly generation: number
+  readonly epoch: number
+  readonly slotCount: number
+  readonly place: JournalPlace
+  /** From the leaves up. */
+  readonly nodes: readonly Node[]
+  /** Catalog pages: their slots, where they go, and the leaf entry that tells of them. */
+  readonly pages: readonly { page: number; address: number; entries: readonly (FrozenEntry | null)[] }[]
+  /** Nodes of the catalog's tree, from the leaves up: written when the pages' checksums are known. */
+  readonly catalogNodes: readonly Node[]
+  readonly catalogRoot: Node | null
+  readonly catalogHeight: number
+  readonly deadBlocks: readonly { address: number; content: Uint8Array }[]
+  readonly groups: readonly number[]
+  readonly releases: readonly number[]
+}
+
+export interface CheckpointOptions {
+  readonly journalBlocks: number
+  /** Gives way to other work. */
+  readonly pause: () => Promise<void>
+}
+
+/** Dirty nodes below a node, children first. Those of them that have a place are being written or are written. */
+function collect(node: Node | null, into: Node[]): void {
+  if (node === null || node.address !== 0) return
+  if (node.children) for (const child of node.children) if (child) collect(child, into)
+  into.push(node)
+}
+
+/** Everything of a checkpoint that must be of one moment. null: there is no room for it. */
+export function freeze(state: StoreState): Frozen | null {
+  const { catalog, allocator, catalogTree } = state
+  const slots = [...state.changedSlots].sort((a, b) => a - b)
+  const nodes: Node[] = []
+  for (const slot of slots) collect(catalog.at(slot)?.tree.dirtyRoot ?? null, nodes)
+  const deadBlockCount = slots.reduce((sum, slot) => sum + (catalog.at(slot)?.dead.blocksNeeded ?? 0), 0)
+  const pages = [...new Set(slots.map((slot) => Math.floor(slot / CATALOG_RECORDS_PER_PAGE)))]
+  for (const page of pages) state.load(catalogTree, page, true)
+  // The catalog's own nodes: at most one a level for each page.
+  const spare = pages.length * (1 + catalogTree.height + 1)
+  const runs = allocator.allocateAll(nodes.length + deadBlockCount + spare)
+  if (!runs) return null
+  const addresses = runs.flatMap(({ address, count }) => Array.from({ length: count }, (_, index) => address + index)).reverse()
+  const place = (): number => addresses.pop() as number // counted above
+
+  for (const node of nodes) {
+    node.address = place()
+    if (node.replaces) state.freeNode(node.replaces)
+    node.replaces = null
+  }
+  const deadBlocks = slots.flatMap((slot) => {
+    const dead = catalog.at(slot)?.dead
+    return dead ? dead.seal(Array.from({ length: dead.blocksNeeded }, place), state.parts.checksum) : []
+  })
+  const frozenPages = pages.map((page) => {
+    const address = place()
+    const leaf = catalogTree.writableLeaf(page, state.catalogUser)
+    const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+    const before = addressAt(leaf.words, word)
+    if (before !== 0) state.freeMetadata(before)
+    setEntry(leaf.words, word, address, 0, state.epoch, 0)
+    const entries = Array.from({ length: CATALOG_RECORDS_PER_PAGE }, (_, index) => {
+      const entry = catalog.at(page * CATALOG_RECORDS_PER_PAGE + index)
+      return entry && frozenEntry(entry)
+    })
+    return { page, address, entries }
+  })
+  const catalogNodes: Node[] = []
+  collect(catalogTree.dirtyRoot, catalogNodes)
+  for (const node of catalogNodes) {
+    node.address = place()
+    if (node.replaces) state.freeNode(node.replaces)
+    node.replaces = null
+  }
+  for (const address of addresses) allocator.cancel({ address, count: 1 })
+
+  const releases = state.heldUntilCheckpoint
+  state.heldUntilCheckpoint = []
+  state.changedSlots.clear()
+  state.dirtyNodeCount = 0
+  const frozen: Frozen = {
+    generation: state.checkpointGeneration + 1,
+    epoch: state.epoch,
+    slotCount: catalog.slotCount,
+    place: state.journal.head,
+    nodes,
+    pages: frozenPages,
+    catalogNodes,
+    catalogRoot: catalogTree.dirtyRoot,
+    catalogHeight: catalogTree.height,
+    deadBlocks,
+    groups: allocator.freeze(),
+    releases,
+  }
+  state.beginGeneration()
+  for (const entry of catalog.entries()) entry.tree.forget()
+  return frozen
+}
+
+function frozenEntry(entry: Entry): FrozenEntry {
+  const { tree, dead } = entry
+  return {
+    slot: entry.slot,
+    record: entry.record,
+    tree,
+    height: tree.height,
+    rootNode: tree.dirtyRoot,
+    root: tree.root,
+    dead: { ...dead.top, count: dead.count },
+  }
+}
+
+/** Writes what was frozen and puts it in force. @throws Fault of the file: the store is to be wounded then. */
+export async function writeCheckpoint(state: StoreState, frozen: Frozen, options: CheckpointOptions): Promise<void> {
+  const { file, checksum } = state.parts
+  await writeNodes(state, frozen.nodes, options)
+  await writeBlocks(state, frozen.deadBlocks, options)
+  await writeBlocks(state, frozen.pages.map((page) => ({ address: page.address, content: pageOf(page) })), options, (index, sum) => {
+    setPageChecksum(frozen, index, sum)
+  })
+  await writeNodes(state, frozen.catalogNodes, options)
+  await writeTables(state, frozen, options)
+  await file.sync()
+  const superblock = superblockOf(state, frozen, options)
+  superblock.set(new Uint8Array(4), SUPERBLOCK.at.checksum)
+  new DataView(superblock.buffer).setUint32(SUPERBLOCK.at.checksum, checksum(superblock), true)
+  const first = frozen.generation % 2 === 0 ? 0 : 2
+  file.write(first * BLOCK_BYTES, [superblock, superblock])
+  await file.sync()
+}
+
+/** What follows when the superblock is safe. */
+export function finishCheckpoint(state: StoreState, frozen: Frozen): void {
+  state.checkpointGeneration = frozen.generation
+  state.allocator.thaw()
+  for (const address of frozen.releases) state.allocator.letGo(address)
+  state.journal.moveTail(frozen.place)
+  for (const { entries } of frozen.pages) for (const entry of entries) if (entry) settleRoot(entry.tree, entry.rootNode)
+  settleRoot(state.catalogTree, frozen.catalogRoot)
+}
+
+/** A root that is as it was when it was frozen is clean now: it is found by its address. */
+function settleRoot(tree: Tree | null, root: Node | null): void {
+  if (tree === null || root === null || tree.dirtyRoot !== root) return
+  tree.root = { level: root.level, address: root.address, birth: root.birth, checksum: root.checksum }
+  tree.dirtyRoot = null
+  tree.forget()
+}
+
+async function writeNodes(state: StoreState, nodes: readonly Node[], options: CheckpointOptions): Promise<void> {
+  const blocks = nodes.map((node) => ({ address: node.address, content: node.bytes }))
+  // A node's words for its children are right only when these have their checksums.
+  await writeBlocks(state, blocks, options, (index, sum) => {
+    const node = nodes[index] as Node // one block a node
+    node.checksum = sum
+    state.cache.set(node)
+  }, (index) => {
+    const node = nodes[index] as Node
+    node.children?.forEach((child, slot) => {
+      if (child) setEntry(node.words, slot * ENTRY_WORDS, child.address, 0, child.birth, child.checksum)
+    })
+    node.children = null
+  })
+}
+
+async function writeBlocks(
+  state: StoreState,
+  blocks: readonly { address: number; content: Uint8Array }[],
+  { pause }: CheckpointOptions,
+  summed: (index: number, checksum: number) => void = () => {},
+  prepare: (index: number) => void = () => {},
+): Promise<void> {
+  const { file, checksum } = state.parts
+  for (let from = 0; from < blocks.length; ) {
+    const parts: Uint8Array[] = []
+    const { address } = blocks[from] as { address: number } // it is within
+    while (from < blocks.length && parts.length < BATCH_COUNT && blocks[from]?.address === address + parts.length) {
+      const { content } = blocks[from] as { content: Uint8Array }
+      prepare(from)
+      summed(from, checksum(content))
+      parts.push(content)
+      from += 1
+    }
+    file.write(address * BLOCK_BYTES, parts)
+    await pause()
+  }
+}
+
+function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
+  const content = new Uint8Array(BLOCK_BYTES)
+  for (const [index, entry] of entries.entries()) {
+    if (!entry?.record) continue
+    const { rootNode, root } = entry
+    const at = rootNode ?? root
+    const encoded = encodeEntry(entry.record, {
+      tree: { height: entry.height, root: { address: at?.address ?? 0, birth: at?.birth ?? 0, checksum: at?.checksum ?? 0 } },
+      dead: { top: entry.dead, count: entry.dead.count },
+    })
+    content.set(encoded, index * CATALOG_RECORD_BYTES)
+  }
+  return content
+}
+
+/** The catalog's leaves learn the checksum of a page that has been encoded. */
+function setPageChecksum(frozen: Frozen, index: number, sum: number): void {
+  const { page, address } = frozen.pages[index] as Frozen['pages'][number] // one block a page
+  const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+  const leaf = frozen.catalogNodes.find((node) => node.level === 0 && addressAt(node.words, word) === address)
+  assert(leaf !== undefined, 'the leaf of a page that is written is written')
+  leaf.words[word + 3] = sum
+}
+
+async function writeTables(state: StoreState, frozen: Frozen, { pause }: CheckpointOptions): Promise<void> {
+  const { file, checksum } = state.parts
+  for (const group of frozen.groups) {
+    const content = new Uint8Array(BLOCK_BYTES)
+    TABLE_HEAD.encode({ generation: BigInt(frozen.generation), checksum: 0, group }, content)
+    const table = state.allocator.frozenTable(group)
+    content.set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength), TABLE_HEAD.sizeBytes)
+    new DataView(content.buffer).setUint32(TABLE_HEAD.at.checksum, checksum(content), true)
+    file.write(state.allocator.homeOf(group, state.turnOf(group)) * BLOCK_BYTES, [content])
+    state.tableWritten(group)
+    await pause()
+  }
+}
+
+function superblockOf(state: StoreState, frozen: Frozen, options: CheckpointOptions): Uint8Array {
+  const { catalogRoot } = frozen
+  const { root } = state.catalogTree
+  const at = catalogRoot ?? root
+  return SUPERBLOCK.encode(
+    {
+      magic: STORE_MAGIC,
+      version: FORMAT_VERSION,
+      checksum: 0,
+      storeId: state.storeId,
+      generation: BigInt(frozen.generation),
+      epoch: frozen.epoch,
+      slotCount: frozen.slotCount,
+      journalBlock: SUPERBLOCK_COUNT,
+      journalBlocks: options.journalBlocks,
+      journalOffset: BigInt(frozen.place.offset),
+      journalSequence: BigInt(frozen.place.sequence),
+      journalChain: frozen.place.chain,
+      groupCount: state.allocator.groupCount,
+      catalogAddress: BigInt(at.address),
+      catalogBirth: at.birth,
+      catalogChecksum: at.checksum,
+      catalogHeight: frozen.catalogHeight,
+    },
+    new Uint8Array(BLOCK_BYTES),
+  )
+}

@@ -1,0 +1,270 @@
+/**
+ * Opening a store: its newest superblock, then what the journal says has happened since.
+ *
+ * Which records count? The chain tells where the journal ends, but not whether the data that its last records speak of reached the disk. So of
+ * the records that were not safe yet the data is proven:
+ *
+ *   a block that does not match, and was never freed again within the journal, forbids every end from its record on;
+ *   one that was freed by a later record forbids only the ends between.
+ *
+ * The longest end that nothing forbids is taken. All that had been flushed is before every forbidden end: its blocks were safe, and a block
+ * that became free is not used again before the record that freed it is safe.
+ *
+ * Recovery itself is safe when it ends: its first record is synced before anything else happens.
+ */
+import { Fault, type Rng } from '@typevisor/base'
+import { Allocator } from './allocator.ts'
+import { Catalog, decodeEntry, Entry } from './catalog.ts'
+import { applyCatalog, applyReap, applyTrim, applyWrite } from './changes.ts'
+import { DeadList } from './dead-list.ts'
+import {
+  BLOCK_BYTES,
+  CATALOG_RECORD_BYTES,
+  CATALOG_RECORDS_PER_PAGE,
+  FORMAT_VERSION,
+  RECORD_TYPE,
+  STORE_MAGIC,
+  SUPERBLOCK,
+  SUPERBLOCK_COUNT,
+  TABLE_HEAD,
+  ENTRIES_PER_NODE,
+  ENTRY_WORDS,
+} from './format.ts'
+import { Journal, type JournalPlace, type JournalRecord } from './journal.ts'
+import type { Checksum, StoreFile } from './ports.ts'
+import { readCatalog, readReap, readTrim, readWrite } from './records.ts'
+import { hex, StoreState, type StoreParts } from './state.ts'
+import { addressAt, MISSING, Tree } from './tree.ts'
+
+type Superblock = ReturnType<typeof SUPERBLOCK.decode>
+
+/** What opening found. */
+export interface RecoveryReport {
+  readonly recordCount: number
+  /** Records that were there but whose data was not: they had not been flushed. */
+  readonly cutCount: number
+}
+
+/** The newest superblock of a file. null: it has none, as an empty file. @throws Fault `unsupported` for a format that is not known. */
+export function readSuperblock(file: StoreFile, checksum: Checksum): Superblock | null {
+  let newest: Superblock | null = null
+  for (let index = 0; index < SUPERBLOCK_COUNT; index += 1) {
+    const content = new Uint8Array(BLOCK_BYTES)
+    file.readBlocking(index * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+    const found = SUPERBLOCK.decode(content)
+    if (found.magic !== STORE_MAGIC) continue
+    new DataView(content.buffer).setUint32(SUPERBLOCK.at.checksum, 0, true)
+    if (checksum(content) !== found.checksum) continue
+    if (found.version !== FORMAT_VERSION)
+      throw new Fault('unsupported', `store: format ${found.version}, this program knows ${FORMAT_VERSION}`)
+    if (!newest || found.generation > newest.generation) newest = { ...found, storeId: found.storeId.slice() }
+  }
+  return newest
+}
+
+/** A store with nothing in it, in memory: the first checkpoint makes it one on disk. */
+export function emptyState(parts: StoreParts, journalBlocks: number): StoreState {
+  const head: JournalPlace = { offset: 0, sequence: 1, chain: 0 }
+  return new StoreState(parts, {
+    storeId: parts.rng.bytes(16),
+    allocator: new Allocator({ firstBlock: SUPERBLOCK_COUNT + journalBlocks, groupCount: 1, blockCountMax: blockCountMaxOf(parts.file) }),
+    journal: journalOf(parts, journalBlocks, head),
+    catalog: new Catalog(),
+    catalogTree: (owner) => new Tree(owner, 1),
+  })
+}
+
+const blockCountMaxOf = (file: StoreFile): number => Math.floor(file.capacityBytes / BLOCK_BYTES)
+
+const journalOf = ({ file, checksum }: StoreParts, journalBlocks: number, head: JournalPlace): Journal =>
+  new Journal({ file, checksum, startByte: SUPERBLOCK_COUNT * BLOCK_BYTES, sizeBytes: journalBlocks * BLOCK_BYTES, head })
+
+/** @throws Fault `failed` for damage that would make what follows wrong. */
+export async function recover(parts: StoreParts, superblock: Superblock): Promise<{ state: StoreState; report: RecoveryReport }> {
+  const tail: JournalPlace = {
+    offset: Number(superblock.journalOffset),
+    sequence: Number(superblock.journalSequence),
+    chain: superblock.journalChain,
+  }
+  const state = new StoreState(parts, {
+    storeId: superblock.storeId,
+    allocator: new Allocator({
+      firstBlock: SUPERBLOCK_COUNT + superblock.journalBlocks,
+      groupCount: superblock.groupCount,
+      blockCountMax: blockCountMaxOf(parts.file),
+    }),
+    journal: journalOf(parts, superblock.journalBlocks, tail),
+    catalog: new Catalog(),
+    catalogTree: (owner) =>
+      new Tree(owner, superblock.catalogHeight, {
+        address: Number(superblock.catalogAddress),
+        birth: superblock.catalogBirth,
+        checksum: superblock.catalogChecksum,
+      }),
+  })
+  state.epoch = superblock.epoch
+  state.checkpointGeneration = Number(superblock.generation)
+  loadTables(state, superblock)
+  loadCatalog(state, superblock.slotCount)
+
+  const records = [...state.journal.scan(tail)]
+  const end = records.at(-1)?.next ?? tail
+  if (state.journal.isDamagedAt(end))
+    throw new Fault('failed', `journal: record ${end.sequence} is damaged, and records behind it had been made safe`)
+  const kept = records.slice(0, longestEnd(parts, records))
+  for (const record of kept) replay(state, record)
+  state.journal.resume(tail, kept.at(-1)?.next ?? tail)
+  appendOpening(state.journal, parts.rng)
+  await parts.file.sync()
+  state.journal.markSafe(state.journal.head.sequence)
+  for (const address of state.heldUntilSync) state.allocator.letGo(address)
+  state.heldUntilSync = []
+  return { state, report: { recordCount: kept.length, cutCount: records.length - kept.length } }
+}
+
+/** Random bytes: whatever lies behind in the ring does not go on from here. */
+export function appendOpening(journal: Journal, rng: Rng): void {
+  const content = rng.bytes(16)
+  const { bytes, start } = journal.begin(content.length)
+  bytes.set(content, start)
+  journal.append(RECORD_TYPE.open, 0, content.length)
+}
+
+function loadTables(state: StoreState, { groupCount, generation }: Superblock): void {
+  const { file, checksum } = state.parts
+  for (let group = 0; group < groupCount; group += 1) {
+    let best: { generation: bigint; turn: 0 | 1; table: Uint32Array } | null = null
+    for (const turn of [0, 1] as const) {
+      const content = new Uint8Array(BLOCK_BYTES)
+      file.readBlocking(state.allocator.homeOf(group, turn) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+      const head = TABLE_HEAD.decode(content)
+      new DataView(content.buffer).setUint32(TABLE_HEAD.at.checksum, 0, true)
+      if (head.generation === 0n || head.group !== group || head.generation > generation || checksum(content) !== head.checksum) continue
+      if (!best || head.generation > best.generation) best = { generation: head.generation, turn, table: new Uint32Array(content.buffer, TABLE_HEAD.sizeBytes) }
+    }
+    if (!best) throw new Fault('failed', `table of free blocks, group ${group}: neither of its two homes has one that is whole`)
+    state.allocator.load(group, best.table)
+    state.tableFound(group, best.turn)
+  }
+  state.allocator.clean()
+}
+
+function loadCatalog(state: StoreState, slotCount: number): void {
+  const { catalog, catalogTree } = state
+  const { file, checksum } = state.parts
+  catalog.ensureSlots(slotCount)
+  for (let page = 0; page * CATALOG_RECORDS_PER_PAGE < slotCount; page += 1) {
+    state.load(catalogTree, page, true)
+    const leaf = catalogTree.leaf(page)
+    if (leaf === null || leaf === MISSING) continue
+    const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+    const address = addressAt(leaf.words, word)
+    if (address === 0) continue
+    const content = new Uint8Array(BLOCK_BYTES)
+    file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+    const [found, want] = [checksum(content), leaf.words[word + 3] as number]
+    if (found !== want) throw new Fault('failed', `catalog page ${page} at block ${address}: checksum ${hex(found)}, want ${hex(want)}`)
+    for (let index = 0; index < CATALOG_RECORDS_PER_PAGE; index += 1) {
+      const { record, decoded } = decodeEntry(content.subarray(index * CATALOG_RECORD_BYTES, (index + 1) * CATALOG_RECORD_BYTES))
+      if (record.kind === 'none') continue
+      const root = { address: Number(decoded.rootAddress), birth: decoded.rootBirth, checksum: decoded.rootChecksum }
+      const dead = new DeadList({ address: Number(decoded.deadAddress), checksum: decoded.deadChecksum }, decoded.deadCount)
+      catalog.put(new Entry(page * CATALOG_RECORDS_PER_PAGE + index, record, new Tree(state, decoded.height, root), dead))
+    }
+  }
+  catalog.link()
+}
+
+/** How many of the records can be taken. */
+function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRecord[]): number {
+  const safe = records.reduce((most, { safeSequence }) => Math.max(most, safeSequence), 0)
+  /** Ends from `from` to before `to` are forbidden; an end of n takes the first n records. */
+  const forbidden: { from: number; to: number }[] = []
+  /** Data that is wrong, by volume and block, with the index of its record. */
+  const wrong = new Map<string, number>()
+  const content = new Uint8Array(BLOCK_BYTES)
+  const letGo = (key: string, index: number): void => {
+    const from = wrong.get(key)
+    if (from === undefined) return
+    forbidden.push({ from: from + 1, to: index + 1 })
+    wrong.delete(key)
+  }
+  for (const [index, record] of records.entries()) {
+    if (record.place.sequence < safe) continue
+    if (record.type === RECORD_TYPE.write) {
+      const { slot, extents, checksums } = readWrite(record)
+      let at = 0
+      for (const { first, address, count } of extents) {
+        for (let block = 0; block < count; block += 1, at += 1) {
+          const key = `${slot}:${first + block}`
+          letGo(key, index)
+          file.readBlocking((address + block) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+          if (checksum(content) !== checksums[at]) wrong.set(key, index)
+        }
+      }
+    } else if (record.type === RECORD_TYPE.trim && wrong.size > 0) {
+      const { slot, first, count } = readTrim(record)
+      for (const key of wrong.keys()) {
+        const [keySlot, block] = key.split(':').map(Number) as [number, number]
+        if (keySlot === slot && block >= first && block < first + count) letGo(key, index)
+      }
+    } else if (record.type === RECORD_TYPE.catalog) {
+      // A tree that begins now, or ends, keeps or gives up what it had: from here on nobody can say, so nothing is let go of any more.
+      for (const [key, from] of wrong) {
+        forbidden.push({ from: from + 1, to: records.length + 1 })
+        wrong.delete(key)
+      }
+    }
+  }
+  for (const from of wrong.values()) forbidden.push({ from: from + 1, to: records.length + 1 })
+  let end = records.length
+  for (let looking = true; looking; ) {
+    looking = false
+    for (const { from, to } of forbidden) {
+      if (end < from || end >= to) continue
+      end = from - 1
+      looking = true
+    }
+  }
+  return end
+}
+
+function replay(state: StoreState, record: JournalRecord): void {
+  const { catalog } = state
+  switch (record.type) {
+    case RECORD_TYPE.write: {
+      const { slot, extents, checksums } = readWrite(record)
+      const entry = catalog.need(slot)
+      let from = 0
+      for (const extent of extents) {
+        state.allocator.take(extent.address, extent.count)
+        for (let block = extent.first; block < extent.first + extent.count; block += ENTRIES_PER_NODE) state.load(entry.tree, block, true)
+        state.load(entry.tree, extent.first + extent.count - 1, true)
+        applyWrite(state, entry, extent, checksums, from)
+        from += extent.count
+      }
+      return
+    }
+    case RECORD_TYPE.trim: {
+      const { slot, first, count, keepsPlace } = readTrim(record)
+      applyTrim(state, catalog.need(slot), first, count, keepsPlace)
+      return
+    }
+    case RECORD_TYPE.catalog: {
+      const { epoch, changes } = readCatalog(record)
+      applyCatalog(state, epoch, changes)
+      return
+    }
+    case RECORD_TYPE.reap: {
+      const { slot, count } = readReap(record)
+      applyReap(state, catalog.need(slot), count)
+      return
+    }
+    case RECORD_TYPE.open:
+    case RECORD_TYPE.mark:
+    case RECORD_TYPE.wrap:
+      return
+    default:
+      throw new Fault('failed', `journal: record ${record.place.sequence} has type ${String(record.type)}, which is not known`)
+  }
+}

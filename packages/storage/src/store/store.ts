@@ -1,0 +1,486 @@
+/**
+ * A store: volumes, snapshots and clones on one file. docs/volumes.md explains format and failure model.
+ *
+ *   open/create --> serving --close--> (a last checkpoint)
+ *                      |  the file fails while writing
+ *                      v
+ *                   wounded: reads go on; opened anew it recovers
+ *
+ * All changes are made at once, in one turn, through `changes.ts`, with their record in the journal before; what waits (flushes,
+ * checkpoints, the collector, cold reads) works between them. One checkpoint and one flush are under way at a time.
+ */
+import { assert, Fault, millis, toFault } from '@typevisor/base'
+import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
+import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
+import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE, NAME_BYTES_MAX, RECORD_TYPE } from './format.ts'
+import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
+import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
+import type { StoreParts, StoreState } from './state.ts'
+import { hasSpace, journalReserve, Writer } from './writer.ts'
+
+export interface StoreOptions extends StoreParts {
+  /** Ring of a store that is made; a store that is there keeps its own. */
+  readonly journalBytes?: number
+  /** Dirty nodes that begin a checkpoint. */
+  readonly dirtyNodeCountMax?: number
+  /** The collector works by itself; tests let it work by hand. */
+  readonly collects?: boolean
+}
+
+export interface VolumeDescription {
+  readonly id: string
+  readonly name: string
+  readonly kind: 'volume' | 'snapshot'
+  readonly sizeBytes: number
+  readonly createdAt: number
+  /** Snapshots: the volume they were taken of, while it is there. */
+  readonly volume: string | null
+  /** The snapshot that it goes on from, while it has a name. */
+  readonly parent: string | null
+}
+
+export interface StoreUsage {
+  readonly usedBytes: number
+  readonly availableBytes: number
+  readonly journalUsedBytes: number
+  readonly journalBytes: number
+}
+
+const JOURNAL_BYTES = 64 * 1024 * 1024
+const JOURNAL_BYTES_MIN = 16 * BLOCK_BYTES
+const DIRTY_NODE_COUNT_MAX = 16_384
+/** Blocks freed and not reusable before a flush: from so many on the store flushes by itself. */
+const HELD_COUNT_MAX = 16_384
+/** And at least as often as this, while there is something to make safe. */
+const SYNC_EVERY_MS = 1000
+/** Entries or blocks that one step of the collector goes over. */
+const REAP_STEP = 4096
+const SIZE_BYTES_MAX = 2 ** 46
+/** Names changed by one record. */
+const RENAMED_COUNT_MAX = 500
+
+export class Store {
+  readonly #options: StoreOptions
+  readonly state: StoreState
+  readonly writer: Writer
+  readonly report: RecoveryReport
+  readonly #checkpointOptions: CheckpointOptions
+  #checkpoint: Promise<void> | null = null
+  #sync: Promise<void> | null = null
+  #collecting: Promise<void> | null = null
+  readonly #closing = new AbortController()
+  readonly #ticking: Promise<void>
+
+  private constructor(options: StoreOptions, state: StoreState, report: RecoveryReport) {
+    this.#options = options
+    this.state = state
+    this.report = report
+    this.writer = new Writer(state)
+    this.#checkpointOptions = {
+      journalBlocks: state.journal.sizeBytes / BLOCK_BYTES,
+      pause: () => options.clock.sleep(millis(0)),
+    }
+    this.#ticking = this.#tick()
+    this.#wakeCollector()
+  }
+
+  /** Makes a store on a file that has none. @throws Fault `conflict` when there is one. */
+  static async create(options: StoreOptions): Promise<Store> {
+    const journalBytes = Math.max(JOURNAL_BYTES_MIN, options.journalBytes ?? JOURNAL_BYTES)
+    if (readSuperblock(options.file, options.checksum)) throw new Fault('conflict', 'store: there is one already')
+    const state = emptyState(options, Math.ceil(journalBytes / BLOCK_BYTES))
+    appendOpening(state.journal, options.rng)
+    const store = new Store(options, state, { recordCount: 0, cutCount: 0 })
+    await store.checkpoint()
+    // Twice, so that every superblock is one.
+    await store.checkpoint()
+    return store
+  }
+
+  /** @throws Fault `not_found` when the file has no store, `unsupported` for another format, `failed` for damage. */
+  static async open(options: StoreOptions): Promise<Store> {
+    const superblock = readSuperblock(options.file, options.checksum)
+    if (!superblock) throw new Fault('not_found', 'store: the file has none (no superblock is whole)')
+    const { state, report } = await recover(options, superblock)
+    return new Store(options, state, report)
+  }
+
+  list(): VolumeDescription[] {
+    const shown: VolumeDescription[] = []
+    for (const entry of this.state.catalog.entries()) if (entry.kind === 'volume' || entry.kind === 'snapshot') shown.push(this.#describe(entry))
+    return shown
+  }
+
+  get(name: string): VolumeDescription | null {
+    const entry = this.state.catalog.byName(name)
+    return entry && this.#describe(entry)
+  }
+
+  /** @throws Fault `not_found`. */
+  entry(name: string): Entry {
+    const entry = this.state.catalog.byName(name)
+    if (!entry) throw new Fault('not_found', `volume ${JSON.stringify(name)}: there is none`)
+    return entry
+  }
+
+  usage(): StoreUsage {
+    const { allocator, journal } = this.state
+    return {
+      usedBytes: allocator.usedCount * BLOCK_BYTES,
+      availableBytes: allocator.availableCount * BLOCK_BYTES,
+      journalUsedBytes: journal.usedBytes,
+      journalBytes: journal.sizeBytes,
+    }
+  }
+
+  async createVolume(name: string, sizeBytes: number): Promise<VolumeDescription> {
+    this.#assertNew(name, 'volume')
+    assertSize(sizeBytes)
+    await this.#change(() => [this.#fresh({ kind: 'volume', name, sizeBytes })])
+    return this.#describe(this.entry(name))
+  }
+
+  /** Constant time, whatever the size. Its name is `VOLUME@NAME`. Resolves when it is safe. */
+  async snapshot(volumeName: string, name: string): Promise<VolumeDescription> {
+    const full = `${volumeName}@${name}`
+    this.#assertNew(full, 'snapshot')
+    await this.#change(() => {
+      const head = this.#volume(volumeName)
+      const { sizeBytes } = head.record
+      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent: head.record.parent, epoch: this.state.epoch })
+      return [
+        { ...taken, forkOf: head.slot, deadListOf: head.slot },
+        { slot: head.slot, record: { ...head.record, parent: taken.slot }, forkOf: -1, deadListOf: -1 },
+      ]
+    }, true)
+    await this.flush()
+    return this.#describe(this.entry(full))
+  }
+
+  /** A volume that begins as a snapshot is, in constant time. */
+  async clone(snapshotName: string, name: string): Promise<VolumeDescription> {
+    this.#assertNew(name, 'volume')
+    await this.#change(() => {
+      const from = this.#snapshot(snapshotName)
+      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes: from.record.sizeBytes, parent: from.slot }), forkOf: from.slot }]
+    })
+    return this.#describe(this.entry(name))
+  }
+
+  /** The volume is again as the snapshot is; what it had is given up. */
+  async revert(volumeName: string, snapshotName: string): Promise<void> {
+    await this.#change(() => {
+      const head = this.#volume(volumeName)
+      const from = this.#snapshot(snapshotName)
+      const { sizeBytes } = from.record
+      const old = this.#fresh({ kind: 'dying', name: '', sizeBytes: head.record.sizeBytes, parent: head.record.parent })
+      return [
+        { ...old, forkOf: head.slot, deadListOf: head.slot },
+        { slot: head.slot, record: { ...head.record, parent: from.slot, sizeBytes }, forkOf: from.slot, deadListOf: -1 },
+      ]
+    })
+    this.#wakeCollector()
+  }
+
+  async rename(name: string, next: string): Promise<void> {
+    const { kind } = this.entry(name)
+    this.#assertNew(next, kind === 'snapshot' ? 'snapshot' : 'volume')
+    if (kind === 'volume') {
+      // Its snapshots first: done again after a crash, the rest of them follow.
+      const names = this.list().flatMap((one) => (one.volume === name ? [one.name] : []))
+      for (let from = 0; from < names.length; from += RENAMED_COUNT_MAX) {
+        const part = names.slice(from, from + RENAMED_COUNT_MAX)
+        await this.#change(() => part.map((old) => this.#changed(this.entry(old), { name: `${next}${old.slice(name.length)}` })))
+      }
+    }
+    await this.#change(() => [this.#changed(this.entry(name), { name: next })])
+  }
+
+  /** Grows, or cuts off what is behind the new size. */
+  async resize(name: string, sizeBytes: number): Promise<void> {
+    assertSize(sizeBytes)
+    const { record } = this.#volume(name)
+    if (sizeBytes < record.sizeBytes) await this.trim(this.entry(name), sizeBytes / BLOCK_BYTES, (record.sizeBytes - sizeBytes) / BLOCK_BYTES, false)
+    await this.#change(() => [this.#changed(this.#volume(name), { sizeBytes })])
+  }
+
+  /** A volume or a snapshot; those that came of it stay. What nobody else has is given back by the collector. */
+  async remove(name: string): Promise<void> {
+    this.writer.commit()
+    await this.#change(() => {
+      const entry = this.entry(name)
+      return [this.#changed(entry, { kind: entry.children.size > 1 ? 'branch' : 'dying', name: '', cursor: 0 })]
+    })
+    this.#wakeCollector()
+  }
+
+  /** Makes holes (or zeros that keep their place) of whole blocks, step by step. */
+  async trim(entry: Entry, first: number, count: number, keepsPlace: boolean): Promise<void> {
+    for (let done = 0; done < count; ) {
+      const block = first + done
+      const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % ENTRIES_PER_NODE))
+      const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
+      // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
+      if (hole && !keepsPlace) {
+        done += Math.min(count - done, this.#holeSpan(entry, block))
+        continue
+      }
+      await this.#room(64)
+      this.#assertWritable(entry)
+      this.writer.commit()
+      appendTrim(this.state.journal, entry.slot, block, step, keepsPlace)
+      applyTrim(this.state, entry, block, step, keepsPlace)
+      done += step
+      if (done < count) await this.#options.clock.sleep(millis(0))
+    }
+  }
+
+  /** Blocks from here to the end of the largest part of the tree that is not there. */
+  #holeSpan(entry: Entry, block: number): number {
+    let span = ENTRIES_PER_NODE
+    for (let level = 1; level < entry.tree.height; level += 1) {
+      if (entry.tree.nodeAt(level, block) !== null) break
+      span = ENTRIES_PER_NODE ** (level + 1)
+    }
+    return span - (block % span)
+  }
+
+  /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
+  async roomFor(blockCount: number): Promise<void> {
+    await this.#room(blockCount * 32 + 4096)
+    if (hasSpace(this.state, blockCount)) return
+    // Freed blocks wait for a flush, nodes for a checkpoint, deleted ones for the collector.
+    await this.flush()
+    await this.collected()
+    await this.flush()
+    if (hasSpace(this.state, blockCount)) return
+    await this.checkpoint()
+    if (!hasSpace(this.state, blockCount)) throw new Fault('exhausted', 'store: no space left')
+  }
+
+  async #room(bodyBytes: number): Promise<void> {
+    while (!this.state.journal.hasRoom(bodyBytes, journalReserve(this.state))) {
+      if (this.state.wounded) throw this.state.wounded
+      await this.checkpoint()
+    }
+  }
+
+  /** Resolves when all that was acknowledged before the call is safe from a power cut. */
+  async flush(): Promise<void> {
+    const { journal } = this.state
+    const wanted = journal.head.sequence
+    // One that is under way may have begun before the last write.
+    while (journal.safeSequence < wanted) {
+      if (this.state.wounded) throw this.state.wounded
+      await (this.#sync ??= this.#syncOnce().finally(() => {
+        this.#sync = null
+      }))
+    }
+    if (this.state.wounded) throw this.state.wounded
+  }
+
+  async #syncOnce(): Promise<void> {
+    const { state } = this
+    const { journal, allocator } = state
+    const safe = journal.head.sequence
+    const released = state.heldUntilSync
+    state.heldUntilSync = []
+    try {
+      await this.#options.file.sync()
+    } catch (error) {
+      throw state.wound('sync', error)
+    }
+    journal.markSafe(safe)
+    for (const address of released) allocator.letGo(address)
+    if (journal.hasRoom(0) && !state.wounded) {
+      journal.begin(0)
+      journal.append(RECORD_TYPE.mark, 0, 0)
+      // The mark itself need not be safe.
+      if (journal.head.sequence === safe + 1) journal.markSafe(safe + 1)
+    }
+  }
+
+  /** Resolves when a checkpoint that began after the call is in force. */
+  async checkpoint(): Promise<void> {
+    if (this.#checkpoint) await this.#checkpoint.catch(() => {})
+    await (this.#checkpoint ??= this.#checkpointOnce().finally(() => {
+      this.#checkpoint = null
+    }))
+  }
+
+  async #checkpointOnce(): Promise<void> {
+    const { state } = this
+    if (state.wounded) throw state.wounded
+    this.writer.commit()
+    const frozen = freeze(state)
+    if (!frozen) throw new Fault('exhausted', 'store: no space left for a checkpoint')
+    try {
+      await writeCheckpoint(state, frozen, this.#checkpointOptions)
+    } catch (error) {
+      throw state.wound('checkpoint', error)
+    }
+    finishCheckpoint(state, frozen)
+  }
+
+  /** After each turn that wrote: begins a checkpoint or a flush when it is time. */
+  look(): void {
+    const { journal, dirtyNodeCount, heldUntilSync, wounded } = this.state
+    if (wounded) return
+    const isDue =
+      journal.usedBytes > journal.sizeBytes / 2 || dirtyNodeCount > (this.#options.dirtyNodeCountMax ?? DIRTY_NODE_COUNT_MAX)
+    if (isDue && !this.#checkpoint) void this.checkpoint().catch(() => {})
+    if (heldUntilSync.length > HELD_COUNT_MAX && !this.#sync) void this.flush().catch(() => {})
+  }
+
+  async #tick(): Promise<void> {
+    const { signal } = this.#closing
+    while (!signal.aborted) {
+      await this.#options.clock.sleep(millis(SYNC_EVERY_MS), { signal }).catch(() => {})
+      if (signal.aborted || this.state.wounded) continue
+      await this.flush().catch(() => {})
+    }
+  }
+
+  /** Resolves when the collector has nothing to do. */
+  async collected(): Promise<void> {
+    while (this.#nextDying()) {
+      this.#wakeCollector()
+      await this.#collecting
+      if (this.state.wounded) throw this.state.wounded
+      if (this.#options.collects === false) await this.collect()
+    }
+  }
+
+  #wakeCollector(): void {
+    if (this.#collecting || this.#options.collects === false || !this.#nextDying()) return
+    this.#collecting = this.collect()
+      .catch((error: unknown) => {
+        if (!this.#closing.signal.aborted) this.#options.log.error('store.collector_failed', { error: toFault(error).message })
+      })
+      .finally(() => {
+        this.#collecting = null
+      })
+  }
+
+  /** Goes over all that is dying. */
+  async collect(): Promise<void> {
+    for (let entry = this.#nextDying(); entry && !this.#closing.signal.aborted; entry = this.#nextDying()) {
+      // While one is written, nodes have places that are not in force.
+      if (this.#checkpoint) await this.#checkpoint.catch(() => {})
+      await this.#room(64)
+      if (this.state.wounded) return
+      if (this.#checkpoint) continue
+      const { parent, slot } = entry
+      appendReap(this.state.journal, slot, REAP_STEP)
+      const isGone = applyReap(this.state, entry, REAP_STEP)
+      if (isGone && parent?.kind === 'branch' && parent.children.size <= 1)
+        await this.#change(() => [this.#changed(parent, { kind: 'dying', cursor: 0 })])
+      await this.#options.clock.sleep(millis(0))
+    }
+  }
+
+  /** The next to be taken apart: what has begun goes on first; then those of which no child is dying too. */
+  #nextDying(): Entry | null {
+    let found: Entry | null = null
+    for (const entry of this.state.catalog.entries()) {
+      if (entry.kind !== 'dying' || entry.children.size > 1) continue
+      if (entry.record.cursor > 0) {
+        const parentHasBegun = entry.parent?.kind === 'dying' && entry.parent.record.cursor > 0
+        if (!parentHasBegun) return entry
+      } else if (found === null && [...entry.children].every(({ kind }) => kind !== 'dying') && !(entry.parent?.kind === 'dying' && entry.parent.record.cursor > 0))
+        found = entry
+    }
+    return found
+  }
+
+  /** A last checkpoint, so that the next opening has nothing to do. */
+  async close(): Promise<void> {
+    this.#closing.abort(new Fault('aborted', 'the store closes'))
+    await this.#ticking
+    await this.#collecting
+    if (!this.state.wounded) await this.checkpoint().catch(() => {})
+    await this.#options.file.close()
+  }
+
+  /** One record of the catalog, and what it does. `make` is asked when there is room, and decides by what is there then. */
+  async #change(make: () => CatalogChange[], beginsEpoch = false): Promise<void> {
+    await this.#room(catalogBodyBytes(RENAMED_COUNT_MAX))
+    if (this.state.wounded) throw this.state.wounded
+    this.writer.commit()
+    const changes = make()
+    const epoch = this.state.epoch + (beginsEpoch ? 1 : 0)
+    try {
+      appendCatalog(this.state.journal, epoch, changes)
+    } catch (error) {
+      throw this.state.wound('append to the journal', error)
+    }
+    applyCatalog(this.state, epoch, changes)
+  }
+
+  #fresh(record: Partial<EntryRecord>): CatalogChange {
+    const { rng, clock } = this.#options
+    return {
+      slot: this.state.catalog.freeSlot(),
+      record: { ...emptyRecord, id: rng.bytes(16), createdAt: clock.now(), ...record },
+      forkOf: -1,
+      deadListOf: -1,
+    }
+  }
+
+  #changed(entry: Entry, difference: Partial<EntryRecord>): CatalogChange {
+    return { slot: entry.slot, record: { ...entry.record, ...difference }, forkOf: -1, deadListOf: -1 }
+  }
+
+  #volume(name: string): Entry {
+    const entry = this.entry(name)
+    if (entry.kind !== 'volume') throw new Fault('conflict', `${name}: it is a ${entry.kind}, want a volume`)
+    return entry
+  }
+
+  #snapshot(name: string): Entry {
+    const entry = this.entry(name)
+    if (entry.kind !== 'snapshot') throw new Fault('conflict', `${name}: it is a ${entry.kind}, want a snapshot`)
+    return entry
+  }
+
+  #assertWritable(entry: Entry): void {
+    if (this.state.wounded) throw this.state.wounded
+    if (entry.kind !== 'volume') throw new Fault('unavailable', 'the volume is not there any more')
+  }
+
+  #assertNew(name: string, kind: 'volume' | 'snapshot'): void {
+    const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
+    if (!want.test(name) || name.length > NAME_BYTES_MAX)
+      throw new Fault('invalid', `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, 0-9, ., _ and -${kind === 'snapshot' ? ' on both sides of @' : ''}`)
+    if (this.state.catalog.byName(name)) throw new Fault('conflict', `${kind} ${name}: there is one already`)
+  }
+
+  #describe(entry: Entry): VolumeDescription {
+    const { record, parent, kind } = entry
+    assert(kind === 'volume' || kind === 'snapshot', 'only what has a name is shown')
+    const nameOf = (of: Entry | null): string | null => (of && of.name !== '' ? of.name : null)
+    return {
+      id: uuidOf(record.id),
+      name: record.name,
+      kind,
+      sizeBytes: record.sizeBytes,
+      createdAt: record.createdAt,
+      volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
+      parent: nameOf(parent),
+    }
+  }
+}
+
+const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/
+const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}@[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
+
+function assertSize(sizeBytes: number): void {
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES !== 0 || sizeBytes > SIZE_BYTES_MAX)
+    throw new Fault('invalid', `size: got ${sizeBytes}, want a multiple of ${BLOCK_BYTES} up to ${SIZE_BYTES_MAX}`)
+}
+
+const uuidOf = (id: Uint8Array): string => {
+  const text = [...id].map((byte) => byte.toString(16).padStart(2, '0')).join('')
+  return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`
+}

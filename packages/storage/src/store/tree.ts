@@ -1,0 +1,264 @@
+/**
+ * The radix tree of a volume: block number to entry. Persistent in memory and on disk by one rule: a node that others may see (a
+ * snapshot, a checkpoint being written) is copied before it is changed.
+ *
+ *   Tree { root, height }        node of level 0: entries of data blocks; of level n: entries of nodes of level n - 1
+ *
+ * An entry is four words (`format.ts`). A node refers to those of its children that are dirty; clean ones are found by their address in the
+ * cache, from which they may go at any time. A node's own words for a dirty child are brought up to date when the node is written.
+ *
+ * Invariants: a node of an older generation never changes (but for words that say where its children have been written); a dirty node has
+ * only dirty ancestors.
+ */
+import { assert } from '@typevisor/base'
+import { ENTRIES_PER_NODE, ENTRY_SHIFT, ENTRY_WORDS } from './format.ts'
+
+export const NODE_WORDS = ENTRIES_PER_NODE * ENTRY_WORDS
+const INDEX_MASK = ENTRIES_PER_NODE - 1
+
+export class Node {
+  readonly level: number
+  /** Epoch in which it was made. */
+  readonly birth: number
+  /** Only a node of the store's present generation may be changed; 0: it was read. */
+  readonly generation: number
+  readonly words: Uint32Array
+  /** Children that were dirty when they were set, by slot. */
+  children: (Node | null)[] | null = null
+  /** Where it lies, or will lie when the checkpoint that gave it its place is written; 0: it has none yet. */
+  address = 0
+  checksum = 0
+  /** The version that this one takes the place of: its block is free when this one is written. Not set where a snapshot still has it. */
+  replaces: Node | null = null
+  /** Looked at since the last sweep of the cache. */
+  used = true
+
+  constructor(level: number, birth: number, generation: number, words: Uint32Array = new Uint32Array(NODE_WORDS)) {
+    this.level = level
+    this.birth = birth
+    this.generation = generation
+    this.words = words
+  }
+
+  get bytes(): Uint8Array {
+    return new Uint8Array(this.words.buffer, this.words.byteOffset, this.words.byteLength)
+  }
+}
+
+/** Where a node lies, what its checksum is, when it was made: what the entry above it says. */
+export interface NodeEntry {
+  readonly level: number
+  readonly address: number
+  readonly birth: number
+  readonly checksum: number
+}
+
+/** What the trees of a store share. */
+export interface TreeOwner {
+  readonly generation: number
+  readonly epoch: number
+  /** Clean nodes by address. */
+  readonly cache: { get(address: number): Node | undefined }
+  /** One more dirty node. */
+  onDirty(): void
+}
+
+/** Who changes a tree: what was born after `ownedAfter` is its alone, the rest it shares with a snapshot. */
+export interface TreeUser {
+  readonly ownedAfter: number
+  /** A node that is shared is not in this tree any more. */
+  letGo(node: Node): void
+}
+
+/** Blocks that one entry of a node of this level stands for. */
+export const spanOf = (level: number): number => 2 ** (ENTRY_SHIFT * level)
+
+/** Levels that so many blocks need; at least one. */
+export function heightFor(blockCount: number): number {
+  let height = 1
+  while (spanOf(height) < blockCount) height += 1
+  return height
+}
+
+export const slotAt = (block: number, level: number): number =>
+  level === 0 ? block & INDEX_MASK : Math.floor(block / spanOf(level)) & INDEX_MASK
+
+// Every word is there: slots are masked.
+export const addressAt = (words: Uint32Array, word: number): number =>
+  ((words[word + 1] as number) & 0xff) * 4294967296 + (words[word] as number)
+
+export function setEntry(words: Uint32Array, word: number, address: number, flags: number, birth: number, checksum: number): void {
+  words[word] = address >>> 0
+  words[word + 1] = Math.floor(address / 4294967296) | flags
+  words[word + 2] = birth
+  words[word + 3] = checksum
+}
+
+/** What `leaf` answers when a node has to be read first. */
+export const MISSING = Symbol('missing')
+
+export class Tree {
+  readonly #owner: TreeOwner
+  height: number
+  /** Entry of the root; address 0 and no dirty root: all is holes. */
+  root: NodeEntry
+  /** The root while it is dirty, and until the next checkpoint. */
+  dirtyRoot: Node | null
+  /** The leaf that was found last, while nothing has changed. */
+  #lastLeaf: Node | null = null
+  #lastIndex = -1
+
+  constructor(owner: TreeOwner, height: number, root: Omit<NodeEntry, 'level'> | null = null, dirtyRoot: Node | null = null) {
+    this.#owner = owner
+    this.height = height
+    this.root = { level: height - 1, address: 0, birth: 0, checksum: 0, ...root }
+    this.dirtyRoot = dirtyRoot
+  }
+
+  /** Another tree that sees what this one does now, in constant time. The caller begins a new generation. */
+  fork(): Tree {
+    this.forget()
+    return new Tree(this.#owner, this.height, this.root, this.dirtyRoot)
+  }
+
+  /** A generation has begun, or the cache was swept. */
+  forget(): void {
+    this.#lastLeaf = null
+    this.#lastIndex = -1
+  }
+
+  /** The leaf of a block. null: all of it is holes. `MISSING`: a node has to be read first. */
+  leaf(block: number): Node | null | typeof MISSING {
+    const index = Math.floor(block / ENTRIES_PER_NODE)
+    if (index === this.#lastIndex) return this.#lastLeaf
+    const node = this.nodeAt(0, block)
+    if (node !== null && node !== MISSING) {
+      this.#lastLeaf = node
+      this.#lastIndex = index
+    }
+    return node
+  }
+
+  /** The node of a level that stands for a block, as `leaf` has it. Levels above the root have none. */
+  nodeAt(level: number, block: number): Node | null | typeof MISSING {
+    if (block >= spanOf(this.height)) return null
+    let node = this.#root()
+    for (let at = this.height - 1; at > level; at -= 1) {
+      if (node === null || node === MISSING) return node
+      node = this.#child(node, slotAt(block, at))
+    }
+    return node
+  }
+
+  /** The topmost node on the way to a block that has to be read. null: nothing has to be. */
+  missing(block: number): NodeEntry | null {
+    if (block >= spanOf(this.height)) return null
+    let node = this.#root()
+    if (node === MISSING) return this.root
+    for (let level = this.height - 1; level > 0 && node !== null; level -= 1) {
+      const slot = slotAt(block, level)
+      const child = this.#child(node, slot)
+      if (child === MISSING) return entryAt(node, slot)
+      node = child
+    }
+    return null
+  }
+
+  /** The leaf of a block for changing, made or copied as needed. All on the way to it is in memory. */
+  writableLeaf(block: number, user: TreeUser): Node {
+    const index = Math.floor(block / ENTRIES_PER_NODE)
+    if (index === this.#lastIndex && this.#lastLeaf?.generation === this.#owner.generation) return this.#lastLeaf
+    while (block >= spanOf(this.height)) this.#grow()
+    const root = this.#root()
+    assert(root !== MISSING, 'the way to a leaf that is changed is in memory')
+    let node = this.#writable(root, this.height - 1, user)
+    this.dirtyRoot = node
+    for (let level = this.height - 1; level > 0; level -= 1) {
+      const slot = slotAt(block, level)
+      const child = this.#child(node, slot)
+      assert(child !== MISSING, 'the way to a leaf that is changed is in memory')
+      const next = this.#writable(child, level - 1, user)
+      node.children ??= new Array<Node | null>(ENTRIES_PER_NODE).fill(null)
+      node.children[slot] = next
+      node = next
+    }
+    this.#lastLeaf = node
+    this.#lastIndex = index
+    return node
+  }
+
+  /** Takes the leaf of a block, all of which is holes by now, out of the tree. @returns it: its place on disk is free. null: it stays. */
+  dropLeaf(block: number, user: TreeUser): Node | null {
+    if (this.height === 1) return null
+    const leaf = this.writableLeaf(block, user)
+    const parent = this.nodeAt(1, block)
+    assert(parent !== null && parent !== MISSING, 'a leaf has a parent')
+    const slot = slotAt(block, 1)
+    if (parent.children) parent.children[slot] = null
+    setEntry(parent.words, slot * ENTRY_WORDS, 0, 0, 0, 0)
+    this.forget()
+    return leaf
+  }
+
+  #root(): Node | null | typeof MISSING {
+    if (this.dirtyRoot !== null) return this.dirtyRoot
+    if (this.root.address === 0) return null
+    const node = this.#owner.cache.get(this.root.address)
+    if (node === undefined) return MISSING
+    node.used = true
+    return node
+  }
+
+  #child(node: Node, slot: number): Node | null | typeof MISSING {
+    const held = node.children?.[slot]
+    if (held) return held
+    const address = addressAt(node.words, slot * ENTRY_WORDS)
+    if (address === 0) return null
+    const child = this.#owner.cache.get(address)
+    if (child === undefined) return MISSING
+    child.used = true
+    return child
+  }
+
+  /** One level more: the old root becomes the first child. */
+  #grow(): void {
+    this.forget()
+    const { generation, epoch } = this.#owner
+    const old = this.#root()
+    assert(old !== MISSING, 'the root of a tree that grows is in memory')
+    if (old !== null) {
+      const root = new Node(this.height, epoch, generation)
+      root.children = new Array<Node | null>(ENTRIES_PER_NODE).fill(null)
+      root.children[0] = old
+      setEntry(root.words, 0, this.root.address, 0, this.root.birth, this.root.checksum)
+      this.dirtyRoot = root
+      this.#owner.onDirty()
+    }
+    this.height += 1
+    this.root = { level: this.height - 1, address: 0, birth: 0, checksum: 0 }
+  }
+
+  #writable(node: Node | null, level: number, user: TreeUser): Node {
+    const { generation, epoch } = this.#owner
+    if (node?.generation === generation) return node
+    this.#owner.onDirty()
+    if (node === null) return new Node(level, epoch, generation)
+    const copy = new Node(level, epoch, generation, node.words.slice())
+    if (node.children) copy.children = node.children.slice()
+    if (node.birth <= user.ownedAfter) user.letGo(node)
+    // One that has no place on disk yet will never get one, and hands on what it stood for.
+    else copy.replaces = node.address === 0 ? node.replaces : node
+    return copy
+  }
+}
+
+/** The entry of a child that is not held by its node. */
+export function entryAt(node: Node, slot: number): NodeEntry {
+  const word = slot * ENTRY_WORDS
+  return {
+    level: node.level - 1,
+    address: addressAt(node.words, word),
+    birth: node.words[word + 2] as number,
+    checksum: node.words[word + 3] as number,
+  }
+}

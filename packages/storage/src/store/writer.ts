@@ -1,0 +1,136 @@
+/**
+ * Writes of one turn, gathered: their blocks get addresses in a row where there are some, and go to the file in one call, then one record
+ * goes to the journal, then the trees are changed. An acknowledgement follows only after all three.
+ */
+import { Fault } from '@typevisor/base'
+import type { Run } from './allocator.ts'
+import type { Entry } from './catalog.ts'
+import { applyWrite, type WrittenExtent } from './changes.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
+import { appendWrite, writeBodyBytes } from './records.ts'
+import type { StoreState } from './state.ts'
+
+interface Staged {
+  readonly first: number
+  readonly count: number
+  readonly source: Uint8Array
+}
+
+/** Blocks that one record speaks of at most. */
+const RECORD_BLOCKS_MAX = 8192
+/** What marks and the collector need of the journal when writes have filled it. */
+export const journalReserve = (state: StoreState): number => Math.min(256 * 1024, state.journal.sizeBytes / 8)
+/** Blocks kept back from writes for checkpoints: a floor under what is counted. */
+export const RESERVE_BLOCKS = 256
+
+export class Writer {
+  readonly #state: StoreState
+  #entry: Entry | null = null
+  #staged: Staged[] = []
+  #blockCount = 0
+  #checksums = new Uint32Array(1024)
+
+  constructor(state: StoreState) {
+    this.#state = state
+  }
+
+  /** Whether a write of so many blocks can be taken in now: the way to them is in memory, the journal and the store have room. */
+  canTake(entry: Entry, first: number, count: number): boolean {
+    const state = this.#state
+    const total = this.#blockCount + count
+    if (total > RECORD_BLOCKS_MAX || state.wounded) return false
+    if (!state.journal.hasRoom(writeBodyBytes(this.#staged.length + 1 + count, total), journalReserve(state))) return false
+    if (!hasSpace(state, total)) return false
+    for (let block = first; ; block += ENTRIES_PER_NODE) {
+      const at = Math.min(block, first + count - 1)
+      if (!state.load(entry.tree, at, false)) return false
+      if (at === first + count - 1) return true
+    }
+  }
+
+  /** `source` must not change until `commit`. */
+  take(entry: Entry, first: number, source: Uint8Array): void {
+    if (this.#entry !== null && this.#entry !== entry) this.commit()
+    this.#entry = entry
+    const count = source.length / BLOCK_BYTES
+    this.#staged.push({ first, count, source })
+    this.#blockCount += count
+  }
+
+  get isEmpty(): boolean {
+    return this.#staged.length === 0
+  }
+
+  /** @throws Fault: none of what was taken in is written then. */
+  commit(): void {
+    const entry = this.#entry
+    if (entry === null) return
+    const [staged, blockCount] = [this.#staged, this.#blockCount]
+    this.#entry = null
+    this.#staged = []
+    this.#blockCount = 0
+    const state = this.#state
+    if (state.wounded) throw state.wounded
+    if (entry.kind !== 'volume') throw new Fault('unavailable', `write: the volume is not there any more`)
+    const runs = state.allocator.allocateAll(blockCount)
+    if (!runs) throw new Fault('exhausted', 'store: no space left')
+    const { extents, writes } = layOut(staged, runs)
+    const { file, checksum } = state.parts
+    if (this.#checksums.length < blockCount) this.#checksums = new Uint32Array(blockCount * 2)
+    let at = 0
+    for (const { source, count } of staged)
+      for (let block = 0; block < count; block += 1)
+        this.#checksums[at++] = checksum(count === 1 ? source : source.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES))
+    try {
+      for (const { address, parts } of writes) file.write(address * BLOCK_BYTES, parts)
+    } catch (error) {
+      // Nothing points at what was written.
+      for (const run of runs) state.allocator.cancel(run)
+      throw error
+    }
+    try {
+      appendWrite(state.journal, entry.slot, extents, this.#checksums, blockCount)
+    } catch (error) {
+      for (const run of runs) state.allocator.cancel(run)
+      // How much of the record is there is not known.
+      throw state.wound('append to the journal', error)
+    }
+    let from = 0
+    for (const extent of extents) {
+      applyWrite(state, entry, extent, this.#checksums, from)
+      from += extent.count
+    }
+  }
+}
+
+/** A checkpoint needs a block for each dirty node, and some for the catalog. */
+export function hasSpace(state: StoreState, blockCount: number): boolean {
+  const { allocator, dirtyNodeCount, changedSlots } = state
+  return allocator.availableCount >= blockCount + dirtyNodeCount + 4 * changedSlots.size + RESERVE_BLOCKS
+}
+
+/** Staged blocks over the runs that were found for them: both in order. */
+function layOut(
+  staged: readonly Staged[],
+  runs: readonly Run[],
+): { extents: WrittenExtent[]; writes: { address: number; parts: Uint8Array[] }[] } {
+  const extents: WrittenExtent[] = []
+  const writes = runs.map(({ address }) => ({ address, parts: [] as Uint8Array[] }))
+  let run = 0
+  let used = 0
+  for (const { first, count, source } of staged) {
+    for (let done = 0; done < count; ) {
+      const { address, count: room } = runs[run] as Run // there are as many blocks as are staged
+      const part = Math.min(count - done, room - used)
+      extents.push({ first: first + done, address: address + used, count: part })
+      writes[run]?.parts.push(part === count ? source : source.subarray(done * BLOCK_BYTES, (done + part) * BLOCK_BYTES))
+      done += part
+      used += part
+      if (used === room) {
+        run += 1
+        used = 0
+      }
+    }
+  }
+  return { extents, writes }
+}

@@ -1,0 +1,140 @@
+/** A store's file in memory that remembers what was not synced, for tests of what a crash leaves. */
+import { Fault, type Rng } from '@typevisor/base'
+import type { StoreFile } from '../store/ports.ts'
+
+const SECTOR_BYTES = 512
+const PAGE_BYTES = 4096
+
+export interface SimStoreFileOptions {
+  readonly rng: Rng
+  readonly capacityBytes?: number
+  /** Chance in 1000 that a read would have to wait. */
+  readonly coldPerMille?: number
+  /** Asked before each write and sync; a Fault makes it fail, a write perhaps half-way. */
+  readonly faults?: (operation: 'write' | 'sync') => Fault | null
+}
+
+export class SimStoreFile implements StoreFile {
+  readonly #options: SimStoreFileOptions
+  readonly capacityBytes: number
+  /** By page: what a reader sees. */
+  readonly #now: Map<number, Uint8Array>
+  /** By sector: the versions that a power cut may leave, the first of them the safe one. */
+  readonly #unsafe = new Map<number, Uint8Array[]>()
+  #dead = false
+  #waiting: (() => void)[] = []
+  writeCount = 0
+
+  constructor(options: SimStoreFileOptions, content: Map<number, Uint8Array> = new Map()) {
+    this.#options = options
+    this.#now = content
+    this.capacityBytes = options.capacityBytes ?? 2 ** 40
+  }
+
+  get sizeBytes(): number {
+    return Math.max(0, ...this.#now.keys()) * PAGE_BYTES + PAGE_BYTES
+  }
+
+  readNow(position: number, target: Uint8Array, start: number, lengthBytes: number): boolean {
+    if (this.#options.rng.below(1000) < (this.#options.coldPerMille ?? 0)) return false
+    this.readBlocking(position, target, start, lengthBytes)
+    return true
+  }
+
+  readBlocking(position: number, target: Uint8Array, start: number, lengthBytes: number): void {
+    for (let done = 0; done < lengthBytes; ) {
+      const at = position + done
+      const partBytes = Math.min(PAGE_BYTES - (at % PAGE_BYTES), lengthBytes - done)
+      const page = this.#now.get(Math.floor(at / PAGE_BYTES))
+      if (page) target.set(page.subarray(at % PAGE_BYTES, (at % PAGE_BYTES) + partBytes), start + done)
+      else target.fill(0, start + done, start + done + partBytes)
+      done += partBytes
+    }
+  }
+
+  async read(position: number, target: Uint8Array): Promise<void> {
+    await this.#turns()
+    this.readBlocking(position, target, 0, target.length)
+  }
+
+  write(position: number, parts: readonly Uint8Array[]): void {
+    if (this.#dead) throw new Fault('failed', 'the process is dead')
+    this.writeCount += 1
+    const fault = this.#options.faults?.('write')
+    const total = parts.reduce((sum, part) => sum + part.length, 0)
+    let left = fault ? this.#options.rng.below(total + 1) : total
+    let at = position
+    for (const part of parts) {
+      const partBytes = Math.min(left, part.length)
+      this.#put(at, part.subarray(0, partBytes))
+      at += partBytes
+      left -= partBytes
+    }
+    if (fault) throw fault
+  }
+
+  #put(position: number, content: Uint8Array): void {
+    for (let done = 0; done < content.length; ) {
+      const at = position + done
+      const sector = Math.floor(at / SECTOR_BYTES)
+      const partBytes = Math.min(SECTOR_BYTES - (at % SECTOR_BYTES), content.length - done)
+      const before = new Uint8Array(SECTOR_BYTES)
+      this.readBlocking(sector * SECTOR_BYTES, before, 0, SECTOR_BYTES)
+      const versions = this.#unsafe.get(sector) ?? [before.slice()]
+      before.set(content.subarray(done, done + partBytes), at % SECTOR_BYTES)
+      versions.push(before)
+      this.#unsafe.set(sector, versions)
+      const page = Math.floor(at / PAGE_BYTES)
+      const bytes = this.#now.get(page) ?? new Uint8Array(PAGE_BYTES)
+      bytes.set(before, (sector * SECTOR_BYTES) % PAGE_BYTES)
+      this.#now.set(page, bytes)
+      done += partBytes
+    }
+  }
+
+  async sync(): Promise<void> {
+    const covered = new Map([...this.#unsafe].map(([sector, versions]) => [sector, versions.length]))
+    await this.#turns()
+    const fault = this.#options.faults?.('sync')
+    if (fault) throw fault
+    for (const [sector, count] of covered) {
+      const versions = this.#unsafe.get(sector)
+      if (!versions) continue
+      // Up to the last version that was there when it was called.
+      const rest = versions.slice(count - 1)
+      if (rest.length <= 1) this.#unsafe.delete(sector)
+      else this.#unsafe.set(sector, rest)
+    }
+  }
+
+  punch(): void {}
+  async close(): Promise<void> {}
+
+  /** The process ends here: whoever still waits for this file waits for ever. `power` cuts: of what was not synced any sector may be old. */
+  crash(kind: 'kill' | 'power'): SimStoreFile {
+    this.#dead = true
+    const { rng } = this.#options
+    const content = new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()]))
+    if (kind === 'power') {
+      // Some cuts lose nearly all, some nearly nothing.
+      const keptPerCent = [0, 50, 90, 100][rng.below(4)] as number
+      for (const [sector, versions] of this.#unsafe) {
+        const version = rng.below(100) < keptPerCent ? versions.at(-1) : versions[rng.below(versions.length)]
+        const page = Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES)
+        content.get(page)?.set(version as Uint8Array, (sector * SECTOR_BYTES) % PAGE_BYTES)
+      }
+    }
+    return new SimStoreFile(this.#options, content)
+  }
+
+  /** Damages one byte of what is there. */
+  rot(position: number): void {
+    const page = this.#now.get(Math.floor(position / PAGE_BYTES))
+    if (page) page[position % PAGE_BYTES] = (page[position % PAGE_BYTES] as number) ^ 0x40
+  }
+
+  async #turns(): Promise<void> {
+    for (let turn = this.#options.rng.below(6); turn >= 0; turn -= 1) await null
+    if (this.#dead) await new Promise<void>((resolve) => this.#waiting.push(resolve))
+  }
+}
