@@ -144,14 +144,14 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     ...eventHandlers(db),
     ...platformHandlers({ db, clock, version: options.version, database: embedded ? 'embedded' : 'external', pid: process.pid }),
     ...instanceHandlers({ db, database: executor, agents, engine, store, ids, clock }),
-    ...operationHandlers({ db, engine, store }),
-    ...hostHandlers({ db, agents, ids, rng, crypto }),
+    ...operationHandlers({ db, engine, store, agents }),
+    ...hostHandlers({ db, database: executor, agents, ids, rng, crypto }),
     'platform.stop': async ({ body }) => {
       setImmediate(() => stop.request({ guests: body.guests }))
       return {}
     },
   }
-  const gateway = { database: executor, agents, crypto, log, signal: stopping.signal }
+  const gateway = { database: executor, agents, crypto, ids, log, signal: stopping.signal }
   const http = await createHttpServer({
     handlers,
     identity,

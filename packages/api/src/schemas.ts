@@ -117,9 +117,14 @@ export const Operation = z.strictObject({
   id: Id,
   name: z.string(),
   resource: z.string(),
+  resourceName: z
+    .string()
+    .nullable()
+    .describe('name of the thing it is about: of an instance, an image or a host; still known when the thing is gone'),
   state: OperationState,
   step: z.string().nullable().describe('the step under way'),
   progress: z.number().min(0).max(1).nullable(),
+  waitsFor: z.string().nullable().describe('what it waits for, such as a host that is not connected'),
   fault: FaultBody.nullable(),
   createdAt: Timestamp,
   updatedAt: Timestamp,
@@ -231,6 +236,7 @@ export const AuditEntry = z.strictObject({
   via: z.enum(['session', 'token', 'local', 'none']),
   operation: z.string(),
   resource: z.string().nullable(),
+  resourceName: z.string().nullable().describe('its name, as it was then'),
   outcome: z.string().describe('ok or the fault code'),
   address: z.string().nullable(),
 })
@@ -249,6 +255,12 @@ export const InstanceParams = z.strictObject({ instance: z.string().min(1).max(6
 export const WaitQuery = z.strictObject({
   wait: z.coerce.number<number>().min(0).max(60).default(0).describe('seconds to wait for the end'),
 })
+const Flag = z.enum(['true', 'false']).default('false')
+export const DestroyQuery = WaitQuery.extend({
+  force: Flag.describe(
+    'also when its host is gone for good: the row goes, whatever the host still has is ended when it comes back',
+  ),
+})
 export const OperationParams = z.strictObject({ operation: Id })
 export const AccountParams = z.strictObject({ account: Label })
 export const TokenParams = z.strictObject({ token: Id })
@@ -259,7 +271,15 @@ export const CreateAccount = z.strictObject({
   role: Role.default('operator').describe('what it may do'),
   password: Password,
 })
-export const SetPassword = z.strictObject({ password: Password })
+export const SetPassword = z.strictObject({
+  password: Password,
+  currentPassword: z
+    .string()
+    .min(1)
+    .max(1024)
+    .optional()
+    .describe('the one until now: asked for when you set your own with a session'),
+})
 export const TokenSecret = z.strictObject({ token: Token, secret: z.string().describe('shown once') })
 export const AddressList = z.strictObject({ items: z.array(Address) })
 export const ConsoleLogQuery = z.strictObject({
@@ -277,6 +297,10 @@ export const OperationListQuery = ListQuery.extend({
 export const EventListQuery = ListQuery.extend({ resource: z.string().max(64).optional().describe('only of this thing') })
 export const EventStreamQuery = z.strictObject({
   after: z.string().max(64).optional().describe('sequence of the last event seen'),
+})
+export const HostParams = z.strictObject({ host: Label })
+export const DeleteHostQuery = z.strictObject({
+  force: Flag.describe('its instances too, as they are: for a host that is gone for good'),
 })
 export const CreateHostToken = z.strictObject({ name: Label.describe('name of the host') })
 export const HostToken = z.strictObject({ name: Label, secret: z.string().describe('shown once') })

@@ -175,10 +175,38 @@ test('a new password ends the sessions and is the one that works', async () => {
   const { secret } = await signIn()
   const caller = await identity.callerOfSession(secret)
   assert.ok(caller)
-  await identity.setPassword(caller, 'ada', 'another long one')
-  assert.equal(await identity.callerOfSession(secret), null)
+  const other = await signIn()
+  const request = { name: 'ada', password: 'another long one', currentPassword: ada.password, address: '10.0.0.1' }
+  await identity.setPassword(caller, request)
+  assert.ok(await identity.callerOfSession(secret), 'who set it stays signed in')
+  assert.equal(await identity.callerOfSession(other.secret), null)
   await rejectsWith('unauthenticated', signIn())
   await signIn('ada', 'another long one')
+  await identity.setPassword(root, { name: 'ada', password: 'what the admin says', address: '10.0.0.1' })
+  assert.equal(await identity.callerOfSession(secret), null)
+})
+
+test('who does not know the password until now does not set another one, with a session or a token, and guesses are counted', async () => {
+  const { identity, signIn } = setUp({
+    throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 },
+  })
+  await identity.createAccount(ada)
+  const session = await identity.callerOfSession((await signIn()).secret)
+  assert.ok(session)
+  const made = await identity.createToken(session, { name: 'ci', scopes: ['*'] })
+  const token = await identity.callerOfToken(made.secret)
+  assert.ok(token)
+  const set = (caller: Caller, currentPassword?: string) =>
+    identity.setPassword(caller, { name: 'ada', password: 'the hijackers own', currentPassword, address: '10.0.0.9' })
+  for (const caller of [session, token]) {
+    await assert.rejects(
+      set(caller),
+      (error) => error instanceof Fault && error.code === 'forbidden' && error.details?.[0]?.path === 'body.currentPassword',
+    )
+  }
+  for (let count = 0; count < 3; count += 1) await rejectsWith('forbidden', set(session, `guess ${count}`))
+  await rejectsWith('busy', set(session, ada.password))
+  await signIn()
 })
 
 test('only an admin sets the password of somebody else, and nobody that of the local account', async () => {
@@ -187,11 +215,12 @@ test('only an admin sets the password of somebody else, and nobody that of the l
   await identity.createAccount({ name: 'bob', role: 'operator', password: 'bob has a password' })
   const caller = await identity.callerOfSession((await signIn()).secret)
   assert.ok(caller)
-  await rejectsWith('forbidden', identity.setPassword(caller, 'bob', 'x'.repeat(12)))
-  await rejectsWith('forbidden', identity.setPassword(caller, 'nobody', 'x'.repeat(12)))
-  await identity.setPassword(root, 'bob', 'x'.repeat(12))
-  await rejectsWith('not_found', identity.setPassword(root, 'nobody', 'x'.repeat(12)))
-  await rejectsWith('forbidden', identity.setPassword(root, 'local', 'x'.repeat(12)))
+  const given = { password: 'x'.repeat(12), address: '10.0.0.1' }
+  await rejectsWith('forbidden', identity.setPassword(caller, { name: 'bob', ...given }))
+  await rejectsWith('forbidden', identity.setPassword(caller, { name: 'nobody', ...given }))
+  await identity.setPassword(root, { name: 'bob', ...given })
+  await rejectsWith('not_found', identity.setPassword(root, { name: 'nobody', ...given }))
+  await rejectsWith('forbidden', identity.setPassword(root, { name: 'local', ...given }))
 })
 
 test('a password hashed with older parameters is hashed anew when its owner signs in', async () => {

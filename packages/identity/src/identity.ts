@@ -74,8 +74,15 @@ export interface Identity {
   accountById(id: string): Promise<AccountRecord | null>
   /** @throws Fault `conflict` when the name is taken. */
   createAccount(request: { name: string; role: Role; password: string }): Promise<AccountRecord>
-  /** Ends the sessions of the account. @throws Fault `forbidden` unless it is the caller's own or the caller is an admin; `not_found`. */
-  setPassword(caller: Caller, name: string, password: string): Promise<AccountRecord>
+  /**
+   * Ends the sessions of the account, but not the one that asks. Whoever sets the password of their own account shows that they know the one
+   * until now: a session or token that somebody else got hold of does not take the account over. Wrong ones count as tries to sign in.
+   * @throws Fault `forbidden` unless it is the caller's own or the caller is an admin, or naming `body.currentPassword`; `not_found`; `busy`.
+   */
+  setPassword(
+    caller: Caller,
+    request: { name: string; password: string; currentPassword?: string | undefined; address: string },
+  ): Promise<AccountRecord>
   /** @throws Fault `not_found`; `conflict` for the last admin and the local account. */
   deleteAccount(name: string): Promise<AccountRecord>
 
@@ -114,21 +121,42 @@ export function createIdentity(options: IdentityOptions): Identity {
     return account
   }
 
+  /** Counts a try before the password is looked at; `passed` is called when it was right. @throws Fault `busy` after too many. */
+  const countTry = async (what: string, name: string, address: string): Promise<{ passed: () => Promise<void> }> => {
+    const now = clock.now()
+    const keys = attemptKeys(name, address, policy.throttle)
+    const verdict = decide(keys, await store.countAttempt(keys, now, policy.throttle), now)
+    if (verdict.kind === 'wait') {
+      const waitSeconds = Math.ceil(verdict.waitMs / 1000)
+      throw new Fault('busy', `${what}: too many tries, wait ${waitSeconds} s`, { cause: { retryAfterSeconds: waitSeconds } })
+    }
+    return { passed: () => store.settleAttempt(keys.map(({ key }) => ({ key, forget: key.startsWith('pair:') }))) }
+  }
+
+  /** @throws Fault `forbidden` naming the field, `busy`. */
+  const assertKnows = async (account: AccountRecord, password: string | undefined, address: string): Promise<void> => {
+    const refuse = (got: string): Fault => {
+      const detail = { path: 'body.currentPassword', want: `the password of ${account.name} until now`, got }
+      return new Fault('forbidden', `set password of ${account.name}: ${detail.path}: got ${got}, want ${detail.want}`, {
+        details: [detail],
+      })
+    }
+    if (password === undefined) throw refuse('nothing')
+    const attempt = await countTry(`set password of ${account.name}`, account.name, address)
+    if (account.passwordHash === null || !(await hasher.verify(password, account.passwordHash))) throw refuse('another one')
+    await attempt.passed()
+  }
+
   return {
     async signIn({ account: name, password, address }) {
       const now = clock.now()
-      const keys = attemptKeys(name, address, policy.throttle)
-      const verdict = decide(keys, await store.countAttempt(keys, now, policy.throttle), now)
-      if (verdict.kind === 'wait') {
-        const waitSeconds = Math.ceil(verdict.waitMs / 1000)
-        throw new Fault('busy', `sign in: too many tries, wait ${waitSeconds} s`, { cause: { retryAfterSeconds: waitSeconds } })
-      }
+      const attempt = await countTry('sign in', name, address)
       const account = await store.accountByName(name)
       const usable = account !== null && account.passwordHash !== null && !account.disabled ? account.passwordHash : null
       const matches = await hasher.verify(password, usable ?? (await decoyHash()))
       if (!account || usable === null || !matches) throw wrong()
       if (hasher.outdated(usable)) await store.upgradeHash(account.id, usable, await hasher.hash(password))
-      await store.settleAttempt(keys.map(({ key }) => ({ key, forget: key.startsWith('pair:') })))
+      await attempt.passed()
       const secret = newSecret(rng, crypto)
       const expiresAt = epochMillis(now + policy.sessionLifetimeMs)
       const sessionId = ids.next()
@@ -206,7 +234,7 @@ export function createIdentity(options: IdentityOptions): Identity {
       return account
     },
 
-    async setPassword(caller, name, password) {
+    async setPassword(caller, { name, password, currentPassword, address }) {
       const own = caller.accountName === name
       // Somebody else's account is not looked up before this: a viewer learns no names here.
       if (!own && !roleAllows(caller.role, 'admin'))
@@ -215,8 +243,9 @@ export function createIdentity(options: IdentityOptions): Identity {
       if (account.id === LOCAL_ACCOUNT_ID) {
         throw new Fault('forbidden', `set password of ${name}: it is used by the credentials file only and has no password`)
       }
+      if (own) await assertKnows(account, currentPassword, address)
       const passwordHash = await hasher.hash(password)
-      await store.setPassword(account.id, passwordHash)
+      await store.setPassword(account.id, passwordHash, own && caller.via === 'session' ? caller.credentialId : null)
       return { ...account, passwordHash }
     },
 

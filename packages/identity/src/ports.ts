@@ -41,8 +41,8 @@ export interface IdentityStore {
   accountById(id: string): Promise<AccountRecord | null>
   /** False when the name is taken; nothing is written then. */
   insertAccount(account: AccountRecord): Promise<boolean>
-  /** Sets the hash and ends all sessions of the account, both or neither. */
-  setPassword(accountId: string, passwordHash: string): Promise<void>
+  /** Sets the hash and ends all sessions of the account but `keptSession`, both or neither. */
+  setPassword(accountId: string, passwordHash: string, keptSession: string | null): Promise<void>
   /** Replaces `from` by `to` when `from` is still there: a stronger hash of the same password. Sessions go on. */
   upgradeHash(accountId: string, from: string, to: string): Promise<void>
   /** Removes the account with its sessions and tokens. `last-admin`: it is the last enabled admin with a password; nothing is removed. */

@@ -40,9 +40,9 @@ export function memoryIdentityStore(): IdentityStore {
       accounts.set(account.id, account)
       return true
     },
-    async setPassword(accountId, passwordHash) {
+    async setPassword(accountId, passwordHash, keptSession) {
       change(accountId, { passwordHash })
-      removeWhere(sessions, (session) => session.accountId === accountId)
+      removeWhere(sessions, (session) => session.accountId === accountId && session.id !== keptSession)
     },
     async upgradeHash(accountId, from, to) {
       if (accounts.get(accountId)?.passwordHash === from) change(accountId, { passwordHash: to })
@@ -187,7 +187,8 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
       await store.insertAccount(account(count))
       await store.insertSession(session(count + 100, id(count)))
     }
-    await store.setPassword(id(100), 'another')
+    await store.insertSession(session(202, id(100)))
+    await store.setPassword(id(100), 'another', id(202))
     assert.equal((await store.accountById(id(100)))?.passwordHash, 'another')
     assert.equal(await store.sessionByHash(hash(200)), null)
     assert.ok(await store.sessionByHash(hash(201)))

@@ -6,6 +6,8 @@ const operation = (id: string, change: Partial<Operation> = {}): Operation => ({
   id,
   name: 'instance.start',
   resource: 'i-1',
+  resourceName: 'web-1',
+  waitsFor: null,
   state: 'running',
   step: 'define',
   progress: 0.1,

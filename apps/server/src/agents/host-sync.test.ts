@@ -13,7 +13,7 @@ import { memoryLog, simDisk } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import { openToolstack } from '@typevisor/toolstack'
 import { failedEffect } from '../instances/effects.ts'
-import { stopTestPostgres, testClock as clock, testDatabase, testRng as rng } from '../testing.ts'
+import { stopTestPostgres, testClock as clock, testDatabase, testIds as ids, testRng as rng } from '../testing.ts'
 import { attachHost } from './host-sync.ts'
 
 after(stopTestPostgres)
@@ -74,7 +74,11 @@ async function start(
 ) {
   const host = await openHost(from)
   const stop = new AbortController()
-  const { done } = await attachHost(database, HOST, host.agent, memoryLog(), stop.signal)
+  const { done } = await attachHost(
+    { database, ids, log: memoryLog() },
+    { name: HOST, agent: host.agent, own: true },
+    stop.signal,
+  )
   await work?.(host)
   const takenIn = async () =>
     Number((await database.query('SELECT event_sequence FROM host')).rows[0]?.['event_sequence']) >= host.toolstack.lastSequence()
@@ -165,7 +169,11 @@ test('a transition that comes as the last one has just been taken in is taken in
         await microtasks(12)
       },
     } as unknown as AgentPort
-    const { done } = await attachHost(database, HOST, agent, memoryLog(), new AbortController().signal)
+    const { done } = await attachHost(
+      { database, ids, log: memoryLog() },
+      { name: HOST, agent, own: true },
+      new AbortController().signal,
+    )
     events.push(eventOf(1))
     for (let turns = 0; turns < 5; turns += 1) await turn()
     assert.deepEqual(acknowledged, [1, 2], `pushed ${laterBy} microtasks later`)

@@ -55,6 +55,10 @@ export class AgentRegistry {
     if (this.#agents.get(name) === agent) this.#agents.delete(name)
   }
 
+  /** Whether a connection of the host is there, be it only on its way in or out. */
+  has(name: string): boolean {
+    return this.#connections.has(name)
+  }
   get(name: string): AgentPort | null {
     return this.#agents.get(name) ?? null
   }

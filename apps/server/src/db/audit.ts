@@ -9,6 +9,8 @@ export interface AuditRecord {
   readonly via: AuditTable['via']
   readonly operation: string
   readonly resource: string | null
+  /** As it was then: it outlives the thing. */
+  readonly resourceName: string | null
   /** `ok` or the fault's code. */
   readonly outcome: string
   readonly address: string | null
@@ -35,6 +37,7 @@ export function postgresAuditLog(db: Db): AuditLog {
           via: record.via,
           operation: record.operation,
           resource: bounded(record.resource),
+          resource_name: bounded(record.resourceName),
           outcome: record.outcome,
           address: bounded(record.address),
           request_id: record.requestId,

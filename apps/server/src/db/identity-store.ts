@@ -91,14 +91,16 @@ export function postgresIdentityStore(db: Db): IdentityStore {
         .executeTakeFirst()
       return inserted !== undefined
     },
-    async setPassword(accountId, passwordHash) {
+    async setPassword(accountId, passwordHash, keptSession) {
       await db.transaction().execute(async (tx) => {
         await tx
           .updateTable('account')
           .set({ password_hash: passwordHash, password_unused: false })
           .where('id', '=', accountId)
           .execute()
-        await tx.deleteFrom('session').where('account_id', '=', accountId).execute()
+        let ended = tx.deleteFrom('session').where('account_id', '=', accountId)
+        if (keptSession !== null) ended = ended.where('id', '!=', keptSession)
+        await ended.execute()
       })
     },
     async upgradeHash(accountId, from, to) {

@@ -16,7 +16,7 @@ export function sessionHandlers(identity: Identity): Pick<Handlers, 'session.cre
   return {
     'session.create': async (call) => {
       const { account, secret, csrfToken, expiresAt } = await identity.signIn({ ...call.body, address: addressKey(call.address) })
-      call.audit(account.id)
+      call.audit(account.id, account.name)
       call.setSession({ secret, expiresAt })
       return { account: accountToWire(account), csrfToken, expiresAt }
     },
@@ -29,7 +29,7 @@ export function sessionHandlers(identity: Identity): Pick<Handlers, 'session.cre
     'session.delete': async (call) => {
       const caller = callerOf(call)
       if (caller.via !== 'session') throw new Fault('invalid', 'sign out: this is a token, which is revoked by token delete')
-      call.audit(caller.accountId)
+      call.audit(caller.accountId, caller.accountName)
       await identity.signOut(caller.credentialId)
       call.setSession(null)
       return {}

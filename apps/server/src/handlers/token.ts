@@ -37,11 +37,11 @@ export function tokenHandlers(db: Db, identity: Identity): Pick<Handlers, 'token
     'token.create': async (call) => {
       const caller = callerOf(call)
       const { token, secret } = await identity.createToken(caller, call.body)
-      call.audit(token.id)
+      call.audit(token.id, token.name)
       return { token: tokenToWire(token, caller.accountName), secret }
     },
     'token.delete': async (call) => {
-      call.audit(call.params.token)
+      call.audit(call.params.token, null)
       await identity.revokeToken(callerOf(call), call.params.token)
       return {}
     },

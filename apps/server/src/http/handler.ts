@@ -15,8 +15,8 @@ export interface Call<N extends OperationName> {
   readonly requestId: string
   /** Aborted when the client goes away or the server stops. */
   readonly signal: AbortSignal
-  /** Names what the audit log should point at. */
-  audit(resource: string): void
+  /** Names what the audit log should point at: its id, and its name if it has one. */
+  audit(resource: string, name: string | null): void
   /** Sets the session cookie of the answer; null takes it away. */
   setSession(session: { readonly secret: string; readonly expiresAt: number } | null): void
 }

@@ -51,7 +51,7 @@ interface Progress {
   caller: Caller | null
   credential: Credential | null
   auditResource: string | null
-  auditAccount: string | null
+  auditName: string | null
   audited: boolean
 }
 
@@ -61,7 +61,7 @@ const progress = (request: FastifyRequest): Progress => {
     caller: null,
     credential: null,
     auditResource: null,
-    auditAccount: null,
+    auditName: null,
     audited: false,
   }
   progressOf.set(request, known)
@@ -142,7 +142,10 @@ function callOf<N extends OperationName>(
     address: request.ip,
     requestId: request.id,
     signal,
-    audit: (resource) => (known.auditResource = resource),
+    audit: (resource, resourceName) => {
+      known.auditResource = resource
+      known.auditName = resourceName
+    },
     setSession: (session) => {
       const secure = isSecure(request)
       const cookie = sessionCookieName(request.host, secure)
@@ -201,6 +204,7 @@ async function writeAudit(
     via: known.caller?.via ?? 'none',
     operation: name,
     resource: known.auditResource,
+    resourceName: known.auditName,
     outcome,
     address: request.ip,
     requestId: request.id,
@@ -258,8 +262,9 @@ function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName
               requestId: request.id,
               signal,
               // In the log when it begins, since a console may be open for days.
-              audit: (resource: string) => {
+              audit: (resource, resourceName) => {
                 known.auditResource = resource
+                known.auditName = resourceName
                 began = auditOutcome(options, name, operation, request, undefined, 'ok')
               },
               setSession: () => {},

@@ -208,6 +208,8 @@ test('who did what is in the audit log when the answer comes: changes, refusals,
     body: JSON.stringify({ account: 'My Secret Password!', password: 'x' }),
   })
   const { items } = await local.call('audit.list')
+  assert.equal(items[2]?.resourceName, 'bob')
+  assert.equal((await local.call('audit.list', { query: { search: 'BOB ok' } })).total, 1)
   assert.deepEqual(
     items.map(({ account, via, operation, outcome }) => [account, via, operation, outcome]),
     [
@@ -244,6 +246,27 @@ test('passwords, accounts and their pages through the client', async () => {
   await fails('not_found', local.call('account.delete', { params: { account: 'bob' } }))
   await fails('conflict', local.call('account.create', { body: { name: 'ada', password: 'another long one' } }))
   await fails('conflict', local.call('account.delete', { params: { account: 'local' } }))
+})
+
+test('whoever sets their own password says the one until now and stays signed in; other sessions of theirs end', async () => {
+  await using server = await testServer()
+  const here = await signedIn(server, 'viewer')
+  const there = await signIn(server, 'viewer')
+  const set = (body: object) =>
+    fetch(`${server.url}/api/v1/accounts/viewer/password`, {
+      method: 'POST',
+      headers: { ...JSON_TYPE, cookie: here.cookie, ...here.csrf },
+      body: JSON.stringify({ password: 'another long one', ...body }),
+    })
+  for (const body of [{}, { currentPassword: 'a wrong password' }]) {
+    const response = await set(body)
+    const { error } = await errorOf(response)
+    assert.deepEqual([response.status, error.code, error.details?.[0]?.path], [403, 'forbidden', 'body.currentPassword'])
+    assert.doesNotMatch(JSON.stringify(error), /a wrong password/)
+  }
+  assert.equal((await set({ currentPassword: PASSWORD })).status, 200)
+  const status = async (cookie: string) => (await fetch(`${server.url}/api/v1/session`, { headers: { cookie } })).status
+  assert.deepEqual([await status(here.cookie), await status(there.cookie)], [200, 401])
 })
 
 test('a server called by a name that is not its own refuses: DNS rebinding', async () => {

@@ -25,6 +25,7 @@ import type { Db } from '../db/database.ts'
 import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
 import { eventEffect } from './effects.ts'
+import { letGoOf } from './forget.ts'
 import { assertRoom } from './placement.ts'
 import { hostOffers, listInstances, needInstance, toWireInstance, type InstanceRow } from './queries.ts'
 import { serveStream } from './streams.ts'
@@ -41,7 +42,7 @@ export interface InstanceHandlerOptions {
 }
 
 /** All verbs are alike but for the name. */
-type VerbCall = Omit<Call<'instance.start'>, 'operation'>
+type VerbCall = Omit<Call<'instance.start'>, 'operation' | 'query'> & { readonly query: { readonly wait: number } }
 type InstanceHandlers = Pick<Handlers, Extract<keyof Handlers, `instance.${string}` | `image.${string}`>>
 
 const UNIQUE_VIOLATION = '23505'
@@ -61,40 +62,50 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
   ): Promise<Reply<'instance.create'>> => {
     engine.wake()
     const operation = await settledWithin(engine, store, id, waitSeconds, signal)
-    if (instance === null) return { operation: toWireOperation(operation, engine), instance: null }
+    if (instance === null) return { operation: toWireOperation(operation, { engine, agents }), instance: null }
     const row = await needInstance(db, instance).catch((error: unknown) => {
       if (error instanceof Fault && error.code === 'not_found') return null
       throw error
     })
-    return { operation: toWireOperation(operation, engine), instance: row && toWireInstance(row, agents) }
+    return { operation: toWireOperation(operation, { engine, agents }), instance: row && toWireInstance(row, agents) }
   }
 
-  const verb = (name: VerbName) => async (call: VerbCall) => {
-    const row = await needInstance(db, call.params.instance)
-    call.audit(row.id)
-    const id = ids.next()
-    await database.transaction(async (tx) => {
-      const { rows } = await tx.query('SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE', [
-        row.id,
-      ])
-      const current = rows[0]
-      if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
-      if (current['operation_name'] !== null)
-        throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
-      assertVerb(name, String(current['state_kind']), row.name)
-      if (name === 'destroy') await letGo(tx, row.id)
-      if (name === 'start' || name === 'restore') await takeRoom(tx, agents, row, name)
-      const input: VerbInput = { id: row.id as DomainId, name: row.name, host: row.host, verb: name }
-      await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
-      if (name === 'destroy') {
-        await tx.query(
-          `UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`,
+  const verb =
+    (name: VerbName, force = false) =>
+    async (call: VerbCall) => {
+      const row = await needInstance(db, call.params.instance)
+      call.audit(row.id, row.name)
+      const id = ids.next()
+      await database.transaction(async (tx) => {
+        if (force) await letGoOf(tx, row.id, `${row.name} is destroyed by force`)
+        const { rows } = await tx.query(
+          'SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
           [row.id],
         )
-      }
-    })
-    return accepted(id, row.id, call.query.wait, call.signal)
-  }
+        const current = rows[0]
+        if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
+        if (current['operation_name'] !== null && !force)
+          throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
+        if (!force) assertVerb(name, String(current['state_kind']), row.name)
+        if (name === 'destroy') await letGo(tx, row.id)
+        if (name === 'start' || name === 'restore') await takeRoom(tx, agents, row, name)
+        const input: VerbInput = {
+          id: row.id as DomainId,
+          name: row.name,
+          host: row.host,
+          verb: name,
+          ...(force ? { force } : {}),
+        }
+        await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
+        if (name === 'destroy') {
+          await tx.query(
+            `UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`,
+            [row.id],
+          )
+        }
+      })
+      return accepted(id, row.id, call.query.wait, call.signal)
+    }
 
   /** The agent that holds the instance, for what is only read or passed through. */
   const holder = async (idOrName: string, signal: AbortSignal) => {
@@ -120,7 +131,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         forwards: body.forwards,
         labels: body.labels,
       }
-      call.audit(instance)
+      call.audit(instance, body.name)
       const input: CreateInput = { id: instance as DomainId, spec, host: body.host ?? null, start: body.start }
       await database.transaction(async (tx) => {
         await insertInstance(tx, instance, spec, call.caller?.accountName ?? 'nobody')
@@ -138,10 +149,10 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.poweroff': verb('poweroff'),
     'instance.save': verb('save'),
     'instance.restore': verb('restore'),
-    'instance.destroy': verb('destroy'),
+    'instance.destroy': (call) => verb('destroy', call.query.force === 'true')(call),
     'instance.exec': async (call) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id)
+      call.audit(row.id, row.name)
       const { argv, stdinBase64, timeoutMs } = call.body
       return agent.call(
         'domain.exec',
@@ -165,12 +176,12 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     },
     'instance.console': async (call, socket) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id)
+      call.audit(row.id, row.name)
       await serveStream({ agent, kind: 'console', domain: id, fromOffset: call.query.from, signal: call.signal }, socket)
     },
     'instance.vnc': async (call, socket) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id)
+      call.audit(row.id, row.name)
       await serveStream({ agent, kind: 'vnc', domain: id, signal: call.signal }, socket)
     },
     'image.list': async () => {
@@ -195,7 +206,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       if (!agents.get(host)) throw new Fault('unavailable', `host ${host} is not connected`)
       const input: BuildInput = { image: call.params.image, host }
       const saga = ids.next()
-      call.audit(call.params.image)
+      call.audit(call.params.image, call.params.image)
       await database.transaction((tx) =>
         pgCreateSaga(tx, {
           id: sagaId(saga),

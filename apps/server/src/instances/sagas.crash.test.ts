@@ -17,7 +17,7 @@ import { openToolstack } from '@typevisor/toolstack'
 import { serveHost } from '../agents/gateway.ts'
 import { AgentRegistry } from '../agents/registry.ts'
 import { nodeSecretCrypto } from '../secrets.ts'
-import { stopTestPostgres, testDatabase, type TestDatabase } from '../testing.ts'
+import { stopTestPostgres, testDatabase, testIds, type TestDatabase } from '../testing.ts'
 import { observedEffect } from './effects.ts'
 import { INSTANCE_SAGAS, type InstanceServices } from './sagas.ts'
 
@@ -49,9 +49,11 @@ interface Subject {
   readonly before: readonly (VerbName | 'define')[]
   readonly resource?: string
   readonly irreversibleFrom?: string
+  /** The row was destroyed already, by force. */
+  readonly destroyed?: boolean
 }
 
-function suite({ definition, title, input, before, resource = ID, irreversibleFrom }: Subject): void {
+function suite({ definition, title, input, before, resource = ID, irreversibleFrom, destroyed = false }: Subject): void {
   sagaCrashSuite<Json, InstanceServices>({
     definition: { ...definition, name: title } as unknown as SagaDefinition<Json, InstanceServices>,
     input,
@@ -112,11 +114,12 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
       const stop = new AbortController()
       const joined = Promise.withResolvers<void>()
       const left = serveHost(
-        { database, agents, crypto: nodeSecretCrypto, log, signal: stop.signal },
+        { database, agents, crypto: nodeSecretCrypto, ids: testIds, log, signal: stop.signal },
         { name: HOST, agent, over: null, onJoined: joined.resolve },
       )
       left.catch(joined.reject)
       await joined.promise
+      if (destroyed) await database.query('UPDATE instance SET destroyed_at = now(), operation_id = NULL, operation_name = NULL')
 
       const takenIn = async (): Promise<boolean> => {
         const { rows } = await database.query('SELECT event_sequence FROM host WHERE name = $1', [HOST])
@@ -155,7 +158,7 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
 
 const verbInput = (verb: VerbName) => ({ id: ID, name: 'crash', host: HOST, verb })
 const asInput = (value: object): Json => value as Json
-const { create, destroy, buildImage, ...verbs } = INSTANCE_SAGAS
+const { create, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
 
 suite({
   definition: create,
@@ -181,6 +184,21 @@ suite({
   title: 'instance.destroy of a saved one',
   input: verbInput('destroy'),
   before: ['define', 'start', 'save'],
+  irreversibleFrom: 'carry-out',
+})
+suite({
+  definition: destroy,
+  title: 'instance.destroy by force',
+  input: { ...verbInput('destroy'), force: true },
+  before: ['define', 'start'],
+  irreversibleFrom: 'carry-out',
+})
+suite({
+  definition: cleanUp,
+  title: 'instance.clean-up',
+  input: verbInput('destroy'),
+  before: ['define', 'start'],
+  destroyed: true,
   irreversibleFrom: 'carry-out',
 })
 suite({

@@ -5,9 +5,10 @@
  *
  *   create:  place --> define --> start        undo: destroy on the host; the row says `failed` and why
  *   VERB:    carry-out
- *   destroy: carry-out --> the row is kept, with `destroyed_at`
+ *   destroy: carry-out --> the row is kept, with `destroyed_at`; by force also where the host does not do it (`forget.ts`)
+ *   clean-up: carry-out of a destroy on a host that came back with what was destroyed meanwhile; the row stays as it is
  */
-import { Fault, type FaultJson, type Json } from '@typevisor/base'
+import { Fault, retryable, toFault, type FaultJson, type Json } from '@typevisor/base'
 import { VERB_NAMES, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
@@ -27,7 +28,14 @@ export type CreateInput = {
   readonly host: string | null
   readonly start: boolean
 }
-export type VerbInput = { readonly id: DomainId; readonly name: string; readonly host: string | null; readonly verb: VerbName }
+export type VerbInput = {
+  readonly id: DomainId
+  readonly name: string
+  readonly host: string | null
+  readonly verb: VerbName
+  /** Of `destroy`: whether or not its host does it. */
+  readonly force?: boolean
+}
 export type BuildInput = { readonly image: string; readonly host: string }
 
 /** How long a step waits for an agent that is away before it counts as an attempt. */
@@ -172,6 +180,30 @@ function verbSaga(verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput,
   })
 }
 
+/** How long a destruction by force waits for a host that is connected and does not answer. */
+const FORCE_LIMIT_MS = 10_000
+const FORCE_ATTEMPTS = 3
+
+/** A host that is away, refuses or hangs is not waited for: what it still has is ended when it comes back. */
+async function destroyIfItCan(context: Context<VerbInput>, host: string): Promise<void> {
+  const { services, signal, sagaId, fence, input, attempt, log } = context
+  const agent = services.agents.get(host)
+  if (agent === null) return
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(FORCE_LIMIT_MS)])
+  try {
+    await agent.call(
+      'domain.carry-out',
+      { commandId: `${sagaId}.destroy`, fence, id: input.id, verb: 'destroy' },
+      { signal: limit },
+    )
+  } catch (error) {
+    signal.throwIfAborted()
+    const fault = toFault(error)
+    if (fault.code === 'stale_fence' || (retryable(fault) && attempt < FORCE_ATTEMPTS)) throw fault
+    log.warn('instance.left_behind', { host, instance: input.id, fault: fault.message })
+  }
+}
+
 const destroy = defineSaga<VerbInput, InstanceServices>({
   name: 'instance.destroy',
   steps: [
@@ -179,7 +211,10 @@ const destroy = defineSaga<VerbInput, InstanceServices>({
       name: 'carry-out',
       attemptCountMax: AWAY_ATTEMPTS,
       do: async (context) => {
-        if (context.input.host !== null) await carryOut(context, context.input.host, context.input.id, 'destroy', 'destroy')
+        const { id, host, force } = context.input
+        if (host === null) return
+        if (force) await destroyIfItCan(context, host)
+        else await carryOut(context, host, id, 'destroy', 'destroy')
       },
     },
   ],
@@ -191,6 +226,26 @@ const destroy = defineSaga<VerbInput, InstanceServices>({
     failedEffect(input.id, { ...fault, message: `destroy: ${fault.message}` }),
     releaseEffect(input.id, sagaId),
     eventEffect('instance.operation', input.id, input.name, { outcome: 'failed', ...failure('destroy', sagaId, fault) }),
+  ],
+})
+
+const cleanUp = defineSaga<VerbInput, InstanceServices>({
+  name: 'instance.clean-up',
+  steps: [
+    {
+      name: 'carry-out',
+      attemptCountMax: AWAY_ATTEMPTS,
+      do: async (context) => {
+        if (context.input.host !== null) await carryOut(context, context.input.host, context.input.id, 'destroy', 'destroy')
+      },
+    },
+  ],
+  onDone: ({ sagaId, input }) => [
+    eventEffect('instance.operation', input.id, input.name, { verb: 'clean-up', operation: sagaId, outcome: 'done' }),
+  ],
+  // The host lists it at the next connection too: then it is tried again.
+  onFailed: ({ sagaId, input }, fault) => [
+    eventEffect('instance.operation', input.id, input.name, { outcome: 'failed', ...failure('clean-up', sagaId, fault) }),
   ],
 })
 
@@ -244,6 +299,7 @@ export function imageEffect(host: string, image: import('@typevisor/api/agent-wi
 export const INSTANCE_SAGAS = {
   create,
   destroy,
+  cleanUp,
   buildImage,
   ...(Object.fromEntries(VERB_NAMES.filter((verb) => verb !== 'destroy').map((verb) => [verb, verbSaga(verb)])) as Record<
     Exclude<VerbName, 'destroy'>,

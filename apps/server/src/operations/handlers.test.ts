@@ -56,7 +56,9 @@ test('a stuck operation is undone again or let go of, and no other is', async ()
   await using database = await testDatabase()
   const services = { broken: true }
   const { engine, store, stuck } = await engineWith(services, database)
-  await using server = await testServer({ handlers: operationHandlers({ db: database.db, engine, store }) })
+  await using server = await testServer({
+    handlers: operationHandlers({ db: database.db, engine, store, agents: new AgentRegistry(testClock) }),
+  })
   try {
     const first = await stuck()
     const abandoned = await post(server, `${first}/abandon`)
@@ -100,7 +102,7 @@ test('a destruction that is refused lets go of nothing; one that is accepted end
       handlers['instance.destroy']({
         operation: 'instance.destroy',
         params: { instance: INSTANCE },
-        query: { wait: 0 },
+        query: { wait: 0, force: 'false' },
         body: undefined as never,
         caller: null,
         address: 'test',
