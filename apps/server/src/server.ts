@@ -145,7 +145,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     ...platformHandlers({ db, clock, version: options.version, database: embedded ? 'embedded' : 'external', pid: process.pid }),
     ...instanceHandlers({ db, database: executor, agents, engine, store, ids, clock }),
     ...operationHandlers({ db, engine, store, agents }),
-    ...hostHandlers({ db, database: executor, agents, ids, rng, crypto }),
+    ...hostHandlers({ db, database: executor, agents, engine, ids, rng, crypto }),
     'platform.stop': async ({ body }) => {
       setImmediate(() => stop.request({ guests: body.guests }))
       return {}

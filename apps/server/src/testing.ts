@@ -86,6 +86,8 @@ export interface TestServerOptions {
   /** Operations besides the control plane's own; the others answer `unsupported`. */
   readonly handlers?: Partial<Handlers>
   readonly clock?: Clock
+  /** That of the handlers, where they have one; it is not closed with the server. */
+  readonly database?: TestDatabase
 }
 
 export interface TestServer extends AsyncDisposable {
@@ -102,7 +104,7 @@ export interface TestServer extends AsyncDisposable {
 export async function testServer(options: TestServerOptions = {}): Promise<TestServer> {
   const clock = options.clock ?? testClock
   await using stack = new AsyncDisposableStack()
-  const database = stack.use(await testDatabase())
+  const database = options.database ?? stack.use(await testDatabase())
   const identity = createIdentity({
     store: postgresIdentityStore(database.db),
     // The least that Argon2 takes: tests sign in often. `secrets.test.ts` runs the real parameters.

@@ -65,7 +65,15 @@ test('a new token ends the connection that the old one opened, and no other', as
   const stop = new AbortController()
   const gateway = { database: database.executor, agents, crypto, ids, log: memoryLog(), signal: stop.signal }
   await using server = await testServer({
-    handlers: hostHandlers({ db: database.db, database: database.executor, agents, ids, rng, crypto }),
+    handlers: hostHandlers({
+      db: database.db,
+      database: database.executor,
+      agents,
+      engine: { drop: () => {} },
+      ids,
+      rng,
+      crypto,
+    }),
     http: { extend: (app) => addAgentRoute(app, gateway) },
   })
   const tokenFor = async (name: string): Promise<string> => {

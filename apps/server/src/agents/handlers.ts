@@ -1,6 +1,6 @@
 import { Fault, type IdSource, type Rng } from '@typevisor/base'
 import { newBearer, type SecretCrypto } from '@typevisor/identity'
-import type { SqlExecutor } from '@typevisor/saga'
+import type { SagaEngine, SagaId, SqlExecutor } from '@typevisor/saga'
 import type { Db } from '../db/database.ts'
 import type { Handlers } from '../http/handler.ts'
 import { eventEffect } from '../instances/effects.ts'
@@ -12,6 +12,7 @@ export interface HostHandlerOptions {
   readonly db: Db
   readonly database: SqlExecutor
   readonly agents: AgentRegistry
+  readonly engine: Pick<SagaEngine, 'drop'>
   readonly ids: IdSource
   readonly rng: Rng
   readonly crypto: SecretCrypto
@@ -19,7 +20,7 @@ export interface HostHandlerOptions {
 
 type HostHandlers = Pick<Handlers, Extract<keyof Handlers, `host.${string}`>>
 
-export function hostHandlers({ db, database, agents, ids, rng, crypto }: HostHandlerOptions): HostHandlers {
+export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }: HostHandlerOptions): HostHandlers {
   return {
     'host.list': async () => {
       const rows = await db
@@ -66,9 +67,7 @@ export function hostHandlers({ db, database, agents, ids, rng, crypto }: HostHan
     'host.delete': async (call) => {
       const { host } = call.params
       call.audit(host, host)
-      await database.transaction(async (tx) => {
-        await forgetHost(tx, agents, host, call.query.force === 'true')
-      })
+      engine.drop(await database.transaction((tx) => removeHost(tx, agents, host, call.query.force === 'true')))
       return {}
     },
   }
@@ -76,28 +75,29 @@ export function hostHandlers({ db, database, agents, ids, rng, crypto }: HostHan
 
 /**
  * The row goes, and with it the token. Under the lock of placements, so that nothing is put on it meanwhile; an agent that is joining waits
- * for the row and then finds none.
+ * for the row and then finds none. Answers the sagas that were let go of.
  */
-async function forgetHost(tx: SqlExecutor, agents: AgentRegistry, name: string, force: boolean): Promise<void> {
+async function removeHost(tx: SqlExecutor, agents: AgentRegistry, name: string, force: boolean): Promise<SagaId[]> {
   await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
   const { rowCount } = await tx.query('SELECT 1 FROM host WHERE name = $1 FOR UPDATE', [name])
   if (rowCount === 0) throw new Fault('not_found', `host ${name}: there is none of this name`)
   if (agents.has(name)) throw new Fault('conflict', `remove host ${name}: it is connected; stop its agent first`)
   if (!force) {
     const { rows } = await tx.query('SELECT name FROM instance WHERE host = $1 AND destroyed_at IS NULL ORDER BY name', [name])
-    const names = rows.map((row) => String(row['name']))
-    if (names.length > 0) {
-      const some = names.slice(0, 5).join(', ') + (names.length > 5 ? ` and ${names.length - 5} more` : '')
+    const there = rows.map((row) => String(row['name']))
+    if (there.length > 0) {
+      const some = there.slice(0, 5).join(', ') + (there.length > 5 ? ` and ${there.length - 5} more` : '')
       throw new Fault('conflict', `remove host ${name}: it has instances (${some}); destroy them, or give them up with --force`)
     }
   }
-  const forgotten = await forgetInstancesOf(tx, name)
+  const { names, dropped } = await forgetInstancesOf(tx, name)
   const builds = await tx.query(
     `SELECT resource FROM saga WHERE starts_with(resource, $1) AND state_kind IN ('running', 'undoing', 'stuck')`,
     [`image:${name}/`],
   )
-  for (const row of builds.rows) await letGoOf(tx, String(row['resource']), `host ${name} was forgotten`)
+  for (const row of builds.rows) dropped.push(...(await letGoOf(tx, String(row['resource']), `host ${name} was removed`)))
   await tx.query('DELETE FROM host WHERE name = $1', [name])
-  const event = eventEffect('host.removed', null, name, { instances: forgotten })
+  const event = eventEffect('host.removed', null, name, { instances: names })
   await tx.query(event.text, event.values)
+  return dropped
 }

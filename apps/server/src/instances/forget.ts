@@ -8,26 +8,30 @@
  */
 import { Fault, type IdSource, type Json } from '@typevisor/base'
 import type { DomainRecord } from '@typevisor/model'
-import { pgAbandonSagas, pgCreateSaga, sagaId, type SqlExecutor } from '@typevisor/saga'
+import { pgAbandonSagas, pgCreateSaga, sagaId, type SagaId, type SqlExecutor } from '@typevisor/saga'
 import { destroyedEffect, eventEffect } from './effects.ts'
 import type { VerbInput } from './sagas.ts'
 
-/** What is under way on an instance is over, as it stands: whoever runs it finds a newer fence. Locks sagas, so it comes before rows are locked. */
-export const letGoOf = (tx: SqlExecutor, resource: string, reason: string): Promise<unknown> =>
+/**
+ * What is under way on a resource is over, as it stands: whoever runs it finds a newer fence. Locks sagas, so it comes before rows are locked.
+ * Answers what the engine is to `drop` after the commit, so that no step of it goes on to a host that comes back at this moment.
+ */
+export const letGoOf = (tx: SqlExecutor, resource: string, reason: string): Promise<SagaId[]> =>
   pgAbandonSagas(tx, resource, new Fault('aborted', reason))
 
-/** Destroys the rows of all that is on a host, and ends what it was doing. Answers the names. */
-export async function forgetInstancesOf(tx: SqlExecutor, host: string): Promise<string[]> {
+/** Destroys the rows of all that is on a host, and ends what it was doing. */
+export async function forgetInstancesOf(tx: SqlExecutor, host: string): Promise<{ names: string[]; dropped: SagaId[] }> {
+  const dropped: SagaId[] = []
   const { rows } = await tx.query('SELECT id, name FROM instance WHERE host = $1 AND destroyed_at IS NULL ORDER BY id', [host])
   for (const row of rows) {
     const [id, name] = [String(row['id']), String(row['name'])]
-    await letGoOf(tx, id, `host ${host} was forgotten`)
+    dropped.push(...(await letGoOf(tx, id, `host ${host} was removed`)))
     const destroyed = destroyedEffect(id)
     await tx.query(destroyed.text, destroyed.values)
-    const event = eventEffect('instance.destroyed', id, name, { host, cause: 'host forgotten' })
+    const event = eventEffect('instance.destroyed', id, name, { host, cause: 'host removed' })
     await tx.query(event.text, event.values)
   }
-  return rows.map((row) => String(row['name']))
+  return { names: rows.map((row) => String(row['name'])), dropped }
 }
 
 /** Has ended what a host lists though its instance was destroyed. Answers the ids. */

@@ -76,10 +76,10 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const row = await needInstance(db, call.params.instance)
       call.audit(row.id, row.name)
       const id = ids.next()
-      await database.transaction(async (tx) => {
-        if (force) await letGoOf(tx, row.id, `${row.name} is destroyed by force`)
+      const dropped = await database.transaction(async (tx) => {
+        const givenUp = force ? await letGoOf(tx, row.id, `${row.name} is destroyed by force`) : []
         const { rows } = await tx.query(
-          'SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
+          'SELECT state_kind, host, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
           [row.id],
         )
         const current = rows[0]
@@ -92,7 +92,8 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         const input: VerbInput = {
           id: row.id as DomainId,
           name: row.name,
-          host: row.host,
+          // A creation may have placed it meanwhile.
+          host: current['host'] as string | null,
           verb: name,
           ...(force ? { force } : {}),
         }
@@ -103,7 +104,9 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
             [row.id],
           )
         }
+        return givenUp
       })
+      engine.drop(dropped)
       return accepted(id, row.id, call.query.wait, call.signal)
     }
 

@@ -23,7 +23,7 @@ test('operations come in pages, the newest first, by state, resource and words, 
     done: '{"kind":"done"}',
     stuck: '{"kind":"stuck","stepIndex":0,"fault":{"code":"failed","message":"no way back"}}',
   }
-  const inputs = [{ name: 'web' }, { spec: { name: 'db' }, host: 'away' }, { image: 'micro', host: 'away' }]
+  const inputs = [{ name: 'web' }, { spec: { name: 'mysql' }, host: 'away' }, { image: 'micro', host: 'away' }]
   // All within two milliseconds, with microseconds of their own: the order among them is by id.
   const ids = Array.from({ length: 7 }, () => testIds.next())
   for (const [index, id] of ids.entries()) {
@@ -72,11 +72,11 @@ test('operations come in pages, the newest first, by state, resource and words, 
   assert.deepEqual(await found({ unfinished: 'false', search: 'START' }), [6, 4, 0])
   assert.deepEqual(await found({ search: 'save r-3' }), [3])
   assert.deepEqual(await found({ resource: 'r-5' }), [5])
-  assert.deepEqual(await found({ search: 'DB' }), [4, 1])
+  assert.deepEqual(await found({ search: 'MySQL' }), [4, 1])
   const named = (await client.call('operation.list', { query: {} })).items
   assert.deepEqual(
     named.map((operation) => operation.resourceName),
-    ['web', 'micro', 'db', 'web', 'micro', 'db', 'web'],
+    ['web', 'micro', 'mysql', 'web', 'micro', 'mysql', 'web'],
   )
   assert.ok(named.every((operation) => operation.waitsFor === null))
   const { items } = await client.call('operation.list', { query: { state: 'stuck' } })
