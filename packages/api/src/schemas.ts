@@ -3,6 +3,7 @@
  * unknown field is refused by name rather than dropped in silence.
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
+import { isSshKey, SSH_KEY_WANT } from '@typevisor/model'
 import { z } from 'zod'
 
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
@@ -53,8 +54,22 @@ const LabelMap = z
   .refine((labels) => Object.keys(labels).length <= 64, { error: 'want at most 64 labels' })
 
 /** QEMU's memory and the volumes' sizes are whole mebibytes. */
-const TOO_SMALL_SAYS_ALL = { abort: true }
+const SAYS_ALL = { abort: true }
 const WHOLE_MIB = { error: 'want a multiple of 1 MiB' }
+
+/** Port 0 is another one each time. */
+function refuseSamePort(
+  forwards: readonly { readonly protocol: string; readonly hostPort: number }[],
+  context: z.core.$RefinementCtx<unknown>,
+): void {
+  const seen = new Set<string>()
+  for (const [index, { protocol, hostPort }] of forwards.entries()) {
+    const port = `${protocol} ${hostPort}`
+    if (hostPort !== 0 && seen.has(port))
+      context.addIssue({ code: 'custom', path: [index, 'hostPort'], message: 'want a port that no other forward here has' })
+    seen.add(port)
+  }
+}
 
 export const CreateInstance = z.strictObject({
   name: Label.describe('name, as DNS labels are'),
@@ -62,14 +77,14 @@ export const CreateInstance = z.strictObject({
   vcpuCount: z.int().min(1).max(64).default(1).describe('virtual processors'),
   memoryBytes: z
     .int()
-    .min(64 * MIB, TOO_SMALL_SAYS_ALL)
+    .min(64 * MIB, SAYS_ALL)
     .max(16 * TIB)
     .multipleOf(MIB, WHOLE_MIB)
     .default(256 * MIB)
     .describe('memory'),
   rootDiskBytes: z
     .int()
-    .min(64 * MIB, TOO_SMALL_SAYS_ALL)
+    .min(64 * MIB, SAYS_ALL)
     .max(64 * TIB)
     .multipleOf(MIB, WHOLE_MIB)
     .default(1 * GIB)
@@ -79,9 +94,8 @@ export const CreateInstance = z.strictObject({
     .array(
       z
         .string()
-        .min(1)
-        .max(8192)
-        .regex(/^[^\r\n\0]+$/, { error: 'want one line' }),
+        .max(24_576, SAYS_ALL)
+        .refine(isSshKey, { error: `want ${SSH_KEY_WANT}` }),
     )
     .max(32)
     .default([])
@@ -92,7 +106,12 @@ export const CreateInstance = z.strictObject({
     .optional()
     .describe('account to make in the guest'),
   userData: z.string().max(65_536).optional().describe('cloud-init user data'),
-  forwards: z.array(PortForward).max(16).default([]).describe('ports of the host that reach the guest'),
+  forwards: z
+    .array(PortForward)
+    .max(16)
+    .superRefine(refuseSamePort)
+    .default([])
+    .describe('ports of the host that reach the guest'),
   labels: LabelMap.default({}).describe('labels for search'),
   start: z.boolean().default(true).describe('boot it at once'),
 })

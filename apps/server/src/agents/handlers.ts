@@ -3,9 +3,9 @@ import { newBearer, type SecretCrypto } from '@typevisor/identity'
 import type { SagaEngine, SagaId, SqlExecutor } from '@typevisor/saga'
 import type { Db } from '../db/database.ts'
 import type { Handlers } from '../http/handler.ts'
+import { PLACEMENT_LOCK } from '../instances/create.ts'
 import { eventEffect } from '../instances/effects.ts'
 import { forgetInstancesOf, letGoOf } from '../instances/forget.ts'
-import { PLACEMENT_LOCK } from '../instances/sagas.ts'
 import type { AgentRegistry } from './registry.ts'
 
 export interface HostHandlerOptions {

@@ -24,12 +24,13 @@ import type { AgentRegistry } from '../agents/registry.ts'
 import type { Db } from '../db/database.ts'
 import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
+import { insertInstance, PLACEMENT_LOCK, untilSomeHost } from './create.ts'
 import { eventEffect } from './effects.ts'
 import { letGoOf } from './forget.ts'
 import { assertRoom } from './placement.ts'
 import { hostOffers, listInstances, needInstance, toWireInstance, type InstanceRow } from './queries.ts'
 import { serveStream } from './streams.ts'
-import { PLACEMENT_LOCK, type BuildInput, type CreateInput, type VerbInput } from './sagas.ts'
+import { type BuildInput, type CreateInput, type VerbInput } from './sagas.ts'
 
 export interface InstanceHandlerOptions {
   readonly db: Db
@@ -45,7 +46,6 @@ export interface InstanceHandlerOptions {
 type VerbCall = Omit<Call<'instance.start'>, 'operation' | 'query'> & { readonly query: { readonly wait: number } }
 type InstanceHandlers = Pick<Handlers, Extract<keyof Handlers, `instance.${string}` | `image.${string}`>>
 
-const UNIQUE_VIOLATION = '23505'
 const AGENT_READ_WAIT_MS = 0
 
 /** JSON as it goes into a saga: the specs are made of nothing else. */
@@ -135,9 +135,12 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         labels: body.labels,
       }
       call.audit(instance, body.name)
-      const input: CreateInput = { id: instance as DomainId, spec, host: body.host ?? null, start: body.start }
+      await untilSomeHost(database, agents, body.host, call.signal)
       await database.transaction(async (tx) => {
-        await insertInstance(tx, instance, spec, call.caller?.accountName ?? 'nobody')
+        const id = instance as DomainId // our own, new
+        const createdBy = call.caller?.accountName ?? 'nobody'
+        const host = await insertInstance(tx, agents, { id, spec, host: body.host, createdBy })
+        const input: CreateInput = { id, spec, host, start: body.start }
         await begin(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
         const event = eventEffect('instance.state', instance, body.name, { from: null, to: 'creating', cause: 'requested' })
         await tx.query(event.text, event.values)
@@ -253,32 +256,4 @@ function assertVerb(verb: VerbName, state: string, name: string): void {
     throw new Fault('conflict', `${verb} ${name}: it is ${state}`)
   }
   assertCan(verb, state as DomainStateKind, name)
-}
-
-async function insertInstance(tx: SqlExecutor, id: string, spec: DomainSpec, createdBy: string): Promise<void> {
-  try {
-    await tx.query(
-      `INSERT INTO instance (id, name, image, spec, vcpu_count, memory_bytes, root_disk_bytes, labels, forwards, state_kind, state_cause, state_since, created_at, created_by)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'creating', 'requested', now(), now(), $10)`,
-      [
-        id,
-        spec.name,
-        spec.image,
-        JSON.stringify(spec),
-        spec.vcpuCount,
-        spec.memoryBytes,
-        spec.rootDiskBytes,
-        JSON.stringify(spec.labels),
-        JSON.stringify(spec.forwards),
-        createdBy,
-      ],
-    )
-  } catch (error) {
-    const sqlState = error instanceof Fault ? (error.cause as { code?: unknown } | undefined)?.code : undefined
-    if (sqlState !== UNIQUE_VIOLATION) throw error
-    throw new Fault('conflict', `name: an instance ${spec.name} exists`, {
-      details: [{ path: 'body.name', want: 'a name that no instance has', got: spec.name }],
-      cause: error,
-    })
-  }
 }

@@ -99,7 +99,7 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
           `INSERT INTO instance (id, name, image, spec, vcpu_count, memory_bytes, root_disk_bytes, labels, forwards, state_kind, state_cause, state_since,
              created_at, created_by, host, operation_id, operation_name)
            VALUES ($1, 'crash', 'micro', $2, 1, $3, $4, '{}', '[]', 'creating', 'requested', now(), now(), 'test', $5, $6, $7)`,
-          [ID, JSON.stringify(SPEC), SPEC.memoryBytes, SPEC.rootDiskBytes, before.length > 0 ? HOST : null, SAGA, title],
+          [ID, JSON.stringify(SPEC), SPEC.memoryBytes, SPEC.rootDiskBytes, HOST, SAGA, title],
         )
         const domain = toolstack.get(ID)
         if (domain) {
@@ -163,7 +163,7 @@ const { create, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
 suite({
   definition: create,
   title: 'instance.create',
-  input: asInput({ id: ID, spec: SPEC, host: null, start: true }),
+  input: asInput({ id: ID, spec: SPEC, host: HOST, start: true }),
   before: [],
 })
 suite({
