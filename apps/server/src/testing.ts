@@ -14,7 +14,7 @@ import { openDatabase, type DatabaseHandle } from './db/database.ts'
 import { postgresIdentityStore } from './db/identity-store.ts'
 import { migrate } from './db/migrate.ts'
 import { MIGRATIONS } from './db/migrations/index.ts'
-import { controlHandlers } from './handlers/index.ts'
+import { controlHandlers } from './handlers/control.ts'
 import type { Handlers } from './http/handler.ts'
 import { createHttpServer, type HttpServer, type HttpServerOptions } from './http/server.ts'
 import { createLocalCredentials, type LocalCredentials } from './local-credentials.ts'
@@ -120,7 +120,15 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   stack.defer(() => outbox.stop())
   const local = createLocalCredentials(testRng, nodeSecretCrypto, testIds)
   const audit = postgresAuditLog(database.db)
-  const own = controlHandlers({ db: database.db, identity, clock, version: '0.0.0-test', database: 'embedded', pid: process.pid })
+  const own = controlHandlers({
+    db: database.db,
+    identity,
+    clock,
+    version: '0.0.0-test',
+    database: 'embedded',
+    pid: process.pid,
+    requestStop: () => {},
+  })
   const rest = new Proxy({} as Handlers, {
     get: (_target, name) => () => Promise.reject(new Fault('unsupported', `${String(name)}: not in this test's server`)),
   })

@@ -256,7 +256,7 @@ export const AuditEntry = z.strictObject({
   operation: z.string(),
   resource: z.string().nullable(),
   resourceName: z.string().nullable().describe('its name, as it was then'),
-  outcome: z.string().describe('ok or the fault code'),
+  outcome: z.string().describe('ok, the fault code, or begun: under way, or cut off (commands in guests, consoles)'),
   address: z.string().nullable(),
 })
 export const Platform = z.strictObject({

@@ -1,5 +1,6 @@
 /** Accounts, sessions and tokens over the ports: the only place that decides who somebody is. */
 import { epochMillis, Fault, millis, type Clock, type EpochMillis, type IdSource, type Millis, type Rng } from '@typevisor/base'
+import type { EntryOf } from './audit.ts'
 import type { AccountRecord, IdentityStore, PasswordHasher, SecretCrypto, TokenRecord } from './ports.ts'
 import { roleAllows, type Role } from './roles.ts'
 import { scopesCover } from './scopes.ts'
@@ -63,8 +64,8 @@ export interface SignedIn {
 
 export interface Identity {
   /** @throws Fault `unauthenticated` (never saying which part was wrong) or `busy` (too many tries). */
-  signIn(request: { account: string; password: string; address: string }): Promise<SignedIn>
-  signOut(sessionId: string): Promise<void>
+  signIn(request: { account: string; password: string; address: string }, entry: EntryOf): Promise<SignedIn>
+  signOut(caller: Caller, entry: EntryOf): Promise<void>
   /** The caller behind a session cookie; null: there is no such session, or it has ended. `quiet`: this is not a use of it. */
   callerOfSession(secret: string, options?: { quiet?: boolean }): Promise<Caller | null>
   /** The caller behind an API token (`tv_...`); null: no such token, or it has ended. */
@@ -73,7 +74,7 @@ export interface Identity {
   account(name: string): Promise<AccountRecord | null>
   accountById(id: string): Promise<AccountRecord | null>
   /** @throws Fault `conflict` when the name is taken. */
-  createAccount(request: { name: string; role: Role; password: string }): Promise<AccountRecord>
+  createAccount(request: { name: string; role: Role; password: string }, entry: EntryOf): Promise<AccountRecord>
   /**
    * Ends the sessions of the account, but not the one that asks. Whoever sets the password of their own account shows that they know the one
    * until now: a session or token that somebody else got hold of does not take the account over. Wrong ones count as tries to sign in.
@@ -82,17 +83,19 @@ export interface Identity {
   setPassword(
     caller: Caller,
     request: { name: string; password: string; currentPassword?: string | undefined; address: string },
+    entry: EntryOf,
   ): Promise<AccountRecord>
   /** @throws Fault `not_found`; `conflict` for the last admin and the local account. */
-  deleteAccount(name: string): Promise<AccountRecord>
+  deleteAccount(name: string, entry: EntryOf): Promise<AccountRecord>
 
   /** @throws Fault `forbidden` when the caller may do less than the token would, `conflict` when the name is taken, `exhausted`, `invalid`. */
   createToken(
     caller: Caller,
     request: { name: string; scopes: readonly string[]; expiresAt?: number | undefined },
+    entry: EntryOf,
   ): Promise<{ token: TokenRecord; secret: string }>
   /** @throws Fault `not_found`. */
-  revokeToken(caller: Caller, id: string): Promise<void>
+  revokeToken(caller: Caller, id: string, entry: EntryOf): Promise<void>
 
   /** Removes what has ended. Safe at any time, on any number of servers. */
   prune(): Promise<void>
@@ -148,7 +151,7 @@ export function createIdentity(options: IdentityOptions): Identity {
   }
 
   return {
-    async signIn({ account: name, password, address }) {
+    async signIn({ account: name, password, address }, entry) {
       const now = clock.now()
       const attempt = await countTry('sign in', name, address)
       const account = await store.accountByName(name)
@@ -160,7 +163,7 @@ export function createIdentity(options: IdentityOptions): Identity {
       const secret = newSecret(rng, crypto)
       const expiresAt = epochMillis(now + policy.sessionLifetimeMs)
       const sessionId = ids.next()
-      await store.insertSession({
+      const session = {
         id: sessionId,
         accountId: account.id,
         secretHash: secret.hash,
@@ -168,11 +171,12 @@ export function createIdentity(options: IdentityOptions): Identity {
         lastSeenAt: now,
         expiresAt,
         address,
-      })
+      }
+      await store.insertSession(session, entry(account.id, account.name))
       return { account, secret: secret.text, csrfToken: csrfTokenOf(secret.text, crypto), expiresAt, sessionId }
     },
 
-    signOut: (sessionId) => store.deleteSession(sessionId),
+    signOut: (caller, entry) => store.deleteSession(caller.credentialId, entry(caller.accountId, caller.accountName)),
 
     async callerOfSession(secret, { quiet = false } = {}) {
       const hash = hashOfSecret(secret, crypto)
@@ -221,7 +225,7 @@ export function createIdentity(options: IdentityOptions): Identity {
     account: (name) => store.accountByName(name),
     accountById: (id) => store.accountById(id),
 
-    async createAccount({ name, role, password }) {
+    async createAccount({ name, role, password }, entry) {
       const account: AccountRecord = {
         id: ids.next(),
         name,
@@ -230,11 +234,12 @@ export function createIdentity(options: IdentityOptions): Identity {
         disabled: false,
         createdAt: clock.now(),
       }
-      if (!(await store.insertAccount(account))) throw new Fault('conflict', `make account ${name}: there is one of this name`)
+      if (!(await store.insertAccount(account, entry(account.id, name))))
+        throw new Fault('conflict', `make account ${name}: there is one of this name`)
       return account
     },
 
-    async setPassword(caller, { name, password, currentPassword, address }) {
+    async setPassword(caller, { name, password, currentPassword, address }, entry) {
       const own = caller.accountName === name
       // Somebody else's account is not looked up before this: a viewer learns no names here.
       if (!own && !roleAllows(caller.role, 'admin'))
@@ -245,22 +250,23 @@ export function createIdentity(options: IdentityOptions): Identity {
       }
       if (own) await assertKnows(account, currentPassword, address)
       const passwordHash = await hasher.hash(password)
-      await store.setPassword(account.id, passwordHash, own && caller.via === 'session' ? caller.credentialId : null)
+      const keptSession = own && caller.via === 'session' ? caller.credentialId : null
+      await store.setPassword(account.id, passwordHash, keptSession, entry(account.id, name))
       return { ...account, passwordHash }
     },
 
-    async deleteAccount(name) {
+    async deleteAccount(name, entry) {
       const account = await mustFind(name)
       if (account.id === LOCAL_ACCOUNT_ID)
         throw new Fault('conflict', `remove account ${name}: the platform's own command line uses it`)
-      const outcome = await store.deleteAccount(account.id)
+      const outcome = await store.deleteAccount(account.id, entry(account.id, name))
       if (outcome === 'missing') throw new Fault('not_found', `account ${name}: there is none`)
       if (outcome === 'last-admin')
         throw new Fault('conflict', `remove account ${name}: it is the last admin; make another one first`)
       return account
     },
 
-    async createToken(caller, { name, scopes, expiresAt }) {
+    async createToken(caller, { name, scopes, expiresAt }, entry) {
       const now = clock.now()
       if (expiresAt !== undefined && expiresAt <= now) {
         const detail = { path: 'body.expiresAt', want: `a time after ${now}`, got: String(expiresAt) }
@@ -292,15 +298,16 @@ export function createIdentity(options: IdentityOptions): Identity {
         expiresAt: endsAt === null ? null : epochMillis(endsAt),
         lastUsedAt: null,
       }
-      const outcome = await store.insertToken(token, policy.tokenCountMax)
+      const outcome = await store.insertToken(token, policy.tokenCountMax, entry(id, name))
       if (outcome === 'taken') throw new Fault('conflict', `make token ${name}: you have one of this name`)
       if (outcome === 'full')
         throw new Fault('exhausted', `make token ${name}: you have ${policy.tokenCountMax} tokens, which is the limit`)
       return { token, secret: secret.text }
     },
 
-    async revokeToken(caller, id) {
-      if (!(await store.deleteToken(id, caller.accountId))) throw new Fault('not_found', `token ${id}: you have none of this id`)
+    async revokeToken(caller, id, entry) {
+      if (!(await store.deleteToken(id, caller.accountId, entry(id, null))))
+        throw new Fault('not_found', `token ${id}: you have none of this id`)
     },
 
     async prune() {

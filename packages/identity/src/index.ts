@@ -20,6 +20,7 @@
  *
  * References: OWASP Password Storage, Session Management and CSRF Prevention cheat sheets; RFC 9106 (Argon2); the PHC string format.
  */
+export { unrecorded, type AuditEntry, type EntryOf } from './audit.ts'
 export { attemptKeys, decide, type AttemptKey, type AttemptRecord, type ThrottlePolicy } from './throttle.ts'
 export { bearerText, csrfTokenOf, newBearer, newSecret, parseBearer, type Bearer, type BearerKind } from './secrets.ts'
 export {

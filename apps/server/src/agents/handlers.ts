@@ -1,6 +1,7 @@
 import { Fault, type IdSource, type Rng } from '@typevisor/base'
 import { newBearer, type SecretCrypto } from '@typevisor/identity'
 import type { SagaEngine, SagaId, SqlExecutor } from '@typevisor/saga'
+import { recordEntry } from '../db/audit.ts'
 import type { Db } from '../db/database.ts'
 import type { Handlers } from '../http/handler.ts'
 import { PLACEMENT_LOCK } from '../instances/create.ts'
@@ -54,12 +55,14 @@ export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }:
       const { name } = call.body
       const id = ids.next()
       const { text, hash } = newBearer('host', id, rng, crypto)
-      call.audit(name, name)
-      await db
-        .insertInto('host')
-        .values({ name, token_id: id, token_hash: Buffer.from(hash), created_at: new Date() })
-        .onConflict((conflict) => conflict.column('name').doUpdateSet({ token_id: id, token_hash: Buffer.from(hash) }))
-        .execute()
+      await database.transaction(async (tx) => {
+        await tx.query(
+          `INSERT INTO host (name, token_id, token_hash, created_at) VALUES ($1, $2, $3, now())
+           ON CONFLICT (name) DO UPDATE SET token_id = excluded.token_id, token_hash = excluded.token_hash`,
+          [name, id, Buffer.from(hash)],
+        )
+        await recordEntry(tx, call.entry(name, name))
+      })
       // Whoever holds the old token is out, also when it is connected.
       await agents.cut(name, new Fault('unauthenticated', `host ${name}: it has a new token`))
       return { name, secret: text }
@@ -67,7 +70,12 @@ export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }:
     'host.delete': async (call) => {
       const { host } = call.params
       call.audit(host, host)
-      engine.drop(await database.transaction((tx) => removeHost(tx, agents, host, call.query.force === 'true')))
+      const dropped = await database.transaction(async (tx) => {
+        const letGo = await removeHost(tx, agents, host, call.query.force === 'true')
+        await recordEntry(tx, call.entry(host, host))
+        return letGo
+      })
+      engine.drop(dropped)
       return {}
     },
   }

@@ -26,22 +26,16 @@ export function accountHandlers(db: Db, identity: Identity): AccountHandlers {
       })
     },
     'account.create': async (call) => {
-      const account = await identity.createAccount(call.body)
-      call.audit(account.id, account.name)
+      const account = await identity.createAccount(call.body, call.entry)
       return accountToWire(account)
     },
     'account.password': async (call) => {
-      const account = await identity.setPassword(callerOf(call), {
-        ...call.body,
-        name: call.params.account,
-        address: addressKey(call.address),
-      })
-      call.audit(account.id, account.name)
+      const request = { ...call.body, name: call.params.account, address: addressKey(call.address) }
+      const account = await identity.setPassword(callerOf(call), request, call.entry)
       return accountToWire(account)
     },
     'account.delete': async (call) => {
-      const account = await identity.deleteAccount(call.params.account)
-      call.audit(account.id, account.name)
+      await identity.deleteAccount(call.params.account, call.entry)
       return {}
     },
   }

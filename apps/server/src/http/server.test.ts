@@ -14,6 +14,7 @@ import { WebSocket } from 'ws'
 import { epochMillis, Fault, millis } from '@typevisor/base'
 import { OPERATION_NAMES, OPERATIONS, type OperationDefinition } from '@typevisor/api'
 import { createClient } from '@typevisor/api/client'
+import { unrecorded } from '@typevisor/identity'
 import { insertEvents } from '../outbox.ts'
 import { stopTestPostgres, testLog, testServer, type TestServer } from '../testing.ts'
 import { addressKey, nameAllowed, sameOrigin } from './names.ts'
@@ -30,7 +31,7 @@ type ErrorJson = {
 
 /** An account of each role, signed in as a browser would be. */
 async function signedIn(server: TestServer, role: 'viewer' | 'operator' | 'admin' = 'admin') {
-  await server.identity.createAccount({ name: role, role, password: PASSWORD })
+  await server.identity.createAccount({ name: role, role, password: PASSWORD }, unrecorded)
   return signIn(server, role)
 }
 async function signIn(server: TestServer, account: string) {
@@ -121,7 +122,7 @@ test('a session is a cookie that no script reads; a change wants its CSRF token;
 
 test('a page of another site cannot sign its visitor in', async () => {
   await using server = await testServer()
-  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
   const body = JSON.stringify({ account: 'ada', password: PASSWORD })
   const headers = { ...JSON_TYPE, origin: 'http://evil.example' }
   assert.equal((await fetch(`${server.url}/api/v1/session`, { method: 'POST', headers, body })).status, 403)
@@ -133,7 +134,7 @@ test('too many wrong passwords answer 429 and say when to come back', async () =
   await using server = await testServer({
     policy: { throttle: { windowMs: millis(60_000), pairLimit: 2, addressLimit: 9, accountLimit: 9 } },
   })
-  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
   const attempt = (password: string) =>
     fetch(`${server.url}/api/v1/session`, {
       method: 'POST',
@@ -241,7 +242,7 @@ test('passwords, accounts and their pages through the client', async () => {
     ['eve', 'local'],
   )
   await local.call('account.password', { params: { account: 'bob' }, body: { password: 'another long one' } })
-  await server.identity.signIn({ account: 'bob', password: 'another long one', address: 'here' })
+  await server.identity.signIn({ account: 'bob', password: 'another long one', address: 'here' }, unrecorded)
   await local.call('account.delete', { params: { account: 'bob' } })
   await fails('not_found', local.call('account.delete', { params: { account: 'bob' } }))
   await fails('conflict', local.call('account.create', { body: { name: 'ada', password: 'another long one' } }))
@@ -300,7 +301,7 @@ test('a proxy is believed about address, name and TLS only where it is trusted',
     await using server = await testServer({
       http: { names: ['cloud.example.org'], ...(trusted ? { trustedProxies: ['127.0.0.0/8'] } : {}) },
     })
-    await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+    await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
     const signIn = (headers: Record<string, string>) =>
       fetch(`${server.url}/api/v1/session`, {
         method: 'POST',
@@ -630,7 +631,7 @@ test(
         '/CN=localhost',
       ])
       await using server = await testServer({ http: { tls: { keyPath, certPath } } })
-      await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+      await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
       const { cookies, hsts } = await new Promise<{ cookies: string[]; hsts: string | undefined }>((resolve, reject) => {
         const sent = httpsRequest(
           `${server.url}/api/v1/session`,

@@ -21,6 +21,7 @@ import {
   type SqlExecutor,
 } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
+import { recordEntry } from '../db/audit.ts'
 import type { Db } from '../db/database.ts'
 import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
@@ -104,6 +105,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
             [row.id],
           )
         }
+        await recordEntry(tx, call.entry(row.id, row.name))
         return givenUp
       })
       engine.drop(dropped)
@@ -134,7 +136,6 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         forwards: body.forwards,
         labels: body.labels,
       }
-      call.audit(instance, body.name)
       await untilSomeHost(database, agents, body.host, call.signal)
       await database.transaction(async (tx) => {
         const id = instance as DomainId // our own, new
@@ -144,6 +145,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         await begin(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
         const event = eventEffect('instance.state', instance, body.name, { from: null, to: 'creating', cause: 'requested' })
         await tx.query(event.text, event.values)
+        await recordEntry(tx, call.entry(instance, body.name))
       })
       return accepted(saga, instance, query.wait, call.signal)
     },
@@ -158,7 +160,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.destroy': (call) => verb('destroy', call.query.force === 'true')(call),
     'instance.exec': async (call) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id, row.name)
+      await call.begin(row.id, row.name)
       const { argv, stdinBase64, timeoutMs } = call.body
       return agent.call(
         'domain.exec',
@@ -182,12 +184,12 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     },
     'instance.console': async (call, socket) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id, row.name)
+      await call.begin(row.id, row.name)
       await serveStream({ agent, kind: 'console', domain: id, fromOffset: call.query.from, signal: call.signal }, socket)
     },
     'instance.vnc': async (call, socket) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id, row.name)
+      await call.begin(row.id, row.name)
       await serveStream({ agent, kind: 'vnc', domain: id, signal: call.signal }, socket)
     },
     'image.list': async () => {
@@ -212,15 +214,16 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       if (!agents.get(host)) throw new Fault('unavailable', `host ${host} is not connected`)
       const input: BuildInput = { image: call.params.image, host }
       const saga = ids.next()
-      call.audit(call.params.image, call.params.image)
-      await database.transaction((tx) =>
-        pgCreateSaga(tx, {
+      const { image } = call.params
+      await database.transaction(async (tx) => {
+        await pgCreateSaga(tx, {
           id: sagaId(saga),
           name: 'image.build',
-          resource: `image:${host}/${call.params.image}`,
+          resource: `image:${host}/${image}`,
           input: asJson(input),
-        }),
-      )
+        })
+        await recordEntry(tx, call.entry(image, image))
+      })
       return accepted(saga, null, call.query.wait, call.signal)
     },
   }

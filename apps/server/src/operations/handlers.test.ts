@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { Fault } from '@typevisor/base'
+import { unrecorded } from '@typevisor/identity'
 import { createSagaEngine, defineSaga, postgresSagaStore, sagaId } from '@typevisor/saga'
 import { memoryLog } from '@typevisor/sim'
 import { AgentRegistry } from '../agents/registry.ts'
@@ -57,7 +58,14 @@ test('a stuck operation is undone again or let go of, and no other is', async ()
   const services = { broken: true }
   const { engine, store, stuck } = await engineWith(services, database)
   await using server = await testServer({
-    handlers: operationHandlers({ db: database.db, engine, store, agents: new AgentRegistry(testClock) }),
+    database,
+    handlers: operationHandlers({
+      db: database.db,
+      database: database.executor,
+      engine,
+      store,
+      agents: new AgentRegistry(testClock),
+    }),
   })
   try {
     const first = await stuck()
@@ -109,6 +117,8 @@ test('a destruction that is refused lets go of nothing; one that is accepted end
         requestId: 'test',
         signal: new AbortController().signal,
         audit: () => {},
+        entry: unrecorded,
+        begin: async () => {},
         setSession: () => {},
       })
     await assert.rejects(destroy(), (error: unknown) => error instanceof Fault && error.code === 'busy')

@@ -17,7 +17,7 @@ test('operations come in pages, the newest first, by state, resource and words, 
   const store = postgresSagaStore({ sql: executor })
   const engine = createSagaEngine({ store, sagas: [], services: {}, clock: testClock, log: memoryLog(), owner: 'test' })
   await using server = await testServer({
-    handlers: operationHandlers({ db, engine, store, agents: new AgentRegistry(testClock) }),
+    handlers: operationHandlers({ db, database: executor, engine, store, agents: new AgentRegistry(testClock) }),
   })
   const states = {
     done: '{"kind":"done"}',

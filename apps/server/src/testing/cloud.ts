@@ -72,11 +72,10 @@ export async function testCloud(): Promise<TestCloud> {
       database,
       handlers: {
         ...instanceHandlers({ db, database: executor, agents, engine, store, ids, clock }),
-        ...operationHandlers({ db, engine, store, agents }),
+        ...operationHandlers({ db, database: executor, engine, store, agents }),
         ...hostHandlers({ db, database: executor, agents, engine, ids, rng, crypto }),
-        'platform.stop': async () => ({}),
       },
-      http: { extend: (app) => addAgentRoute(app, gateway) },
+      http: { log, extend: (app) => addAgentRoute(app, gateway) },
     }),
   )
   await engine.start()
