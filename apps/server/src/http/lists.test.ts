@@ -39,17 +39,22 @@ async function pages(cloud: TestCloud, name: OperationName, query: Query): Promi
 
 async function filled(): Promise<TestCloud> {
   const cloud = await testCloud()
-  await cloud.start('h1', await cloud.token('h1'))
+  const host = await cloud.start('h1', await cloud.token('h1'))
   for (const [index, name] of ['delta', 'alpha', 'echo', 'bravo', 'charlie'].entries()) {
     const body = { name, memoryBytes: mib(index % 2 === 0 ? 128 : 192), start: index < 3, labels: { tier: `t${index % 2}` } }
     await cloud.client.call('instance.create', { query: { wait: 20 }, body })
     await cloud.client.call('account.create', { body: { name, password: 'a long password' } })
     await cloud.client.call('token.create', { body: { name } })
   }
-  await until(
-    'all that was said is settled',
-    async () => (await list(cloud, 'event.list', { search: 'created charlie' })).total === 1,
-  )
+  const { executor } = cloud.server.database
+  await until('all that the host says is taken in', async () => {
+    const { rows } = await executor.query('SELECT event_sequence FROM host')
+    return Number(rows[0]?.['event_sequence']) >= host.toolstack.lastSequence()
+  })
+  await until('all events are settled', async () => {
+    const { rows } = await executor.query('SELECT count(*) FROM event')
+    return (await list(cloud, 'event.list', {})).total === Number(rows[0]?.['count'])
+  })
   return cloud
 }
 

@@ -1,37 +1,19 @@
 /** The handlers of instances and images: they parse nothing (the table did) and decide little; what takes time is a saga. */
-import { Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
+import { bytes, Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
 import type { Reply } from '@typevisor/api'
-import {
-  assertCan,
-  parseDomainName,
-  parseImageName,
-  type DomainId,
-  type DomainSpec,
-  type DomainStateKind,
-  type VerbName,
-} from '@typevisor/model'
-import { bytes } from '@typevisor/base'
-import {
-  pgCreateSaga,
-  postgresSagaStore,
-  sagaId,
-  type NewSaga,
-  type SagaEngine,
-  type SagaStore,
-  type SqlExecutor,
-} from '@typevisor/saga'
+import { parseDomainName, parseImageName, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
+import { pgCreateSaga, sagaId, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import { recordEntry } from '../db/audit.ts'
 import type { Db } from '../db/database.ts'
 import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
-import { insertInstance, PLACEMENT_LOCK, untilSomeHost } from './create.ts'
+import { insertInstance, untilSomeHost } from './create.ts'
 import { eventEffect } from './effects.ts'
-import { letGoOf } from './forget.ts'
-import { assertRoom } from './placement.ts'
-import { hostOffers, listInstances, needInstance, toWireInstance, type InstanceRow } from './queries.ts'
+import { listInstances, needInstance, toWireInstance } from './queries.ts'
 import { serveStream } from './streams.ts'
-import { type BuildInput, type CreateInput, type VerbInput } from './sagas.ts'
+import type { BuildInput, CreateInput } from './sagas.ts'
+import { beginOperation, beginVerb } from './verbs.ts'
 
 export interface InstanceHandlerOptions {
   readonly db: Db
@@ -76,37 +58,11 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     async (call: VerbCall) => {
       const row = await needInstance(db, call.params.instance)
       call.audit(row.id, row.name)
-      const id = ids.next()
+      const id = sagaId(ids.next())
       const dropped = await database.transaction(async (tx) => {
-        const givenUp = force ? await letGoOf(tx, row.id, `${row.name} is destroyed by force`) : []
-        const { rows } = await tx.query(
-          'SELECT state_kind, host, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
-          [row.id],
-        )
-        const current = rows[0]
-        if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
-        if (current['operation_name'] !== null && !force)
-          throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
-        if (!force) assertVerb(name, String(current['state_kind']), row.name)
-        if (name === 'destroy') await letGo(tx, row.id)
-        if (name === 'start' || name === 'restore') await takeRoom(tx, agents, row, name)
-        const input: VerbInput = {
-          id: row.id as DomainId,
-          name: row.name,
-          // A creation may have placed it meanwhile.
-          host: current['host'] as string | null,
-          verb: name,
-          ...(force ? { force } : {}),
-        }
-        await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
-        if (name === 'destroy') {
-          await tx.query(
-            `UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`,
-            [row.id],
-          )
-        }
+        const letGo = await beginVerb(tx, agents, { saga: id, row, verb: name, force })
         await recordEntry(tx, call.entry(row.id, row.name))
-        return givenUp
+        return letGo
       })
       engine.drop(dropped)
       return accepted(id, row.id, call.query.wait, call.signal)
@@ -142,7 +98,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         const createdBy = call.caller?.accountName ?? 'nobody'
         const host = await insertInstance(tx, agents, { id, spec, host: body.host, createdBy })
         const input: CreateInput = { id, spec, host, start: body.start }
-        await begin(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
+        await beginOperation(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
         const event = eventEffect('instance.state', instance, body.name, { from: null, to: 'creating', cause: 'requested' })
         await tx.query(event.text, event.values)
         await recordEntry(tx, call.entry(instance, body.name))
@@ -227,36 +183,4 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       return accepted(saga, null, call.query.wait, call.signal)
     },
   }
-}
-
-/** An operation that failed and could not be undone holds its instance; destroying the instance is what is left to do, and ends it. */
-async function letGo(tx: SqlExecutor, instance: string): Promise<void> {
-  const store = postgresSagaStore({ sql: tx })
-  for (const { id, state } of await store.list({ unfinished: true, resource: instance })) {
-    if (state.kind === 'stuck') await store.settleStuck(id, 'abandon')
-  }
-}
-
-/**
- * What is started holds memory that a stopped or saved instance does not. Looked at in the transaction that begins the operation, under the
- * lock of creations: the operation's name in the row is what sets the memory aside, so of two that want the last of it one is refused.
- */
-async function takeRoom(tx: SqlExecutor, agents: AgentRegistry, row: InstanceRow, verb: VerbName): Promise<void> {
-  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
-  const offer = (await hostOffers(tx, agents, row.id)).find(({ name }) => name === row.host)
-  if (offer) assertRoom(offer, row.memory_bytes, `${verb} ${row.name}`)
-}
-
-async function begin(tx: SqlExecutor, saga: NewSaga): Promise<void> {
-  await pgCreateSaga(tx, saga)
-  await tx.query('UPDATE instance SET operation_id = $2, operation_name = $3 WHERE id = $1', [saga.resource, saga.id, saga.name])
-}
-
-/** The shared table knows the states of domains; `creating` and `destroying` are held by their operations, `failed` can only be destroyed. */
-function assertVerb(verb: VerbName, state: string, name: string): void {
-  if (state === 'failed' && verb === 'destroy') return
-  if (state === 'failed' || state === 'creating' || state === 'destroying') {
-    throw new Fault('conflict', `${verb} ${name}: it is ${state}`)
-  }
-  assertCan(verb, state as DomainStateKind, name)
 }
