@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { Fault, mib, type FaultCode } from '@typevisor/base'
+import type { AgentPort } from '@typevisor/api/agent-wire'
 import type { DomainId } from '@typevisor/model'
 import { stopTestPostgres } from '../testing.ts'
 import { testCloud, until, type TestCloud } from '../testing/cloud.ts'
@@ -60,6 +61,33 @@ test('an instance on a connected host is destroyed there by force, whatever hold
   const { operation } = await destroy(cloud, 'web', 'true')
   assert.equal(operation.state, 'done')
   assert.equal(host.toolstack.get(id), null)
+})
+
+test('what a connected host refuses to destroy by force is gone from the list at once, and ended there afterwards', async () => {
+  await using cloud = await testCloud()
+  const host = await cloud.start('near', await cloud.token('near'))
+  const id = await create(cloud, 'web', 'near')
+  const agent = cloud.agents.get('near')
+  assert.ok(agent)
+  let refusals = 0
+  const refusing: AgentPort = {
+    get hello() {
+      return agent.hello
+    },
+    call: (method, params, options) => {
+      if (method !== 'domain.carry-out' || (refusals += 1) > 1) return agent.call(method, params, options)
+      return Promise.reject(new Fault('failed', 'not now'))
+    },
+    events: (after, options) => agent.events(after, options),
+    acknowledge: (sequence) => agent.acknowledge(sequence),
+    openStream: (kind, domain, options) => agent.openStream(kind, domain, options),
+  }
+  cloud.agents.attach('near', refusing)
+  const { operation } = await destroy(cloud, 'web', 'true')
+  assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
+  assert.deepEqual(await names(cloud), [])
+  await until('it is ended on the host', () => host.toolstack.get(id) === null)
+  cloud.agents.detach('near', refusing)
 })
 
 test('a host is removed when it is away and empty, or by force with what is on it; its token ends', async () => {

@@ -2,6 +2,7 @@
  * Instances whose host does not answer any more. Their rows go at once; what the host still has of them is ended when it comes back:
  *
  *   destroy --force, host delete --force     row: destroyed_at; what held it is let go of, under a newer fence
+ *   the host is there and did not do it      instance.clean-up, begun with the end of the destruction (`leftBehindEffect`)
  *   the host lists it again                  instance.clean-up: destroy there, by command and fence (`agents/host-sync.ts`)
  *
  * A domain that no row tells of is nobody's to end: it is another platform's, or older than destroyed rows are kept (`db/prune.ts`).

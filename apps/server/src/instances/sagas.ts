@@ -13,7 +13,7 @@ import { VERB_NAMES, type DomainId, type DomainSpec, type VerbName } from '@type
 import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { DomainReply } from '@typevisor/api/agent-wire'
-import { destroyedEffect, eventEffect, failedEffect, observedEffect, releaseEffect } from './effects.ts'
+import { destroyedEffect, eventEffect, failedEffect, leftBehindEffect, observedEffect, releaseEffect } from './effects.ts'
 
 export interface InstanceServices {
   readonly agents: AgentRegistry
@@ -147,11 +147,11 @@ function verbSaga(verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput,
 const FORCE_LIMIT_MS = 10_000
 const FORCE_ATTEMPTS = 3
 
-/** A host that is away, refuses or hangs is not waited for: what it still has is ended when it comes back. */
-async function destroyIfItCan(context: Context<VerbInput>, host: string): Promise<void> {
+/** false: the host is away, refuses or hangs, and is not waited for. */
+async function destroyedThere(context: Context<VerbInput>, host: string): Promise<boolean> {
   const { services, signal, sagaId, fence, input, attempt, log } = context
   const agent = services.agents.get(host)
-  if (agent === null) return
+  if (agent === null) return false
   const limit = AbortSignal.any([signal, AbortSignal.timeout(FORCE_LIMIT_MS)])
   try {
     await agent.call(
@@ -159,11 +159,13 @@ async function destroyIfItCan(context: Context<VerbInput>, host: string): Promis
       { commandId: `${sagaId}.destroy`, fence, id: input.id, verb: 'destroy' },
       { signal: limit },
     )
+    return true
   } catch (error) {
     signal.throwIfAborted()
     const fault = toFault(error)
     if (fault.code === 'stale_fence' || (retryable(fault) && attempt < FORCE_ATTEMPTS)) throw fault
     log.warn('instance.left_behind', { host, instance: input.id, fault: fault.message })
+    return false
   }
 }
 
@@ -176,8 +178,9 @@ const destroy = defineSaga<VerbInput, InstanceServices>({
       do: async (context) => {
         const { id, host, force } = context.input
         if (host === null) return
-        if (force) await destroyIfItCan(context, host)
-        else await carryOut(context, host, id, 'destroy', 'destroy')
+        if (force)
+          return (await destroyedThere(context, host)) ? undefined : { effects: [leftBehindEffect(id, host, context.input)] }
+        await carryOut(context, host, id, 'destroy', 'destroy')
       },
     },
   ],
