@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { epochMillis, millis, type EpochMillis } from '@typevisor/base'
-import { LOCAL_ACCOUNT_ID, LOCAL_ACCOUNT_NAME } from './identity.ts'
+import { LOCAL_ACCOUNT_ID, LOCAL_ACCOUNT_NAME } from './local-account.ts'
 import type { AuditEntry } from './audit.ts'
 import type { AccountRecord, IdentityStore, SessionRecord, TokenRecord } from './ports.ts'
 import type { AttemptRecord, ThrottlePolicy } from './throttle.ts'
