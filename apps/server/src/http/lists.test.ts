@@ -90,10 +90,12 @@ test('lists are in the order that they promise, and hold what was looked for', a
     )
     assert.deepEqual(await fields('instance.list', { sort, order: 'desc' }, field), up.toReversed(), sort)
   }
-  const at = (await fields('event.list', {}, 'at')) as number[]
+  // By transaction, then id: their times are of when each transaction began.
+  const sequences = (await fields('event.list', {}, 'sequence')) as string[]
+  const placeOf = (sequence: string) => sequence.split('-').reduce((place, part) => (place << 64n) + BigInt(part), 0n)
   assert.deepEqual(
-    at,
-    at.toSorted((a, b) => b - a),
+    sequences,
+    sequences.toSorted((a, b) => (placeOf(a) < placeOf(b) ? 1 : -1)),
   )
   assert.deepEqual(new Set(await fields('event.list', { search: 'ALPHA state' }, 'name')), new Set(['alpha']))
   const [id] = (await fields('instance.list', { search: 'alpha' }, 'id')) as [string]
