@@ -206,7 +206,7 @@ async function firstInstance(client: Client, terminal: Terminal, signal: AbortSi
   const begin = performance.now()
   const created = await client.call('instance.create', { body: { name: 'hello', image: 'micro' } }, { signal })
   await untilDone(client, created, signal)
-  if (created.instance) await waitForGuest(client, created.instance.id, 'console', terminal)
+  if (created.instance) await waitForGuest(client, created.instance.id, 'console', signal)
   terminal.out(
     `hello is up after ${((performance.now() - begin) / 1000).toFixed(1)} s; \`./typevisor instance console hello\` or the portal shows its console`,
   )
