@@ -32,13 +32,16 @@ export function questionOf(name: string, parsed: Parsed): { readonly loses: stri
 }
 
 /** @throws Fault `invalid` where nobody can be asked, `aborted` when the answer is another. */
-export async function confirm(name: string, parsed: Parsed, terminal: Terminal): Promise<void> {
-  const said = `${name.replace('.', ' ')} ${Object.values(parsed.params).join(' ')}`
-  const { loses, answer } = questionOf(name, parsed)
-  if (!terminal.interactive) throw new Fault('invalid', `${said}: ${loses} Say --yes`)
+export async function ask(what: string, loses: string, answer: string, terminal: Terminal): Promise<void> {
+  if (!terminal.interactive) throw new Fault('invalid', `${what}: ${loses} Say --yes`)
   const { createInterface } = await import('node:readline/promises')
   const lines = createInterface({ input: process.stdin, output: process.stderr })
   const given = await lines.question(`${loses}\nType ${answer} to go on: `)
   lines.close()
-  if (given.trim() !== answer) throw new Fault('aborted', `${said}: not confirmed, nothing was done`)
+  if (given.trim() !== answer) throw new Fault('aborted', `${what}: not confirmed, nothing was done`)
+}
+
+export async function confirm(name: string, parsed: Parsed, terminal: Terminal): Promise<void> {
+  const { loses, answer } = questionOf(name, parsed)
+  await ask(`${name.replace('.', ' ')} ${Object.values(parsed.params).join(' ')}`, loses, answer, terminal)
 }

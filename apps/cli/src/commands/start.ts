@@ -238,7 +238,7 @@ async function untilStopped(platform: Platform, interrupted: Promise<void>, term
   let left: readonly string[] = []
   try {
     if (guests && platform.host) {
-      terminal.out(`stopping ${running} guest${running === 1 ? '' : 's'} ...`)
+      if (running > 0) terminal.out(`stopping ${running} guest${running === 1 ? '' : 's'} ...`)
       left = await platform.host.stopGuests()
     }
   } finally {
