@@ -9,6 +9,7 @@ const parsed = (target: string, query: Record<string, unknown> = {}): Parsed => 
   query,
   body: {},
   rest: [],
+  sources: new Map(),
 })
 
 test('every verb that destroys says what is lost', () => {

@@ -7,7 +7,8 @@ import type { Terminal } from './terminal.ts'
 import { connection } from './connect.ts'
 import { EXIT } from './exit-codes.ts'
 import { parseWords, type Parsed } from './options.ts'
-import { assertCanWait, takeOwn } from './own-flags.ts'
+import { assertCanWait, takeOwn, type Own } from './own-flags.ts'
+import { secretFieldOf } from './secret-fields.ts'
 import { fetchFor } from './node-fetch.ts'
 
 const NOUNS = new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0] as string))
@@ -39,7 +40,39 @@ export async function runVerb(
   const parsed = parseWords(`${noun} ${verbWord}`, verb, own.words)
   assertCanWait(name, own, parsed)
   if (verb.cli.confirms && !own.yes) await (await import('./confirm.ts')).confirm(name, parsed, terminal)
-  const client = clientOf(terminal)
+  await askForSecret(`${noun} ${verbWord}`, verb, parsed, terminal)
+  try {
+    return await send({ client: clientOf(terminal), name, verb, own, parsed, terminal, json })
+  } catch (error) {
+    if (!(error instanceof Fault) || error.details.length === 0) throw error
+    throw (await import('./explain.ts')).explained(error, `${noun} ${verbWord}`, verb, parsed)
+  }
+}
+
+/** Before anything is asked of the server. What stood among the words was seen by others: it is taken, with a warning. */
+async function askForSecret(name: string, verb: VerbData, parsed: Parsed, terminal: Terminal): Promise<void> {
+  const field = secretFieldOf(verb)
+  if (!field) return
+  const given = parsed.sources.get(`body.${field.name}`)
+  if (!given) parsed.body[field.name] = await (await import('./secret.ts')).askSecret(name)
+  else if (!/^(?:-$|@(?!@))/.test(given.raw)) {
+    terminal.say(
+      'typevisor: a password among the words of a command is seen by other users (ps) and kept by the shell; leave it out to be asked, or --password - reads it from standard input',
+    )
+  }
+}
+
+interface Sending {
+  readonly client: Client
+  readonly name: OperationName
+  readonly verb: VerbData
+  readonly own: Own
+  readonly parsed: Parsed
+  readonly terminal: Terminal
+  readonly json: boolean
+}
+
+async function send({ client, name, verb, own, parsed, terminal, json }: Sending): Promise<number> {
   if (verb.transport === 'stream')
     return (await import('./commands/console.ts')).attach(
       client,

@@ -24,13 +24,14 @@ export const down: Command = {
   async run(words, terminal, json) {
     const { guests = false, yes = false } = parseFlags('down', FLAGS, words)
     const client = clientOf(terminal)
+    const { url } = connection(terminal.env) // the file goes with the platform
     const { pid } = await client.call('platform.get')
     const live = await liveGuests(client)
     const { stopped, left } = guests
       ? await stopAll(client, live, yes, terminal)
       : { stopped: [], left: live.map((guest) => ({ guest, why: 'it was not asked to stop' })) }
     await client.call('platform.stop', { body: { guests } })
-    await untilGone(pid, connection(terminal.env).url)
+    await untilGone(pid, url)
     if (json) {
       const told = ({ name, host }: Guest) => ({ name, host })
       const goOn = left.map(({ guest, why }) => ({ ...told(guest), why }))

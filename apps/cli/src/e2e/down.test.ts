@@ -60,7 +60,7 @@ test('down names the guests of every host that it stopped, and those that go on'
     await using _twin = await agentOf(again, 'near-2', folders[2])
     await create(again, 'last', 'near-2')
     const stopped = await run(['down'], env)
-    assert.equal(stopped.code, 0)
+    assert.equal(stopped.code, 0, stopped.said)
     assert.match(stopped.said, /stopped; 2 guests go on: last \(near-2, in memory\), lost \(away, in memory\)/)
   } finally {
     for (const folder of folders) await rm(folder, { recursive: true, force: true })
