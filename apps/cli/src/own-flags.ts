@@ -17,7 +17,13 @@ export interface Own {
 
 const WAITS: readonly string[] = ['console', 'agent', 'done'] satisfies WaitFor[]
 /** After these a guest runs; after any other verb nobody's console or agent would ever answer. */
-const GUEST_RUNS_AFTER = new Set(['instance.create', 'instance.start', 'instance.unpause', 'instance.reboot', 'instance.restore'])
+export const GUEST_RUNS_AFTER: ReadonlySet<string> = new Set([
+  'instance.create',
+  'instance.start',
+  'instance.unpause',
+  'instance.reboot',
+  'instance.restore',
+])
 
 /** The names of those that a verb has, with their dashes. */
 export const ownFlagsOf = (verb: VerbData): string[] => [

@@ -11,7 +11,6 @@ import { assertCanWait, takeOwn, type Own } from './own-flags.ts'
 import { secretFieldOf } from './secret-fields.ts'
 import { fetchFor } from './node-fetch.ts'
 
-const NOUNS = new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0] as string))
 export const verbsOf = (noun: string): string[] =>
   Object.entries(VERB_DATA)
     .filter(([name, verb]) => name.startsWith(`${noun}.`) && verb.cli !== null)
@@ -29,13 +28,10 @@ export async function runVerb(
   terminal: Terminal,
   json: boolean,
 ): Promise<number> {
-  if (!NOUNS.has(noun)) throw new Fault('invalid', `unknown command ${JSON.stringify(noun)}; \`typevisor help\` lists them`)
+  if (verbsOf(noun).length === 0) throw (await import('./unknown.ts')).unknownNoun(noun)
   const name = `${noun}.${verbWord}` as OperationName
   const verb: VerbData | undefined = Object.hasOwn(VERB_DATA, name) ? VERB_DATA[name] : undefined
-  if (!verb?.cli) {
-    const got = verbWord === undefined ? 'no verb' : `the verb ${JSON.stringify(verbWord)}`
-    throw new Fault('invalid', `${noun}: got ${got}, want ${verbsOf(noun).join(', ')}`)
-  }
+  if (!verb?.cli) throw (await import('./unknown.ts')).unknownVerb(noun, verbWord)
   const own = takeOwn(verb, words)
   const parsed = parseWords(`${noun} ${verbWord}`, verb, own.words)
   assertCanWait(name, own, parsed)
