@@ -52,6 +52,8 @@ export interface FollowOptions {
   readonly client: Client
   /** `instance.create`. */
   readonly name: string
+  /** What it is about, as the user named it. */
+  readonly target: string
   readonly own: Own
   readonly terminal: Terminal
   readonly json: boolean
@@ -62,7 +64,8 @@ export async function follow(begin: () => Promise<Accepted>, options: FollowOpti
   const { client, name, own, terminal, json } = options
   using interrupt = interruptible()
   const accepted = await begin()
-  const title = accepted.instance ? `${name.replace('instance.', '')} ${accepted.instance.name}` : name.replace('.', ' ')
+  const target = accepted.instance?.name ?? options.target
+  const title = [name.replace('instance.', '').replace('.', ' '), target].join(' ').trim()
   let operation: Operation = accepted.operation
   if (!own.noWait) {
     const ended = await untilEnded(operation, accepted.instance?.id, title, interrupt.signal, options)
@@ -88,7 +91,7 @@ export async function follow(begin: () => Promise<Accepted>, options: FollowOpti
   else if (own.noWait && running(operation))
     terminal.out(`${title}: under way; \`typevisor operation get ${operation.id}\` shows how it goes on`)
   else if (instance) terminal.out(`${instance.name}: ${instance.state.kind}`)
-  else terminal.out(accepted.instance ? `${accepted.instance.name}: gone` : `${title}: ${operation.state}`)
+  else terminal.out(name.startsWith('instance.') ? `${target}: gone` : `${title}: ${operation.state}`)
   return EXIT.ok
 }
 

@@ -36,6 +36,6 @@ test('a wait for the guest is offered only where a guest runs afterwards', async
 test('what there is not is refused, with what was meant', async () => {
   await refused(['nope'], /unknown command "nope"; `typevisor help`/)
   await refused(['instnace'], /did you mean instance\?/)
-  await refused(['instance', 'creat'], /instance: unknown verb "creat"; did you mean create\?/)
+  await refused(['instance', 'creat'], /instance: unknown verb "creat" \(did you mean create\?\)/)
   await refused(['create'], /did you mean account create or token create or instance create\?/)
 })

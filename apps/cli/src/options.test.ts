@@ -86,7 +86,7 @@ test('what goes to a command in the guest is taken byte for byte', () => {
 test('what is wrong is named', () => {
   refused([], /want NAME/)
   refused(['a', 'b'], /unexpected "b"/)
-  refused(['a', '--memmory', '1G'], /unknown flag --memmory; did you mean --memory\?; known: .*--memory/)
+  refused(['a', '--memmory', '1G'], /unknown flag --memmory \(did you mean --memory\?\); known: .*--memory/)
   refused(['a', '--memory', '12Q'], /^--memory: got "12Q", want a number with K/)
   refused(['a', '--memory'], /--memory wants SIZE/)
   refused(['a', '--forward', '22'], /HOSTPORT:GUESTPORT/)

@@ -154,6 +154,7 @@ const SENTENCES: Partial<Record<OperationName, (operation: Operation) => string>
 const label = (key: string): string =>
   key
     .replace(/(?<=[a-z])(?:Bytes|Ms|Ns|At)$/, '')
+    .replace(/shCount$/, 'shes')
     .replace(/Count$/, 's')
     .replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
 

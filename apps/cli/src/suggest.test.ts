@@ -16,7 +16,7 @@ test('a slip of the finger finds the word', () => {
     ['stop', 'shutdown'],
   ] as const)
     assert.equal(nearest(typed, VERBS), meant, typed)
-  assert.equal(didYouMean('creat', VERBS), '; did you mean create?')
+  assert.equal(didYouMean('creat', VERBS), ' (did you mean create?)')
 })
 
 test('what is near nothing finds nothing', () => {

@@ -53,8 +53,8 @@ export function nearest(word: string, known: readonly string[]): string | null {
   return best
 }
 
-/** `; did you mean list?`, or nothing. */
+/** ` (did you mean list?)`, or nothing. */
 export function didYouMean(word: string, known: readonly string[]): string {
   const near = nearest(word, known)
-  return near === null ? '' : `; did you mean ${near}?`
+  return near === null ? '' : ` (did you mean ${near}?)`
 }

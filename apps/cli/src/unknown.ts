@@ -12,7 +12,7 @@ export function unknownNoun(noun: string): Fault {
   // `typevisor create web-1`: a verb without its noun.
   const owners = nouns().filter((each) => verbsOf(each).includes(noun))
   const meant =
-    owners.length > 0 ? `; did you mean ${owners.map((owner) => `${owner} ${noun}`).join(' or ')}?` : didYouMean(noun, known)
+    owners.length > 0 ? ` (did you mean ${owners.map((owner) => `${owner} ${noun}`).join(' or ')}?)` : didYouMean(noun, known)
   return new Fault('invalid', `unknown command ${JSON.stringify(noun)}${meant}; \`typevisor help\` lists them`)
 }
 

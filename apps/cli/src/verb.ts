@@ -85,7 +85,7 @@ async function send({ client, name, verb, own, parsed, terminal, json }: Sending
   const { follow, FIRST_WAIT_SECONDS } = await import('./follow.ts')
   if (!own.noWait) input.query = { wait: FIRST_WAIT_SECONDS, ...parsed.query }
   const begin = () => client.call(name as 'instance.create', input as never) // every saga is answered alike
-  return follow(begin, { client, name, own, terminal, json })
+  return follow(begin, { client, name, target: Object.values(parsed.params).join(' '), own, terminal, json })
 }
 
 async function show(name: OperationName, reply: unknown, terminal: Terminal, json: boolean): Promise<number> {

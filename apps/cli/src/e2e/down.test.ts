@@ -43,7 +43,7 @@ test('down names the guests of every host that it stopped, and those that go on'
 
     const { code, said } = await run(['down', '--guests', '--yes', '--json'], env)
     assert.equal(code, 1, said)
-    assert.match(said, /db \(near, in memory\) is off/)
+    assert.match(said, /db \(near, in memory while its agent runs\) is off/)
     const told = JSON.parse(said.slice(said.indexOf('{'))) as {
       guests: { name: string }[]
       goOn: { name: string; why: string }[]
@@ -61,7 +61,10 @@ test('down names the guests of every host that it stopped, and those that go on'
     await create(again, 'last', 'near-2')
     const stopped = await run(['down'], env)
     assert.equal(stopped.code, 0, stopped.said)
-    assert.match(stopped.said, /stopped; 2 guests go on: last \(near-2, in memory\), lost \(away, in memory\)/)
+    assert.match(
+      stopped.said,
+      /stopped; 2 guests go on: last \(near-2, in memory while its agent runs\), lost \(away, in memory while its agent runs\)/,
+    )
   } finally {
     for (const folder of folders) await rm(folder, { recursive: true, force: true })
   }

@@ -35,5 +35,5 @@ test('start says where it is and how to get in, is quiet about refused requests,
 test('a wrong flag of start is told with the one that was meant', async () => {
   const { code, said } = await run(['start', '--prot', '1'])
   assert.equal(code, 2)
-  assert.match(said, /start: unknown flag --prot; did you mean --port\?/)
+  assert.match(said, /start: unknown flag --prot \(did you mean --port\?/)
 })

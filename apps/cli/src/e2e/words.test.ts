@@ -91,6 +91,17 @@ describe('the command line and a server', () => {
     assert.match(none.said, /--password - reads it from standard input, --password @FILE/)
   })
 
+  test('a verb says what became of the thing by its name, also of one that is gone', async () => {
+    assert.equal((await run('instance', 'create', 'gone')).said, 'gone: running\n')
+    assert.equal((await run('instance', 'pause', 'gone')).said, 'gone: paused\n')
+    assert.equal((await run('instance', 'destroy', 'gone', '--yes')).said, 'gone: gone\n')
+    assert.match(
+      (await run('instance', 'create', 'later', '--no-wait')).said,
+      /^create later: under way; `typevisor operation get/,
+    )
+    assert.equal((await run('image', 'build', 'micro')).said, 'image build micro: done\n')
+  })
+
   test('what the server refuses is told by the flag, as it was typed', async () => {
     const { code, said } = await run('instance', 'create', 'x', '--memory', '1K', '--vcpus', '0')
     assert.equal(code, 2)
