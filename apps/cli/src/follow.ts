@@ -122,23 +122,24 @@ async function untilEnded(
     operation = next
     if (!running(operation) || performance.now() < lookAt) continue
     lookAt = performance.now() + ASK_AGAIN_MS
-    const host = await hostWaitedFor(client, operation, instance)
-    if (host === null) continue
+    const awaited = await waitedFor(client, operation, instance)
+    if (awaited === null) continue
     lookAt = Number.POSITIVE_INFINITY // once
     progress.clear()
     terminal.say(
-      `typevisor: ${title} waits for host ${host}, which is not connected, and goes on when it comes back: operation ${operation.id}. \`typevisor operation cancel ${operation.id}\` ends it`,
+      `typevisor: ${title} waits for ${awaited}, and goes on by itself after that: operation ${operation.id}. \`typevisor operation cancel ${operation.id}\` ends it`,
     )
   }
   progress.clear()
   return operation
 }
 
-async function hostWaitedFor(client: Client, operation: Operation, instance: string | undefined): Promise<string | null> {
+/** `host rack-2, which is not connected`. */
+async function waitedFor(client: Client, operation: Operation, instance: string | undefined): Promise<string | null> {
   if (operation.waitsFor !== undefined) return operation.waitsFor
   if (instance === undefined) return null
   const row = await instanceOrNull(client, instance)
-  return row && row.host !== null && !row.hostConnected ? row.host : null
+  return row && row.host !== null && !row.hostConnected ? `host ${row.host}, which is not connected` : null
 }
 
 async function instanceOrNull(client: Client, id: string): Promise<Reply<'instance.get'> | null> {

@@ -62,7 +62,7 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
     { title: 'AGE', value: (row) => ago(row.createdAt), right: true },
     {
       title: 'FAULT',
-      value: (row) => row.fault?.message ?? (typeof row.waitsFor === 'string' ? `waits for host ${row.waitsFor}` : '-'),
+      value: (row) => row.fault?.message ?? (typeof row.waitsFor === 'string' ? `waits for ${row.waitsFor}` : '-'),
     },
   ]
   const events: Column<Reply<'event.stream'>>[] = [
@@ -125,8 +125,8 @@ export function renderReply(name: OperationName, reply: unknown, now: number, wi
     const more = total !== undefined && total > rows.length ? `\n${rows.length} of ${total}; --limit and --cursor show more` : ''
     return renderTable(rows, columns as readonly Column<Row>[], widthMax) + more + hint(name, rows)
   }
-  const told = SENTENCES[name]?.(reply as Operation)
-  return told ?? renderFields(reply as Row)
+  const told = (Object.hasOwn(SENTENCES, name) ? SENTENCES[name] : undefined)?.(reply as Operation)
+  return told ?? (Object.keys(reply).length === 0 ? 'done' : renderFields(reply as Row))
 }
 
 /** What can be done about it, where something can. */
@@ -139,7 +139,7 @@ const named = ({ name, resourceName, resource }: Operation): string => `${name.r
 const later = ({ id }: Operation): string => `\`typevisor operation get ${id} --wait 60\` waits for its end`
 
 /** Replies that are one fact, as a sentence. */
-const SENTENCES: Partial<Record<OperationName, (operation: Operation) => string>> = {
+const SENTENCES: Readonly<Record<string, (operation: Operation) => string>> = {
   'operation.cancel': (operation) =>
     operation.state === 'undone'
       ? `${named(operation)}: cancelled; what it did is undone`
@@ -148,6 +148,7 @@ const SENTENCES: Partial<Record<OperationName, (operation: Operation) => string>
   'operation.abandon': (operation) => `${named(operation)}: let go as it is (${operation.state})`,
   'account.delete': () => 'removed',
   'token.delete': () => 'revoked',
+  'host.delete': () => 'removed; its token is no longer taken',
 }
 
 /** `rootDiskBytes` -> `root disk`: the unit stands behind the value. */
