@@ -70,6 +70,14 @@ test('an operation is shown by the name of what it is about, by its id only wher
   assert.match(renderReply('operation.list', page({ ...old, state: 'done', fault: null }), NOW, 500), new RegExp(`${id} +done`))
 })
 
+test('an operation that waits says for what', () => {
+  const waits = { ...operation, state: 'running', progress: 0, fault: null, waitsFor: 'host rack, which is not connected' }
+  assert.match(
+    renderReply('operation.list', page(waits), NOW, 500),
+    /web-1 +waiting +60 s +waits for host rack, which is not connected/,
+  )
+})
+
 test('what was done to an operation is a sentence', () => {
   assert.match(
     renderReply('operation.retry', { ...operation, state: 'undoing' }, NOW, 500),

@@ -57,11 +57,16 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
     { title: 'OF', value: (row) => row.resourceName ?? row.resource },
     {
       title: 'STATE',
-      value: (row) => (row.progress !== null && row.state === 'running' ? `${Math.round(row.progress * 100)} %` : row.state),
+      value: (row) =>
+        typeof row.waitsFor === 'string'
+          ? 'waiting'
+          : row.progress !== null && row.state === 'running'
+            ? `${Math.round(row.progress * 100)} %`
+            : row.state,
     },
     { title: 'AGE', value: (row) => ago(row.createdAt), right: true },
     {
-      title: 'FAULT',
+      title: 'WHY',
       value: (row) => row.fault?.message ?? (typeof row.waitsFor === 'string' ? `waits for ${row.waitsFor}` : '-'),
     },
   ]

@@ -57,6 +57,8 @@ async function stopAll(client: Client, live: readonly Guest[], yes: boolean, ter
   return stopGuests(client, live, (guest) => terminal.say(`typevisor: ${guestText(guest)} is off`))
 }
 
+const memory = ({ inMemory }: Guest): string => (inMemory ? ', in memory while its agent runs' : '')
+
 function endWords(guests: boolean, stopped: readonly Guest[], left: StoppedGuests['left']): string {
   const lines = [stopped.length > 0 ? `stopped, with ${count(stopped)}: ${stopped.map(guestText).join(', ')}` : 'stopped']
   if (left.length > 0) {
@@ -64,7 +66,8 @@ function endWords(guests: boolean, stopped: readonly Guest[], left: StoppedGuest
       left.map(({ guest }) => guest),
       [' goes on', ' go on'],
     )
-    const named = left.map(({ guest, why }) => (guests ? `${guestText(guest)}: ${why}` : guestText(guest))).join(', ')
+    const reason = (why: string): string => (guests ? `: ${why}` : '')
+    const named = left.map(({ guest, why }) => `${guestText(guest)}${memory(guest)}${reason(why)}`).join(', ')
     lines.push(`${going}: ${named}`)
   } else if (stopped.length === 0) lines.push('no guest was running')
   return lines.join('; ')

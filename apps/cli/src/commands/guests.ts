@@ -28,8 +28,7 @@ const PAUSE_MS = 500
 const LIMIT_MS = 150_000
 const LIVE: readonly string[] = ['running', 'paused', 'crashed'] satisfies Instance['state']['kind'][]
 
-export const guestText = ({ name, host, inMemory }: Guest): string =>
-  `${name} (${host}${inMemory ? ', in memory while its agent runs' : ''})`
+export const guestText = ({ name, host }: Guest): string => `${name} (${host})`
 export const count = (guests: readonly Guest[], verb: readonly [string, string] = ['', '']): string => {
   const one = guests.length === 1
   return `${guests.length} ${one ? 'guest' : 'guests'}${verb[one ? 0 : 1]}`
