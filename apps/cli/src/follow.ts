@@ -31,7 +31,10 @@ interface Interrupt extends Disposable {
 /** The first Ctrl-C is ours to answer; the second does what it always does. */
 export function interruptible(): Interrupt {
   const control = new AbortController()
-  const onSignal = () => control.abort(new Fault('aborted', 'Ctrl-C'))
+  const onSignal = () => {
+    if (process.stderr.isTTY) process.stderr.write('\n') // behind the ^C that a terminal echoes
+    control.abort(new Fault('aborted', 'Ctrl-C'))
+  }
   process.once('SIGINT', onSignal)
   return { signal: control.signal, [Symbol.dispose]: () => process.off('SIGINT', onSignal) }
 }
@@ -68,7 +71,9 @@ export async function follow(begin: () => Promise<Accepted>, options: FollowOpti
   const title = [name.replace('instance.', '').replace('.', ' '), target].join(' ').trim()
   let operation: Operation = accepted.operation
   if (!own.noWait) {
-    const ended = await untilEnded(operation, accepted.instance?.id, title, interrupt.signal, options)
+    const ended = await untilEnded(operation, accepted.instance?.id, title, interrupt.signal, options).catch((error: unknown) => {
+      throw stillUnderWay(error, accepted.operation.id)
+    })
     if (ended === null) return EXIT.interrupted
     operation = ended
   }
@@ -83,7 +88,7 @@ export async function follow(begin: () => Promise<Accepted>, options: FollowOpti
     const { waitForGuest } = await import('./commands/wait.ts')
     const up = waitForGuest(client, instance.id, own.waitFor, interrupt.signal).then(() => true)
     if ((await unlessAborted(up, interrupt.signal)) === null) {
-      terminal.say(`\ntypevisor: ${instance.name} goes on booting; \`typevisor instance console ${instance.name}\` shows it`)
+      tell(options, operation.id, `${instance.name} goes on booting; \`typevisor instance console ${instance.name}\` shows it`)
       return EXIT.interrupted
     }
   }
@@ -95,14 +100,26 @@ export async function follow(begin: () => Promise<Accepted>, options: FollowOpti
   return EXIT.ok
 }
 
+/** Who loses the server while waiting has not lost the operation. */
+function stillUnderWay(error: unknown, operation: string): Fault {
+  const { code, message } = toFault(error)
+  return new Fault(code, `${message}; operation ${operation} was begun and goes on with the server`, { cause: error })
+}
+
+/** What is no error and no reply, to who waits. */
+function tell({ terminal, json }: FollowOptions, operation: string, text: string): void {
+  terminal.say(json ? JSON.stringify({ notice: text, operation }) : `typevisor: ${text}`)
+}
+
 /** null: interrupted, and said so. */
 async function untilEnded(
   first: Operation,
   instance: string | undefined,
   title: string,
   signal: AbortSignal,
-  { client, terminal }: FollowOptions,
+  options: FollowOptions,
 ): Promise<Operation | null> {
+  const { client } = options
   const begin = performance.now()
   const progress = new Progress(title)
   let operation = first
@@ -110,8 +127,10 @@ async function untilEnded(
   while (running(operation)) {
     if (signal.aborted) {
       progress.clear()
-      terminal.say(
-        `\ntypevisor: ${title} goes on: operation ${operation.id}. \`typevisor operation get ${operation.id} --wait 60\` waits for it, \`typevisor operation cancel ${operation.id}\` ends it`,
+      tell(
+        options,
+        operation.id,
+        `${title} goes on: operation ${operation.id}. \`typevisor operation get ${operation.id} --wait 60\` waits for it, \`typevisor operation cancel ${operation.id}\` ends it`,
       )
       return null
     }
@@ -126,8 +145,10 @@ async function untilEnded(
     if (awaited === null) continue
     lookAt = Number.POSITIVE_INFINITY // once
     progress.clear()
-    terminal.say(
-      `typevisor: ${title} waits for ${awaited}, and goes on by itself after that: operation ${operation.id}. \`typevisor operation cancel ${operation.id}\` ends it`,
+    tell(
+      options,
+      operation.id,
+      `${title} waits for ${awaited}, and goes on by itself after that: operation ${operation.id}. \`typevisor operation cancel ${operation.id}\` ends it`,
     )
   }
   progress.clear()

@@ -44,7 +44,7 @@ describe('a verb on a host that is away', () => {
   })
 
   test('goes on after Ctrl-C, which says so with its id', async () => {
-    await using waiting = typevisor(['instance', 'pause', 'db'], env())
+    await using waiting = typevisor(['instance', 'pause', 'db', '--json'], env())
     const { id } = await until('the operation begins', async () =>
       (await life.client.call('operation.list', { query: { unfinished: 'true' } })).items.find(
         (operation) => operation.name === 'instance.pause' && operation.state === 'running',
@@ -52,7 +52,22 @@ describe('a verb on a host that is away', () => {
     )
     process.kill(waiting.pid, 'SIGINT')
     assert.equal(await waiting.exited, 130)
-    assert.match(waiting.said(), new RegExp(`pause db goes on: operation ${id}\\. `))
+    const told = JSON.parse(waiting.said()) as { notice: string; operation: string }
+    assert.match(told.notice, new RegExp(`^pause db goes on: operation ${id}\\. `))
+    assert.equal(told.operation, id)
     assert.equal((await life.client.call('operation.get', { params: { operation: id } })).state, 'running')
+  })
+
+  test('that loses the server says that the operation was begun, with its id', async () => {
+    await using waiting = typevisor(['instance', 'save', 'web'], env())
+    const { id } = await until('the operation begins', async () =>
+      (await life.client.call('operation.list', { query: { unfinished: 'true' } })).items.find(
+        (operation) => operation.name === 'instance.save' && operation.state === 'running',
+      ),
+    )
+    await waiting.says(/waits for host rack/)
+    await life.child.kill('SIGKILL')
+    assert.equal(await waiting.exited, 6)
+    assert.match(waiting.said(), new RegExp(`; operation ${id} was begun and goes on with the server`))
   })
 })
