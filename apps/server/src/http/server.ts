@@ -318,7 +318,8 @@ function answerError(options: HttpServerOptions, error: unknown, request: Fastif
       stack: error instanceof Error ? error.stack : undefined,
     })
   } else if (status >= 500)
-    options.log.warn('http.failed', {
+    // The caller was told; a guest without an agent or a full disk is no news of the server's own.
+    options.log.debug('http.failed', {
       requestId: request.id,
       url: request.url.slice(0, 300),
       code: fault.code,
