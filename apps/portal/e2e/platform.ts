@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
 import { createClient, type Client } from '@typevisor/api/client'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
@@ -22,6 +23,15 @@ export interface TestPlatform extends AsyncDisposable {
   kill(): Promise<void>
   /** The same port and data again. */
   start(): Promise<void>
+  /** An agent in a process of its own, whose guests are in memory too; resolves when the platform says that it is connected. */
+  join(host: string): Promise<TestHost>
+  /** For what no person can bring about in a test's time, such as an undo that has failed for good. */
+  sql(text: string, values?: unknown[]): Promise<void>
+}
+
+export interface TestHost {
+  /** The machine is gone: its agent ends without a word. */
+  kill(): Promise<void>
 }
 
 async function freePort(): Promise<number> {
@@ -32,6 +42,13 @@ async function freePort(): Promise<number> {
   await once(server, 'close')
   if (address === null || typeof address === 'string') throw new Error('freePort: no port')
   return address.port
+}
+
+async function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const over = once(child, 'exit')
+  child.kill(signal)
+  await over
 }
 
 export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }): Promise<TestPlatform> {
@@ -68,10 +85,32 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
   const end = async (signal: NodeJS.Signals): Promise<void> => {
     const running = child
     child = null
-    if (running === null || running.exitCode !== null || running.signalCode !== null) return
-    const over = once(running, 'exit')
-    running.kill(signal)
-    await over
+    if (running !== null) await ended(running, signal)
+  }
+  const hosts: ChildProcess[] = []
+  const addHost = async (host: string): Promise<TestHost> => {
+    const { secret } = await client.call('host.token', { body: { name: host } })
+    const agent = spawn(
+      process.execPath,
+      [MAIN, 'agent', '--server', url, '--token', secret, '--data', join(folder, host), '--name', host, '--driver', 'sim'],
+      { stdio: 'ignore' },
+    )
+    hosts.push(agent)
+    const limit = Date.now() + START_MS
+    while (!(await client.call('host.list')).items.some((each) => each.name === host && each.connected)) {
+      if (agent.exitCode !== null || Date.now() > limit) throw new Error(`typevisor agent ${host}: exit ${agent.exitCode}`)
+      await sleep(100)
+    }
+    return { kill: () => ended(agent, 'SIGKILL') }
+  }
+  const sql = async (text: string, values: unknown[] = []): Promise<void> => {
+    const postgres = join(dataDir, 'postgresql')
+    // Lines of postmaster.pid: pid, data directory, start time, port, socket directory.
+    const lines = (await readFile(join(postgres, 'pgdata', 'postmaster.pid'), 'utf8')).split('\n')
+    const password = (await readFile(join(postgres, 'password'), 'utf8')).trim()
+    const database = new pg.Client({ host: lines[4], port: Number(lines[3]), user: 'typevisor', password, database: 'postgres' })
+    await database.connect()
+    await database.query(text, values).finally(() => database.end())
   }
   await start()
   const deadline = Date.now() + 5_000
@@ -84,12 +123,15 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
     dataDir,
     client,
     start,
+    join: addHost,
+    sql,
     kill: () => end('SIGKILL'),
     async [Symbol.asyncDispose]() {
       // Guests outlive the platform, so they are ended through it.
       await client.call('platform.stop', { body: { guests: true } }).catch(() => null)
       const stopped = await Promise.race([child === null ? null : once(child, 'exit'), sleep(STOP_MS, 'late', { ref: false })])
       if (stopped === 'late') await end('SIGTERM')
+      await Promise.all(hosts.map((host) => ended(host, 'SIGKILL')))
       await rm(folder, { recursive: true, force: true })
     },
   }

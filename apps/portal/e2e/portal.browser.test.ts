@@ -113,6 +113,16 @@ test('buttons follow the state, and what others do shows without a reload', { sk
   await shoot('instance-events')
 })
 
+test('a guest without a screen says so once, and leads to its console', { skip }, async () => {
+  await page.goto(`${platform.url}/instances/web-1`)
+  await page.getByRole('link', { name: 'Screen' }).click()
+  const screen = page.locator('[data-testid="screen"][data-status="refused"]')
+  await screen.getByText('domains in memory have no screen').waitFor()
+  await shoot('screen-none')
+  await screen.getByRole('link', { name: 'Console' }).click()
+  await page.locator('[data-testid="console"][data-status="open"]').waitFor()
+})
+
 test('what destroys asks for the name to be typed', { skip }, async () => {
   await platform.client.call('instance.create', { query: { wait: 20 }, body: { name: 'doomed' } })
   await page.goto(`${platform.url}/instances`)

@@ -10,6 +10,7 @@ import { sessionQuery } from './api/session.ts'
 import { PageFailure, PageMissing, PagePending } from './pages/page-states.tsx'
 import { parseInstanceSearch, toListQuery } from './pages/instance-search.ts'
 import { SignedIn } from './pages/signed-in.tsx'
+import { parseOperationSearch } from './pages/operation-search.ts'
 import { PATHS } from './paths.ts'
 
 declare module '@tanstack/react-router' {
@@ -83,6 +84,11 @@ const tabs = [
   }),
   createRoute({
     getParentRoute: () => instance,
+    path: 'screen',
+    component: lazyRouteComponent(() => import('./pages/instance/screen.tsx'), 'Screen'),
+  }),
+  createRoute({
+    getParentRoute: () => instance,
     path: 'command',
     component: lazyRouteComponent(() => import('./pages/instance/command.tsx'), 'Command'),
   }),
@@ -106,6 +112,7 @@ const hosts = createRoute({
 const operations = createRoute({
   getParentRoute: () => signedIn,
   path: PATHS.operations,
+  validateSearch: parseOperationSearch,
   component: lazyRouteComponent(() => import('./pages/operations.tsx'), 'Operations'),
 })
 

@@ -5,7 +5,7 @@ import { useActivity } from '../api/activity-provider.tsx'
 import { call } from '../api/client.ts'
 import { useSession } from '../api/session.ts'
 import { firstVerb, refusal, VERBS, verbsOf, type Instance, type VerbName } from '../api/verbs.ts'
-import { ConfirmByName } from './confirm.tsx'
+import { Confirm } from './confirm.tsx'
 import { Icon, type IconName } from './icons.tsx'
 import { useComplaints } from './notices.tsx'
 
@@ -92,7 +92,7 @@ function ConfirmVerb({
       ? `${what} will be removed with ${count === 1 ? 'its' : 'their'} disks. This cannot be undone.`
       : `The power of ${what} is cut at once. What the guest has not written to its disks is lost.`
   return (
-    <ConfirmByName
+    <Confirm
       opened={asked !== null}
       onClose={onClose}
       onConfirm={onConfirm}

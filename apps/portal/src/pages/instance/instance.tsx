@@ -2,13 +2,15 @@ import { Text } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link, Outlet, useParams } from '@tanstack/react-router'
 import { createContext, useContext } from 'react'
-import { isUnfinished, operationTitle } from '../../api/activity.ts'
+import { decisionsOf, isUnfinished, operationTitle } from '../../api/activity.ts'
 import { apiQuery } from '../../api/queries.ts'
-import { useMay } from '../../api/session.ts'
+import { useMay, useSession } from '../../api/session.ts'
 import type { Instance } from '../../api/verbs.ts'
 import { path, PATHS } from '../../paths.ts'
+import { Icon } from '../../ui/icons.tsx'
 import { ButtonLink, TextLink } from '../../ui/link.tsx'
 import { Empty, Failure, PageHead, Rows } from '../../ui/page.tsx'
+import { OperationButtons } from '../../ui/operation-buttons.tsx'
 import { ProgressStrip } from '../../ui/progress-strip.tsx'
 import { StateBadge } from '../../ui/state-badge.tsx'
 import { VerbButtons } from '../../ui/verb-menu.tsx'
@@ -21,6 +23,9 @@ export function useInstance(): Instance {
   if (instance === null) throw new Error('useInstance: outside an instance page')
   return instance
 }
+
+/** The states in which there is, or soon will be, something to connect to. */
+export const LIVE: ReadonlySet<Instance['state']['kind']> = new Set(['running', 'paused', 'creating'])
 
 export function InstancePage() {
   const { instance: name } = useParams({ from: `/signed-in${PATHS.instance}` })
@@ -43,6 +48,7 @@ export function InstancePage() {
         actions={may('instance.start') ? <VerbButtons instance={instance} /> : undefined}
       />
       <OperationStrip instance={instance} />
+      <StuckNotice instance={instance} />
       <StateDetail instance={instance} />
       <nav className="tabs" aria-label={`Pages of ${instance.name}`}>
         <Link className="tab" {...path.instance(name)} activeOptions={{ exact: true }}>
@@ -51,6 +57,11 @@ export function InstancePage() {
         {may('instance.console') && (
           <Link className="tab" {...path.console(name)}>
             Console
+          </Link>
+        )}
+        {may('instance.vnc') && (
+          <Link className="tab" {...path.screen(name)}>
+            Screen
           </Link>
         )}
         {may('instance.exec') && (
@@ -95,7 +106,33 @@ function OperationStrip({ instance }: { readonly instance: Instance }) {
     refetchInterval: (query) => (query.state.data === undefined || isUnfinished(query.state.data) ? PROGRESS_MS : false),
   })
   if (instance.operation === null) return null
-  return <ProgressStrip title={operationTitle(instance.operation.name)} operation={following.data} />
+  const { data } = following
+  return (
+    <ProgressStrip
+      title={operationTitle(instance.operation.name)}
+      operation={data}
+      actions={data !== undefined && <OperationButtons operation={data} name={instance.name} />}
+    />
+  )
+}
+
+/** An operation that failed and could not be taken back: it holds the instance until somebody decides. */
+function StuckNotice({ instance }: { readonly instance: Instance }) {
+  const stuck = useQuery(apiQuery('operation.list', { query: { resource: instance.id, state: 'stuck', limit: 1 } }))
+  const { account } = useSession()
+  const [operation] = stuck.data?.items ?? []
+  if (operation === undefined) return null
+  const decides = decisionsOf(operation, account.role).length > 0
+  return (
+    <div className="notice flat tone-red" role="alert" data-testid="stuck">
+      <Icon name="alert" />
+      <div>
+        <strong>{operationTitle(operation.name)} is stuck: it failed, and what it had done could not be undone</strong>
+        {operation.fault !== null && <p>{operation.fault.message}</p>}
+        {decides ? <OperationButtons operation={operation} name={instance.name} /> : <p>An admin can try again or abandon it.</p>}
+      </div>
+    </div>
+  )
 }
 
 /** Why it is in this state, where the state alone does not say: a crash's last words, a failed host. */
@@ -104,8 +141,8 @@ function StateDetail({ instance }: { readonly instance: Instance }) {
   const told = state.kind === 'crashed' || state.kind === 'failed' || (state.kind === 'paused' && state.cause === 'io-error')
   if (!told) return null
   return (
-    <div className="notice tone-red" role="alert" style={{ marginBottom: 18, boxShadow: 'none' }} data-testid="state-detail">
-      <span />
+    <div className="notice flat tone-red" role="alert" data-testid="state-detail">
+      <Icon name="alert" />
       <div>
         <strong>
           {state.kind === 'paused' ? 'Paused' : state.kind === 'failed' ? 'Failed' : 'Crashed'}: {state.cause}

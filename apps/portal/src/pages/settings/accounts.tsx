@@ -7,7 +7,7 @@ import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
 import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
 import { DataTable, type Column } from '../../table/data-table.tsx'
-import { ConfirmByName } from '../../ui/confirm.tsx'
+import { Confirm } from '../../ui/confirm.tsx'
 import { Icon } from '../../ui/icons.tsx'
 import { useComplaints } from '../../ui/notices.tsx'
 import { Ago } from '../../ui/now.tsx'
@@ -92,7 +92,7 @@ export function Accounts() {
           onClose={() => setMaking(false)}
         />
       </FormDialog>
-      <ConfirmByName
+      <Confirm
         opened={removed !== null}
         onClose={() => setRemoved(null)}
         onConfirm={() => removed !== null && remove.mutate(removed)}
