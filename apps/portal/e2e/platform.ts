@@ -25,11 +25,13 @@ export interface TestPlatform extends AsyncDisposable {
   start(): Promise<void>
   /** An agent in a process of its own, whose guests are in memory too; resolves when the platform says that it is connected. */
   join(host: string): Promise<TestHost>
+  /** The same with a token that somebody else has made. */
+  agent(host: string, secret: string): Promise<TestHost>
   /** For what no person can bring about in a test's time, such as an undo that has failed for good. */
   sql(text: string, values?: unknown[]): Promise<void>
 }
 
-export interface TestHost {
+export interface TestHost extends AsyncDisposable {
   /** The machine is gone: its agent ends without a word. */
   kill(): Promise<void>
 }
@@ -88,21 +90,23 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
     if (running !== null) await ended(running, signal)
   }
   const hosts: ChildProcess[] = []
-  const addHost = async (host: string): Promise<TestHost> => {
-    const { secret } = await client.call('host.token', { body: { name: host } })
-    const agent = spawn(
+  const agent = async (host: string, secret: string): Promise<TestHost> => {
+    const child = spawn(
       process.execPath,
       [MAIN, 'agent', '--server', url, '--token', secret, '--data', join(folder, host), '--name', host, '--driver', 'sim'],
       { stdio: 'ignore' },
     )
-    hosts.push(agent)
+    hosts.push(child)
     const limit = Date.now() + START_MS
     while (!(await client.call('host.list')).items.some((each) => each.name === host && each.connected)) {
-      if (agent.exitCode !== null || Date.now() > limit) throw new Error(`typevisor agent ${host}: exit ${agent.exitCode}`)
+      if (child.exitCode !== null || Date.now() > limit) throw new Error(`typevisor agent ${host}: exit ${child.exitCode}`)
       await sleep(100)
     }
-    return { kill: () => ended(agent, 'SIGKILL') }
+    const kill = () => ended(child, 'SIGKILL')
+    return { kill, [Symbol.asyncDispose]: kill }
   }
+  const addHost = async (host: string): Promise<TestHost> =>
+    agent(host, (await client.call('host.token', { body: { name: host } })).secret)
   const sql = async (text: string, values: unknown[] = []): Promise<void> => {
     const postgres = join(dataDir, 'postgresql')
     // Lines of postmaster.pid: pid, data directory, start time, port, socket directory.
@@ -124,6 +128,7 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
     client,
     start,
     join: addHost,
+    agent,
     sql,
     kill: () => end('SIGKILL'),
     async [Symbol.asyncDispose]() {

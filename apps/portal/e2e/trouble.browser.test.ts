@@ -104,3 +104,76 @@ test('an operation that waits for its host says so, and can be cancelled', { ski
   await strip.waitFor({ state: 'detached' })
   assert.equal(await stateOf(operation.id), 'undone')
 })
+
+test('an instance whose host is gone is destroyed by force, once its name is typed', { skip }, async () => {
+  await page.goto(`${platform.url}/instances/db-1`)
+  await page.getByTestId('away').getByText('Host rack-2 is not connected').waitFor()
+  await shoot('instance-away')
+  await page.getByTestId('destroy-by-force').click()
+  await page.getByTestId('by-force').waitFor()
+  await shoot('destroy-by-force')
+  await page.getByTestId('confirm-word').fill('db-1')
+  await page.getByTestId('confirm-go').click()
+  await page.getByText('There is no instance db-1').waitFor()
+})
+
+test('a host that is gone is removed with what is on it, all of it named first', { skip }, async () => {
+  await page.goto(`${platform.url}/hosts`)
+  assert.equal(await row('local').getByTestId('remove-host').isDisabled(), true, 'a host that is connected is not removed')
+  await row('rack-2').getByTestId('remove-host').click()
+  await page.getByTestId('goes-with-it').getByText('db-2').waitFor()
+  await shoot('host-remove')
+  assert.equal(await page.getByTestId('confirm-go').isDisabled(), true)
+  await page.getByTestId('confirm-word').fill('rack-2')
+  await page.getByTestId('confirm-go').click()
+  await row('rack-2').waitFor({ state: 'detached' })
+  const { items } = await platform.client.call('instance.list', { query: {} })
+  assert.deepEqual(
+    items.map((instance) => instance.name),
+    ['web-1', 'web-2'],
+  )
+})
+
+test(
+  'a host is added: the command is shown, and the dialog says when its agent has come',
+  { skip, timeout: 60_000 },
+  async () => {
+    await page.getByTestId('join').click()
+    await page.getByLabel('Name of the host').fill('rack-3')
+    await page.getByRole('button', { name: 'Make a token' }).click()
+    await page.getByText(/^typevisor agent --server/).waitFor()
+    await page.locator('[data-testid="joined"][data-joined="false"]').waitFor()
+    await shoot('host-add')
+    await using _agent = await platform.agent('rack-3', await page.getByTestId('secret').innerText())
+    await page.locator('[data-testid="joined"][data-joined="true"]').waitFor()
+    await page.getByRole('button', { name: 'Done' }).click()
+    await row('rack-3').getByText('Connected').waitFor()
+  },
+)
+
+test('operations and the audit log speak of things by name, of those that are gone too', { skip }, async () => {
+  await page.goto(`${platform.url}/operations`)
+  await row('instance.destroy db-1').waitFor()
+  await page.goto(`${platform.url}/settings/audit`)
+  await page.getByTestId('row').filter({ hasText: 'instance.destroy' }).getByText('db-1', { exact: true }).waitFor()
+  await page.getByTestId('row').filter({ hasText: 'host.delete' }).getByText('rack-2', { exact: true }).waitFor()
+  await shoot('audit-names')
+})
+
+test("one's own password is changed only by who knows it, and the session goes on", { skip }, async () => {
+  await page.goto(`${platform.url}/settings`)
+  const form = page.getByTestId('password-form')
+  const fill = async (current: string) => {
+    await form.getByLabel('Current password').fill(current)
+    await form.getByLabel('New password').fill('a new one, long enough')
+    await form.getByLabel('Again').fill('a new one, long enough')
+    await form.getByRole('button', { name: 'Set the password' }).click()
+  }
+  await fill('not the one')
+  await form.getByText('This is not your password until now').waitFor()
+  assert.equal(await form.getByLabel('Current password').getAttribute('aria-invalid'), 'true')
+  await fill(platform.password)
+  await form.getByText('The password is set').waitFor()
+  await page.reload()
+  await page.getByTestId('password-form').waitFor()
+})

@@ -1,11 +1,11 @@
-import { Text } from '@mantine/core'
+import { Button, Text } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { Link, Outlet, useParams } from '@tanstack/react-router'
 import { createContext, useContext } from 'react'
 import { decisionsOf, isUnfinished, operationTitle } from '../../api/activity.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useMay, useSession } from '../../api/session.ts'
-import type { Instance } from '../../api/verbs.ts'
+import { isAway, type Instance } from '../../api/verbs.ts'
 import { path, PATHS } from '../../paths.ts'
 import { Icon } from '../../ui/icons.tsx'
 import { ButtonLink, TextLink } from '../../ui/link.tsx'
@@ -13,7 +13,7 @@ import { Empty, Failure, PageHead, Rows } from '../../ui/page.tsx'
 import { OperationButtons } from '../../ui/operation-buttons.tsx'
 import { ProgressStrip } from '../../ui/progress-strip.tsx'
 import { StateBadge } from '../../ui/state-badge.tsx'
-import { VerbButtons } from '../../ui/verb-menu.tsx'
+import { useVerbs, VerbButtons } from '../../ui/verb-menu.tsx'
 
 const InstanceContext = createContext<Instance | null>(null)
 
@@ -50,6 +50,7 @@ export function InstancePage() {
       <OperationStrip instance={instance} />
       <StuckNotice instance={instance} />
       <StateDetail instance={instance} />
+      {isAway(instance) && <AwayNotice instance={instance} />}
       <nav className="tabs" aria-label={`Pages of ${instance.name}`}>
         <Link className="tab" {...path.instance(name)} activeOptions={{ exact: true }}>
           Overview
@@ -93,6 +94,37 @@ function Gone({ name }: { readonly name: string }) {
         />
       </div>
     </>
+  )
+}
+
+/** Its host is away: what that means for what is shown, and the way out when it never comes back. */
+function AwayNotice({ instance }: { readonly instance: Instance }) {
+  const may = useMay()
+  const begin = useVerbs()
+  return (
+    <div className="notice flat tone-amber" role="status" data-testid="away">
+      <Icon name="host" />
+      <div>
+        <strong>Host {instance.host} is not connected</strong>
+        <p>
+          What is shown is what was last known; a guest goes on running without its agent. It can be acted on again when the host
+          is back: see <TextLink {...path.hosts()}>Hosts</TextLink>.
+        </p>
+        {may('instance.destroy') && (
+          <span className="decisions">
+            <Button
+              size="compact-xs"
+              variant="light"
+              color="red"
+              onClick={() => begin('destroy', [instance])}
+              data-testid="destroy-by-force"
+            >
+              It is gone for good: destroy{'\u2026'}
+            </Button>
+          </span>
+        )}
+      </div>
+    </div>
   )
 }
 

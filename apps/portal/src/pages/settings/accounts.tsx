@@ -1,10 +1,11 @@
-import { Button, PasswordInput, TextInput } from '@mantine/core'
+import { Button, TextInput } from '@mantine/core'
 import type { Reply, RoleName } from '@typevisor/api'
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useState } from 'react'
 import { call } from '../../api/client.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
+import { PasswordField } from '../../forms/password-field.tsx'
 import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
 import { DataTable, type Column } from '../../table/data-table.tsx'
 import { Confirm } from '../../ui/confirm.tsx'
@@ -147,14 +148,13 @@ function MakeAccount({ onMade, onClose }: { readonly onMade: () => void; readonl
               </select>
             </span>
           </label>
-          <PasswordInput
+          <PasswordField
             label="First password"
             description="At least 10 characters"
             autoComplete="new-password"
             value={password}
-            onChange={(event) => setPassword(event.currentTarget.value)}
+            onChange={setPassword}
             error={errors.password}
-            visibilityToggleButtonProps={{ 'aria-label': 'Show the password' }}
           />
         </>
       )}
