@@ -181,7 +181,7 @@ test('verbs reach all chosen rows, and the list follows by itself', { skip }, as
 
 test('operations tell how they ended', { skip }, async () => {
   await page.getByRole('link', { name: 'Operations' }).click()
-  await page.getByTestId('row').filter({ hasText: 'instance.pause' }).first().getByText('Done').waitFor()
+  await row('instance.pause many-10').first().getByText('Done').waitFor()
   await shoot('operations')
 })
 
@@ -282,6 +282,22 @@ test('a lost connection is said, and gone again when the platform is back', { sk
   await platform.start()
   await page.getByTestId('connection-lost').waitFor({ state: 'detached', timeout: 30_000 })
   await row('micro').waitFor()
+})
+
+test('a page that is opened while the platform is away comes when it is back', { skip, timeout: 90_000 }, async () => {
+  // A browser that has never seen the page: its code can only come from the platform.
+  await using fresh = await openBrowser({ origin: platform.url })
+  await fresh.page.goto(platform.url)
+  await signIn(fresh.page)
+  await fresh.page.getByTestId('row').first().waitFor()
+  await platform.kill()
+  await fresh.page.getByTestId('connection-lost').waitFor()
+  await fresh.page.getByRole('link', { name: 'Hosts' }).click()
+  await fresh.page.getByTestId('loading').waitFor()
+  await fresh.page.getByTestId('connection-lost').waitFor()
+  await shoot('page-away', fresh.page)
+  await platform.start()
+  await fresh.page.getByRole('heading', { name: 'Hosts' }).waitFor({ timeout: 30_000 })
 })
 
 test('nothing was asked of another origin, and the content policy refused nothing', { skip }, () => {

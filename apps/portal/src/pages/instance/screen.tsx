@@ -96,19 +96,20 @@ function openGlass(
   let current: RFB | null = null
   const connect = (handlers: ScreenHandlers) => {
     const socket = new WebSocket(client.stream('instance.vnc', { params: { instance: instanceId } }).url)
-    const rfb = new RFB(target, socket, { shared: true })
-    rfb.scaleViewport = true
-    rfb.background = 'transparent'
     let reason = ''
+    // Before noVNC listens, which says `disconnect` as soon as it hears of the close.
     socket.addEventListener('close', (event) => {
       ;({ reason } = event)
     })
+    const rfb = new RFB(target, socket, { shared: true })
+    rfb.scaleViewport = true
+    rfb.background = 'transparent'
     rfb.addEventListener('connect', () => {
       current = rfb
       handlers.onOpen()
       if (matchMedia('(pointer: fine)').matches) rfb.focus({ preventScroll: true })
     })
-    // Comes after the socket's close when the server closed it, and by itself when the bytes made no sense.
+    // By itself when the bytes made no sense.
     rfb.addEventListener('disconnect', () => {
       if (current === rfb) current = null
       handlers.onClose(reason)
