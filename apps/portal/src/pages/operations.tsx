@@ -2,8 +2,17 @@ import { Progress, Text } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { useNavigate, useSearch } from '@tanstack/react-router'
 import { useEffect } from 'react'
-import { isUnfinished, operationTitle, percentOf, progressWords, resourceText, type Operation } from '../api/activity.ts'
+import {
+  decisionsOf,
+  isUnfinished,
+  operationTitle,
+  percentOf,
+  progressWords,
+  resourceText,
+  type Operation,
+} from '../api/activity.ts'
 import { apiQuery } from '../api/queries.ts'
+import { useSession } from '../api/session.ts'
 import { useCursorPages } from '../table/cursor-pages.tsx'
 import { DataTable, type Column } from '../table/data-table.tsx'
 import { TableFoot } from '../table/table-foot.tsx'
@@ -80,8 +89,12 @@ const COLUMNS: readonly Column<Operation>[] = [
   { title: 'State', shrink: true, cell: (operation) => <OperationBadge operation={operation} /> },
   { title: 'Progress', ownLine: true, cell: (operation) => <Ending operation={operation} /> },
   { title: 'Begun', shrink: true, cell: (operation) => <Ago at={operation.createdAt} /> },
-  { title: 'Decide', shrink: true, cell: (operation) => <OperationButtons operation={operation} /> },
 ]
+const DECIDE: Column<Operation> = {
+  title: 'Decide',
+  shrink: true,
+  cell: (operation) => <OperationButtons operation={operation} />,
+}
 
 const NOTHING: Record<Shown, string> = {
   all: 'Nothing has been done yet',
@@ -91,6 +104,7 @@ const NOTHING: Record<Shown, string> = {
 
 export function Operations() {
   const { show = 'all' } = useSearch({ from: `/signed-in${PATHS.operations}` })
+  const { account } = useSession()
   const navigate = useNavigate({ from: PATHS.operations })
   const { answer, foot, first } = useCursorPages('operation.list', toOperationQuery(show), PAGE_SIZE)
   useEffect(first, [show])
@@ -141,7 +155,7 @@ export function Operations() {
           <DataTable
             label="Operations"
             rows={items}
-            columns={COLUMNS}
+            columns={items.some((each) => decisionsOf(each, account.role).length > 0) ? [...COLUMNS, DECIDE] : COLUMNS}
             rowKey={(row) => row.id}
             rowName={(row) => `${row.name} ${resourceText(row)}`}
             stale={answer.isPlaceholderData}

@@ -4,7 +4,6 @@ import { ActionIcon, Button, Tooltip } from '@mantine/core'
 import { FitAddon } from '@xterm/addon-fit'
 import { Terminal } from '@xterm/xterm'
 import { useEffect, useRef, useState } from 'react'
-import { useTitle } from '../../ui/page.tsx'
 import { useComplaints } from '../../ui/notices.tsx'
 import { copyText } from '../../ui/copy.tsx'
 import { Icon, type IconName } from '../../ui/icons.tsx'
@@ -46,7 +45,6 @@ interface Glass {
 
 export function Console() {
   const instance = useInstance()
-  useTitle(`Console · ${instance.name}`)
   const glass = useRef<HTMLDivElement>(null)
   const frame = useRef<HTMLElement>(null)
   const [screen, setScreen] = useState<Glass | null>(null)

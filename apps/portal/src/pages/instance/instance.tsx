@@ -1,6 +1,6 @@
 import { Button, Text } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
-import { Link, Outlet, useParams } from '@tanstack/react-router'
+import { Outlet, useParams } from '@tanstack/react-router'
 import { createContext, useContext } from 'react'
 import { decisionsOf, isUnfinished, operationTitle } from '../../api/activity.ts'
 import { apiQuery } from '../../api/queries.ts'
@@ -13,6 +13,7 @@ import { Empty, Failure, PageHead, Rows } from '../../ui/page.tsx'
 import { OperationButtons } from '../../ui/operation-buttons.tsx'
 import { ProgressStrip } from '../../ui/progress-strip.tsx'
 import { StateBadge } from '../../ui/state-badge.tsx'
+import { Tabs, usePart } from '../../ui/tabs.tsx'
 import { useVerbs, VerbButtons } from '../../ui/verb-menu.tsx'
 
 const InstanceContext = createContext<Instance | null>(null)
@@ -27,10 +28,13 @@ export function useInstance(): Instance {
 /** The states in which there is, or soon will be, something to connect to. */
 export const LIVE: ReadonlySet<Instance['state']['kind']> = new Set(['running', 'paused', 'creating'])
 
+const PARTS = { console: 'Console', screen: 'Screen', command: 'Command', events: 'Events' } as const
+
 export function InstancePage() {
   const { instance: name } = useParams({ from: `/signed-in${PATHS.instance}` })
   const found = useQuery(apiQuery('instance.get', { params: { instance: name } }))
   const may = useMay()
+  const part = usePart(PARTS)
   if (found.error?.code === 'not_found') return <Gone name={name} />
   if (found.isPending) return <Rows count={8} />
   if (found.data === undefined) return <Failure what={name} error={found.error} onRetry={() => void found.refetch()} />
@@ -44,6 +48,7 @@ export function InstancePage() {
       </Text>
       <PageHead
         title={instance.name}
+        part={part}
         beside={<StateBadge instance={instance} />}
         actions={may('instance.start') ? <VerbButtons instance={instance} /> : undefined}
       />
@@ -51,29 +56,16 @@ export function InstancePage() {
       <StuckNotice instance={instance} />
       <StateDetail instance={instance} />
       {isAway(instance) && <AwayNotice instance={instance} />}
-      <nav className="tabs" aria-label={`Pages of ${instance.name}`}>
-        <Link className="tab" {...path.instance(name)} activeOptions={{ exact: true }}>
-          Overview
-        </Link>
-        {may('instance.console') && (
-          <Link className="tab" {...path.console(name)}>
-            Console
-          </Link>
-        )}
-        {may('instance.vnc') && (
-          <Link className="tab" {...path.screen(name)}>
-            Screen
-          </Link>
-        )}
-        {may('instance.exec') && (
-          <Link className="tab" {...path.command(name)}>
-            Command
-          </Link>
-        )}
-        <Link className="tab" {...path.events(name)}>
-          Events
-        </Link>
-      </nav>
+      <Tabs
+        label={`Pages of ${instance.name}`}
+        tabs={[
+          { title: 'Overview', at: path.instance(name), first: true },
+          ...(may('instance.console') ? [{ title: PARTS.console, at: path.console(name) }] : []),
+          ...(may('instance.vnc') ? [{ title: PARTS.screen, at: path.screen(name) }] : []),
+          ...(may('instance.exec') ? [{ title: PARTS.command, at: path.command(name) }] : []),
+          { title: PARTS.events, at: path.events(name) },
+        ]}
+      />
       {/* A new instance of the same name is another machine: nothing of the old one's tabs may stay. */}
       <Outlet key={instance.id} />
     </InstanceContext>

@@ -6,7 +6,6 @@ import { client } from '../../api/client.ts'
 import { path } from '../../paths.ts'
 import { Icon, type IconName } from '../../ui/icons.tsx'
 import { TextLink } from '../../ui/link.tsx'
-import { useTitle } from '../../ui/page.tsx'
 import { Badge } from '../../ui/state-badge.tsx'
 import { interruptibleWait } from './console-ports.ts'
 import { LIVE, useInstance } from './instance.tsx'
@@ -24,7 +23,6 @@ interface Glass {
 
 export function Screen() {
   const instance = useInstance()
-  useTitle(`Screen · ${instance.name}`)
   const target = useRef<HTMLDivElement>(null)
   const frame = useRef<HTMLElement>(null)
   const [glass, setGlass] = useState<Glass | null>(null)
