@@ -246,6 +246,13 @@ test('the window says which page and which part of it is shown, and Back goes wh
   await page.getByText('Nothing is stuck').waitFor()
 })
 
+test('an address that names nothing says so, with the way on beside it', { skip }, async () => {
+  await page.goto(`${platform.url}/nowhere/at/all`)
+  await page.getByText('There is nothing here').waitFor()
+  await page.getByRole('link', { name: 'Hosts' }).click()
+  await page.getByRole('heading', { name: 'Hosts' }).waitFor()
+})
+
 test('the keyboard is enough to find and open an instance', { skip }, async () => {
   await page.goto(`${platform.url}/instances?search=web-1`)
   await row('web-1').waitFor()
@@ -299,7 +306,7 @@ test('pages fit a phone, in the dark as in the light', { skip }, async () => {
       await phone.page.goto(`${platform.url}${at}`)
       await phone.page.waitForLoadState('load')
       await phone.page.getByRole('heading').first().waitFor()
-      await phone.page.waitForTimeout(400)
+      await phone.page.getByTestId('loading').first().waitFor({ state: 'detached' })
       await shoot(`phone-${scheme}${at.replaceAll(/[^a-z0-9]/g, '-')}`, phone.page)
       const over = await phone.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
       assert.equal(over, 0, `${at} is ${over} px wider than the screen`)

@@ -145,9 +145,21 @@ const sections = [
   }),
 ] as const
 
+/** Inside the shell, so that there is a way on from it. */
+const missing = createRoute({ getParentRoute: () => signedIn, path: '$', component: PageMissing })
+
 const routeTree = root.addChildren([
   signIn,
-  signedIn.addChildren([home, instances, instance.addChildren(tabs), images, hosts, operations, settings.addChildren(sections)]),
+  signedIn.addChildren([
+    home,
+    instances,
+    instance.addChildren(tabs),
+    images,
+    hosts,
+    operations,
+    settings.addChildren(sections),
+    missing,
+  ]),
 ])
 
 export const makeRouter = (queryClient: QueryClient) =>

@@ -74,7 +74,8 @@ export function SignIn() {
             Sign in
           </Button>
           <Text size="sm" c="dimmed">
-            The first password of <span className="mono">admin</span> was printed once, where the platform was started.
+            Until somebody has signed in, the first password of <span className="mono">admin</span> is printed where the platform
+            is started, a new one at each start.
           </Text>
         </Stack>
       </form>

@@ -159,6 +159,12 @@ function StuckNotice({ instance }: { readonly instance: Instance }) {
   )
 }
 
+const WHAT_NEXT: Partial<Record<Instance['state']['kind'], string>> = {
+  failed: 'Destroy it, and create it again when the reason is mended.',
+  crashed: 'Its console shows its last words. Power it off, then start it again.',
+  paused: 'Make room on its host, then unpause it: it goes on where it stopped.',
+}
+
 /** Why it is in this state, where the state alone does not say: a crash's last words, a failed host. */
 function StateDetail({ instance }: { readonly instance: Instance }) {
   const { state } = instance
@@ -171,7 +177,8 @@ function StateDetail({ instance }: { readonly instance: Instance }) {
         <strong>
           {state.kind === 'paused' ? 'Paused' : state.kind === 'failed' ? 'Failed' : 'Crashed'}: {state.cause}
         </strong>
-        {state.detail !== null && <p style={{ whiteSpace: 'pre-wrap' }}>{state.detail}</p>}
+        {state.detail !== null && <p>{state.detail}</p>}
+        <p className="next">{WHAT_NEXT[state.kind]}</p>
       </div>
     </div>
   )

@@ -16,37 +16,39 @@ export function Account() {
   const platform = useQuery(apiQuery('platform.get', {}))
   return (
     <div className="grid">
-      <Panel title="Your account">
-        <dl className="facts">
-          <dt>Name</dt>
-          <dd>{account.name}</dd>
-          <dt>Role</dt>
-          <dd>{account.role}</dd>
-          <dt>Since</dt>
-          <dd>
-            <Ago at={account.createdAt} />
-          </dd>
-        </dl>
-      </Panel>
+      <div className="stack">
+        <Panel title="Your account">
+          <dl className="facts">
+            <dt>Name</dt>
+            <dd>{account.name}</dd>
+            <dt>Role</dt>
+            <dd>{account.role}</dd>
+            <dt>Since</dt>
+            <dd>
+              <Ago at={account.createdAt} />
+            </dd>
+          </dl>
+        </Panel>
+        {platform.data !== undefined && (
+          <Panel title="This platform">
+            <dl className="facts">
+              <dt>Version</dt>
+              <dd>{platform.data.version}</dd>
+              <dt>Up for</dt>
+              <dd className="num">{lasting(platform.data.uptimeMs)}</dd>
+              <dt>Database</dt>
+              <dd>{platform.data.database}</dd>
+              <dt>Instances</dt>
+              <dd className="num">{platform.data.instanceCount}</dd>
+              <dt>Hosts</dt>
+              <dd className="num">{platform.data.hostCount}</dd>
+            </dl>
+          </Panel>
+        )}
+      </div>
       <Panel title="Password">
         <PasswordForm account={account.name} />
       </Panel>
-      {platform.data !== undefined && (
-        <Panel title="This platform">
-          <dl className="facts">
-            <dt>Version</dt>
-            <dd>{platform.data.version}</dd>
-            <dt>Up for</dt>
-            <dd className="num">{lasting(platform.data.uptimeMs)}</dd>
-            <dt>Database</dt>
-            <dd>{platform.data.database}</dd>
-            <dt>Instances</dt>
-            <dd className="num">{platform.data.instanceCount}</dd>
-            <dt>Hosts</dt>
-            <dd className="num">{platform.data.hostCount}</dd>
-          </dl>
-        </Panel>
-      )}
     </div>
   )
 }
