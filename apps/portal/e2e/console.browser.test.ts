@@ -81,6 +81,9 @@ test('a guest made in three clicks answers on its console', { skip, timeout: 120
   await untilText(/[#$] *$/, BOOT_MS)
   await type('echo $((6*7))-is-the-answer')
   await untilText(/^42-is-the-answer$/m)
+  // Without the words of the button that the pointer is on.
+  await page.mouse.move(700, 700)
+  await page.getByRole('tooltip').waitFor({ state: 'hidden' })
   await shoot('console')
 })
 

@@ -8,6 +8,7 @@ import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
 import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
+import { faintTexts, namelessControls } from './legible.ts'
 import { startPlatform, type TestPlatform } from './platform.ts'
 
 const skip = hasChromium() ? false : `no Chromium at ${CHROMIUM}`
@@ -283,7 +284,7 @@ test('a session that has ended leads to sign-in and back', { skip }, async () =>
   await page.getByRole('heading', { name: 'Images' }).waitFor()
 })
 
-test('pages fit a phone, in the dark as in the light', { skip }, async () => {
+test('pages fit a phone and can be read, in the dark as in the light', { skip }, async () => {
   for (const scheme of ['light', 'dark'] as const) {
     await using phone = await openBrowser({ origin: platform.url, width: 390, height: 844, scheme })
     await phone.page.goto(platform.url)
@@ -310,6 +311,8 @@ test('pages fit a phone, in the dark as in the light', { skip }, async () => {
       await shoot(`phone-${scheme}${at.replaceAll(/[^a-z0-9]/g, '-')}`, phone.page)
       const over = await phone.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
       assert.equal(over, 0, `${at} is ${over} px wider than the screen`)
+      assert.deepEqual(await faintTexts(phone.page), [], `${at}, ${scheme}: text too faint`)
+      assert.deepEqual(await namelessControls(phone.page), [], `${at}: controls without a name`)
     }
     await phone.page.goto(`${platform.url}/instances`)
     await phone.page.getByTestId('menu').click()
