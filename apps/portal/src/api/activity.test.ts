@@ -68,9 +68,10 @@ test('an undone operation has failed when it has a fault, and was cancelled when
 })
 
 test('operations are called by what a person pressed', () => {
-  assert.deepEqual(['instance.shutdown', 'image.build', 'cloud.rain'].map(operationTitle), [
+  assert.deepEqual(['instance.shutdown', 'image.build', 'instance.clean-up', 'cloud.rain'].map(operationTitle), [
     'Shut down',
     'Build image',
+    'Clean up',
     'cloud.rain',
   ])
 })

@@ -86,6 +86,7 @@ const TITLES: Record<string, string> = {
   save: 'Save',
   restore: 'Restore',
   destroy: 'Destroy',
+  'clean-up': 'Clean up',
 }
 
 /** `instance.shutdown` -> `Shut down`. An operation that this portal does not know keeps its own name. */

@@ -19,6 +19,9 @@ const VIA: Record<Entry['via'], string> = {
   local: "by the machine's own credentials",
 }
 
+/** `begun`: it is under way, such as a console that is open, or was cut off. Anything else is the code of a fault. */
+const TONES: Record<string, string> = { ok: 'green', begun: 'blue' }
+
 /** By name; what was recorded without one, such as a token that is gone, by its id. */
 function ResourceText({ entry: { resource, resourceName } }: { readonly entry: Entry }) {
   if (resource === null) return null
@@ -40,7 +43,7 @@ const COLUMNS: readonly Column<Entry>[] = [
   { title: 'Of', cell: (entry) => <ResourceText entry={entry} /> },
   {
     title: 'Outcome',
-    cell: (entry) => <span className={`state tone-${entry.outcome === 'ok' ? 'green' : 'red'}`}>{entry.outcome}</span>,
+    cell: (entry) => <span className={`state tone-${TONES[entry.outcome] ?? 'red'}`}>{entry.outcome}</span>,
   },
   { title: 'From', wide: true, cell: (entry) => <span className="mono dim">{entry.address}</span> },
 ]
