@@ -1,5 +1,5 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
-import { Channel, Fault, millis, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
+import { Channel, Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
 import type { DomainId, PortForward } from '@typevisor/model'
 import type {
   CallOptions,
@@ -24,7 +24,7 @@ import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { isObject, parseObject } from './read-json.ts'
-import { readRecord } from './record.ts'
+import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { restoreInto, saveMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
@@ -76,6 +76,7 @@ export interface QemuDriver extends DomainDriver {
   forwards(id: DomainId, options?: CallOptions): Promise<readonly PortForward[]>
 }
 
+const ADOPT_AGAIN = millis(1000)
 const QUIT_LIMIT = millis(1500)
 const QUIT_EXIT_LIMIT = millis(3000)
 
@@ -92,6 +93,10 @@ class Driver implements QemuDriver {
   readonly #limits: QemuDriverLimits
   readonly #binary: string
   readonly #machines = new Map<DomainId, Machine>()
+  /** What the caller has said of each domain: what a record is made of when it has to be made anew. */
+  readonly #known = new Map<DomainId, DriverDomain>()
+  /** Domains whose process did not answer when it was to be adopted. */
+  readonly #unanswered = new Set<DomainId>()
   readonly #locks = new Locks<DomainId>()
   /** What is under way per domain, so that `destroy` need not wait for it. */
   readonly #underWay = new Map<DomainId, Set<AbortController>>()
@@ -145,6 +150,7 @@ class Driver implements QemuDriver {
   }
 
   create(domain: DriverDomain, options: CallOptions = {}): Promise<void> {
+    this.#known.set(domain.id, domain)
     return this.#exclusive(domain.id, options, async (signal) => {
       if (await this.#attach(domain.id)) return
       await this.#start(domain, 'fresh', signal, async () => {})
@@ -152,6 +158,7 @@ class Driver implements QemuDriver {
   }
 
   restore(domain: DriverDomain, path: string, options: CallOptions = {}): Promise<void> {
+    this.#known.set(domain.id, domain)
     return this.#exclusive(domain.id, options, async (signal) => {
       if (await this.#attach(domain.id)) return
       await restoreInto({ ...this.#transfer(), domain, path, signal }, (feed) => this.#start(domain, 'incoming', signal, feed))
@@ -257,25 +264,47 @@ class Driver implements QemuDriver {
     if (this.#events.closed && !this.#closing.signal.aborted) this.#events = new Channel(this.#limits.eventCountMax)
     const states = new Map<DomainId, DriverState>()
     await Promise.all(
-      domains.map(async ({ id, name }) => {
+      domains.map(async (domain) => {
+        const { id, name } = domain
+        this.#known.set(id, domain)
         try {
-          states.set(
-            id,
-            await this.#exclusive(id, options, async (signal) => {
-              const machine = await this.#attach(id)
-              return machine ? await machine.refresh({ signal }) : await this.#goneState(id)
-            }),
-          )
+          states.set(id, await this.#lookAt(id, options))
         } catch (error) {
           options.signal?.throwIfAborted()
           // It is there and does not answer: neither gone nor known. Its state follows as an event once it answers.
-          const reason = error instanceof Error ? error.message : String(error)
-          this.#machines.get(id)?.owe()
-          this.#log.warn('qemu.adopt.no_answer', { domain: id, name, reason })
+          this.#log.warn('qemu.adopt.no_answer', { domain: id, name, reason: toFault(error).message })
+          const machine = this.#machines.get(id)
+          if (machine) machine.owe()
+          else void this.#adoptLater(id)
         }
       }),
     )
     return states
+  }
+
+  #lookAt(id: DomainId, options: CallOptions): Promise<DriverState> {
+    return this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#attach(id)
+      return machine ? await machine.refresh({ signal }) : await this.#goneState(id)
+    })
+  }
+
+  /** Asks again until it is known what became of the domain, and tells it. */
+  async #adoptLater(id: DomainId): Promise<void> {
+    const { signal } = this.#closing
+    if (this.#unanswered.has(id)) return
+    this.#unanswered.add(id)
+    try {
+      while (!signal.aborted && this.#known.has(id)) {
+        await this.#clock.sleep(ADOPT_AGAIN, { signal })
+        const state = await this.#lookAt(id, { signal }).catch(() => null)
+        if (state) return this.#report({ at: this.#clock.now(), domain: id, kind: 'state', state })
+      }
+    } catch {
+      // The driver was closed.
+    } finally {
+      this.#unanswered.delete(id)
+    }
   }
 
   async *events(options: CallOptions = {}): AsyncGenerator<DriverEvent, void, undefined> {
@@ -349,6 +378,7 @@ class Driver implements QemuDriver {
       const paths = this.#paths(id)
       await sweep(this.#launchContext('tcg'), paths)
       await this.#host.files.remove(paths.dataFolder)
+      this.#known.delete(id)
     })
   }
 
@@ -426,9 +456,10 @@ class Driver implements QemuDriver {
     this.#closing.signal.throwIfAborted()
     const known = this.#machines.get(id)
     if (known && !(await this.#hasEnded(known))) return known
-    const adopted: Adopted = await adoptDomain(this.#launchContext('tcg'), this.#paths(id), this.#log)
+    const context = { ...this.#launchContext('tcg'), log: this.#log, known: this.#known.get(id) ?? null }
+    const adopted: Adopted = await adoptDomain(context, id, this.#paths(id))
     if (adopted.kind === 'gone') return null
-    const machine = new Machine(this.#machineContext(), this.#paths(id), adopted.record, null)
+    const machine = new Machine(this.#machineContext(), this.#paths(id), adopted.record, adopted.monitor)
     try {
       await adopted.settle(machine)
     } catch (error) {
@@ -448,8 +479,10 @@ class Driver implements QemuDriver {
   }
 
   async #goneState(id: DomainId): Promise<DriverState> {
-    const record = await readRecord(this.#host.files, this.#paths(id).record)
-    return record?.state.kind === 'gone' ? record.state : { kind: 'gone', cause: 'unknown', detail: null }
+    const paths = this.#paths(id)
+    const found = await findRecord(this.#host.files, paths.record)
+    if (found.kind === 'record' && found.record.state.kind === 'gone') return found.record.state
+    return { kind: 'gone', cause: 'unknown', detail: await lastWords(this.#host, paths.stderr) }
   }
 
   /** For callers without the domain's lock: a start that is under way is waited for, not mistaken for a left-over. */
