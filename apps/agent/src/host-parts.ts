@@ -1,4 +1,5 @@
-import { rm } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock, IdSource, Log, Rng } from '@typevisor/base'
 import type { ImageStore } from '@typevisor/image'
@@ -26,7 +27,12 @@ export interface HostParts {
   readonly saves: SaveFolder
 }
 
+/** `<domain>.<save's name, hashed>.save`, and what the driver puts beside it while it writes. */
 export const saveFolder = (folder: string): SaveFolder => ({
-  pathOf: (id) => join(folder, `${id}.save`),
-  remove: (path) => rm(path, { force: true }),
+  pathOf: (id, save) => join(folder, `${id}.${createHash('sha256').update(save).digest('hex').slice(0, 16)}.save`),
+  async keepOnly(id, path) {
+    for (const name of await readdir(folder)) {
+      if (name.startsWith(`${id}.`) && join(folder, name) !== path) await rm(join(folder, name), { force: true })
+    }
+  },
 })

@@ -122,7 +122,7 @@ export interface DomainDriver {
 
   /**
    * Writes memory and device state to `path` and ends the domain. On any fault the domain goes on as before and no file is left.
-   * Idempotent: when the domain is gone and a whole save of it lies at `path`, that one is answered.
+   * Idempotent: when the domain is gone and a whole save of it lies at `path`, that one is answered. Therefore `path` is of this save alone.
    */
   save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
   /** Makes the domain out of a save, paused. @throws Fault `failed` when the file is damaged or of another machine; nothing is left behind then. Idempotent as `create` is. */

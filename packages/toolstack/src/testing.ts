@@ -245,6 +245,7 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       assert.ok(sizeBytes > 0)
       assert.equal((await driver.state(domain.id)).kind, 'gone')
       assert.equal((await driver.save(domain.id, path)).sizeBytes, sizeBytes, 'twice is once')
+      await assert.rejects(driver.save(domain.id, `${path}.other`), isFault('conflict'), 'another save is not that one')
       await driver.restore(domain, path)
       assert.equal((await driver.state(domain.id)).kind, 'paused')
       await driver.restore(domain, path)

@@ -7,7 +7,9 @@ import type { Image } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
 import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
+import type { DomainDriver } from './ports.ts'
 import { openToolstack, type Toolstack } from './toolstack.ts'
+import type { SaveFolder } from './verbs.ts'
 
 const IMAGE: Image = {
   name: 'micro' as ImageName,
@@ -39,7 +41,7 @@ interface World {
   readonly hypervisor: SimHypervisor
   readonly disk: SimDisk
   readonly volumes: ReturnType<typeof memoryVolumeStore>
-  open(options?: { faults?: SimFaults }): Promise<Toolstack>
+  open(options?: { faults?: SimFaults; driver?: DomainDriver; saves?: SaveFolder; disk?: SimDisk }): Promise<Toolstack>
 }
 
 function makeWorld(): World {
@@ -53,14 +55,14 @@ function makeWorld(): World {
     hypervisor,
     disk,
     volumes,
-    open: ({ faults } = {}) => {
+    open: ({ faults, driver, saves, disk: other } = {}) => {
       const log = memoryLog()
       return openToolstack({
-        driver: createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
+        driver: driver ?? createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
         volumes,
         images: { get: async (name) => (name === IMAGE.name ? IMAGE : null) },
-        state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
-        saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+        state: stateFile({ disk: other ?? disk, name: 'toolstack.journal', clock, log }),
+        saves: saves ?? hypervisor.saveFolder,
         clock,
         log,
         owner: 'test',
@@ -349,6 +351,110 @@ test('the newest sequence that is told is on the disk: a crash never gives it to
     assert.equal(toolstack.lastSequence(), before)
     await world.clock.advance(100)
     assert.equal(toolstack.lastSequence(), before + 1)
+    await toolstack.close()
+  })
+})
+
+/** A host on which no save can be removed. */
+function hoarding(world: World): World {
+  const open: World['open'] = (options = {}) =>
+    world.open({
+      ...options,
+      saves: {
+        ...world.hypervisor.saveFolder,
+        keepOnly: () => Promise.reject(new Fault('failed', 'remove: input/output error')),
+      },
+    })
+  return { ...world, open }
+}
+
+test('an old save that cannot be removed is never taken for a new one', async () => {
+  const world = hoarding(makeWorld())
+  await world.clock.run(async () => {
+    let isToDie = false
+    const toolstack = await world.open({
+      faults: (operation) => {
+        if (isToDie && operation === 'save') world.hypervisor.guest.kill(ID)
+      },
+    })
+    await toolstack.define(ID, spec('hoarder'), command())
+    for (const verb of ['start', 'save', 'restore'] as const) await toolstack.carryOut(verb, ID, command())
+    assert.equal(world.hypervisor.saves.size, 1, 'the old one is still there')
+    isToDie = true
+    await assert.rejects(toolstack.carryOut('save', ID, command()), isFault('conflict'))
+    await world.clock.advance(10)
+    assert.equal(toolstack.get(ID)?.state.kind, 'crashed')
+    await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('conflict'))
+    await toolstack.close()
+  })
+})
+
+test('each save is restored from its own file, however many old ones are left', async () => {
+  const world = hoarding(makeWorld())
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('own'), command())
+    await toolstack.carryOut('start', ID, command())
+    for (let count = 1; count <= 3; count += 1) {
+      await toolstack.exec(ID, { argv: ['count'], timeoutMs: 1000 })
+      await toolstack.carryOut('save', ID, command())
+      await toolstack.carryOut('restore', ID, command())
+      assert.equal(world.hypervisor.need(ID).memory, count)
+    }
+    assert.equal(world.hypervisor.saves.size, 3)
+    await toolstack.close()
+  })
+})
+
+test('a guest that went on after its restore and died with the toolstack is crashed: its save is spent', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('spent'), command())
+    for (const verb of ['start', 'save'] as const) await toolstack.carryOut(verb, ID, command())
+    await toolstack.close()
+    // The guest goes on; nobody is left to write that down.
+    const went = Promise.withResolvers<void>()
+    const dying = createSimDriver({ hypervisor: world.hypervisor, clock: world.clock })
+    const unpause = dying.unpause.bind(dying)
+    dying.unpause = async (id) => {
+      await unpause(id)
+      went.resolve()
+      await new Promise(() => {})
+    }
+    const first = await world.open({ driver: dying })
+    first.carryOut('restore', ID, { commandId: 'restore' }).catch(() => {})
+    await went.promise
+    const disk = world.disk.crash()
+    world.hypervisor.guest.kill(ID)
+    toolstack = await world.open({ disk })
+    await assert.rejects(toolstack.carryOut('restore', ID, { commandId: 'restore' }), isFault('conflict'))
+    await world.clock.advance(10)
+    assert.equal(toolstack.get(ID)?.state.kind, 'crashed')
+    await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('conflict'))
+    await toolstack.close()
+  })
+})
+
+test('a restore whose guest does not go on leaves it paused, with all that it had', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let isHung = false
+    const toolstack = await world.open({
+      faults: (operation) => {
+        if (isHung && operation === 'unpause') throw new Fault('failed', 'injected')
+      },
+    })
+    await toolstack.define(ID, spec('halfway'), command())
+    await toolstack.carryOut('start', ID, command())
+    await toolstack.exec(ID, { argv: ['count'], timeoutMs: 1000 })
+    await toolstack.carryOut('save', ID, command())
+    isHung = true
+    await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('failed'))
+    assert.equal(toolstack.get(ID)?.state.kind, 'paused')
+    isHung = false
+    await toolstack.carryOut('unpause', ID, command())
+    assert.equal(world.hypervisor.need(ID).memory, 1)
     await toolstack.close()
   })
 })

@@ -3,6 +3,16 @@
  *
  * The first step of each checks that the verb may be done and is recorded, so that after a crash the saga goes on from the
  * fact that it may rather than asking again of a state that it has already changed itself.
+ *
+ * Saves. A save is worth something only until its guest goes on behind it: restored later it would meet disks that have moved on, and
+ * destroy them. Therefore, whatever is killed, dies or cannot be removed in between:
+ *
+ *   - Each save has a path of its own, of domain and saga, that no other save has or had. What the driver finds there when it is asked a
+ *     second time was made by this save; an old file lies elsewhere and is never taken for a new one.
+ *   - Only the path that the state `saved` names is ever restored, and the state has left `saved` on disk before the guest's first
+ *     instruction behind the save (`take-over`). What dies after that is crashed, never saved again.
+ *   - A file that no state names is litter: it is never read, and removing it is tried again with each later save, restore, poweroff and
+ *     destroy. Only `destroy` insists.
  */
 import { Fault, millis, retryable, toFault, type Clock, type Json } from '@typevisor/base'
 import { assertCan, type DomainId, type DomainSpec, type ImageName, type VerbName, type VolumeId } from '@typevisor/model'
@@ -16,8 +26,10 @@ import type { StoredDomain } from './stored-domain.ts'
 
 /** Files of saved domains, in a folder that the driver's processes need not reach. */
 export interface SaveFolder {
-  pathOf(id: DomainId): string
-  remove(path: string): Promise<void>
+  /** The path of one save and no other: `save` is unique among all saves ever made of the domain. */
+  pathOf(id: DomainId, save: string): string
+  /** Removes every save of the domain but the one at `path`; null: all. */
+  keepOnly(id: DomainId, path: string | null): Promise<void>
 }
 
 export interface ToolstackServices {
@@ -161,6 +173,16 @@ async function seenBy({ services, input, log }: Context<VerbInput>): Promise<Dri
   }
 }
 
+/** Removes the saves that the domain's state does not name. One that cannot be removed does no harm and is no reason to fail. */
+async function dropSaves({ services, input, log }: Context<VerbInput>): Promise<void> {
+  const state = services.ledger.get(input.id)?.state
+  try {
+    await services.saves.keepOnly(input.id, state?.kind === 'saved' ? state.savePath : null)
+  } catch (error) {
+    log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
+  }
+}
+
 const start = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.start',
   steps: [
@@ -279,12 +301,12 @@ const poweroff = defineSaga<VerbInput, ToolstackServices>({
     check('poweroff'),
     {
       name: 'destroy',
-      do: intending('poweroff', async ({ services, input }, domain) => {
+      do: intending('poweroff', async ({ services, input }) => {
         await services.driver.destroy(input.id)
-        if (domain.state.kind === 'saved') await services.saves.remove(domain.state.savePath)
         await services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' })
       }),
     },
+    { name: 'drop-saves', do: dropSaves },
   ],
 })
 
@@ -294,24 +316,16 @@ const save = defineSaga<VerbInput, ToolstackServices>({
     check('save'),
     {
       name: 'save',
-      do: intending('save', async ({ services, input, signal }, domain) => {
+      do: intending('save', async ({ services, input, signal, sagaId }, domain) => {
         if (domain.state.kind === 'saved') return
-        const savePath = services.saves.pathOf(input.id)
+        const savePath = services.saves.pathOf(input.id, sagaId)
         const { sizeBytes } = await services.driver.save(input.id, savePath, { signal })
         await services.ledger.enter(input.id, { kind: 'saved', savePath, sizeBytes: sizeBytes as never }, { cause: 'requested' })
       }),
     },
+    { name: 'drop-saves', do: dropSaves },
   ],
 })
-
-/** The guest runs: a file that cannot be removed is no reason to fail. The next save replaces it, `destroy` removes it. */
-async function dropSave({ services, input, log }: Context<VerbInput>): Promise<void> {
-  try {
-    await services.saves.remove(services.saves.pathOf(input.id))
-  } catch (error) {
-    log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
-  }
-}
 
 const restore = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.restore',
@@ -322,29 +336,38 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
       do: intending('restore', async ({ services, signal }, domain) => {
         if (domain.state.kind === 'saved') await services.driver.restore(domain, domain.state.savePath, { signal })
       }),
-      /** A guest that has gone on after its save must not be brought back to it: its disks have moved on. It goes on, and the save goes. */
+      /** Back to the save for as long as it is in force. A guest that was taken over stays, running or paused: there is no other copy of it. */
       undo: intending('poweroff', async (context, domain) => {
         const { services, input } = context
         const seen = await seenBy(context)
         if (seen === null) return
         if (seen.kind === 'running') {
           await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
-          await dropSave(context)
+          await dropSaves(context)
           return
         }
+        if (domain.state.kind !== 'saved') return
         await services.driver.destroy(input.id)
         if (domain.forwards.length > 0) await services.ledger.update({ ...domain, forwards: [] })
       }),
     },
     {
+      /** From here on the save is spent. */
+      name: 'take-over',
+      do: intending('restore', async ({ services, input, signal }, domain) => {
+        if (domain.state.kind !== 'saved') return
+        await noteForwards(services, input.id, signal)
+        await services.ledger.enter(input.id, { kind: 'paused', cause: 'requested' }, { cause: 'requested' })
+      }),
+    },
+    {
       name: 'unpause',
       do: intending('restore', async ({ services, input, signal }) => {
-        await noteForwards(services, input.id, signal)
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
     },
-    { name: 'drop-save', do: dropSave },
+    { name: 'drop-saves', do: dropSaves },
   ],
 })
 
@@ -377,7 +400,7 @@ const destroy = defineSaga<VerbInput, ToolstackServices>({
         await services.volumes.remove(seedVolume(input.id))
         await services.volumes.remove(rootVolume(input.id))
         // Last: without its disks a save is worth nothing, and a domain whose disks stay is still `saved`.
-        await services.saves.remove(services.saves.pathOf(input.id))
+        await services.saves.keepOnly(input.id, null)
       },
     },
     { name: 'record', do: ({ services, input }) => services.ledger.forget(input.id) },

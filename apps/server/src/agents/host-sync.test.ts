@@ -49,7 +49,7 @@ async function openHost({ disk, hypervisor, volumes, images }: ReturnType<typeof
     volumes,
     images,
     state: stateFile({ disk, name: 'agent.journal', clock, log }),
-    saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+    saves: hypervisor.saveFolder,
     clock,
     log,
     owner: 'agent',

@@ -73,7 +73,7 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
         volumes,
         images,
         state: stateFile({ disk: simDisk({ rng }), name: 'agent.journal', clock, log }),
-        saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+        saves: hypervisor.saveFolder,
         clock,
         log,
         owner: 'agent',

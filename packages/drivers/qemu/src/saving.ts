@@ -64,6 +64,8 @@ export async function saveMachine(
     () => limit.abort(new Fault('timeout', `save ${machine.record.name}: not done in ${context.limit} ms`)),
     () => {},
   )
+  // What lies there is of another save; from here on a whole file at `path` is of this one.
+  await context.host.files.remove(path)
   await machine.setPhase({ kind: 'saving', path, wasRunning: state.kind === 'running' })
   machine.setSaving(true)
   try {
