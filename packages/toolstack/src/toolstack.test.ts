@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, epochMillis, Fault, gib, mib, type FaultCode } from '@typevisor/base'
+import { bytes, epochMillis, Fault, gib, mib, millis, type FaultCode, type IdSource } from '@typevisor/base'
 import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
 import type { Image } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
-import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
+import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import type { DomainDriver } from './ports.ts'
 import { openToolstack, type Toolstack } from './toolstack.ts'
@@ -41,7 +41,13 @@ interface World {
   readonly hypervisor: SimHypervisor
   readonly disk: SimDisk
   readonly volumes: ReturnType<typeof memoryVolumeStore>
-  open(options?: { faults?: SimFaults; driver?: DomainDriver; saves?: SaveFolder; disk?: SimDisk }): Promise<Toolstack>
+  open(options?: {
+    faults?: SimFaults
+    driver?: DomainDriver
+    saves?: SaveFolder
+    disk?: SimDisk
+    ids?: IdSource
+  }): Promise<Toolstack>
 }
 
 function makeWorld(): World {
@@ -55,7 +61,7 @@ function makeWorld(): World {
     hypervisor,
     disk,
     volumes,
-    open: ({ faults, driver, saves, disk: other } = {}) => {
+    open: ({ faults, driver, saves, disk: other, ids = sequentialIds() } = {}) => {
       const log = memoryLog()
       return openToolstack({
         driver: driver ?? createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
@@ -64,6 +70,7 @@ function makeWorld(): World {
         state: stateFile({ disk: other ?? disk, name: 'toolstack.journal', clock, log }),
         saves: saves ?? hypervisor.saveFolder,
         clock,
+        ids,
         log,
         owner: 'test',
       })
@@ -455,6 +462,110 @@ test('a restore whose guest does not go on leaves it paused, with all that it ha
     isHung = false
     await toolstack.carryOut('unpause', ID, command())
     assert.equal(world.hypervisor.need(ID).memory, 1)
+    await toolstack.close()
+  })
+})
+
+const OTHER = ID.replace(/.$/, 'b') as DomainId
+
+/** A driver whose queue of events is soon full, and whose `name` takes a while, each time, once it has done what it does. */
+function slowDriver(world: World, name: 'adopt' | 'reset' | 'destroy', isSlow: (id: unknown) => boolean = () => true) {
+  const driver = createSimDriver({ hypervisor: world.hypervisor, clock: world.clock, eventCountMax: 4 })
+  const quick = driver[name].bind(driver) as (...call: unknown[]) => Promise<unknown>
+  const slow = async (...call: unknown[]): Promise<unknown> => {
+    const answer = await quick(...call)
+    if (isSlow(call[0])) await world.clock.sleep(millis(10_000))
+    return answer
+  }
+  return Object.assign(driver, { [name]: slow })
+}
+
+function loseEvents(world: World, id: DomainId): void {
+  for (let count = 0; count < 6; count += 1) world.hypervisor.guest.reboot(id)
+}
+
+test('events are lost, and a verb comes and goes while the driver is asked how all are: its state stands', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open({ driver: slowDriver(world, 'adopt') })
+    for (const [id, name] of [
+      [ID, 'one'],
+      [OTHER, 'two'],
+    ] as const) {
+      await toolstack.define(id, spec(name), command())
+      await toolstack.carryOut('start', id, command())
+    }
+    await world.clock.advance(10)
+    loseEvents(world, OTHER)
+    world.hypervisor.guest.panic(OTHER)
+    await world.clock.advance(10)
+    await toolstack.carryOut('pause', ID, command())
+    assert.equal(toolstack.get(OTHER)?.state.kind, 'running', 'the driver is still being asked')
+    await world.clock.advance(30_000)
+    assert.deepEqual([toolstack.get(ID)?.state.kind, toolstack.get(OTHER)?.state.kind], ['paused', 'crashed'])
+    const lines = told(await eventsOf(toolstack))
+    assert.equal(lines.filter((line) => line.startsWith('paused>')).length, 0, lines.join('\n'))
+    await toolstack.close()
+  })
+})
+
+test('what happens to a domain while events are lost and a verb is at work on it is seen when the verb has ended', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open({ driver: slowDriver(world, 'reset') })
+    await toolstack.define(ID, spec('lost'), command())
+    await toolstack.carryOut('start', ID, command())
+    await world.clock.advance(10)
+    const rebooting = toolstack.carryOut('reboot', ID, command())
+    await world.clock.advance(10)
+    loseEvents(world, ID)
+    world.hypervisor.guest.powerOff(ID)
+    await world.clock.advance(10)
+    await rebooting
+    await world.clock.advance(30_000)
+    assert.deepEqual(toolstack.get(ID)?.state, { kind: 'stopped', cause: 'guest', detail: null })
+    await toolstack.close()
+  })
+})
+
+test('an event that is read late changes nothing that a verb has done since', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open({ driver: slowDriver(world, 'destroy', (id) => id === OTHER) })
+    for (const [id, name] of [
+      [ID, 'late'],
+      [OTHER, 'slow'],
+    ] as const) {
+      await toolstack.define(id, spec(name), command())
+      await toolstack.carryOut('start', id, command())
+    }
+    await world.clock.advance(10)
+    // The reader of events waits for the end of this one's process.
+    world.hypervisor.guest.powerOff(OTHER)
+    await world.clock.advance(10)
+    world.hypervisor.guest.ioError(ID)
+    world.hypervisor.enter(ID, { kind: 'running' })
+    await toolstack.carryOut('pause', ID, command())
+    await toolstack.carryOut('unpause', ID, command())
+    const before = toolstack.lastSequence()
+    await world.clock.advance(30_000)
+    assert.equal(toolstack.get(ID)?.state.kind, 'running')
+    assert.deepEqual(told(await eventsOf(toolstack, before)), [])
+    await toolstack.close()
+  })
+})
+
+test('a journal has an id for life, and another one has another', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    const id = toolstack.journalId()
+    await toolstack.close()
+    toolstack = await world.open({ ids: sequentialIds(7) })
+    assert.equal(toolstack.journalId(), id)
+    await toolstack.close()
+    toolstack = await world.open({ ids: sequentialIds(7), disk: simDisk({ rng: seededRng(1) }) })
+    assert.notEqual(toolstack.journalId(), id)
     await toolstack.close()
   })
 })

@@ -7,7 +7,7 @@ import type { Image } from '@typevisor/image'
 import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
 import { stateFile, type SagaDefinition } from '@typevisor/saga'
 import { sagaCrashSuite } from '@typevisor/saga/testing'
-import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
+import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import { Ledger } from './ledger.ts'
 import type { DomainDriver } from './ports.ts'
@@ -48,6 +48,7 @@ function machine(clock: Clock) {
     state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
     saves: hypervisor.saveFolder,
     clock,
+    ids: sequentialIds(),
     log,
   })
   /** But for the console's output: what a guest said before its start was undone is kept, for whoever asks why. */

@@ -214,10 +214,7 @@ class Driver implements QemuDriver {
       const paths = this.#paths(id)
       const machine = await this.#attach(id).catch(() => null)
       const wasThere = machine !== null
-      if (machine) {
-        machine.expectEnd()
-        await this.#end(machine)
-      }
+      if (machine) await this.#end(machine)
       await sweep(this.#launchContext('tcg'), paths)
       if (!wasThere) this.#log.debug('qemu.destroy.nothing', { domain: id })
     })
@@ -576,7 +573,12 @@ class Driver implements QemuDriver {
       await machine.execute('quit', {}, { limit: QUIT_LIMIT })
       await waitForExit(context, machine.process, QUIT_EXIT_LIMIT)
     } catch {
-      await kill(context, machine.process)
+      try {
+        await kill(context, machine.process)
+      } catch (error) {
+        machine.expectEnd(false)
+        throw error
+      }
     }
     await machine.exited
     await machine.settled()

@@ -148,9 +148,9 @@ export class Machine {
   owe(): void {
     this.#owesWord = true
   }
-  /** The end that comes now was asked for. */
-  expectEnd(): void {
-    this.#endAsked = true
+  /** The end that comes now was asked for; `false`: it did not come, and one that comes later is not that one. */
+  expectEnd(isExpected = true): void {
+    this.#endAsked = isExpected
   }
   setSaving(saving: boolean): void {
     this.#watch = { ...this.#watch, saving, hint: null }

@@ -9,7 +9,19 @@ import { stateFile } from '@typevisor/saga'
 import { seededRng, simDisk, type SimDisk } from '@typevisor/sim'
 import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import { openToolstack, type DomainDriver, type Toolstack } from '@typevisor/toolstack'
-import { bench, pidOf, silentLog, testClock, testDomain, testHost, testId, tinyGuestDisk, until, type Bench } from './testing.ts'
+import {
+  bench,
+  pidOf,
+  silentLog,
+  testClock,
+  testDomain,
+  testHost,
+  testId,
+  testIds,
+  tinyGuestDisk,
+  until,
+  type Bench,
+} from './testing.ts'
 
 interface Host {
   readonly b: Bench
@@ -63,6 +75,7 @@ async function host(t: TestContext): Promise<Host> {
           },
         },
         clock,
+        ids: testIds,
         log: silentLog,
         owner: 'test',
       })

@@ -262,3 +262,31 @@ test('a QEMU without a readable record that never ran is swept, and one that has
     assert.equal((await after.state(domain.id)).kind, 'paused')
   }
 })
+
+test('an end that was asked for and did not come is taken back: QEMU dying later is told as a failure', async (t) => {
+  const real = testHost()
+  let isDeaf = true
+  const host = {
+    ...real,
+    processes: {
+      ...real.processes,
+      // As for a process that waits for a device.
+      signal: async (...call: Parameters<typeof real.processes.signal>) => {
+        if (isDeaf) throw new Fault('unavailable', 'end process: it is still there')
+        return await real.processes.signal(...call)
+      },
+    },
+  }
+  const b = await bench(t, { host, limits: { monitor: millis(300) } })
+  t.after(() => (isDeaf = false))
+  const domain = await running(b)
+  const events = watch(b.driver)
+  const pid = await pidOf(b, domain)
+  process.kill(pid, 'SIGSTOP')
+  await assert.rejects(b.driver.destroy(domain.id), { code: 'unavailable' })
+  isDeaf = false
+  process.kill(pid, 'SIGKILL')
+  await until(() => events.at(-1)?.state.kind === 'gone', 'told that it is gone')
+  const told = events.at(-1)?.state
+  assert.equal(told?.kind === 'gone' && told.cause, 'process-failed')
+})
