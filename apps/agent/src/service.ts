@@ -90,7 +90,7 @@ class AgentService implements AgentPort {
   get hello(): AgentHello {
     if (!this.#hello) throw new Fault('unavailable', 'the agent is not ready')
     const { toolstack } = this.#options
-    return { ...this.#hello, domains: toolstack.list(), sequence: toolstack.lastSequence() }
+    return { ...this.#hello, domains: toolstack.list(), sequence: toolstack.lastSequence(), journalId: toolstack.journalId() }
   }
 
   async refresh(): Promise<AgentHello> {

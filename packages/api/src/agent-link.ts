@@ -78,11 +78,12 @@ const TO_AGENT: Shape<ToAgent> = {
 const records = (value: unknown): boolean => Array.isArray(value) && value.every(thing)
 const isHello = (value: unknown): boolean => {
   if (!thing(value)) return false
-  const { protocol, name, images, domains, sequence } = value as Record<string, unknown>
+  const { protocol, name, images, domains, sequence, journalId } = value as Record<string, unknown>
   // Another protocol may look otherwise; it is refused by its number.
   return (
     typeof protocol === 'number' &&
-    (protocol !== AGENT_PROTOCOL || (word(name) && records(images) && records(domains) && whole(sequence)))
+    (protocol !== AGENT_PROTOCOL ||
+      (word(name) && records(images) && records(domains) && whole(sequence) && orNone(word)(journalId)))
   )
 }
 const isEvent = (value: unknown): boolean => {
