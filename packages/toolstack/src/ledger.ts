@@ -10,7 +10,7 @@
  * control plane on an old host) is not held up, since its domains are younger than any forgotten: ids are in the order of time (UUIDv7).
  */
 import { assert, Channel, Fault, type Clock, type Json } from '@typevisor/base'
-import type { DomainCause, DomainEvent, DomainId, DomainState, DomainStateKind } from '@typevisor/model'
+import type { DomainCause, DomainEvent, DomainId, DomainState, DomainStateKind, ImageName } from '@typevisor/model'
 import type { Fence, StateFile } from '@typevisor/saga'
 import type { StoredDomain } from './stored-domain.ts'
 
@@ -21,6 +21,7 @@ type LedgerRecord =
   | { readonly kind: 'event'; readonly event: DomainEvent }
   | { readonly kind: 'horizon'; readonly id: DomainId; readonly fence: Fence }
   | { readonly kind: 'journal'; readonly id: string }
+  | { readonly kind: 'image'; readonly name: ImageName; readonly command: ImageCommand }
   | { readonly kind: 'acknowledged'; readonly sequence: number }
   | { readonly kind: 'sequence'; readonly sequence: number }
 
@@ -35,6 +36,13 @@ export interface TransitionNote {
   readonly reconstructed?: boolean
 }
 
+/** The newest command on an image: who may give the next, and whether this one is done. */
+export interface ImageCommand {
+  readonly fence: Fence
+  readonly commandId: string
+  readonly done: boolean
+}
+
 export class Ledger {
   readonly #append: (records: readonly Json[]) => Promise<void>
   readonly #clock: Clock
@@ -46,6 +54,8 @@ export class Ledger {
   #goneFenceCount = 0
   #horizon: { readonly id: DomainId; readonly fence: Fence } | null = null
   #journal: string | null = null
+  /** There are as many as recipes. */
+  readonly #images = new Map<ImageName, ImageCommand>()
   #events: DomainEvent[] = []
   #sequence = 0
   /** The newest that is on the disk. */
@@ -106,6 +116,27 @@ export class Ledger {
     const highest = this.#fences.get(id) ?? (this.#horizon !== null && id <= this.#horizon.id ? this.#horizon.fence : 0)
     if (fence < highest) throw new Fault('stale_fence', `domain ${id}: fence ${fence} is older than ${highest}`)
     if (fence > highest) await this.#write([{ kind: 'fence', id, fence }])
+  }
+
+  /**
+   * Admits a command on an image as one on a domain is; answers whether it has been done already.
+   * @throws Fault `stale_fence` when a newer owner has commanded this image.
+   */
+  async admitImage(name: ImageName, commandId: string, fence: Fence): Promise<boolean> {
+    const newest = this.#images.get(name)
+    const highest = newest?.fence ?? 0
+    if (fence < highest) throw new Fault('stale_fence', `image ${name}: fence ${fence} is older than ${highest}`)
+    const done = newest?.commandId === commandId && newest.done
+    if (fence > highest || newest?.commandId !== commandId)
+      await this.#write([{ kind: 'image', name, command: { fence, commandId, done } }])
+    return done
+  }
+
+  /** Unless a newer one has come since, which is done when it is done itself. */
+  async imageDone(name: ImageName, commandId: string): Promise<void> {
+    const newest = this.#images.get(name)
+    if (newest?.commandId === commandId && !newest.done)
+      await this.#write([{ kind: 'image', name, command: { ...newest, done: true } }])
   }
 
   /** Records a new domain, `stopped`. Idempotent. */
@@ -233,6 +264,9 @@ export class Ledger {
       case 'horizon':
         this.#widen(record.id, record.fence)
         return
+      case 'image':
+        this.#images.set(record.name, record.command)
+        return
       case 'journal':
         this.#journal = record.id
         return
@@ -287,6 +321,7 @@ export class Ledger {
     yield { kind: 'acknowledged', sequence: this.#acknowledged }
     for (const event of this.#events) yield { kind: 'event', event }
     for (const domain of this.#domains.values()) yield { kind: 'domain', domain }
+    for (const [name, command] of this.#images) yield { kind: 'image', name, command }
     for (const [id, fence] of this.#fences) yield { kind: 'fence', id, fence }
   }
 }

@@ -19,6 +19,7 @@ import type {
   DomainStatistics,
   ExecResult,
   GuestAddress,
+  ImageName,
   VerbName,
 } from '@typevisor/model'
 import {
@@ -86,6 +87,11 @@ export interface Toolstack {
   define(id: DomainId, spec: DomainSpec, options: CommandOptions): Promise<DomainRecord>
   /** Carries out a verb of `VERBS`; null when the domain is gone by it. @throws Fault `conflict` from a state in which the table does not allow it. */
   carryOut(verb: VerbName, id: DomainId, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord | null>
+  /**
+   * Guards a command on an image, which is no saga, since whoever is killed in it begins it anew: one that is done is not done again
+   * (false), one of an owner that was replaced is refused.
+   */
+  onceForImage(name: ImageName, options: CommandOptions, work: () => Promise<void>): Promise<boolean>
   /** Transitions after `afterSequence`: kept ones, then live. At least once, in order. */
   events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent>
   acknowledge(sequence: number): Promise<void>
@@ -194,6 +200,13 @@ class SagaToolstack implements Toolstack {
     const input = options.timeoutMs === undefined ? { id } : { id, timeoutMs: options.timeoutMs }
     await this.#command(`domain.${verb}`, id, input, options)
     return this.get(id)
+  }
+
+  async onceForImage(name: ImageName, { commandId, fence = 0 }: CommandOptions, work: () => Promise<void>): Promise<boolean> {
+    if (await this.#ledger.admitImage(name, commandId, toFence(fence))) return false
+    await work()
+    await this.#ledger.imageDone(name, commandId)
+    return true
   }
 
   events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent> {
