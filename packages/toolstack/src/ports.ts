@@ -146,7 +146,11 @@ export interface DomainDriver {
   readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: CallOptions): Promise<ConsoleSlice>
   openVnc(id: DomainId, options?: CallOptions): Promise<GuestStream>
 
-  /** @throws Fault `unavailable` while no agent answers in the guest. */
+  /**
+   * Runs a program in the guest. One that is not there ends with 127, one that cannot be executed with 126, as under a shell.
+   * @throws Fault `unavailable` while no agent answers in the guest, `timeout` past the request's limit, `failed` when the guest is reset, goes
+   * off or panics meanwhile.
+   */
   exec(id: DomainId, request: ExecRequest, options?: CallOptions): Promise<ExecResult>
   addresses(id: DomainId, options?: CallOptions): Promise<readonly GuestAddress[]>
 

@@ -23,7 +23,7 @@ import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } f
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
-import { isObject, parseObject } from './read-json.ts'
+import { excerpt, isObject, parseObject } from './read-json.ts'
 import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { restoreInto, saveMachine } from './saving.ts'
@@ -357,7 +357,9 @@ class Driver implements QemuDriver {
   }
 
   async exec(id: DomainId, request: ExecRequest, options: CallOptions = {}): ReturnType<DomainDriver['exec']> {
-    return await (await this.#needRunning(id, 'exec in', options)).agent.exec(request, options.signal)
+    const machine = await this.#needRunning(id, 'exec in', options)
+    using life = machine.guestLife(`exec ${excerpt(request.argv[0] ?? '')}`)
+    return await machine.agent.exec(request, options.signal, life.signal)
   }
 
   async addresses(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['addresses']> {

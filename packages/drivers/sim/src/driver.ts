@@ -265,8 +265,10 @@ class SimDriver implements DomainDriver {
       case 'count':
         guest.memory += 1
         return reply(0, `${guest.memory}\n`)
+      case 'passwd':
+        return reply(126, '', `${command}: cannot be executed\n`)
       default:
-        throw new Fault('failed', `exec ${command}: the guest has no such command`)
+        return reply(127, '', `${command}: the guest has no such command\n`)
     }
   }
 
