@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import type { Clock, IdSource, Log, Rng } from '@typevisor/base'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
-import type { DomainDriver, SaveFolder } from '@typevisor/toolstack'
+import type { DomainDriver, SaveFolder, Toolstack } from '@typevisor/toolstack'
 
 export interface HostOptions {
   readonly name: string
@@ -25,6 +25,8 @@ export interface HostParts {
   readonly volumes: VolumeStore
   readonly images: ImageStore
   readonly saves: SaveFolder
+  /** Told once, when the toolstack is open: what it holds is kept. */
+  readonly heldBy?: (toolstack: Pick<Toolstack, 'holdsFiles'>) => void
 }
 
 /** `<domain>.<save's name, hashed>.save`, and what the driver puts beside it while it writes. */

@@ -44,6 +44,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const state = stateFile({ disk, name: 'agent.journal', clock, log })
   const toolstack = await openToolstack({ ...parts, state, clock, ids, log, owner: `agent:${options.name}` })
   building.defer(() => toolstack.close())
+  parts.heldBy?.(toolstack)
   const agent = await createAgentService({
     name: options.name,
     version: options.version,

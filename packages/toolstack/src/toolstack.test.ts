@@ -8,7 +8,7 @@ import { stateFile } from '@typevisor/saga'
 import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import type { DomainDriver } from './ports.ts'
-import { openToolstack, type Toolstack } from './toolstack.ts'
+import { openToolstack, type Toolstack, type ToolstackOptions } from './toolstack.ts'
 import type { SaveFolder } from './verbs.ts'
 
 const IMAGE: Image = {
@@ -47,6 +47,7 @@ interface World {
     saves?: SaveFolder
     disk?: SimDisk
     ids?: IdSource
+    images?: ToolstackOptions['images']
   }): Promise<Toolstack>
 }
 
@@ -61,12 +62,12 @@ function makeWorld(): World {
     hypervisor,
     disk,
     volumes,
-    open: ({ faults, driver, saves, disk: other, ids = sequentialIds() } = {}) => {
+    open: ({ faults, driver, saves, disk: other, ids = sequentialIds(), images } = {}) => {
       const log = memoryLog()
       return openToolstack({
         driver: driver ?? createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
         volumes,
-        images: { get: async (name) => (name === IMAGE.name ? IMAGE : null) },
+        images: images ?? { get: async (name) => (name === IMAGE.name ? IMAGE : null) },
         state: stateFile({ disk: other ?? disk, name: 'toolstack.journal', clock, log }),
         saves: saves ?? hypervisor.saveFolder,
         clock,
@@ -566,6 +567,45 @@ test('a journal has an id for life, and another one has another', async () => {
     await toolstack.close()
     toolstack = await world.open({ ids: sequentialIds(7), disk: simDisk({ rng: seededRng(1) }) })
     assert.notEqual(toolstack.journalId(), id)
+    await toolstack.close()
+  })
+})
+
+test('an image’s version is held by what boots from it, by overlays of it, and by whatever is being defined', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const kernel = { kind: 'kernel', kernelPath: '/sim/v1/kernel', initrdPath: null, commandLine: '' } as const
+    const at = (version: string) => ({
+      ...IMAGE,
+      boot: { ...kernel, kernelPath: `/sim/${version}/kernel` },
+      rootDisk: { ...IMAGE.rootDisk, path: `/sim/${version}/root` },
+    })
+    let image = at('v1')
+    let whileSeeding: () => Promise<void> = async () => {}
+    const put = world.volumes.put.bind(world.volumes)
+    world.volumes.put = async (...call) => {
+      await whileSeeding()
+      return await put(...call)
+    }
+    const toolstack = await world.open({ images: { get: async () => image } })
+    assert.equal(await toolstack.holdsFiles('/sim/v1'), false)
+    let heldMeanwhile = false
+    whileSeeding = async () => {
+      heldMeanwhile = await toolstack.holdsFiles('/sim/v0')
+      image = at('v2')
+    }
+    await toolstack.define(ID, spec('holder'), command())
+    assert.equal(heldMeanwhile, true)
+    const { boot } = toolstack.get(ID) ?? {}
+    assert.equal(boot?.kind === 'kernel' && boot.kernelPath, '/sim/v1/kernel', 'of the version that its disk is of')
+    await world.clock.advance(10)
+    assert.deepEqual(await Promise.all(['v0', 'v1', 'v2'].map((version) => toolstack.holdsFiles(`/sim/${version}`))), [
+      false,
+      true,
+      false,
+    ])
+    await toolstack.carryOut('destroy', ID, command())
+    assert.equal(await toolstack.holdsFiles('/sim/v1'), false)
     await toolstack.close()
   })
 })

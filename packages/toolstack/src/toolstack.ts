@@ -92,6 +92,8 @@ export interface Toolstack {
    * (false), one of an owner that was replaced is refused.
    */
   onceForImage(name: ImageName, options: CommandOptions, work: () => Promise<void>): Promise<boolean>
+  /** Is anything in this folder what a domain boots from, or what a volume is an overlay of? Always yes while a domain is being defined. */
+  holdsFiles(folder: string): Promise<boolean>
   /** Transitions after `afterSequence`: kept ones, then live. At least once, in order. */
   events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent>
   acknowledge(sequence: number): Promise<void>
@@ -207,6 +209,15 @@ class SagaToolstack implements Toolstack {
     await work()
     await this.#ledger.imageDone(name, commandId)
     return true
+  }
+
+  async holdsFiles(folder: string): Promise<boolean> {
+    const isDefining = () => [...this.#held.values()].some((sagas) => [...sagas.values()].includes('domain.define'))
+    const isIn = (path: string | null) => path?.startsWith(`${folder}/`) === true
+    if (isDefining()) return true
+    const volumes = await this.#options.volumes.list()
+    const booted = this.#ledger.list().flatMap(({ boot }) => (boot.kind === 'kernel' ? [boot.kernelPath, boot.initrdPath] : []))
+    return isDefining() || booted.some(isIn) || volumes.some((volume) => isIn(volume.basePath))
   }
 
   events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent> {

@@ -15,7 +15,15 @@
  *     destroy. Only `destroy` insists.
  */
 import { Fault, millis, retryable, toFault, type Clock, type Json } from '@typevisor/base'
-import { assertCan, type DomainId, type DomainSpec, type ImageName, type VerbName, type VolumeId } from '@typevisor/model'
+import {
+  assertCan,
+  type DomainBoot,
+  type DomainId,
+  type DomainSpec,
+  type ImageName,
+  type VerbName,
+  type VolumeId,
+} from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepContext, type StepOutcome } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
 import type { VolumeInfo, VolumeStore } from '@typevisor/storage'
@@ -89,7 +97,13 @@ const define = defineSaga<DefineInput, ToolstackServices>({
       name: 'root-disk',
       do: async ({ input, services, signal }) => {
         const image = await imageOf(services, input.spec.image)
-        await services.volumes.clone(rootVolume(input.id), image.rootDisk, input.spec.rootDiskBytes, { signal })
+        const clone = () => services.volumes.clone(rootVolume(input.id), image.rootDisk, input.spec.rootDiskBytes, { signal })
+        // A run before this one may have made it of an older version, which fits no kernel but its own; nothing has used it yet.
+        if ((await clone()).basePath !== image.rootDisk.path) {
+          await services.volumes.remove(rootVolume(input.id))
+          await clone()
+        }
+        return { output: image.boot as unknown as Json }
       },
       undo: ({ input, services }) => services.volumes.remove(rootVolume(input.id)),
     },
@@ -102,9 +116,11 @@ const define = defineSaga<DefineInput, ToolstackServices>({
     },
     {
       name: 'record',
-      do: async ({ input, services }) => {
+      do: async ({ input, services, outputs }) => {
         const { driver, volumes, ledger, clock } = services
-        const image = await imageOf(services, input.spec.image)
+        // Of the version that the root disk was made of; the newest may be another by now. Absent: the step before is of an older program.
+        const { 'root-disk': made } = outputs
+        const boot = (made ?? null) === null ? (await imageOf(services, input.spec.image)).boot : (made as unknown as DomainBoot)
         const [root, seed] = await Promise.all([volumes.get(rootVolume(input.id)), volumes.get(seedVolume(input.id))])
         if (!root || !seed) throw new Fault('failed', `define ${input.spec.name}: a disk made by the step before is not there`)
         const hardware = await driver.planHardware(input.id, input.spec, [
@@ -117,7 +133,7 @@ const define = defineSaga<DefineInput, ToolstackServices>({
           driver: driver.name,
           spec: input.spec,
           hardware,
-          boot: image.boot,
+          boot,
           volumes: { [root.id]: attachment(root), [seed.id]: attachment(seed) },
           forwards: [],
           state: { kind: 'stopped', cause: 'requested', detail: null },

@@ -224,7 +224,7 @@ describe('agents elsewhere, over domains in memory', () => {
     folders.push(dataDir)
     const first = await begin('lonely', { dataDir })
     await first.child.says(/joined/)
-    const second = await begin('lonely', { dataDir })
+    const second = await begin('lonely', first.agent)
     assert.equal(await second.child.exited, 4)
     assert.match(second.child.said(), new RegExp(`in use by process ${first.child.pid}`))
     await first.child.kill('SIGTERM')
