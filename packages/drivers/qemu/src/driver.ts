@@ -1,5 +1,5 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
-import { Channel, Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
 import type { DomainId, PortForward } from '@typevisor/model'
 import type {
   CallOptions,
@@ -14,16 +14,16 @@ import type {
 } from '@typevisor/toolstack'
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
 import { adoptDomain, type Adopted } from './adoption.ts'
-import { deviceIds } from './command-line.ts'
 import { readConsoleLog, trimConsoleLog } from './console.ts'
-import { parseUserNet, setUpForwards } from './forwards.ts'
+import { EventQueue } from './event-queue.ts'
+import { bringUpForwards, parseUserNet } from './forwards.ts'
 import { planHardware } from './hardware.ts'
 import { domainPaths, type DomainPaths } from './layout.ts'
 import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
-import { excerpt, isObject, parseObject } from './read-json.ts'
+import { excerpt } from './read-json.ts'
 import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { restoreInto, saveMachine } from './saving.ts'
@@ -102,8 +102,7 @@ class Driver implements QemuDriver {
   readonly #underWay = new Map<DomainId, Set<AbortController>>()
   readonly #closing = new AbortController()
   readonly #probe: () => Promise<Acceleration>
-  #events: Channel<DriverEvent>
-  #overflow: Fault | null = null
+  readonly #events: EventQueue
 
   constructor(options: QemuDriverOptions) {
     this.#options = options
@@ -112,7 +111,7 @@ class Driver implements QemuDriver {
     this.#log = options.log.with({ driver: 'qemu' })
     this.#limits = { ...LIMITS, ...options.limits }
     this.#binary = options.qemuBinary ?? 'qemu-system-x86_64'
-    this.#events = new Channel(this.#limits.eventCountMax)
+    this.#events = new EventQueue(this.#limits.eventCountMax)
     this.#probe = createAcceleratorProbe({
       host: options.host,
       binary: this.#binary,
@@ -257,8 +256,7 @@ class Driver implements QemuDriver {
   }
 
   async adopt(domains: readonly DriverDomain[], options: CallOptions = {}): Promise<ReadonlyMap<DomainId, DriverState>> {
-    this.#overflow = null
-    if (this.#events.closed && !this.#closing.signal.aborted) this.#events = new Channel(this.#limits.eventCountMax)
+    if (!this.#closing.signal.aborted) this.#events.beginAnew()
     const states = new Map<DomainId, DriverState>()
     await Promise.all(
       domains.map(async (domain) => {
@@ -304,26 +302,8 @@ class Driver implements QemuDriver {
     }
   }
 
-  async *events(options: CallOptions = {}): AsyncGenerator<DriverEvent, void, undefined> {
-    const channel = this.#events
-    if (this.#overflow) throw this.#overflow
-    const { signal } = options
-    if (!signal) return yield* channel
-    const aborted = Promise.withResolvers<never>()
-    aborted.promise.catch(() => {})
-    const abort = (): void => aborted.reject(signal.reason)
-    if (signal.aborted) abort()
-    signal.addEventListener('abort', abort, { once: true })
-    const iterator = channel[Symbol.asyncIterator]()
-    try {
-      while (true) {
-        const next = await Promise.race([iterator.next(), aborted.promise])
-        if (next.done) return
-        yield next.value
-      }
-    } finally {
-      signal.removeEventListener('abort', abort)
-    }
+  events(options: CallOptions = {}): AsyncIterable<DriverEvent> {
+    return this.#events.read(options)
   }
 
   async statistics(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['statistics']> {
@@ -426,13 +406,7 @@ class Driver implements QemuDriver {
   })
 
   #report(event: DriverEvent): void {
-    if (this.#closing.signal.aborted || this.#overflow) return
-    try {
-      this.#events.push(event)
-    } catch {
-      this.#overflow = new Fault('busy', `${this.#limits.eventCountMax} events wait to be read; adopt again`)
-      this.#events.close(this.#overflow)
-    }
+    if (!this.#closing.signal.aborted) this.#events.push(event)
   }
 
   async #exclusive<T>(id: DomainId, options: CallOptions, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
@@ -516,7 +490,7 @@ class Driver implements QemuDriver {
     const launched = await launch(context, domain, paths, kind, signal)
     let machine: Machine | null = null
     try {
-      await this.#setUpForwards(domain, paths, launched)
+      await bringUpForwards(this.#host.files, domain, paths, launched.monitor)
       await feed(launched)
       signal.throwIfAborted()
       machine = new Machine(this.#machineContext(), paths, launched.record, launched.monitor)
@@ -545,26 +519,6 @@ class Driver implements QemuDriver {
       return error
     const words = (await lastWords(this.#host, paths.stderr).catch(() => null)) ?? 'without a word'
     return new Fault('failed', `start ${domain.name}: QEMU ended: ${words}`, { cause: error })
-  }
-
-  async #setUpForwards(domain: DriverDomain, paths: DomainPaths, launched: Launched): Promise<void> {
-    const content = await this.#host.files.read(paths.forwards, 0, 65536)
-    const chosen: Record<string, unknown> = { ...(content ? parseObject(new TextDecoder().decode(content)) : null) }
-    const monitor = async (line: string): Promise<string> =>
-      String(await launched.monitor.execute('human-monitor-command', { 'command-line': line }))
-    let isNew = false
-    for (const [device, deviceId] of deviceIds(domain.hardware)) {
-      if (device.kind !== 'nic' || device.forwards.length === 0) continue
-      const list = chosen[device.name]
-      const old = (Array.isArray(list) ? list : []).filter(
-        (item) => isObject(item) && typeof item['hostPort'] === 'number',
-      ) as PortForward[]
-      const bound = await setUpForwards({ monitor }, `${deviceId}-link`, device.forwards, old)
-      isNew ||= JSON.stringify(bound) !== JSON.stringify(list)
-      chosen[device.name] = bound
-    }
-    if (isNew)
-      await this.#host.files.replace(paths.forwards, new TextEncoder().encode(`${JSON.stringify(chosen)}\n`), { sync: true })
   }
 
   /** Politely first, so that QEMU writes its disk caches back; it may be hung, so not for long. */

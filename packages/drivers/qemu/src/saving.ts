@@ -81,7 +81,13 @@ export async function saveMachine(
         { cause: inner },
       )
     })
-    if (machine.hasEnded) throw new Fault('failed', `save ${machine.record.name}: QEMU ended meanwhile`, { cause: error })
+    if (machine.hasEnded) {
+      const { state } = machine
+      const words = state.kind === 'gone' ? state.detail : null
+      throw new Fault('failed', `save ${machine.record.name}: QEMU ended meanwhile: ${words ?? 'without a word'}`, {
+        cause: error,
+      })
+    }
     throw error
   } finally {
     settled.abort()
