@@ -10,6 +10,7 @@ export const EXIT = {
   denied: 5,
   unavailable: 6,
   timeout: 7,
+  truncated: 125,
   interrupted: 130,
 } as const
 

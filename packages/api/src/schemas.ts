@@ -99,12 +99,14 @@ export const CreateInstance = z.strictObject({
     )
     .max(32)
     .default([])
-    .describe('OpenSSH public keys'),
+    .describe(
+      'OpenSSH public keys of the account; in the micro image they open root as well, unless user data says disable_root',
+    ),
   user: z
     .string()
     .regex(/^[a-z_][a-z0-9_-]{0,31}$/, { error: 'want a Unix account name' })
     .optional()
-    .describe('account to make in the guest'),
+    .describe('account to make in the guest, with sudo where the image has it (micro has none)'),
   userData: z.string().max(65_536).optional().describe('cloud-init user data'),
   forwards: z
     .array(PortForward)

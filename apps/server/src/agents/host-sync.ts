@@ -42,8 +42,10 @@ export async function attachHost(options: HostSyncOptions, host: AttachedHost, s
   const { database, log } = options
   const { name, agent, own } = host
   const { hello } = agent
-  const { after, epoch } = await database.transaction(async (tx) => {
+  const journalId = hello.journalId ?? null
+  const { from, epoch } = await database.transaction(async (tx) => {
     if (own) await tx.query('INSERT INTO host (name, created_at) VALUES ($1, now()) ON CONFLICT DO NOTHING', [name])
+    const before = await tx.query('SELECT journal_id FROM host WHERE name = $1 FOR UPDATE', [name])
     const { rows } = await tx.query(
       `UPDATE host SET connected = true, connection_epoch = connection_epoch + 1, driver = $2, version = $3, accelerator = $4,
          accelerator_reason = $5, cpu_count = $6, memory_bytes = $7, last_seen_at = now()
@@ -56,11 +58,19 @@ export async function attachHost(options: HostSyncOptions, host: AttachedHost, s
       ...hello.images.map((image) => imageEffect(name, image)),
       eventEffect('host.connected', null, name, { driver: hello.driver }),
     ])
-    return { after: Number(rows[0]?.['event_sequence'] ?? 0), epoch: rows[0]?.['connection_epoch'] }
+    // A host that was set up anew counts from the beginning again, and so do the rows that follow it. One whose agent does not say which
+    // journal it has is known for new when it has counted less far.
+    const known = before.rows[0]?.['journal_id'] ?? null
+    const after = Number(rows[0]?.['event_sequence'] ?? 0)
+    const isNew = after > hello.sequence || (known !== null && journalId !== null && known !== journalId)
+    if (isNew) await tx.query('UPDATE instance SET state_sequence = 0 WHERE host = $1', [name])
+    await tx.query('UPDATE host SET journal_id = coalesce($2, journal_id), event_sequence = $3 WHERE name = $1', [
+      name,
+      journalId,
+      isNew ? 0 : after,
+    ])
+    return { from: isNew ? 0 : after, epoch: rows[0]?.['connection_epoch'] }
   })
-  // A host that was set up anew counts from the beginning again, and so do the rows that follow it.
-  const from = after > hello.sequence ? 0 : after
-  if (from < after) await database.query('UPDATE instance SET state_sequence = 0 WHERE host = $1', [name])
   await compare(options, name, agent)
   const done = follow(database, name, agent, from, log, signal).finally(() =>
     database

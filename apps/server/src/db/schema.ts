@@ -75,6 +75,7 @@ export interface HostTable {
   cpu_count: Generated<number>
   memory_bytes: Generated<number>
   event_sequence: Generated<number>
+  journal_id: Generated<string | null>
   last_seen_at: TimeOrNull
   created_at: Time
 }

@@ -11,7 +11,7 @@ import { memoryImageStore } from '@typevisor/image/testing'
 import type { DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
 import { postgresSagaStore, stateFile, type SagaDefinition } from '@typevisor/saga'
 import { sagaCrashSuite } from '@typevisor/saga/testing'
-import { simDisk } from '@typevisor/sim'
+import { sequentialIds, simDisk } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import { openToolstack } from '@typevisor/toolstack'
 import { serveHost } from '../agents/gateway.ts'
@@ -75,8 +75,9 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
         volumes,
         images,
         state: stateFile({ disk: simDisk({ rng }), name: 'agent.journal', clock, log }),
-        saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+        saves: hypervisor.saveFolder,
         clock,
+        ids: sequentialIds(),
         log,
         owner: 'agent',
       })

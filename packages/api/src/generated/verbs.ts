@@ -301,11 +301,16 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
         name: 'sshKeys',
         type: 'array',
         required: false,
-        description: 'OpenSSH public keys',
+        description: 'OpenSSH public keys of the account; in the micro image they open root as well, unless user data says disable_root',
         default: [],
         items: { type: 'string' },
       },
-      { name: 'user', type: 'string', required: false, description: 'account to make in the guest' },
+      {
+        name: 'user',
+        type: 'string',
+        required: false,
+        description: 'account to make in the guest, with sudo where the image has it (micro has none)',
+      },
       { name: 'userData', type: 'string', required: false, description: 'cloud-init user data' },
       {
         name: 'forwards',
