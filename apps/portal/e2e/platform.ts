@@ -11,6 +11,7 @@ import pg from 'pg'
 import { createClient, type Client } from '@typevisor/api/client'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
+const PASSWORD = /^password: (\S+)$/m
 const START_MS = 60_000
 const STOP_MS = 20_000
 
@@ -118,9 +119,13 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
   }
   await start()
   const deadline = Date.now() + 5_000
-  while (!/ with (\S+) \(shown/.test(said) && Date.now() < deadline) await sleep(20)
-  const password = / with (\S+) \(shown/.exec(said)?.[1]
-  if (password === undefined) throw new Error(`typevisor start printed no password: ${said}`)
+  while (!PASSWORD.test(said) && Date.now() < deadline) await sleep(20)
+  const password = PASSWORD.exec(said)?.[1]
+  if (password === undefined) {
+    await end('SIGKILL')
+    await rm(folder, { recursive: true, force: true })
+    throw new Error(`typevisor start printed no password: ${said}`)
+  }
   return {
     url,
     password,

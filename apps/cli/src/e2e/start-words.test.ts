@@ -18,7 +18,7 @@ test('start says where it is and how to get in, is quiet about refused requests,
 
     const before = child.said()
     assert.equal((await run(['instance', 'get', 'nothing'], env)).code, 3)
-    assert.equal((await run(['instance', 'exec', 'hello', '--', 'no-such-command'], env)).code, 1)
+    assert.equal((await run(['instance', 'exec', 'hello', '--', 'no-such-command'], env)).code, 127)
     assert.equal((await run(['instance', 'create', 'hello'], env)).code, 4)
     assert.equal((await run(['instance', 'create', 'x', '--memory', '1'], env)).code, 2)
     assert.equal(child.said(), before, 'not a word more')
