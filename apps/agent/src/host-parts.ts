@@ -1,9 +1,10 @@
-import { rm } from 'node:fs/promises'
+import { createHash } from 'node:crypto'
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock, IdSource, Log, Rng } from '@typevisor/base'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
-import type { DomainDriver, SaveFolder } from '@typevisor/toolstack'
+import type { DomainDriver, SaveFolder, Toolstack } from '@typevisor/toolstack'
 
 export interface HostOptions {
   readonly name: string
@@ -24,9 +25,16 @@ export interface HostParts {
   readonly volumes: VolumeStore
   readonly images: ImageStore
   readonly saves: SaveFolder
+  /** Told once, when the toolstack is open: what it holds is kept. */
+  readonly heldBy?: (toolstack: Pick<Toolstack, 'holdsFiles'>) => void
 }
 
+/** `<domain>.<save's name, hashed>.save`, and what the driver puts beside it while it writes. */
 export const saveFolder = (folder: string): SaveFolder => ({
-  pathOf: (id) => join(folder, `${id}.save`),
-  remove: (path) => rm(path, { force: true }),
+  pathOf: (id, save) => join(folder, `${id}.${createHash('sha256').update(save).digest('hex').slice(0, 16)}.save`),
+  async keepOnly(id, path) {
+    for (const name of await readdir(folder)) {
+      if (name.startsWith(`${id}.`) && join(folder, name) !== path) await rm(join(folder, name), { force: true })
+    }
+  },
 })

@@ -42,8 +42,9 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const broken = Promise.withResolvers<Fault>()
   const disk = watchedDisk(nodeDisk(stateDir), (error) => broken.resolve(toFault(error)))
   const state = stateFile({ disk, name: 'agent.journal', clock, log })
-  const toolstack = await openToolstack({ ...parts, state, clock, log, owner: `agent:${options.name}` })
+  const toolstack = await openToolstack({ ...parts, state, clock, ids, log, owner: `agent:${options.name}` })
   building.defer(() => toolstack.close())
+  parts.heldBy?.(toolstack)
   const agent = await createAgentService({
     name: options.name,
     version: options.version,

@@ -2,33 +2,17 @@
  * The real host: QEMU, qcow2 files, images from Debian packages. As root guests run as `typevisor-qemu`, a user with no rights but its
  * files'; what that user cannot reach is refused by the driver with the reason.
  */
-import { createHash } from 'node:crypto'
-import { chmod, lstat, mkdir } from 'node:fs/promises'
-import { dirname, join, resolve } from 'node:path'
-import { Fault } from '@typevisor/base'
+import { chmod, mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import { createNodeHost, createQemuDriver } from '@typevisor/driver-qemu'
 import { createImageStore, withBuildProcess } from '@typevisor/image'
 import { bootId, isRoot, processIdentity, signalProcess, spawnDetached, userByName, waitForExit } from '@typevisor/runtime-node'
 import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
+import type { Toolstack } from '@typevisor/toolstack'
 import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
+import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
 
 const GUEST_USER = 'typevisor-qemu'
-
-/** Sockets must have short paths and go with a reboot; two data directories never share one. */
-function runDirOf(dataDir: string): string {
-  const name = `agent-${createHash('sha256').update(resolve(dataDir)).digest('hex').slice(0, 12)}`
-  if (isRoot()) return join('/run/typevisor', name)
-  return join(process.env['XDG_RUNTIME_DIR'] ?? `/tmp/typevisor-${process.getuid?.() ?? 0}`, name)
-}
-
-/** In a shared folder such as /tmp anybody may have made it first, and would own the sockets of our guests. */
-async function ownFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true, mode: 0o711 })
-  const made = await lstat(path)
-  if (!made.isDirectory() || made.uid !== process.geteuid?.() || (made.mode & 0o022) !== 0) {
-    throw new Fault('forbidden', `run folder ${path}: it is not ours alone; remove it, or set XDG_RUNTIME_DIR`)
-  }
-}
 
 async function folder(path: string, mode: number): Promise<string> {
   await mkdir(path, { recursive: true })
@@ -41,15 +25,18 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const user = isRoot() ? userByName(GUEST_USER) : null
   if (isRoot() && !user) log.warn('host.no_guest_user', { user: GUEST_USER, consequence: 'guests run as root' })
   const owner = user ? { uid: user.uid, gid: user.gid } : null
-  const runDir = runDirOf(dataDir)
-  await ownFolder(dirname(runDir))
-  await folder(runDir, 0o711)
+  const host = createNodeHost({ bootId, spawnDetached, processIdentity, waitForExit, signalProcess })
+  const runDir = await openRunFolder(runParent(), dataDir)
+  await sweepRunFolders(runParent(), (pidFile) => host.processes.findByArguments(['-pidfile', pidFile]), log)
   const cacheFolder = isRoot()
     ? '/var/cache/typevisor'
     : join(process.env['XDG_CACHE_HOME'] ?? join(process.env['HOME'] ?? '/', '.cache'), 'typevisor')
   await mkdir(cacheFolder, { recursive: true })
   const imagesFolder = await folder(join(dataDir, 'images'), 0o755)
-  const images = withBuildProcess(createImageStore({ folder: imagesFolder, cacheFolder, clock, log }), {
+  // Before the toolstack says what it holds, all is held.
+  let holders: Pick<Toolstack, 'holdsFiles'> = { holdsFiles: async () => true }
+  const inUse = (folder: string) => holders.holdsFiles(folder)
+  const images = withBuildProcess(createImageStore({ folder: imagesFolder, cacheFolder, clock, log, inUse }), {
     folder: imagesFolder,
     cacheFolder,
   })
@@ -61,7 +48,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const driver = createQemuDriver({
     dataDir: await folder(join(dataDir, 'domains'), 0o711),
     runDir,
-    host: createNodeHost({ bootId, spawnDetached, processIdentity, waitForExit, signalProcess }),
+    host,
     clock,
     ids,
     log,
@@ -69,5 +56,6 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     // QEMU is handed what lies here, and nothing that a foreign image's header names elsewhere.
     diskFolders: [join(dataDir, 'volumes'), join(dataDir, 'images')],
   })
-  return { driver, volumes, images, saves: saveFolder(await folder(join(dataDir, 'saves'), 0o700)) }
+  const saves = saveFolder(await folder(join(dataDir, 'saves'), 0o700))
+  return { driver, volumes, images, saves, heldBy: (toolstack) => (holders = toolstack) }
 }

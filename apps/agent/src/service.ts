@@ -73,11 +73,20 @@ class AgentService implements AgentPort {
       return { ...offsets, contentBase64: base64(content) }
     },
     'image.list': async () => (await this.#options.images.list()).map(toAgentImage),
-    'image.build': async ({ name }, { signal, progress }) => {
-      if (!isLabel(name)) throw new Fault('invalid', `image: got ${JSON.stringify(name)}, want a name`)
-      const image = await this.#builds.build(name as ImageName, { signal, progress })
+    'image.build': async ({ name: label, commandId, fence }, { signal, progress }) => {
+      if (!isLabel(label)) throw new Fault('invalid', `image: got ${JSON.stringify(label)}, want a name`)
+      const name = label as ImageName
+      const build = async (): Promise<void> => void (await this.#builds.build(name, { signal, progress }))
+      // One that was done and whose image is not there any more is done again.
+      if (
+        !(await this.#options.toolstack.onceForImage(name, { commandId, fence }, build)) &&
+        !(await this.#options.images.get(name))
+      )
+        await build()
       await this.refresh()
-      return image
+      const image = await this.#options.images.get(name)
+      if (!image) throw new Fault('failed', `image ${name}: it was built, and is not there`)
+      return toAgentImage(image)
     },
   }
 
@@ -90,7 +99,7 @@ class AgentService implements AgentPort {
   get hello(): AgentHello {
     if (!this.#hello) throw new Fault('unavailable', 'the agent is not ready')
     const { toolstack } = this.#options
-    return { ...this.#hello, domains: toolstack.list(), sequence: toolstack.lastSequence() }
+    return { ...this.#hello, domains: toolstack.list(), sequence: toolstack.lastSequence(), journalId: toolstack.journalId() }
   }
 
   async refresh(): Promise<AgentHello> {

@@ -1,7 +1,6 @@
 /**
  * Image builds that their callers share: who asks for an image that is being built joins that build, and it ends early only when the last
- * of them has withdrawn. A build is no command on a domain: it makes the same image whoever asks, so it has no fence, and a command that is
- * given again joins or builds the same again.
+ * of them has withdrawn. That a command is done once, and a late one of an older owner not at all, is seen to before (`service.ts`).
  */
 import { toFault } from '@typevisor/base'
 import type { Image, ImageStore } from '@typevisor/image'

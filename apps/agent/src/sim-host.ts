@@ -45,6 +45,6 @@ export function simParts(options: HostOptions): HostParts {
     driver,
     images: simImages,
     volumes: memoryVolumeStore(),
-    saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+    saves: hypervisor.saveFolder,
   }
 }

@@ -1,7 +1,18 @@
 /** What the exit code of `typevisor` says; documented in docs/cli.md. */
 import type { FaultCode } from '@typevisor/base'
 
-export const EXIT = { ok: 0, failed: 1, usage: 2, notFound: 3, conflict: 4, denied: 5, unavailable: 6, timeout: 7 } as const
+export const EXIT = {
+  ok: 0,
+  failed: 1,
+  usage: 2,
+  notFound: 3,
+  conflict: 4,
+  denied: 5,
+  unavailable: 6,
+  timeout: 7,
+  truncated: 125,
+  interrupted: 130,
+} as const
 
 const BY_FAULT: Readonly<Record<FaultCode, number>> = {
   invalid: EXIT.usage,

@@ -86,13 +86,46 @@ test('what goes to a command in the guest is taken byte for byte', () => {
 test('what is wrong is named', () => {
   refused([], /want NAME/)
   refused(['a', 'b'], /unexpected "b"/)
-  refused(['a', '--memmory', '1G'], /unknown flag --memmory; known: .*--memory/)
-  refused(['a', '--memory', '12Q'], /12Q/)
+  refused(['a', '--memmory', '1G'], /unknown flag --memmory \(did you mean --memory\?\); known: .*--memory/)
+  refused(['a', '--memory', '12Q'], /^--memory: got "12Q", want a number with K/)
   refused(['a', '--memory'], /--memory wants SIZE/)
   refused(['a', '--forward', '22'], /HOSTPORT:GUESTPORT/)
   refused(['a', '--label', 'x'], /KEY=VALUE/)
   refused(['a', '-m', '1G'], /flags are long/)
   refused(['a', '--image', 'x', '--image', 'y'], /given twice/)
+})
+
+test('an unknown flag is told with the one that was meant', () => {
+  refused(['a', '--no-wiat'], /did you mean --no-wait\?/)
+})
+
+test('a switch of a query is a switch here, and may be spelled out where no word can stand', () => {
+  const list = (...words: string[]) => parseWords('operation list', VERB_DATA['operation.list'], words).query
+  assert.deepEqual(list('--unfinished'), { unfinished: 'true' })
+  assert.deepEqual(list('--no-unfinished'), { unfinished: 'false' })
+  assert.deepEqual(list('--unfinished', 'false'), { unfinished: 'false' })
+  assert.deepEqual(list('--unfinished=true'), { unfinished: 'true' })
+  const force = { name: 'force', type: 'string', required: false, description: '', values: ['true', 'false'] } as const
+  const destroy = { ...VERB_DATA['instance.destroy'], query: [force] }
+  const { params, query } = parseWords('instance destroy', destroy, ['--force', 'true'])
+  assert.deepEqual([params, query], [{ instance: 'true' }, { force: 'true' }])
+})
+
+test('a point in time is given from now or as a date', () => {
+  const create = (at: string) =>
+    Number(parseWords('token create', VERB_DATA['token.create'], ['t', '--expires-at', at]).body['expiresAt'])
+  assert.equal(create('2030-01-31T00:00:00Z'), Date.UTC(2030, 0, 31))
+  assert.ok(Math.abs(create('30d') - Date.now() - 30 * 86_400_000) < 60_000)
+  assert.throws(() => create('soon'), /--expires-at: got "soon", want a time, such as 30d/)
+})
+
+test('a password is read without the end of its line', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'typevisor-options-'))
+  const path = join(folder, 'password')
+  writeFileSync(path, ' long enough for it \n')
+  const { body } = parseWords('account create', VERB_DATA['account.create'], ['bob', '--password', `@${path}`])
+  assert.equal(body['password'], ' long enough for it ')
+  rmSync(folder, { recursive: true })
 })
 
 test('words behind -- belong to the command in the guest, whatever they look like', () => {

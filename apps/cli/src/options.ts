@@ -5,8 +5,11 @@
  *   labels --label k=v           forwards --forward tcp:2222:22                    userData --user-data @FILE
  */
 import { readFileSync } from 'node:fs'
-import { Fault, parseBytes } from '@typevisor/base'
+import { Fault, parseBytes, toFault } from '@typevisor/base'
 import type { VerbData, VerbField } from '@typevisor/api/verbs'
+import { ownFlagsOf } from './own-flags.ts'
+import { isSecret } from './secret-fields.ts'
+import { didYouMean } from './suggest.ts'
 
 export interface Flag {
   readonly name: string
@@ -22,6 +25,14 @@ export interface Parsed {
   readonly body: Record<string, unknown>
   /** Words behind `--`. */
   readonly rest: readonly string[]
+  /** Where each value came from, by its path as the server names it: `body.memoryBytes`, `body.sshKeys[1]`, `body.labels["tier"]`. */
+  readonly sources: ReadonlyMap<string, Source>
+}
+export interface Source {
+  /** `--memory`, or `NAME` for a word. */
+  readonly word: string
+  /** As the user wrote it. */
+  readonly raw: string
 }
 
 const kebab = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
@@ -34,11 +45,18 @@ export function flagName(field: VerbField): string {
     .replace(/-(bytes|ms|base64)$/, '')
 }
 
+const isPointInTime = (field: VerbField): boolean => field.type === 'integer' && field.name.endsWith('At')
+/** A query has only texts: there a switch is one of the texts `true` and `false`. */
+export const isSwitch = (field: VerbField): boolean =>
+  field.type === 'boolean' || (field.values?.length === 2 && field.values.includes('true') && field.values.includes('false'))
+
 function valueName(field: VerbField): string | null {
+  if (isSwitch(field)) return null
+  if (isSecret(field)) return '-|@FILE'
   if (field.values) return field.values.join('|')
   const names: Record<VerbField['type'], string | null> = {
     string: 'TEXT',
-    integer: field.name.endsWith('Ms') ? 'TIME' : 'N',
+    integer: field.name.endsWith('Ms') || isPointInTime(field) ? 'TIME' : 'N',
     number: 'N',
     boolean: null,
     size: 'SIZE',
@@ -50,12 +68,17 @@ function valueName(field: VerbField): string | null {
   return names[field.type]
 }
 
+/** Asked of sessions only, and the command line comes with a token. */
+const NOT_FOR_TOKENS = new Set(['currentPassword'])
+
 export function flagsOf(verb: VerbData): Flag[] {
   const positional = new Set(verb.cli?.positional ?? [])
   const make = (part: 'query' | 'body') => (field: VerbField) => ({ name: flagName(field), field, part, value: valueName(field) })
   // How long to wait for an operation is the command line's own affair (`--wait`, `--no-wait`).
   const query = verb.query.filter((field) => !(verb.saga && field.name === 'wait'))
-  return [...query.map(make('query')), ...verb.body.map(make('body'))].filter((flag) => !positional.has(flag.field.name))
+  return [...query.map(make('query')), ...verb.body.map(make('body'))].filter(
+    (flag) => !positional.has(flag.field.name) && !NOT_FOR_TOKENS.has(flag.field.name),
+  )
 }
 
 const usage = (message: string): Fault => new Fault('invalid', message)
@@ -71,6 +94,15 @@ function textOf(value: string, what: string): string {
   }
 }
 
+/** A password: `-`, `@-` and `@FILE` are read, without the line's end. */
+function secretOf(value: string, what: string): string {
+  if (value === '-' || (value.startsWith('@') && !value.startsWith('@@')))
+    return bytesOf(value === '-' ? '@-' : value, what)
+      .toString()
+      .replace(/\r?\n$/, '')
+  return value.replace(/^@@/, '@')
+}
+
 /** The same, byte for byte. */
 function bytesOf(value: string, what: string): Buffer {
   if (!value.startsWith('@') || value.startsWith('@@')) return Buffer.from(value.replace(/^@@/, '@'))
@@ -81,13 +113,30 @@ function bytesOf(value: string, what: string): Buffer {
   }
 }
 
-const DURATION: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000 }
+const DURATION: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, min: 60_000, h: 3_600_000, d: 86_400_000 }
 
 function numberOf(value: string, field: VerbField, what: string): number {
-  const duration = field.name.endsWith('Ms') ? /^(\d+(?:\.\d+)?)(ms|s|m|min|h)$/.exec(value) : null
+  const duration = field.name.endsWith('Ms') ? /^(\d+(?:\.\d+)?)(ms|s|m|min|h|d)$/.exec(value) : null
   const number = duration ? Number(duration[1]) * (DURATION[duration[2] ?? ''] ?? 1) : Number(value)
   if (value.trim() === '' || !Number.isFinite(number)) throw usage(`${what}: got ${JSON.stringify(value)}, want a number`)
   return number
+}
+
+/** A point in time: `30d` and the like from now, a date as ISO 8601 writes it, or milliseconds since 1970. */
+function timeOf(value: string, what: string): number {
+  const duration = /^(\d+(?:\.\d+)?)(s|m|min|h|d)$/.exec(value)
+  if (duration) return Math.round(Date.now() + Number(duration[1]) * (DURATION[duration[2] ?? ''] ?? 1))
+  const at = /^\d{13}$/.test(value) ? Number(value) : /^\d{4}-\d{2}-\d{2}/.test(value) ? Date.parse(value) : Number.NaN
+  if (Number.isNaN(at)) throw usage(`${what}: got ${JSON.stringify(value)}, want a time, such as 30d (from now) or 2027-01-31`)
+  return at
+}
+
+function sizeOf(value: string, what: string): number {
+  try {
+    return parseBytes(value)
+  } catch (error) {
+    throw new Fault('invalid', `${what}: ${toFault(error).message.replace(/^size: /, '')}`, { cause: error })
+  }
 }
 
 function forwardOf(value: string, what: string): unknown {
@@ -111,10 +160,10 @@ function jsonOf(value: string, what: string): unknown {
 export function valueOf(value: string, field: VerbField, what: string): unknown {
   switch (field.type) {
     case 'size':
-      return parseBytes(value)
+      return sizeOf(value, what)
     case 'integer':
     case 'number':
-      return numberOf(value, field, what)
+      return isPointInTime(field) ? timeOf(value, what) : numberOf(value, field, what)
     case 'boolean':
       if (value === 'true' || value === 'false') return value === 'true'
       throw usage(`${what}: got ${JSON.stringify(value)}, want true or false`)
@@ -126,30 +175,40 @@ export function valueOf(value: string, field: VerbField, what: string): unknown 
       return field.name === 'forwards' ? forwardOf(value, what) : textOf(value, what)
     case 'map':
     case 'string':
-      return textOf(value, what)
+      return isSecret(field) ? secretOf(value, what) : textOf(value, what)
   }
 }
 
-function put(into: Record<string, unknown>, field: VerbField, raw: string, what: string): void {
+/** Puts the value where the request has it; answers its path there. */
+function put(into: Record<string, unknown>, field: VerbField, raw: string, what: string): string {
   const value = valueOf(raw, field, what)
   if (field.type === 'array') {
     const list = (into[field.name] ??= []) as unknown[]
-    list.push(value)
-  } else if (field.type === 'map') {
+    return `${field.name}[${list.push(value) - 1}]`
+  }
+  if (field.type === 'map') {
     const [key, ...rest] = String(value).split('=')
     if (!key || rest.length === 0) throw usage(`${what}: got ${JSON.stringify(value)}, want KEY=VALUE`)
     const map = (into[field.name] ??= {}) as Record<string, string>
     map[key] = rest.join('=')
-  } else {
-    if (field.name in into) throw usage(`${what}: given twice`)
-    into[field.name] = value
+    return `${field.name}[${JSON.stringify(key)}]`
   }
+  if (field.name in into) throw usage(`${what}: given twice`)
+  into[field.name] = value
+  return field.name
+}
+
+interface Reading {
+  readonly name: string
+  readonly verb: VerbData
+  readonly flags: ReadonlyMap<string, Flag>
+  readonly parsed: Omit<Parsed, 'sources'> & { readonly sources: Map<string, Source> }
 }
 
 /** @throws Fault `invalid` naming the flag or word. */
 export function parseWords(name: string, verb: VerbData, words: readonly string[]): Parsed {
   const flags = new Map(flagsOf(verb).map((flag) => [flag.name, flag]))
-  const parsed: Parsed = { params: {}, query: {}, body: {}, rest: [] }
+  const reading: Reading = { name, verb, flags, parsed: { params: {}, query: {}, body: {}, rest: [], sources: new Map() } }
   const positional: string[] = []
   let rest: readonly string[] = []
   for (let index = 0; index < words.length; index += 1) {
@@ -158,47 +217,67 @@ export function parseWords(name: string, verb: VerbData, words: readonly string[
       rest = words.slice(index + 1)
       break
     }
-    if (!word.startsWith('--')) {
-      if (word.startsWith('-') && word !== '-') throw usage(`${name}: unknown flag ${word}; flags are long, such as --json`)
-      positional.push(word)
-      continue
-    }
-    const [flagWord, inline] = word.includes('=')
-      ? [word.slice(2, word.indexOf('=')), word.slice(word.indexOf('=') + 1)]
-      : [word.slice(2), undefined]
-    const negated = flagWord.startsWith('no-') && flags.get(flagWord.slice(3))?.field.type === 'boolean'
-    const flag = flags.get(negated ? flagWord.slice(3) : flagWord)
-    if (!flag)
-      throw usage(
-        `${name}: unknown flag --${flagWord}; known: ${[...flags.keys()].map((known) => `--${known}`).join(' ') || 'none'}`,
-      )
-    let value = inline
-    if (flag.field.type === 'boolean' && value === undefined) value = negated ? 'false' : 'true'
-    if (value === undefined) {
-      index += 1
-      value = words[index]
-    }
-    if (value === undefined) throw usage(`${name}: --${flagWord} wants ${flag.value ?? 'a value'} behind it`)
-    put(parsed[flag.part], flag.field, value, `--${flagWord}`)
+    if (word.startsWith('--')) index += takeFlag(reading, word, words[index + 1])
+    else if (word.startsWith('-') && word !== '-') throw usage(`${name}: unknown flag ${word}; flags are long, such as --json`)
+    else positional.push(word)
   }
-  placePositional(name, verb, positional, rest, parsed)
-  return { ...parsed, rest }
+  placePositional(reading, positional, rest)
+  return { ...reading.parsed, rest }
 }
 
-function placePositional(name: string, verb: VerbData, words: readonly string[], rest: readonly string[], into: Parsed): void {
+/** Answers how many of the words behind it belong to it. */
+function takeFlag({ name, verb, flags, parsed }: Reading, word: string, next: string | undefined): 0 | 1 {
+  const equals = word.indexOf('=')
+  const flagWord = equals === -1 ? word.slice(2) : word.slice(2, equals)
+  const inline = equals === -1 ? undefined : word.slice(equals + 1)
+  const positive = flags.get(flagWord.slice(3))
+  const negated = flagWord.startsWith('no-') && positive !== undefined && isSwitch(positive.field)
+  const flag = negated ? positive : flags.get(flagWord)
+  if (!flag) throw unknownFlag(name, verb, flagWord, [...flags.keys()])
+  let raw = inline
+  let taken: 0 | 1 = 0
+  if (isSwitch(flag.field) && raw === undefined) {
+    // Where no word can stand, `--unfinished true` can mean one thing only.
+    const spelled = !negated && verb.cli?.positional.length === 0 && (next === 'true' || next === 'false')
+    raw = spelled ? next : negated ? 'false' : 'true'
+    taken = spelled ? 1 : 0
+  } else if (raw === undefined) {
+    raw = next
+    taken = 1
+  }
+  if (raw === undefined) throw usage(`${name}: --${flagWord} wants ${flag.value ?? 'a value'} behind it`)
+  const path = put(parsed[flag.part], flag.field, raw, `--${flagWord}`)
+  parsed.sources.set(`${flag.part}.${path}`, { word: `--${flagWord}`, raw })
+  return taken
+}
+
+function unknownFlag(name: string, verb: VerbData, flag: string, flags: readonly string[]): Fault {
+  const known = [...flags.map((each) => `--${each}`), ...ownFlagsOf(verb)]
+  return usage(`${name}: unknown flag --${flag}${didYouMean(`--${flag}`, known)}; known: ${known.join(' ')}`)
+}
+
+/** `NAME`; for what stands behind `--`, `COMMAND`. */
+export const wordName = (key: string): string => (key === 'argv' ? '-- COMMAND [ARG ...]' : key.toUpperCase())
+export const usageOf = (name: string, verb: VerbData): string =>
+  ['typevisor', name, ...(verb.cli?.positional ?? []).map(wordName)].join(' ')
+
+function placePositional({ name, verb, parsed }: Reading, words: readonly string[], rest: readonly string[]): void {
   const wanted = verb.cli?.positional ?? []
   const waiting = [...words]
   for (const key of wanted) {
     const field = [...verb.params, ...verb.body, ...verb.query].find((candidate) => candidate.name === key)
-    const part = verb.params.some((param) => param.name === key) ? into.params : into.body
+    const root = verb.params.some((param) => param.name === key) ? 'params' : 'body'
     if (field?.type === 'array') {
-      part[key] = [...waiting.splice(0), ...rest]
-      if ((part[key] as unknown[]).length === 0) throw usage(`${name}: want ${key.toUpperCase()} behind --`)
+      const all = [...waiting.splice(0), ...rest]
+      if (all.length === 0) throw usage(`${name}: want a command behind --; usage: ${usageOf(name, verb)}`)
+      parsed[root][key] = all
       continue
     }
-    const word = waiting.shift()
-    if (word === undefined) throw usage(`${name}: want ${wanted.map((each) => each.toUpperCase()).join(' ')}`)
-    part[key] = word
+    const raw = waiting.shift()
+    if (raw === undefined) throw usage(`${name}: want ${wordName(key)}; usage: ${usageOf(name, verb)}`)
+    parsed[root][key] = raw
+    parsed.sources.set(`${root}.${key}`, { word: wordName(key), raw })
   }
-  if (waiting.length > 0) throw usage(`${name}: unexpected ${JSON.stringify(waiting[0])}`)
+  if (waiting.length > 0)
+    throw usage(`${name}: unexpected ${JSON.stringify(waiting[0])}; usage: ${usageOf(name, verb)} [--flag VALUE ...]`)
 }

@@ -1,6 +1,4 @@
 /** One line on a terminal for what takes longer than a second; nothing where nobody looks. */
-import type { Terminal } from './terminal.ts'
-
 const BAR = 24
 
 export class Progress {
@@ -9,7 +7,7 @@ export class Progress {
   readonly #live = process.stderr.isTTY === true
   #shown = false
 
-  constructor(title: string, _terminal: Terminal) {
+  constructor(title: string) {
     this.#title = title
   }
 
@@ -25,5 +23,9 @@ export class Progress {
   clear(): void {
     if (this.#shown) process.stderr.write('\r\x1b[K')
     this.#shown = false
+  }
+
+  [Symbol.dispose](): void {
+    this.clear()
   }
 }

@@ -1,3 +1,5 @@
+import type { FlagTable } from './flags.ts'
+
 /** What a command gets of the world. */
 export interface Terminal {
   readonly env: NodeJS.ProcessEnv
@@ -10,5 +12,6 @@ export interface Terminal {
 export interface Command {
   readonly summary: string
   readonly usage: string
+  readonly flags?: FlagTable
   readonly run: (words: readonly string[], terminal: Terminal, json: boolean) => Promise<number>
 }

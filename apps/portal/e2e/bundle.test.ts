@@ -54,12 +54,13 @@ for (const page of FIRST_PAGES) {
   })
 }
 
-test('the terminal is loaded by its own tab only, and no schema library at all', async () => {
+test('the terminal and the screen are loaded by their own tabs only, and no schema library at all', async () => {
   const manifest = await readManifest()
   const text = async (files: Iterable<string>) =>
     (await Promise.all([...files].map((file) => readFile(join(folder, file), 'utf8')))).join('')
   assert.match(await text(filesOf(manifest, 'src/pages/instance/console.tsx')), /xterm/)
-  assert.doesNotMatch(await text(filesOf(manifest, 'src/pages/instance/overview.tsx')), /xterm/)
+  assert.match(await text(filesOf(manifest, 'src/pages/instance/screen.tsx')), /clippingviewport/)
+  assert.doesNotMatch(await text(filesOf(manifest, 'src/pages/instance/overview.tsx')), /xterm|clippingviewport/)
   const scripts = (await readdir(join(folder, 'assets')))
     .filter((name) => name.endsWith('.js'))
     .map((name) => join('assets', name))

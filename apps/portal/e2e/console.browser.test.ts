@@ -81,6 +81,9 @@ test('a guest made in three clicks answers on its console', { skip, timeout: 120
   await untilText(/[#$] *$/, BOOT_MS)
   await type('echo $((6*7))-is-the-answer')
   await untilText(/^42-is-the-answer$/m)
+  // Without the words of the button that the pointer is on.
+  await page.mouse.move(700, 700)
+  await page.getByRole('tooltip').waitFor({ state: 'hidden' })
   await shoot('console')
 })
 
@@ -95,7 +98,7 @@ test(
   'the platform dies and comes back while the guest talks: no line is lost, none comes twice',
   { skip, timeout: 180_000 },
   async () => {
-    await type('i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo "line $i."; sleep 0.1; done; echo all "said"')
+    await type('i=0; while [ $i -lt 150 ]; do i=$((i+1)); echo "line $i."; sleep 0.06; done; echo all "said"')
     await untilText(/^line 10\.$/m)
     await platform.kill()
     await page.locator('[data-testid="console"][data-status="waiting"]').waitFor()
@@ -120,15 +123,59 @@ test('a command runs in the guest through its agent', { skip, timeout: 60_000 },
   await shoot('command')
 })
 
+/** Interrupts of the guest's keyboard controller so far: two bytes come from each key, when it goes down and when it comes up. */
+async function keyboardCount(): Promise<number> {
+  const body = { argv: ['cat', '/proc/interrupts'] }
+  const { stdoutBase64 } = await platform.client.call('instance.exec', { params: { instance: 'hello' }, body })
+  return Number(/^ *1: +(\d+) .*i8042$/m.exec(Buffer.from(stdoutBase64, 'base64').toString())?.[1])
+}
+
+/** How many colours the guest's picture has: one is a blank screen. */
+const colourCount = (): Promise<number> =>
+  page.evaluate(() => {
+    const canvas = document.querySelector<HTMLCanvasElement>('[data-testid="screen"] canvas')
+    const pixels = canvas?.getContext('2d')?.getImageData(0, 0, canvas.width, canvas.height).data
+    return pixels === undefined ? 0 : new Set(new Uint32Array(pixels.buffer)).size
+  })
+
+test('the screen shows what the guest draws, and keys reach it', { skip, timeout: 90_000 }, async () => {
+  await page.getByRole('link', { name: 'Screen' }).click()
+  const open = page.locator('[data-testid="screen"][data-status="open"]')
+  await open.waitFor({ timeout: 30_000 })
+  const limit = Date.now() + 20_000
+  while ((await colourCount()) < 2) {
+    assert.ok(Date.now() < limit, 'the screen stayed blank')
+    await page.waitForTimeout(200)
+  }
+  await shoot('screen')
+  const before = await keyboardCount()
+  await page.getByTestId('screen-target').click()
+  await page.keyboard.type('hello')
+  while ((await keyboardCount()) < before + 10) {
+    assert.ok(Date.now() < limit, `of ten key movements ${(await keyboardCount()) - before} came`)
+    await page.waitForTimeout(200)
+  }
+  await page.keyboard.press('Control+Shift+L')
+  assert.equal(await page.evaluate(() => document.activeElement?.textContent), 'Ctrl+Alt+Del', 'the keyboard has left the screen')
+})
+
+test('the screen comes back with the platform', { skip, timeout: 90_000 }, async () => {
+  await platform.kill()
+  await page.locator('[data-testid="screen"][data-status="waiting"]').waitFor()
+  await shoot('screen-waiting')
+  await platform.start()
+  await page.locator('[data-testid="screen"][data-status="open"]').waitFor({ timeout: 40_000 })
+})
+
 test('the overview shows addresses, use and why the guest is in its state', { skip, timeout: 60_000 }, async () => {
   await page.getByRole('link', { name: 'Overview' }).click()
   await page
     .getByTestId('network')
     .getByText(/10\.0\.2\.\d+\/24/)
     .waitFor({ timeout: 30_000 })
-  await page.waitForTimeout(8_000)
+  // Two readings make a rate.
+  await page.getByTestId('usage').getByText(/\d+ %/).waitFor()
   await shoot('overview-real')
-  assert.match(await page.getByTestId('usage').innerText(), /\d+ %/)
 })
 
 test('a guest is saved and restored from the page, and its console goes on', { skip, timeout: 120_000 }, async () => {
@@ -139,8 +186,13 @@ test('a guest is saved and restored from the page, and its console goes on', { s
   await page.locator('[data-testid="console"][data-status="ended"]').waitFor()
   await untilText(/^all said$/m)
   await shoot('console-off')
+  await page.getByRole('link', { name: 'Screen' }).click()
+  await page.getByText('The machine is off').waitFor()
+  await shoot('screen-off')
   await page.getByTestId('do-restore').click()
   await page.locator('[data-testid="state"][data-state="running"]').waitFor({ timeout: 60_000 })
+  await page.locator('[data-testid="screen"][data-status="open"]').waitFor({ timeout: 30_000 })
+  await page.getByRole('link', { name: 'Console' }).click()
   await connected()
   await type('echo still-$((40+2))')
   await untilText(/^still-42$/m)

@@ -7,9 +7,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
 import { createClient, type Client } from '@typevisor/api/client'
 
 const MAIN = fileURLToPath(new URL('../../cli/src/main.ts', import.meta.url))
+const PASSWORD = /^password: (\S+)$/m
 const START_MS = 60_000
 const STOP_MS = 20_000
 
@@ -22,6 +24,17 @@ export interface TestPlatform extends AsyncDisposable {
   kill(): Promise<void>
   /** The same port and data again. */
   start(): Promise<void>
+  /** An agent in a process of its own, whose guests are in memory too; resolves when the platform says that it is connected. */
+  join(host: string): Promise<TestHost>
+  /** The same with a token that somebody else has made. */
+  agent(host: string, secret: string): Promise<TestHost>
+  /** For what no person can bring about in a test's time, such as an undo that has failed for good. */
+  sql(text: string, values?: unknown[]): Promise<void>
+}
+
+export interface TestHost extends AsyncDisposable {
+  /** The machine is gone: its agent ends without a word. */
+  kill(): Promise<void>
 }
 
 async function freePort(): Promise<number> {
@@ -32,6 +45,13 @@ async function freePort(): Promise<number> {
   await once(server, 'close')
   if (address === null || typeof address === 'string') throw new Error('freePort: no port')
   return address.port
+}
+
+async function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  const over = once(child, 'exit')
+  child.kill(signal)
+  await over
 }
 
 export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }): Promise<TestPlatform> {
@@ -68,28 +88,60 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
   const end = async (signal: NodeJS.Signals): Promise<void> => {
     const running = child
     child = null
-    if (running === null || running.exitCode !== null || running.signalCode !== null) return
-    const over = once(running, 'exit')
-    running.kill(signal)
-    await over
+    if (running !== null) await ended(running, signal)
+  }
+  const hosts: ChildProcess[] = []
+  const agent = async (host: string, secret: string): Promise<TestHost> => {
+    const child = spawn(
+      process.execPath,
+      [MAIN, 'agent', '--server', url, '--token', secret, '--data', join(folder, host), '--name', host, '--driver', 'sim'],
+      { stdio: 'ignore' },
+    )
+    hosts.push(child)
+    const limit = Date.now() + START_MS
+    while (!(await client.call('host.list')).items.some((each) => each.name === host && each.connected)) {
+      if (child.exitCode !== null || Date.now() > limit) throw new Error(`typevisor agent ${host}: exit ${child.exitCode}`)
+      await sleep(100)
+    }
+    const kill = () => ended(child, 'SIGKILL')
+    return { kill, [Symbol.asyncDispose]: kill }
+  }
+  const addHost = async (host: string): Promise<TestHost> =>
+    agent(host, (await client.call('host.token', { body: { name: host } })).secret)
+  const sql = async (text: string, values: unknown[] = []): Promise<void> => {
+    const postgres = join(dataDir, 'postgresql')
+    // Lines of postmaster.pid: pid, data directory, start time, port, socket directory.
+    const lines = (await readFile(join(postgres, 'pgdata', 'postmaster.pid'), 'utf8')).split('\n')
+    const password = (await readFile(join(postgres, 'password'), 'utf8')).trim()
+    const database = new pg.Client({ host: lines[4], port: Number(lines[3]), user: 'typevisor', password, database: 'postgres' })
+    await database.connect()
+    await database.query(text, values).finally(() => database.end())
   }
   await start()
   const deadline = Date.now() + 5_000
-  while (!/ with (\S+) \(shown/.test(said) && Date.now() < deadline) await sleep(20)
-  const password = / with (\S+) \(shown/.exec(said)?.[1]
-  if (password === undefined) throw new Error(`typevisor start printed no password: ${said}`)
+  while (!PASSWORD.test(said) && Date.now() < deadline) await sleep(20)
+  const password = PASSWORD.exec(said)?.[1]
+  if (password === undefined) {
+    await end('SIGKILL')
+    await rm(folder, { recursive: true, force: true })
+    throw new Error(`typevisor start printed no password: ${said}`)
+  }
   return {
     url,
     password,
     dataDir,
     client,
     start,
+    join: addHost,
+    agent,
+    sql,
     kill: () => end('SIGKILL'),
     async [Symbol.asyncDispose]() {
       // Guests outlive the platform, so they are ended through it.
       await client.call('platform.stop', { body: { guests: true } }).catch(() => null)
       const stopped = await Promise.race([child === null ? null : once(child, 'exit'), sleep(STOP_MS, 'late', { ref: false })])
       if (stopped === 'late') await end('SIGTERM')
+      await Promise.all(hosts.map((host) => ended(host, 'SIGKILL')))
       await rm(folder, { recursive: true, force: true })
     },
   }

@@ -8,6 +8,7 @@ import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
 import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
+import { faintTexts, namelessControls } from './legible.ts'
 import { startPlatform, type TestPlatform } from './platform.ts'
 
 const skip = hasChromium() ? false : `no Chromium at ${CHROMIUM}`
@@ -113,6 +114,16 @@ test('buttons follow the state, and what others do shows without a reload', { sk
   await shoot('instance-events')
 })
 
+test('a guest without a screen says so once, and leads to its console', { skip }, async () => {
+  await page.goto(`${platform.url}/instances/web-1`)
+  await page.getByRole('link', { name: 'Screen' }).click()
+  const screen = page.locator('[data-testid="screen"][data-status="refused"]')
+  await screen.getByText('domains in memory have no screen').waitFor()
+  await shoot('screen-none')
+  await screen.getByRole('link', { name: 'Console' }).click()
+  await page.locator('[data-testid="console"][data-status="open"]').waitFor()
+})
+
 test('what destroys asks for the name to be typed', { skip }, async () => {
   await platform.client.call('instance.create', { query: { wait: 20 }, body: { name: 'doomed' } })
   await page.goto(`${platform.url}/instances`)
@@ -171,7 +182,7 @@ test('verbs reach all chosen rows, and the list follows by itself', { skip }, as
 
 test('operations tell how they ended', { skip }, async () => {
   await page.getByRole('link', { name: 'Operations' }).click()
-  await page.getByTestId('row').filter({ hasText: 'instance.pause' }).first().getByText('Done').waitFor()
+  await row('instance.pause many-10').first().getByText('Done').waitFor()
   await shoot('operations')
 })
 
@@ -191,6 +202,56 @@ test("a token's secret is shown once, works, and works no more when revoked", { 
   await page.getByTestId('confirm-go').click()
   await row('ci').waitFor({ state: 'detached' })
   assert.equal(await answer(), 401)
+})
+
+test('an account is added, and its password set anew when it was forgotten', { skip }, async () => {
+  await page.goto(`${platform.url}/settings/accounts`)
+  await page.getByTestId('make-account').click()
+  const form = page.getByTestId('account-form')
+  await form.getByLabel('Name').fill('ada')
+  await form.getByLabel('First password', { exact: true }).fill('too short')
+  await form.getByRole('button', { name: 'Add it' }).click()
+  await form.getByText('got 9 characters').waitFor()
+  await form.getByLabel('First password', { exact: true }).fill('long enough now')
+  await form.getByRole('button', { name: 'Add it' }).click()
+  await page.getByRole('button', { name: 'Set the password of ada' }).click()
+  await page.getByTestId('set-password-form').getByLabel('New password', { exact: true }).fill('another long one')
+  await shoot('set-password')
+  await page.getByRole('button', { name: 'Set it' }).click()
+  await page.getByTestId('set-password-form').waitFor({ state: 'detached' })
+  const body = { account: 'ada', password: 'another long one' }
+  const answer = await fetch(`${platform.url}/api/v1/session`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  })
+  assert.equal(answer.ok, true)
+  assert.equal(await row('local').getByRole('button').count(), 0, "the machine's own account is not offered for removal")
+})
+
+test('the window says which page and which part of it is shown, and Back goes where one was', { skip }, async () => {
+  const title = (text: string) => page.waitForFunction((want) => document.title === want, `${text} \u00b7 Typevisor`)
+  await page.goto(`${platform.url}/instances/web-1/events`)
+  await title('Events \u00b7 web-1')
+  await page.getByRole('link', { name: 'Console' }).click()
+  await title('Console \u00b7 web-1')
+  await page.goBack()
+  await title('Events \u00b7 web-1')
+  await page.goto(`${platform.url}/settings/audit`)
+  await title('Audit \u00b7 Settings')
+  await page.goto(`${platform.url}/operations?show=stuck`)
+  await page.getByText('Nothing is stuck').waitFor()
+  await page.getByRole('link', { name: 'Show all' }).click()
+  await page.getByTestId('row').first().waitFor()
+  await page.goBack()
+  await page.getByText('Nothing is stuck').waitFor()
+})
+
+test('an address that names nothing says so, with the way on beside it', { skip }, async () => {
+  await page.goto(`${platform.url}/nowhere/at/all`)
+  await page.getByText('There is nothing here').waitFor()
+  await page.getByRole('link', { name: 'Hosts' }).click()
+  await page.getByRole('heading', { name: 'Hosts' }).waitFor()
 })
 
 test('the keyboard is enough to find and open an instance', { skip }, async () => {
@@ -223,7 +284,7 @@ test('a session that has ended leads to sign-in and back', { skip }, async () =>
   await page.getByRole('heading', { name: 'Images' }).waitFor()
 })
 
-test('pages fit a phone, in the dark as in the light', { skip }, async () => {
+test('pages fit a phone and can be read, in the dark as in the light', { skip }, async () => {
   for (const scheme of ['light', 'dark'] as const) {
     await using phone = await openBrowser({ origin: platform.url, width: 390, height: 844, scheme })
     await phone.page.goto(platform.url)
@@ -246,10 +307,12 @@ test('pages fit a phone, in the dark as in the light', { skip }, async () => {
       await phone.page.goto(`${platform.url}${at}`)
       await phone.page.waitForLoadState('load')
       await phone.page.getByRole('heading').first().waitFor()
-      await phone.page.waitForTimeout(400)
+      await phone.page.getByTestId('loading').first().waitFor({ state: 'detached' })
       await shoot(`phone-${scheme}${at.replaceAll(/[^a-z0-9]/g, '-')}`, phone.page)
       const over = await phone.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
       assert.equal(over, 0, `${at} is ${over} px wider than the screen`)
+      assert.deepEqual(await faintTexts(phone.page), [], `${at}, ${scheme}: text too faint`)
+      assert.deepEqual(await namelessControls(phone.page), [], `${at}: controls without a name`)
     }
     await phone.page.goto(`${platform.url}/instances`)
     await phone.page.getByTestId('menu').click()
@@ -272,6 +335,22 @@ test('a lost connection is said, and gone again when the platform is back', { sk
   await platform.start()
   await page.getByTestId('connection-lost').waitFor({ state: 'detached', timeout: 30_000 })
   await row('micro').waitFor()
+})
+
+test('a page that is opened while the platform is away comes when it is back', { skip, timeout: 90_000 }, async () => {
+  // A browser that has never seen the page: its code can only come from the platform.
+  await using fresh = await openBrowser({ origin: platform.url })
+  await fresh.page.goto(platform.url)
+  await signIn(fresh.page)
+  await fresh.page.getByTestId('row').first().waitFor()
+  await platform.kill()
+  await fresh.page.getByTestId('connection-lost').waitFor()
+  await fresh.page.getByRole('link', { name: 'Hosts' }).click()
+  await fresh.page.getByTestId('loading').waitFor()
+  await fresh.page.getByTestId('connection-lost').waitFor()
+  await shoot('page-away', fresh.page)
+  await platform.start()
+  await fresh.page.getByRole('heading', { name: 'Hosts' }).waitFor({ timeout: 30_000 })
 })
 
 test('nothing was asked of another origin, and the content policy refused nothing', { skip }, () => {

@@ -3,12 +3,14 @@
  * link to a page that does not exist fails to compile.
  */
 import type { InstanceSearch } from './pages/instance-search.ts'
+import type { OperationSearch } from './pages/operation-search.ts'
 
 export const PATHS = {
   signIn: '/sign-in',
   instances: '/instances',
   instance: '/instances/$instance',
   console: '/instances/$instance/console',
+  screen: '/instances/$instance/screen',
   command: '/instances/$instance/command',
   events: '/instances/$instance/events',
   images: '/images',
@@ -24,11 +26,12 @@ export const path = {
   instances: (search: Partial<InstanceSearch> = {}) => ({ to: PATHS.instances, search }) as const,
   instance: (instance: string) => ({ to: PATHS.instance, params: { instance } }) as const,
   console: (instance: string) => ({ to: PATHS.console, params: { instance } }) as const,
+  screen: (instance: string) => ({ to: PATHS.screen, params: { instance } }) as const,
   command: (instance: string) => ({ to: PATHS.command, params: { instance } }) as const,
   events: (instance: string) => ({ to: PATHS.events, params: { instance } }) as const,
   images: () => ({ to: PATHS.images }) as const,
   hosts: () => ({ to: PATHS.hosts }) as const,
-  operations: () => ({ to: PATHS.operations }) as const,
+  operations: (search: OperationSearch = {}) => ({ to: PATHS.operations, search }) as const,
   settings: () => ({ to: PATHS.settings }) as const,
   tokens: () => ({ to: PATHS.tokens }) as const,
   accounts: () => ({ to: PATHS.accounts }) as const,

@@ -4,12 +4,14 @@
  */
 import { Fault } from '@typevisor/base'
 import type { QueryClient } from '@tanstack/react-query'
-import { createRootRouteWithContext, createRoute, createRouter, lazyRouteComponent, redirect } from '@tanstack/react-router'
+import { createRootRouteWithContext, createRoute, createRouter, redirect } from '@tanstack/react-router'
 import { apiQuery } from './api/queries.ts'
 import { sessionQuery } from './api/session.ts'
+import { lazyPage } from './lazy-page.ts'
 import { PageFailure, PageMissing, PagePending } from './pages/page-states.tsx'
 import { parseInstanceSearch, toListQuery } from './pages/instance-search.ts'
 import { SignedIn } from './pages/signed-in.tsx'
+import { parseOperationSearch } from './pages/operation-search.ts'
 import { PATHS } from './paths.ts'
 
 declare module '@tanstack/react-router' {
@@ -29,7 +31,7 @@ const signIn = createRoute({
   path: PATHS.signIn,
   validateSearch: (raw: Record<string, unknown>): { return?: string } =>
     typeof raw['return'] === 'string' ? { return: raw['return'] } : {},
-  component: lazyRouteComponent(() => import('./pages/sign-in.tsx'), 'SignIn'),
+  component: lazyPage(() => import('./pages/sign-in.tsx'), 'SignIn'),
 })
 
 const signedIn = createRoute({
@@ -61,85 +63,103 @@ const instances = createRoute({
   loaderDeps: ({ search }) => ({ search }),
   loader: ({ context, deps }) =>
     void context.queryClient.prefetchQuery(apiQuery('instance.list', { query: toListQuery(deps.search) })),
-  component: lazyRouteComponent(() => import('./pages/instances.tsx'), 'Instances'),
+  component: lazyPage(() => import('./pages/instances.tsx'), 'Instances'),
 })
 
 const instance = createRoute({
   getParentRoute: () => signedIn,
   path: PATHS.instance,
   loader: ({ context, params }) => void context.queryClient.prefetchQuery(apiQuery('instance.get', { params })),
-  component: lazyRouteComponent(() => import('./pages/instance/instance.tsx'), 'InstancePage'),
+  component: lazyPage(() => import('./pages/instance/instance.tsx'), 'InstancePage'),
 })
 const tabs = [
   createRoute({
     getParentRoute: () => instance,
     path: '/',
-    component: lazyRouteComponent(() => import('./pages/instance/overview.tsx'), 'Overview'),
+    component: lazyPage(() => import('./pages/instance/overview.tsx'), 'Overview'),
   }),
   createRoute({
     getParentRoute: () => instance,
     path: 'console',
-    component: lazyRouteComponent(() => import('./pages/instance/console.tsx'), 'Console'),
+    component: lazyPage(() => import('./pages/instance/console.tsx'), 'Console'),
+  }),
+  createRoute({
+    getParentRoute: () => instance,
+    path: 'screen',
+    component: lazyPage(() => import('./pages/instance/screen.tsx'), 'Screen'),
   }),
   createRoute({
     getParentRoute: () => instance,
     path: 'command',
-    component: lazyRouteComponent(() => import('./pages/instance/command.tsx'), 'Command'),
+    component: lazyPage(() => import('./pages/instance/command.tsx'), 'Command'),
   }),
   createRoute({
     getParentRoute: () => instance,
     path: 'events',
-    component: lazyRouteComponent(() => import('./pages/instance/events.tsx'), 'Events'),
+    component: lazyPage(() => import('./pages/instance/events.tsx'), 'Events'),
   }),
 ] as const
 
 const images = createRoute({
   getParentRoute: () => signedIn,
   path: PATHS.images,
-  component: lazyRouteComponent(() => import('./pages/images.tsx'), 'Images'),
+  component: lazyPage(() => import('./pages/images.tsx'), 'Images'),
 })
 const hosts = createRoute({
   getParentRoute: () => signedIn,
   path: PATHS.hosts,
-  component: lazyRouteComponent(() => import('./pages/hosts.tsx'), 'Hosts'),
+  component: lazyPage(() => import('./pages/hosts.tsx'), 'Hosts'),
 })
 const operations = createRoute({
   getParentRoute: () => signedIn,
   path: PATHS.operations,
-  component: lazyRouteComponent(() => import('./pages/operations.tsx'), 'Operations'),
+  validateSearch: parseOperationSearch,
+  component: lazyPage(() => import('./pages/operations.tsx'), 'Operations'),
 })
 
 const settings = createRoute({
   getParentRoute: () => signedIn,
   path: PATHS.settings,
-  component: lazyRouteComponent(() => import('./pages/settings/settings.tsx'), 'Settings'),
+  component: lazyPage(() => import('./pages/settings/settings.tsx'), 'Settings'),
 })
 const sections = [
   createRoute({
     getParentRoute: () => settings,
     path: '/',
-    component: lazyRouteComponent(() => import('./pages/settings/account.tsx'), 'Account'),
+    component: lazyPage(() => import('./pages/settings/account.tsx'), 'Account'),
   }),
   createRoute({
     getParentRoute: () => settings,
     path: 'tokens',
-    component: lazyRouteComponent(() => import('./pages/settings/tokens.tsx'), 'Tokens'),
+    component: lazyPage(() => import('./pages/settings/tokens.tsx'), 'Tokens'),
   }),
   createRoute({
     getParentRoute: () => settings,
     path: 'accounts',
-    component: lazyRouteComponent(() => import('./pages/settings/accounts.tsx'), 'Accounts'),
+    component: lazyPage(() => import('./pages/settings/accounts.tsx'), 'Accounts'),
   }),
   createRoute({
     getParentRoute: () => settings,
     path: 'audit',
-    component: lazyRouteComponent(() => import('./pages/settings/audit.tsx'), 'Audit'),
+    component: lazyPage(() => import('./pages/settings/audit.tsx'), 'Audit'),
   }),
 ] as const
 
+/** Inside the shell, so that there is a way on from it. */
+const missing = createRoute({ getParentRoute: () => signedIn, path: '$', component: PageMissing })
+
 const routeTree = root.addChildren([
   signIn,
-  signedIn.addChildren([home, instances, instance.addChildren(tabs), images, hosts, operations, settings.addChildren(sections)]),
+  signedIn.addChildren([
+    home,
+    instances,
+    instance.addChildren(tabs),
+    images,
+    hosts,
+    operations,
+    settings.addChildren(sections),
+    missing,
+  ]),
 ])
 
 export const makeRouter = (queryClient: QueryClient) =>

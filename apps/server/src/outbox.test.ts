@@ -1,17 +1,8 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { epochMillis, Fault } from '@typevisor/base'
-import {
-  createOutbox,
-  eventInsert,
-  insertEvents,
-  parseSequence,
-  readSettled,
-  type NewEvent,
-  type Outbox,
-  type OutboxEvent,
-  type OutboxOptions,
-} from './outbox.ts'
+import { eventInsert, insertEvents, parseSequence, readSettled, type NewEvent, type OutboxEvent } from './event-log.ts'
+import { createOutbox, type Outbox, type OutboxOptions } from './outbox.ts'
 import { stopTestPostgres, testClock, testDatabase, testLog, type TestDatabase } from './testing.ts'
 
 after(stopTestPostgres)

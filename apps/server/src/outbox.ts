@@ -14,25 +14,27 @@
  * A sequence is `xid-id`. Who asks to go on after one that was pruned, or that this database never gave, first gets one event
  * `event.gap`: it must load anew what it shows. A transaction that hangs open holds the line; the pool ends idle ones after 30 s.
  *
- * Not here: what events mean, and who may see which.
+ * Not here: how the table is read (`event-log.ts`), what wakes the reader (`event-listener.ts`), what events mean, and who may see which.
  */
 import type { Pool } from 'pg'
 import { sql } from 'kysely'
-import { Channel, epochMillis, Fault, millis, type Clock, type EpochMillis, type Json, type Log } from '@typevisor/base'
+import { Channel, Fault, millis, type Clock, type EpochMillis, type Log } from '@typevisor/base'
 import type { Db } from './db/database.ts'
-
-export interface NewEvent {
-  readonly at: EpochMillis
-  /** `noun.change`: `instance.state`. */
-  readonly kind: string
-  readonly resource: string | null
-  readonly name: string | null
-  readonly data: { readonly [key: string]: Json }
-}
-
-export interface OutboxEvent extends NewEvent {
-  readonly sequence: string
-}
+import { listenForEvents } from './event-listener.ts'
+import {
+  endPosition,
+  eventFromRow,
+  formatSequence,
+  hasGap,
+  isAfter,
+  PAGE,
+  parseSequence,
+  past,
+  readSettled,
+  settled,
+  type OutboxEvent,
+  type Position,
+} from './event-log.ts'
 
 export interface OutboxOptions {
   readonly db: Db
@@ -62,91 +64,6 @@ export interface Outbox {
   /** Removes up to `limit` events older than `before`; answers how many. */
   prune(before: EpochMillis, limit?: number): Promise<number>
   stop(): Promise<void>
-}
-
-interface Position {
-  readonly xid: string
-  readonly id: number
-}
-
-const formatSequence = ({ xid, id }: Position): string => `${xid}-${id}`
-
-/** @throws Fault `invalid` naming `query.after`. */
-export function parseSequence(text: string): Position {
-  const match = /^(\d{1,20})-(\d{1,15})$/.exec(text)
-  if (!match || BigInt(match[1] ?? '') >= 2n ** 64n) {
-    const detail = {
-      path: 'query.after',
-      want: 'the sequence of an event, such as 742-18',
-      got: JSON.stringify(text.slice(0, 60)),
-    }
-    throw new Fault('invalid', `${detail.path}: got ${detail.got}, want ${detail.want}`, { details: [detail] })
-  }
-  return { xid: BigInt(match[1] ?? '').toString(), id: Number(match[2]) }
-}
-
-const isAfter = (a: Position, b: Position): boolean => (a.xid === b.xid ? a.id > b.id : BigInt(a.xid) > BigInt(b.xid))
-
-/** The statement that puts an event into the outbox: run it in the transaction of the change (it is also a saga effect). */
-export function eventInsert(event: NewEvent): { readonly text: string; readonly values: readonly unknown[] } {
-  return {
-    text: 'INSERT INTO event (at, kind, resource, name, content) VALUES ($1, $2, $3, $4, $5)',
-    values: [new Date(event.at), event.kind, event.resource, event.name, JSON.stringify(event.data)],
-  }
-}
-
-/** The same for a Kysely transaction. */
-export async function insertEvents(tx: Db, events: readonly NewEvent[]): Promise<void> {
-  if (events.length === 0) return
-  await tx
-    .insertInto('event')
-    .values(
-      events.map((event) => ({
-        at: new Date(event.at),
-        kind: event.kind,
-        resource: event.resource,
-        name: event.name,
-        content: JSON.stringify(event.data),
-      })),
-    )
-    .execute()
-}
-
-interface EventRow {
-  readonly id: number
-  readonly xid: string
-  readonly at: Date
-  readonly kind: string
-  readonly resource: string | null
-  readonly name: string | null
-  readonly content: Record<string, Json>
-}
-
-export const eventFromRow = (row: EventRow): OutboxEvent => ({
-  sequence: formatSequence(row),
-  at: epochMillis(row.at.getTime()),
-  kind: row.kind,
-  resource: row.resource,
-  name: row.name,
-  data: row.content,
-})
-
-/** What no late commit can come below any more. */
-export const settled = sql<boolean>`event.xid < pg_snapshot_xmin(pg_current_snapshot())`
-
-const PAGE = 500
-
-/** Events after `last` that are settled, in order, at most `limit`. */
-export async function readSettled(db: Db, last: Position, limit: number): Promise<EventRow[]> {
-  return db
-    .selectFrom('event')
-    .select(['id', 'xid', 'at', 'kind', 'resource', 'name', 'content'])
-    .where(sql<boolean>`(event.xid, event.id) > (${last.xid}::xid8, ${last.id}::bigint)`)
-    .where(settled)
-    .orderBy('xid')
-    .orderBy('id')
-    .limit(limit)
-    .execute()
 }
 
 interface Subscriber {
@@ -225,71 +142,6 @@ export function createOutbox(options: OutboxOptions): Outbox {
     }
   }
 
-  async function listenLoop(): Promise<void> {
-    while (!stopping.signal.aborted) {
-      try {
-        const client = await pool.connect()
-        const ended = new Promise<void>((resolve) => {
-          client.once('error', () => resolve())
-          client.once('end', () => resolve())
-          stopping.signal.addEventListener('abort', () => resolve(), { once: true })
-          if (stopping.signal.aborted) resolve()
-        })
-        try {
-          client.on('notification', wake)
-          await client.query('LISTEN typevisor_event')
-          wake()
-          await ended
-        } finally {
-          client.release(true) // never back into the pool: it listens
-        }
-      } catch (error) {
-        if (stopping.signal.aborted) return
-        log.warn('outbox.listen-failed', { reason: error instanceof Error ? error.message : String(error) })
-      }
-      await clock.sleep(millis(1000), { signal: stopping.signal }).catch(() => {})
-    }
-  }
-
-  async function endPosition(): Promise<Position> {
-    const last = await db
-      .selectFrom('event')
-      .select(['xid', 'id'])
-      .where(settled)
-      .orderBy('xid', 'desc')
-      .orderBy('id', 'desc')
-      .limit(1)
-      .executeTakeFirst()
-    const horizon = await db.selectFrom('event_horizon').select(['xid', 'id']).executeTakeFirstOrThrow()
-    return last && isAfter(last, horizon) ? last : horizon
-  }
-
-  /** What a subscriber missed: from `after` to `upTo`, read from the table. */
-  async function* past(after: Position, upTo: Position, signal: AbortSignal): AsyncGenerator<OutboxEvent> {
-    let at = after
-    while (isAfter(upTo, at) && !signal.aborted) {
-      const rows = await readSettled(db, at, PAGE)
-      for (const row of rows) {
-        if (isAfter(row, upTo)) return
-        at = { xid: row.xid, id: row.id }
-        yield eventFromRow(row)
-      }
-      if (rows.length < PAGE) return
-    }
-  }
-
-  async function hasGap(after: Position, upTo: Position): Promise<boolean> {
-    if (isAfter(after, upTo)) {
-      // Ahead of this reader, which may only be late: another server has shown it. Ahead of every transaction: another database gave it.
-      const { unknown } = await db
-        .selectNoFrom(sql<boolean>`${after.xid}::xid8 >= pg_snapshot_xmax(pg_current_snapshot())`.as('unknown'))
-        .executeTakeFirstOrThrow()
-      return unknown
-    }
-    const horizon = await db.selectFrom('event_horizon').select(['xid', 'id']).executeTakeFirstOrThrow()
-    return isAfter(horizon, after)
-  }
-
   async function* follow(
     subscriber: Subscriber,
     after: Position | null,
@@ -300,7 +152,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
       let last = from
       if (after !== null) {
         last = after
-        if (await hasGap(after, from)) {
+        if (await hasGap(db, after, from)) {
           last = await db.selectFrom('event_horizon').select(['xid', 'id']).executeTakeFirstOrThrow()
           yield {
             sequence: formatSequence(last),
@@ -311,7 +163,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
             data: { after: formatSequence(after) },
           }
         }
-        for await (const event of past(last, from, signal)) {
+        for await (const event of past(db, last, from, signal)) {
           last = parseSequence(event.sequence)
           yield event
         }
@@ -333,9 +185,9 @@ export function createOutbox(options: OutboxOptions): Outbox {
       // older than whatever is written now.
       await sql`UPDATE event SET xid = '1' WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())`.execute(db)
       await sql`UPDATE event_horizon SET xid = '1' WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())`.execute(db)
-      position = await endPosition()
+      position = await endPosition(db)
       running = readLoop()
-      if (options.listen !== false) listener = listenLoop()
+      if (options.listen !== false) listener = listenForEvents({ pool, clock, log, signal: stopping.signal, wake })
     },
     subscribe({ after, signal }) {
       const from = after === undefined ? null : parseSequence(after)

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { Fault } from '@typevisor/base'
-import { createIdentity, formatPhc, parsePhc } from '@typevisor/identity'
+import { createIdentity, formatPhc, parsePhc, unrecorded } from '@typevisor/identity'
 import { postgresIdentityStore } from './db/identity-store.ts'
 import { ensureFirstAccount } from './first-start.ts'
 import { createLocalCredentials, CREDENTIALS_FILE } from './local-credentials.ts'
@@ -81,7 +81,7 @@ test('starts make one admin, whatever number of them at once, with one password 
   const start = () => ensureFirstAccount({ ...parts, db: database.db })
   const answers = await Promise.all([1, 2, 3].map(start))
   const signIns = await Promise.allSettled(
-    answers.map((answer) => identity.signIn({ account: 'admin', password: answer?.password ?? '', address: 'here' })),
+    answers.map((answer) => identity.signIn({ account: 'admin', password: answer?.password ?? '', address: 'here' }, unrecorded)),
   )
   const opened = signIns.filter((signIn) => signIn.status === 'fulfilled')
   assert.equal(opened.length, 1)

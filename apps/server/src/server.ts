@@ -23,12 +23,7 @@ import { MIGRATIONS } from './db/migrations/index.ts'
 import { pruneDatabase } from './db/prune.ts'
 import { holdDatabase } from './db/single-server.ts'
 import { ensureFirstAccount } from './first-start.ts'
-import { accountHandlers } from './handlers/account.ts'
-import { auditHandlers } from './handlers/audit.ts'
-import { eventHandlers } from './handlers/event.ts'
-import { platformHandlers } from './handlers/platform.ts'
-import { sessionHandlers } from './handlers/session.ts'
-import { tokenHandlers } from './handlers/token.ts'
+import { controlHandlers } from './handlers/control.ts'
 import type { Handlers } from './http/handler.ts'
 import { createHttpServer, type HttpServerOptions } from './http/server.ts'
 import { instanceHandlers } from './instances/handlers.ts'
@@ -137,21 +132,20 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   await outbox.start()
 
   const handlers: Handlers = {
-    ...sessionHandlers(identity),
-    ...accountHandlers(db, identity),
-    ...tokenHandlers(db, identity),
-    ...auditHandlers(db),
-    ...eventHandlers(db),
-    ...platformHandlers({ db, clock, version: options.version, database: embedded ? 'embedded' : 'external', pid: process.pid }),
+    ...controlHandlers({
+      db,
+      identity,
+      clock,
+      version: options.version,
+      database: embedded ? 'embedded' : 'external',
+      pid: process.pid,
+      requestStop: (asked) => stop.request(asked),
+    }),
     ...instanceHandlers({ db, database: executor, agents, engine, store, ids, clock }),
-    ...operationHandlers({ db, engine, store }),
-    ...hostHandlers({ db, agents, ids, rng, crypto }),
-    'platform.stop': async ({ body }) => {
-      setImmediate(() => stop.request({ guests: body.guests }))
-      return {}
-    },
+    ...operationHandlers({ db, database: executor, engine, store, agents }),
+    ...hostHandlers({ db, database: executor, agents, engine, ids, rng, crypto }),
   }
-  const gateway = { database: executor, agents, crypto, log, signal: stopping.signal }
+  const gateway = { database: executor, agents, crypto, ids, log, signal: stopping.signal }
   const http = await createHttpServer({
     handlers,
     identity,

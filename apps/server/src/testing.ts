@@ -14,7 +14,7 @@ import { openDatabase, type DatabaseHandle } from './db/database.ts'
 import { postgresIdentityStore } from './db/identity-store.ts'
 import { migrate } from './db/migrate.ts'
 import { MIGRATIONS } from './db/migrations/index.ts'
-import { controlHandlers } from './handlers/index.ts'
+import { controlHandlers } from './handlers/control.ts'
 import type { Handlers } from './http/handler.ts'
 import { createHttpServer, type HttpServer, type HttpServerOptions } from './http/server.ts'
 import { createLocalCredentials, type LocalCredentials } from './local-credentials.ts'
@@ -86,6 +86,8 @@ export interface TestServerOptions {
   /** Operations besides the control plane's own; the others answer `unsupported`. */
   readonly handlers?: Partial<Handlers>
   readonly clock?: Clock
+  /** That of the handlers, where they have one; it is not closed with the server. */
+  readonly database?: TestDatabase
 }
 
 export interface TestServer extends AsyncDisposable {
@@ -102,7 +104,7 @@ export interface TestServer extends AsyncDisposable {
 export async function testServer(options: TestServerOptions = {}): Promise<TestServer> {
   const clock = options.clock ?? testClock
   await using stack = new AsyncDisposableStack()
-  const database = stack.use(await testDatabase())
+  const database = options.database ?? stack.use(await testDatabase())
   const identity = createIdentity({
     store: postgresIdentityStore(database.db),
     // The least that Argon2 takes: tests sign in often. `secrets.test.ts` runs the real parameters.
@@ -118,7 +120,15 @@ export async function testServer(options: TestServerOptions = {}): Promise<TestS
   stack.defer(() => outbox.stop())
   const local = createLocalCredentials(testRng, nodeSecretCrypto, testIds)
   const audit = postgresAuditLog(database.db)
-  const own = controlHandlers({ db: database.db, identity, clock, version: '0.0.0-test', database: 'embedded', pid: process.pid })
+  const own = controlHandlers({
+    db: database.db,
+    identity,
+    clock,
+    version: '0.0.0-test',
+    database: 'embedded',
+    pid: process.pid,
+    requestStop: () => {},
+  })
   const rest = new Proxy({} as Handlers, {
     get: (_target, name) => () => Promise.reject(new Fault('unsupported', `${String(name)}: not in this test's server`)),
   })

@@ -78,11 +78,12 @@ const TO_AGENT: Shape<ToAgent> = {
 const records = (value: unknown): boolean => Array.isArray(value) && value.every(thing)
 const isHello = (value: unknown): boolean => {
   if (!thing(value)) return false
-  const { protocol, name, images, domains, sequence } = value as Record<string, unknown>
+  const { protocol, name, images, domains, sequence, journalId } = value as Record<string, unknown>
   // Another protocol may look otherwise; it is refused by its number.
   return (
     typeof protocol === 'number' &&
-    (protocol !== AGENT_PROTOCOL || (word(name) && records(images) && records(domains) && whole(sequence)))
+    (protocol !== AGENT_PROTOCOL ||
+      (word(name) && records(images) && records(domains) && whole(sequence) && orNone(word)(journalId)))
   )
 }
 const isEvent = (value: unknown): boolean => {
@@ -127,8 +128,11 @@ interface OpenStream {
   waitingBytes: number
 }
 
-/** The agent's end: answers until the connection ends. */
-export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: Log): Promise<void> {
+/**
+ * The agent's end: answers until the connection ends. `onWelcome`: the server has taken the agent in.
+ * @throws Fault of the server, when it refuses the agent.
+ */
+export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: Log, onWelcome?: () => void): Promise<void> {
   const calls = new Map<number, AbortController>()
   /** `stream` is null until it is open; it may be closed before. */
   const streams = new Map<number, OpenStream>()
@@ -224,6 +228,7 @@ export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: L
         case 'welcome':
           if (welcomed) throw new Fault('invalid', 'agent wire: welcomed twice')
           welcomed = true
+          onWelcome?.()
           void tellEvents(message.after).catch((error: unknown) => {
             log.warn('agent.events_cut', { error: toFault(error).message })
             socket.close('events cut')

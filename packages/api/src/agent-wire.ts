@@ -39,6 +39,8 @@ export interface AgentHello {
   readonly domains: readonly DomainRecord[]
   /** Sequence of the last transition that `domains` contains. */
   readonly sequence: number
+  /** Of which journal `sequence` and all events are: another one on a host that was set up anew. Absent: an agent that does not say it yet. */
+  readonly journalId?: string
 }
 
 export interface Command {

@@ -3,6 +3,7 @@
  * unknown field is refused by name rather than dropped in silence.
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
+import { isSshKey, SSH_KEY_WANT } from '@typevisor/model'
 import { z } from 'zod'
 
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
@@ -53,8 +54,22 @@ const LabelMap = z
   .refine((labels) => Object.keys(labels).length <= 64, { error: 'want at most 64 labels' })
 
 /** QEMU's memory and the volumes' sizes are whole mebibytes. */
-const TOO_SMALL_SAYS_ALL = { abort: true }
+const SAYS_ALL = { abort: true }
 const WHOLE_MIB = { error: 'want a multiple of 1 MiB' }
+
+/** Port 0 is another one each time. */
+function refuseSamePort(
+  forwards: readonly { readonly protocol: string; readonly hostPort: number }[],
+  context: z.core.$RefinementCtx<unknown>,
+): void {
+  const seen = new Set<string>()
+  for (const [index, { protocol, hostPort }] of forwards.entries()) {
+    const port = `${protocol} ${hostPort}`
+    if (hostPort !== 0 && seen.has(port))
+      context.addIssue({ code: 'custom', path: [index, 'hostPort'], message: 'want a port that no other forward here has' })
+    seen.add(port)
+  }
+}
 
 export const CreateInstance = z.strictObject({
   name: Label.describe('name, as DNS labels are'),
@@ -62,14 +77,14 @@ export const CreateInstance = z.strictObject({
   vcpuCount: z.int().min(1).max(64).default(1).describe('virtual processors'),
   memoryBytes: z
     .int()
-    .min(64 * MIB, TOO_SMALL_SAYS_ALL)
+    .min(64 * MIB, SAYS_ALL)
     .max(16 * TIB)
     .multipleOf(MIB, WHOLE_MIB)
     .default(256 * MIB)
     .describe('memory'),
   rootDiskBytes: z
     .int()
-    .min(64 * MIB, TOO_SMALL_SAYS_ALL)
+    .min(64 * MIB, SAYS_ALL)
     .max(64 * TIB)
     .multipleOf(MIB, WHOLE_MIB)
     .default(1 * GIB)
@@ -79,20 +94,26 @@ export const CreateInstance = z.strictObject({
     .array(
       z
         .string()
-        .min(1)
-        .max(8192)
-        .regex(/^[^\r\n\0]+$/, { error: 'want one line' }),
+        .max(24_576, SAYS_ALL)
+        .refine(isSshKey, { error: `want ${SSH_KEY_WANT}` }),
     )
     .max(32)
     .default([])
-    .describe('OpenSSH public keys'),
+    .describe(
+      'OpenSSH public keys of the account; in the micro image they open root as well, unless user data says disable_root',
+    ),
   user: z
     .string()
     .regex(/^[a-z_][a-z0-9_-]{0,31}$/, { error: 'want a Unix account name' })
     .optional()
-    .describe('account to make in the guest'),
+    .describe('account to make in the guest, with sudo where the image has it (micro has none)'),
   userData: z.string().max(65_536).optional().describe('cloud-init user data'),
-  forwards: z.array(PortForward).max(16).default([]).describe('ports of the host that reach the guest'),
+  forwards: z
+    .array(PortForward)
+    .max(16)
+    .superRefine(refuseSamePort)
+    .default([])
+    .describe('ports of the host that reach the guest'),
   labels: LabelMap.default({}).describe('labels for search'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
@@ -117,9 +138,14 @@ export const Operation = z.strictObject({
   id: Id,
   name: z.string(),
   resource: z.string(),
+  resourceName: z
+    .string()
+    .nullable()
+    .describe('name of the thing it is about: of an instance, an image or a host; still known when the thing is gone'),
   state: OperationState,
   step: z.string().nullable().describe('the step under way'),
   progress: z.number().min(0).max(1).nullable(),
+  waitsFor: z.string().nullable().describe('what it waits for, such as a host that is not connected'),
   fault: FaultBody.nullable(),
   createdAt: Timestamp,
   updatedAt: Timestamp,
@@ -231,7 +257,8 @@ export const AuditEntry = z.strictObject({
   via: z.enum(['session', 'token', 'local', 'none']),
   operation: z.string(),
   resource: z.string().nullable(),
-  outcome: z.string().describe('ok or the fault code'),
+  resourceName: z.string().nullable().describe('its name, as it was then'),
+  outcome: z.string().describe('ok, the fault code, or begun: under way, or cut off (commands in guests, consoles)'),
   address: z.string().nullable(),
 })
 export const Platform = z.strictObject({
@@ -249,6 +276,12 @@ export const InstanceParams = z.strictObject({ instance: z.string().min(1).max(6
 export const WaitQuery = z.strictObject({
   wait: z.coerce.number<number>().min(0).max(60).default(0).describe('seconds to wait for the end'),
 })
+const Flag = z.enum(['true', 'false']).default('false')
+export const DestroyQuery = WaitQuery.extend({
+  force: Flag.describe(
+    'also when its host is gone for good: the row goes, whatever the host still has is ended when it comes back',
+  ),
+})
 export const OperationParams = z.strictObject({ operation: Id })
 export const AccountParams = z.strictObject({ account: Label })
 export const TokenParams = z.strictObject({ token: Id })
@@ -259,7 +292,15 @@ export const CreateAccount = z.strictObject({
   role: Role.default('operator').describe('what it may do'),
   password: Password,
 })
-export const SetPassword = z.strictObject({ password: Password })
+export const SetPassword = z.strictObject({
+  password: Password,
+  currentPassword: z
+    .string()
+    .min(1)
+    .max(1024)
+    .optional()
+    .describe('the one until now: asked for when you set your own with a session'),
+})
 export const TokenSecret = z.strictObject({ token: Token, secret: z.string().describe('shown once') })
 export const AddressList = z.strictObject({ items: z.array(Address) })
 export const ConsoleLogQuery = z.strictObject({
@@ -277,6 +318,10 @@ export const OperationListQuery = ListQuery.extend({
 export const EventListQuery = ListQuery.extend({ resource: z.string().max(64).optional().describe('only of this thing') })
 export const EventStreamQuery = z.strictObject({
   after: z.string().max(64).optional().describe('sequence of the last event seen'),
+})
+export const HostParams = z.strictObject({ host: Label })
+export const DeleteHostQuery = z.strictObject({
+  force: Flag.describe('its instances too, as they are: for a host that is gone for good'),
 })
 export const CreateHostToken = z.strictObject({ name: Label.describe('name of the host') })
 export const HostToken = z.strictObject({ name: Label, secret: z.string().describe('shown once') })

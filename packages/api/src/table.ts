@@ -59,7 +59,7 @@ export const OPERATIONS = define({
   'session.delete': { method: 'DELETE', path: '/api/v1/session', summary: 'Sign out', role: 'viewer', scope: 'session:write', reply: s.Empty, status: 200, faults: [], cli: null },
   'account.list': { method: 'GET', path: '/api/v1/accounts', summary: 'Accounts', role: 'admin', scope: 'account:read', query: s.ListQuery, reply: s.Page(s.Account), status: 200, faults: [], cli: { positional: [] } },
   'account.create': { method: 'POST', path: '/api/v1/accounts', summary: 'Make an account', role: 'admin', scope: 'account:write', body: s.CreateAccount, reply: s.Account, status: 201, faults: ['conflict'], cli: { positional: ['name'] } },
-  'account.password': { method: 'POST', path: '/api/v1/accounts/:account/password', summary: 'Set a password (your own, or as an admin anybody\'s); ends the sessions of the account', role: 'viewer', scope: 'account:write', params: s.AccountParams, body: s.SetPassword, reply: s.Account, status: 200, faults: ['not_found', 'forbidden'], cli: { positional: ['account'] } },
+  'account.password': { method: 'POST', path: '/api/v1/accounts/:account/password', summary: 'Set a password (your own, or as an admin anybody\'s); ends the other sessions of the account', role: 'viewer', scope: 'account:write', params: s.AccountParams, body: s.SetPassword, reply: s.Account, status: 200, faults: ['not_found', 'forbidden', 'busy'], cli: { positional: ['account'] } },
   'account.delete': { method: 'DELETE', path: '/api/v1/accounts/:account', summary: 'Remove an account with its sessions and tokens', role: 'admin', scope: 'account:write', params: s.AccountParams, reply: s.Empty, status: 200, faults: ['not_found', 'conflict'], cli: { positional: ['account'], confirms: true } },
   'token.list': { method: 'GET', path: '/api/v1/tokens', summary: 'Your API tokens', role: 'viewer', scope: 'token:read', query: s.ListQuery, reply: s.Page(s.Token), status: 200, faults: [], cli: { positional: [] } },
   'token.create': { method: 'POST', path: '/api/v1/tokens', summary: 'Make an API token; its secret is shown once', role: 'viewer', scope: 'token:write', body: s.CreateToken, reply: s.TokenSecret, status: 201, faults: ['conflict', 'forbidden'], cli: { positional: ['name'] } },
@@ -77,7 +77,7 @@ export const OPERATIONS = define({
   'instance.poweroff': verb('poweroff', 'Cut the power', true),
   'instance.save': verb('save', 'Write memory and devices to disk and end the guest'),
   'instance.restore': { ...verb('restore', 'Go on from the save'), faults: ['not_found', 'conflict', 'busy', 'exhausted', 'unavailable'] },
-  'instance.destroy': verb('destroy', 'Remove it with its disks', true),
+  'instance.destroy': { ...verb('destroy', 'Remove it with its disks', true), query: s.DestroyQuery },
   'instance.exec': { method: 'POST', path: '/api/v1/instances/:instance/exec', summary: 'Run a command in the guest through its agent', role: 'operator', scope: 'instance:write', params: byInstance, body: s.ExecBody, reply: s.ExecReply, status: 200, faults: ['not_found', 'conflict', 'unavailable', 'timeout', 'busy'], cli: { positional: ['instance', 'argv'] } },
   'instance.addresses': { method: 'GET', path: '/api/v1/instances/:instance/addresses', summary: 'Network addresses, as the guest agent sees them', role: 'viewer', scope: 'instance:read', params: byInstance, reply: s.AddressList, status: 200, faults: ['not_found', 'conflict', 'unavailable', 'timeout'], cli: { positional: ['instance'] } },
   'instance.statistics': { method: 'GET', path: '/api/v1/instances/:instance/statistics', summary: 'Counters', role: 'viewer', scope: 'instance:read', params: byInstance, reply: s.Statistics, status: 200, faults: ['not_found', 'conflict', 'unavailable'], cli: { positional: ['instance'] } },
@@ -99,6 +99,7 @@ export const OPERATIONS = define({
 
   'host.list': { method: 'GET', path: '/api/v1/hosts', summary: 'Hosts', role: 'viewer', scope: 'host:read', reply: s.Page(s.Host), status: 200, faults: [], cli: { positional: [] } },
   'host.token': { method: 'POST', path: '/api/v1/hosts/token', summary: 'Make a token with which an agent joins', role: 'admin', scope: 'host:write', body: s.CreateHostToken, reply: s.HostToken, status: 201, faults: [], cli: { positional: ['name'] } },
+  'host.delete': { method: 'DELETE', path: '/api/v1/hosts/:host', summary: 'Forget a host that is not connected; its token ends', role: 'admin', scope: 'host:write', params: s.HostParams, query: s.DeleteHostQuery, reply: s.Empty, status: 200, faults: ['not_found', 'conflict'], cli: { positional: ['host'], confirms: true } },
 
   'platform.get': { method: 'GET', path: '/api/v1/platform', summary: 'The platform itself', role: 'viewer', scope: 'platform:read', reply: s.Platform, status: 200, faults: [], cli: { positional: [] } },
   'platform.health': { method: 'GET', path: '/api/v1/health', summary: 'Whether it serves', role: 'none', scope: 'platform:read', reply: s.Health, status: 200, faults: ['unavailable'], cli: null },

@@ -34,7 +34,7 @@ const GOT_LENGTH_MAX = 120
 const KEY_LENGTH_MAX = 80
 const DEPTH_MAX = 16
 /** Fields whose content is not repeated in an answer, since answers are logged and shown. */
-const SECRET_FIELDS = new Set(['password', 'secret', 'token', 'userData'])
+const SECRET_FIELDS = new Set(['password', 'currentPassword', 'secret', 'token', 'userData'])
 
 /** @throws Fault `invalid` with a detail for each field that is wrong. */
 export function parseInput<N extends OperationName>(name: N, raw: RawInput): ParsedInput<N> {

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { createHash, createHmac } from 'node:crypto'
 import { test } from 'node:test'
-import { Fault, millis } from '@typevisor/base'
+import { epochMillis, Fault, millis } from '@typevisor/base'
 import { seededRng, sequentialIds, virtualClock } from '@typevisor/sim'
-import { createIdentity, LOCAL_ACCOUNT_ID, type Caller, type IdentityPolicy } from './identity.ts'
+import { unrecorded, type EntryOf } from './audit.ts'
+import { createIdentity, type Caller, type IdentityPolicy } from './identity.ts'
+import { LOCAL_ACCOUNT_ID } from './local-account.ts'
 import type { PasswordHasher, SecretCrypto } from './ports.ts'
 import { csrfTokenOf } from './secrets.ts'
 import { identityStoreConformance, memoryIdentityStore } from './testing.ts'
@@ -40,7 +42,7 @@ function setUp(policy: Partial<IdentityPolicy> = {}) {
   const store = memoryIdentityStore()
   const identity = createIdentity({ store, hasher, crypto, clock, rng: seededRng('identity'), ids: sequentialIds(1000), policy })
   const signIn = (account = 'ada', password = 'a long password', address = '10.0.0.1') =>
-    identity.signIn({ account, password, address })
+    identity.signIn({ account, password, address }, unrecorded)
   return { clock, hasher, store, identity, signIn }
 }
 
@@ -60,28 +62,31 @@ const root: Caller = {
 
 test('whoever signs in is the caller of the session until signing out', async () => {
   const { identity, signIn } = setUp()
-  await identity.createAccount(ada)
-  const { secret, csrfToken, sessionId } = await signIn()
+  await identity.createAccount(ada, unrecorded)
+  const { secret, csrfToken } = await signIn()
   const caller = await identity.callerOfSession(secret)
   assert.equal(caller?.accountName, 'ada')
   assert.equal(caller.role, 'operator')
   assert.equal(caller.csrfToken, csrfToken)
   assert.equal(csrfToken, csrfTokenOf(secret, crypto))
-  await identity.signOut(sessionId)
+  await identity.signOut(caller, unrecorded)
   assert.equal(await identity.callerOfSession(secret), null)
 })
 
 test('a wrong password, an unknown account, a disabled one and the local one cost one verification each and get the same words', async () => {
   const { identity, store, hasher, signIn } = setUp()
-  await identity.createAccount(ada)
-  await store.insertAccount({
-    id: 'd',
-    name: 'dora',
-    role: 'viewer',
-    passwordHash: '1:a long password',
-    disabled: true,
-    createdAt: root.expiresAt ?? (0 as never),
-  })
+  await identity.createAccount(ada, unrecorded)
+  await store.insertAccount(
+    {
+      id: 'd',
+      name: 'dora',
+      role: 'viewer',
+      passwordHash: '1:a long password',
+      disabled: true,
+      createdAt: root.expiresAt ?? (0 as never),
+    },
+    null,
+  )
   const words = new Set<string>()
   for (const [account, password] of [
     ['ada', 'wrong'],
@@ -103,7 +108,7 @@ test('the try after the limit is refused before the password is looked at, right
   const { identity, hasher, clock, signIn } = setUp({
     throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 },
   })
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   for (let count = 0; count < 3; count += 1) await rejectsWith('unauthenticated', signIn('ada', 'wrong'))
   const before = hasher.verified.length
   await rejectsWith('busy', signIn())
@@ -117,14 +122,14 @@ test('guesses at the same time do not slip through: no more than the limit are v
   const { identity, hasher, signIn } = setUp({
     throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 },
   })
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   await Promise.allSettled(Array.from({ length: 50 }, () => signIn('ada', 'wrong')))
   assert.equal(hasher.verified.length, 3)
 })
 
 test('one address that guesses at many accounts is stopped, and one account guessed at from many addresses', async () => {
   const { identity, signIn } = setUp({ throttle: { windowMs: millis(60_000), pairLimit: 100, addressLimit: 4, accountLimit: 6 } })
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   for (let count = 0; count < 4; count += 1) await rejectsWith('unauthenticated', signIn(`someone-${count}`, 'wrong'))
   await rejectsWith('busy', signIn('someone-9', 'wrong'))
   for (let count = 0; count < 6; count += 1) await rejectsWith('unauthenticated', signIn('ada', 'wrong', `10.1.0.${count}`))
@@ -133,7 +138,7 @@ test('one address that guesses at many accounts is stopped, and one account gues
 
 test('signing in many times rightly is never taken for guessing', async () => {
   const { identity, signIn } = setUp({ throttle: { windowMs: millis(60_000), pairLimit: 2, addressLimit: 2, accountLimit: 2 } })
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   for (let count = 0; count < 10; count += 1) await signIn()
 })
 
@@ -143,7 +148,7 @@ test('a session ends when it was idle too long, and at its age however busy it i
     sessionLifetimeMs: millis(5000),
     touchEveryMs: millis(100),
   })
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   const idle = await signIn()
   await clock.advance(999)
   assert.ok(await identity.callerOfSession(idle.secret))
@@ -161,7 +166,7 @@ test('a session ends when it was idle too long, and at its age however busy it i
 
 test('asking quietly whether a session holds does not keep it alive', async () => {
   const { identity, clock, signIn } = setUp({ sessionIdleMs: millis(1000), touchEveryMs: millis(100) })
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   const { secret } = await signIn()
   await clock.advance(600)
   assert.ok(await identity.callerOfSession(secret, { quiet: true }))
@@ -171,32 +176,61 @@ test('asking quietly whether a session holds does not keep it alive', async () =
 
 test('a new password ends the sessions and is the one that works', async () => {
   const { identity, signIn } = setUp()
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   const { secret } = await signIn()
   const caller = await identity.callerOfSession(secret)
   assert.ok(caller)
-  await identity.setPassword(caller, 'ada', 'another long one')
-  assert.equal(await identity.callerOfSession(secret), null)
+  const other = await signIn()
+  const request = { name: 'ada', password: 'another long one', currentPassword: ada.password, address: '10.0.0.1' }
+  await identity.setPassword(caller, request, unrecorded)
+  assert.ok(await identity.callerOfSession(secret), 'who set it stays signed in')
+  assert.equal(await identity.callerOfSession(other.secret), null)
   await rejectsWith('unauthenticated', signIn())
   await signIn('ada', 'another long one')
+  await identity.setPassword(root, { name: 'ada', password: 'what the admin says', address: '10.0.0.1' }, unrecorded)
+  assert.equal(await identity.callerOfSession(secret), null)
+})
+
+test('who does not know the password until now does not set another one, with a session or a token, and guesses are counted', async () => {
+  const { identity, signIn } = setUp({
+    throttle: { windowMs: millis(60_000), pairLimit: 3, addressLimit: 100, accountLimit: 100 },
+  })
+  await identity.createAccount(ada, unrecorded)
+  const session = await identity.callerOfSession((await signIn()).secret)
+  assert.ok(session)
+  const made = await identity.createToken(session, { name: 'ci', scopes: ['*'] }, unrecorded)
+  const token = await identity.callerOfToken(made.secret)
+  assert.ok(token)
+  const set = (caller: Caller, currentPassword?: string) =>
+    identity.setPassword(caller, { name: 'ada', password: 'the hijackers own', currentPassword, address: '10.0.0.9' }, unrecorded)
+  for (const caller of [session, token]) {
+    await assert.rejects(
+      set(caller),
+      (error) => error instanceof Fault && error.code === 'forbidden' && error.details?.[0]?.path === 'body.currentPassword',
+    )
+  }
+  for (let count = 0; count < 3; count += 1) await rejectsWith('forbidden', set(session, `guess ${count}`))
+  await rejectsWith('busy', set(session, ada.password))
+  await signIn()
 })
 
 test('only an admin sets the password of somebody else, and nobody that of the local account', async () => {
   const { identity, signIn } = setUp()
-  await identity.createAccount(ada)
-  await identity.createAccount({ name: 'bob', role: 'operator', password: 'bob has a password' })
+  await identity.createAccount(ada, unrecorded)
+  await identity.createAccount({ name: 'bob', role: 'operator', password: 'bob has a password' }, unrecorded)
   const caller = await identity.callerOfSession((await signIn()).secret)
   assert.ok(caller)
-  await rejectsWith('forbidden', identity.setPassword(caller, 'bob', 'x'.repeat(12)))
-  await rejectsWith('forbidden', identity.setPassword(caller, 'nobody', 'x'.repeat(12)))
-  await identity.setPassword(root, 'bob', 'x'.repeat(12))
-  await rejectsWith('not_found', identity.setPassword(root, 'nobody', 'x'.repeat(12)))
-  await rejectsWith('forbidden', identity.setPassword(root, 'local', 'x'.repeat(12)))
+  const given = { password: 'x'.repeat(12), address: '10.0.0.1' }
+  await rejectsWith('forbidden', identity.setPassword(caller, { name: 'bob', ...given }, unrecorded))
+  await rejectsWith('forbidden', identity.setPassword(caller, { name: 'nobody', ...given }, unrecorded))
+  await identity.setPassword(root, { name: 'bob', ...given }, unrecorded)
+  await rejectsWith('not_found', identity.setPassword(root, { name: 'nobody', ...given }, unrecorded))
+  await rejectsWith('forbidden', identity.setPassword(root, { name: 'local', ...given }, unrecorded))
 })
 
 test('a password hashed with older parameters is hashed anew when its owner signs in', async () => {
   const { identity, hasher, store, signIn } = setUp()
-  await identity.createAccount(ada)
+  await identity.createAccount(ada, unrecorded)
   hasher.version = 2
   await signIn()
   assert.equal((await store.accountByName('ada'))?.passwordHash, '2:a long password')
@@ -204,15 +238,19 @@ test('a password hashed with older parameters is hashed anew when its owner sign
 
 test('a token acts for its account within its scopes, until it is revoked, over or its account is gone', async () => {
   const { identity, clock } = setUp()
-  await identity.createAccount({ name: 'root', role: 'admin', password: 'a long password' })
-  const made = await identity.createToken(root, { name: 'ci', scopes: ['instance:read'], expiresAt: clock.now() + 1000 })
+  await identity.createAccount({ name: 'root', role: 'admin', password: 'a long password' }, unrecorded)
+  const made = await identity.createToken(
+    root,
+    { name: 'ci', scopes: ['instance:read'], expiresAt: clock.now() + 1000 },
+    unrecorded,
+  )
   const caller = await identity.callerOfToken(made.secret)
   assert.deepEqual([caller?.accountName, caller?.scopes, caller?.via], ['local', ['instance:read'], 'token'])
   await clock.advance(1000)
   assert.equal(await identity.callerOfToken(made.secret), null)
-  const second = await identity.createToken(root, { name: 'second', scopes: ['*'] })
-  await rejectsWith('not_found', identity.revokeToken({ ...root, accountId: 'other' }, second.token.id))
-  await identity.revokeToken(root, second.token.id)
+  const second = await identity.createToken(root, { name: 'second', scopes: ['*'] }, unrecorded)
+  await rejectsWith('not_found', identity.revokeToken({ ...root, accountId: 'other' }, second.token.id, unrecorded))
+  await identity.revokeToken(root, second.token.id, unrecorded)
   assert.equal(await identity.callerOfToken(second.secret), null)
   for (const text of ['', 'tv_', second.secret.slice(0, -1), `${second.secret}x`, second.secret.replace('tv_', 'tvh_')])
     assert.equal(await identity.callerOfToken(text), null)
@@ -226,27 +264,60 @@ test('a token makes no token that may do more or lives longer than itself', asyn
     scopes: ['instance:write', 'token:write'],
     expiresAt: (clock.now() + 1000) as never,
   }
-  await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['*'], expiresAt: clock.now() + 500 }))
-  await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['host:read'], expiresAt: clock.now() + 500 }))
-  await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['instance:read'] }))
   await rejectsWith(
     'forbidden',
-    identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 2000 }),
+    identity.createToken(narrow, { name: 'a', scopes: ['*'], expiresAt: clock.now() + 500 }, unrecorded),
   )
-  await identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 500 })
+  await rejectsWith(
+    'forbidden',
+    identity.createToken(narrow, { name: 'a', scopes: ['host:read'], expiresAt: clock.now() + 500 }, unrecorded),
+  )
+  await rejectsWith('forbidden', identity.createToken(narrow, { name: 'a', scopes: ['instance:read'] }, unrecorded))
+  await rejectsWith(
+    'forbidden',
+    identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 2000 }, unrecorded),
+  )
+  await identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 500 }, unrecorded)
   await rejectsWith(
     'conflict',
-    identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 500 }),
+    identity.createToken(narrow, { name: 'a', scopes: ['instance:read'], expiresAt: clock.now() + 500 }, unrecorded),
   )
-  await rejectsWith('invalid', identity.createToken(root, { name: 'b', scopes: ['*'], expiresAt: clock.now() }))
+  await rejectsWith('invalid', identity.createToken(root, { name: 'b', scopes: ['*'], expiresAt: clock.now() }, unrecorded))
 })
 
 test('the last admin and the local account are not removed', async () => {
   const { identity } = setUp()
-  await identity.createAccount({ name: 'root', role: 'admin', password: 'a long password' })
-  await rejectsWith('conflict', identity.deleteAccount('root'))
-  await rejectsWith('conflict', identity.deleteAccount('local'))
-  await rejectsWith('not_found', identity.deleteAccount('nobody'))
-  await identity.createAccount({ name: 'second', role: 'admin', password: 'a long password' })
-  await identity.deleteAccount('root')
+  await identity.createAccount({ name: 'root', role: 'admin', password: 'a long password' }, unrecorded)
+  await rejectsWith('conflict', identity.deleteAccount('root', unrecorded))
+  await rejectsWith('conflict', identity.deleteAccount('local', unrecorded))
+  await rejectsWith('not_found', identity.deleteAccount('nobody', unrecorded))
+  await identity.createAccount({ name: 'second', role: 'admin', password: 'a long password' }, unrecorded)
+  await identity.deleteAccount('root', unrecorded)
+})
+
+test('the entry of a change goes to the store with it; what is refused brings none', async () => {
+  const { identity, store } = setUp()
+  const entry: EntryOf = (resource, resourceName) => ({
+    at: epochMillis(0),
+    account: 'root',
+    via: 'local',
+    operation: 'test',
+    resource,
+    resourceName,
+    outcome: 'ok',
+    address: null,
+    requestId: 'r',
+  })
+  const { id } = await identity.createAccount(ada, entry)
+  await rejectsWith('conflict', identity.createAccount(ada, entry))
+  const { token } = await identity.createToken(root, { name: 'ci', scopes: ['*'] }, entry)
+  await rejectsWith('conflict', identity.createToken(root, { name: 'ci', scopes: ['*'] }, entry))
+  await rejectsWith('not_found', identity.revokeToken(root, 'none', entry))
+  assert.deepEqual(
+    store.entries.map(({ resource, resourceName }) => [resource, resourceName]),
+    [
+      [id, 'ada'],
+      [token.id, 'ci'],
+    ],
+  )
 })

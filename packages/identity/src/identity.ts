@@ -1,14 +1,13 @@
-/** Accounts, sessions and tokens over the ports: the only place that decides who somebody is. */
-import { epochMillis, Fault, millis, type Clock, type EpochMillis, type IdSource, type Millis, type Rng } from '@typevisor/base'
+/** Accounts, sessions and tokens over the ports, each in a file of its own: the only place that decides who somebody is. */
+import { epochMillis, millis, type Clock, type EpochMillis, type IdSource, type Millis, type Rng } from '@typevisor/base'
+import { accounts } from './accounts.ts'
+import type { EntryOf } from './audit.ts'
 import type { AccountRecord, IdentityStore, PasswordHasher, SecretCrypto, TokenRecord } from './ports.ts'
-import { roleAllows, type Role } from './roles.ts'
-import { scopesCover } from './scopes.ts'
-import { csrfTokenOf, hashOfSecret, newBearer, newSecret, parseBearer } from './secrets.ts'
-import { attemptKeys, decide, type ThrottlePolicy } from './throttle.ts'
-
-/** The account behind the local credential: the machine's own user. It has no password and is never removed. */
-export const LOCAL_ACCOUNT_ID = '00000000-0000-7000-8000-000000010ca1'
-export const LOCAL_ACCOUNT_NAME = 'local'
+import type { Role } from './roles.ts'
+import { sessions } from './sessions.ts'
+import type { ThrottlePolicy } from './throttle.ts'
+import { tokens } from './tokens.ts'
+import { passwordTries } from './tries.ts'
 
 /** Who calls. `local`: the machine's own user, by the credentials file in the data directory. */
 export interface Caller {
@@ -52,6 +51,9 @@ export interface IdentityOptions {
   readonly policy?: Partial<IdentityPolicy>
 }
 
+/** What the parts are made of: the options, with a whole policy. */
+export type IdentityParts = Omit<IdentityOptions, 'policy'> & { readonly policy: IdentityPolicy }
+
 export interface SignedIn {
   readonly account: AccountRecord
   /** Goes into the cookie; kept nowhere. */
@@ -63,8 +65,8 @@ export interface SignedIn {
 
 export interface Identity {
   /** @throws Fault `unauthenticated` (never saying which part was wrong) or `busy` (too many tries). */
-  signIn(request: { account: string; password: string; address: string }): Promise<SignedIn>
-  signOut(sessionId: string): Promise<void>
+  signIn(request: { account: string; password: string; address: string }, entry: EntryOf): Promise<SignedIn>
+  signOut(caller: Caller, entry: EntryOf): Promise<void>
   /** The caller behind a session cookie; null: there is no such session, or it has ended. `quiet`: this is not a use of it. */
   callerOfSession(secret: string, options?: { quiet?: boolean }): Promise<Caller | null>
   /** The caller behind an API token (`tv_...`); null: no such token, or it has ended. */
@@ -73,206 +75,42 @@ export interface Identity {
   account(name: string): Promise<AccountRecord | null>
   accountById(id: string): Promise<AccountRecord | null>
   /** @throws Fault `conflict` when the name is taken. */
-  createAccount(request: { name: string; role: Role; password: string }): Promise<AccountRecord>
-  /** Ends the sessions of the account. @throws Fault `forbidden` unless it is the caller's own or the caller is an admin; `not_found`. */
-  setPassword(caller: Caller, name: string, password: string): Promise<AccountRecord>
+  createAccount(request: { name: string; role: Role; password: string }, entry: EntryOf): Promise<AccountRecord>
+  /**
+   * Ends the sessions of the account, but not the one that asks. Whoever sets the password of their own account shows that they know the one
+   * until now: a session or token that somebody else got hold of does not take the account over. Wrong ones count as tries to sign in.
+   * @throws Fault `forbidden` unless it is the caller's own or the caller is an admin, or naming `body.currentPassword`; `not_found`; `busy`.
+   */
+  setPassword(
+    caller: Caller,
+    request: { name: string; password: string; currentPassword?: string | undefined; address: string },
+    entry: EntryOf,
+  ): Promise<AccountRecord>
   /** @throws Fault `not_found`; `conflict` for the last admin and the local account. */
-  deleteAccount(name: string): Promise<AccountRecord>
+  deleteAccount(name: string, entry: EntryOf): Promise<AccountRecord>
 
   /** @throws Fault `forbidden` when the caller may do less than the token would, `conflict` when the name is taken, `exhausted`, `invalid`. */
   createToken(
     caller: Caller,
     request: { name: string; scopes: readonly string[]; expiresAt?: number | undefined },
+    entry: EntryOf,
   ): Promise<{ token: TokenRecord; secret: string }>
   /** @throws Fault `not_found`. */
-  revokeToken(caller: Caller, id: string): Promise<void>
+  revokeToken(caller: Caller, id: string, entry: EntryOf): Promise<void>
 
   /** Removes what has ended. Safe at any time, on any number of servers. */
   prune(): Promise<void>
 }
 
-/** The same words whatever was wrong. */
-const wrong = (): Fault => new Fault('unauthenticated', 'sign in: the account or the password is wrong')
-
 export function createIdentity(options: IdentityOptions): Identity {
-  const { store, hasher, crypto, clock, rng, ids } = options
+  const { store, clock } = options
   const policy: IdentityPolicy = { ...DEFAULT_IDENTITY_POLICY, ...options.policy }
-
-  /** What is verified where there is no account: the same work, and it never matches. Made once, when first needed. */
-  let decoy: Promise<string> | undefined
-  const decoyHash = (): Promise<string> => {
-    decoy ??= hasher.hash(newSecret(rng, crypto).text).catch((error: unknown) => {
-      decoy = undefined
-      throw error
-    })
-    return decoy
-  }
-
-  const mustFind = async (name: string): Promise<AccountRecord> => {
-    const account = await store.accountByName(name)
-    if (!account) throw new Fault('not_found', `account ${name}: there is none`)
-    return account
-  }
-
+  const parts: IdentityParts = { ...options, policy }
+  const tries = passwordTries(parts)
   return {
-    async signIn({ account: name, password, address }) {
-      const now = clock.now()
-      const keys = attemptKeys(name, address, policy.throttle)
-      const verdict = decide(keys, await store.countAttempt(keys, now, policy.throttle), now)
-      if (verdict.kind === 'wait') {
-        const waitSeconds = Math.ceil(verdict.waitMs / 1000)
-        throw new Fault('busy', `sign in: too many tries, wait ${waitSeconds} s`, { cause: { retryAfterSeconds: waitSeconds } })
-      }
-      const account = await store.accountByName(name)
-      const usable = account !== null && account.passwordHash !== null && !account.disabled ? account.passwordHash : null
-      const matches = await hasher.verify(password, usable ?? (await decoyHash()))
-      if (!account || usable === null || !matches) throw wrong()
-      if (hasher.outdated(usable)) await store.upgradeHash(account.id, usable, await hasher.hash(password))
-      await store.settleAttempt(keys.map(({ key }) => ({ key, forget: key.startsWith('pair:') })))
-      const secret = newSecret(rng, crypto)
-      const expiresAt = epochMillis(now + policy.sessionLifetimeMs)
-      const sessionId = ids.next()
-      await store.insertSession({
-        id: sessionId,
-        accountId: account.id,
-        secretHash: secret.hash,
-        createdAt: now,
-        lastSeenAt: now,
-        expiresAt,
-        address,
-      })
-      return { account, secret: secret.text, csrfToken: csrfTokenOf(secret.text, crypto), expiresAt, sessionId }
-    },
-
-    signOut: (sessionId) => store.deleteSession(sessionId),
-
-    async callerOfSession(secret, { quiet = false } = {}) {
-      const hash = hashOfSecret(secret, crypto)
-      const found = hash && (await store.sessionByHash(hash))
-      if (!found || !crypto.equal(found.session.secretHash, hash)) return null
-      const { session, account } = found
-      const now = clock.now()
-      if (account.disabled || now >= session.expiresAt || now - session.lastSeenAt >= policy.sessionIdleMs) return null
-      if (!quiet && now - session.lastSeenAt >= policy.touchEveryMs) await store.touchSession(session.id, now)
-      return {
-        accountId: account.id,
-        accountName: account.name,
-        role: account.role,
-        scopes: ['*'],
-        via: 'session',
-        credentialId: session.id,
-        csrfToken: csrfTokenOf(secret, crypto),
-        expiresAt: session.expiresAt,
-      }
-    },
-
-    async callerOfToken(text, { quiet = false } = {}) {
-      const bearer = parseBearer(text)
-      if (bearer?.kind !== 'api') return null
-      const found = await store.tokenById(bearer.id)
-      // The hash is compared even where there is no row, so that the time says nothing about which ids exist.
-      const matches = crypto.equal(found?.token.secretHash ?? new Uint8Array(32), crypto.sha256(bearer.secret))
-      if (!found || !matches) return null
-      const { token, account } = found
-      const now = clock.now()
-      if (account.disabled || (token.expiresAt !== null && now >= token.expiresAt)) return null
-      if (!quiet && (token.lastUsedAt === null || now - token.lastUsedAt >= policy.touchEveryMs))
-        await store.touchToken(token.id, now)
-      return {
-        accountId: account.id,
-        accountName: account.name,
-        role: account.role,
-        scopes: token.scopes,
-        via: 'token',
-        credentialId: token.id,
-        csrfToken: null,
-        expiresAt: token.expiresAt,
-      }
-    },
-
-    account: (name) => store.accountByName(name),
-    accountById: (id) => store.accountById(id),
-
-    async createAccount({ name, role, password }) {
-      const account: AccountRecord = {
-        id: ids.next(),
-        name,
-        role,
-        passwordHash: await hasher.hash(password),
-        disabled: false,
-        createdAt: clock.now(),
-      }
-      if (!(await store.insertAccount(account))) throw new Fault('conflict', `make account ${name}: there is one of this name`)
-      return account
-    },
-
-    async setPassword(caller, name, password) {
-      const own = caller.accountName === name
-      // Somebody else's account is not looked up before this: a viewer learns no names here.
-      if (!own && !roleAllows(caller.role, 'admin'))
-        throw new Fault('forbidden', `set password of ${name}: only an admin may, or ${name}`)
-      const account = await mustFind(name)
-      if (account.id === LOCAL_ACCOUNT_ID) {
-        throw new Fault('forbidden', `set password of ${name}: it is used by the credentials file only and has no password`)
-      }
-      const passwordHash = await hasher.hash(password)
-      await store.setPassword(account.id, passwordHash)
-      return { ...account, passwordHash }
-    },
-
-    async deleteAccount(name) {
-      const account = await mustFind(name)
-      if (account.id === LOCAL_ACCOUNT_ID)
-        throw new Fault('conflict', `remove account ${name}: the platform's own command line uses it`)
-      const outcome = await store.deleteAccount(account.id)
-      if (outcome === 'missing') throw new Fault('not_found', `account ${name}: there is none`)
-      if (outcome === 'last-admin')
-        throw new Fault('conflict', `remove account ${name}: it is the last admin; make another one first`)
-      return account
-    },
-
-    async createToken(caller, { name, scopes, expiresAt }) {
-      const now = clock.now()
-      if (expiresAt !== undefined && expiresAt <= now) {
-        const detail = { path: 'body.expiresAt', want: `a time after ${now}`, got: String(expiresAt) }
-        throw new Fault('invalid', `${detail.path}: got ${detail.got}, want ${detail.want}`, { details: [detail] })
-      }
-      if (!scopesCover(caller.scopes, scopes)) {
-        throw new Fault(
-          'forbidden',
-          `make token ${name}: want at most the scopes that you have (${caller.scopes.join(' ')}), got ${scopes.join(' ')}`,
-        )
-      }
-      const endsAt = expiresAt ?? null
-      // A token made by a token that ends must not outlive it.
-      if (caller.via === 'token' && caller.expiresAt !== null && (endsAt === null || endsAt > caller.expiresAt)) {
-        throw new Fault(
-          'forbidden',
-          `make token ${name}: it would outlive the token that asks, which ends at ${caller.expiresAt}`,
-        )
-      }
-      const id = ids.next()
-      const secret = newBearer('api', id, rng, crypto)
-      const token: TokenRecord = {
-        id,
-        accountId: caller.accountId,
-        name,
-        secretHash: secret.hash,
-        scopes,
-        createdAt: now,
-        expiresAt: endsAt === null ? null : epochMillis(endsAt),
-        lastUsedAt: null,
-      }
-      const outcome = await store.insertToken(token, policy.tokenCountMax)
-      if (outcome === 'taken') throw new Fault('conflict', `make token ${name}: you have one of this name`)
-      if (outcome === 'full')
-        throw new Fault('exhausted', `make token ${name}: you have ${policy.tokenCountMax} tokens, which is the limit`)
-      return { token, secret: secret.text }
-    },
-
-    async revokeToken(caller, id) {
-      if (!(await store.deleteToken(id, caller.accountId))) throw new Fault('not_found', `token ${id}: you have none of this id`)
-    },
+    ...sessions(parts, tries),
+    ...accounts(parts, tries),
+    ...tokens(parts),
 
     async prune() {
       const now = clock.now()

@@ -10,7 +10,9 @@
  *   - an unknown, disabled or passwordless account costs the same time as a wrong password, and answers the same words;
  *   - tries are counted before the password is looked at, so that parallel guesses cannot slip through;
  *   - a token can never make a token that may do more than itself;
- *   - a session ends by idleness, by age, by signing out, and when the password of its account changes.
+ *   - a session ends by idleness, by age, by signing out, and when the password of its account changes by another one than itself;
+ *   - nobody sets their own password who does not know the one until now;
+ *   - a change and its audit entry are written together (`audit.ts`).
  *
  * What fails, and how: `unauthenticated` (wrong credentials), `busy` (too many tries; says when to come back), `forbidden`,
  * `conflict` (a name is taken, the last admin), `not_found`.
@@ -20,19 +22,19 @@
  *
  * References: OWASP Password Storage, Session Management and CSRF Prevention cheat sheets; RFC 9106 (Argon2); the PHC string format.
  */
+export { unrecorded, type AuditEntry, type EntryOf } from './audit.ts'
 export { attemptKeys, decide, type AttemptKey, type AttemptRecord, type ThrottlePolicy } from './throttle.ts'
 export { bearerText, csrfTokenOf, newBearer, newSecret, parseBearer, type Bearer, type BearerKind } from './secrets.ts'
 export {
   createIdentity,
   DEFAULT_IDENTITY_POLICY,
-  LOCAL_ACCOUNT_ID,
-  LOCAL_ACCOUNT_NAME,
   type Caller,
   type Identity,
   type IdentityOptions,
   type IdentityPolicy,
   type SignedIn,
 } from './identity.ts'
+export { LOCAL_ACCOUNT_ID, LOCAL_ACCOUNT_NAME } from './local-account.ts'
 export { formatPhc, parsePhc, type ArgonParameters, type PhcString } from './phc.ts'
 export type { AccountRecord, IdentityStore, PasswordHasher, SecretCrypto, SessionRecord, TokenRecord } from './ports.ts'
 export { generatePassword } from './password.ts'

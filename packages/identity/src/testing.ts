@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { epochMillis, millis, type EpochMillis } from '@typevisor/base'
-import { LOCAL_ACCOUNT_ID, LOCAL_ACCOUNT_NAME } from './identity.ts'
+import { LOCAL_ACCOUNT_ID, LOCAL_ACCOUNT_NAME } from './local-account.ts'
+import type { AuditEntry } from './audit.ts'
 import type { AccountRecord, IdentityStore, SessionRecord, TokenRecord } from './ports.ts'
 import type { AttemptRecord, ThrottlePolicy } from './throttle.ts'
 
@@ -14,11 +15,15 @@ const removeWhere = <T>(from: Map<string, T>, matches: (item: T) => boolean): nu
   return found.length
 }
 
-export function memoryIdentityStore(): IdentityStore {
+export function memoryIdentityStore(): IdentityStore & { readonly entries: readonly AuditEntry[] } {
   const accounts = new Map<string, AccountRecord>()
   const sessions = new Map<string, SessionRecord>()
   const tokens = new Map<string, TokenRecord>()
   const attempts = new Map<string, { count: number; windowEndsAt: EpochMillis }>()
+  const entries: AuditEntry[] = []
+  const record = (entry: AuditEntry | null): void => {
+    if (entry) entries.push(entry)
+  }
   accounts.set(LOCAL_ACCOUNT_ID, {
     id: LOCAL_ACCOUNT_ID,
     name: LOCAL_ACCOUNT_NAME,
@@ -33,21 +38,24 @@ export function memoryIdentityStore(): IdentityStore {
     if (account) accounts.set(id, { ...account, ...fields })
   }
   return {
+    entries,
     accountByName: async (name) => byName(name),
     accountById: async (id) => accounts.get(id) ?? null,
-    async insertAccount(account) {
+    async insertAccount(account, entry) {
       if (byName(account.name)) return false
       accounts.set(account.id, account)
+      record(entry)
       return true
     },
-    async setPassword(accountId, passwordHash) {
+    async setPassword(accountId, passwordHash, keptSession, entry) {
       change(accountId, { passwordHash })
-      removeWhere(sessions, (session) => session.accountId === accountId)
+      removeWhere(sessions, (session) => session.accountId === accountId && session.id !== keptSession)
+      record(entry)
     },
     async upgradeHash(accountId, from, to) {
       if (accounts.get(accountId)?.passwordHash === from) change(accountId, { passwordHash: to })
     },
-    async deleteAccount(accountId) {
+    async deleteAccount(accountId, entry) {
       const account = accounts.get(accountId)
       if (!account) return 'missing'
       const others = [...accounts.values()].filter(
@@ -57,9 +65,11 @@ export function memoryIdentityStore(): IdentityStore {
       accounts.delete(accountId)
       removeWhere(sessions, (session) => session.accountId === accountId)
       removeWhere(tokens, (token) => token.accountId === accountId)
+      record(entry)
       return 'deleted'
     },
-    async insertSession(session) {
+    async insertSession(session, entry) {
+      record(entry)
       sessions.set(session.id, session)
     },
     async sessionByHash(secretHash) {
@@ -71,16 +81,18 @@ export function memoryIdentityStore(): IdentityStore {
       const session = sessions.get(id)
       if (session && session.lastSeenAt < at) sessions.set(id, { ...session, lastSeenAt: at })
     },
-    async deleteSession(id) {
+    async deleteSession(id, entry) {
+      record(entry)
       sessions.delete(id)
     },
     pruneSessions: async (now, idleSince) =>
       removeWhere(sessions, (session) => session.expiresAt <= now || session.lastSeenAt <= idleSince),
-    async insertToken(token, limit) {
+    async insertToken(token, limit, entry) {
       const own = [...tokens.values()].filter((other) => other.accountId === token.accountId)
       if (own.some((other) => other.name === token.name)) return 'taken'
       if (own.length >= limit) return 'full'
       tokens.set(token.id, token)
+      record(entry)
       return 'inserted'
     },
     async tokenById(id) {
@@ -92,7 +104,11 @@ export function memoryIdentityStore(): IdentityStore {
       const token = tokens.get(id)
       if (token) tokens.set(id, { ...token, lastUsedAt: at })
     },
-    deleteToken: async (id, accountId) => tokens.get(id)?.accountId === accountId && tokens.delete(id),
+    async deleteToken(id, accountId, entry) {
+      if (tokens.get(id)?.accountId !== accountId) return false
+      record(entry)
+      return tokens.delete(id)
+    },
     async countAttempt(keys, now, policy) {
       return keys.map(({ key }): AttemptRecord => {
         const known = attempts.get(key)
@@ -169,7 +185,7 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
 
   it('an account comes back as it was put in, by id and by name', async (store) => {
     const record = account(100, { role: 'viewer', disabled: true })
-    assert.equal(await store.insertAccount(record), true)
+    assert.equal(await store.insertAccount(record, null), true)
     assert.deepEqual(await store.accountById(record.id), record)
     assert.deepEqual(await store.accountByName(record.name), record)
     assert.equal(await store.accountByName('nobody'), null)
@@ -178,23 +194,26 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
   })
 
   it('a name is taken once, also when many want it at the same time', async (store) => {
-    const answers = await Promise.all([100, 101, 102, 103].map((count) => store.insertAccount(account(count, { name: 'same' }))))
+    const answers = await Promise.all(
+      [100, 101, 102, 103].map((count) => store.insertAccount(account(count, { name: 'same' }), null)),
+    )
     assert.equal(answers.filter(Boolean).length, 1)
   })
 
   it('a new password ends the sessions of that account and of no other', async (store) => {
     for (const count of [100, 101]) {
-      await store.insertAccount(account(count))
-      await store.insertSession(session(count + 100, id(count)))
+      await store.insertAccount(account(count), null)
+      await store.insertSession(session(count + 100, id(count)), null)
     }
-    await store.setPassword(id(100), 'another')
+    await store.insertSession(session(202, id(100)), null)
+    await store.setPassword(id(100), 'another', id(202), null)
     assert.equal((await store.accountById(id(100)))?.passwordHash, 'another')
     assert.equal(await store.sessionByHash(hash(200)), null)
     assert.ok(await store.sessionByHash(hash(201)))
   })
 
   it('a stronger hash replaces only the one that it was made from', async (store) => {
-    await store.insertAccount(account(100, { passwordHash: 'old' }))
+    await store.insertAccount(account(100, { passwordHash: 'old' }), null)
     await store.upgradeHash(id(100), 'other', 'wrong')
     assert.equal((await store.accountById(id(100)))?.passwordHash, 'old')
     await store.upgradeHash(id(100), 'old', 'new')
@@ -202,33 +221,33 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
   })
 
   it('an account goes with its sessions and tokens', async (store) => {
-    await store.insertAccount(account(100))
-    await store.insertSession(session(110, id(100)))
-    await store.insertToken(token(120, id(100)), 10)
-    assert.equal(await store.deleteAccount(id(100)), 'deleted')
-    assert.equal(await store.deleteAccount(id(100)), 'missing')
+    await store.insertAccount(account(100), null)
+    await store.insertSession(session(110, id(100)), null)
+    await store.insertToken(token(120, id(100)), 10, null)
+    assert.equal(await store.deleteAccount(id(100), null), 'deleted')
+    assert.equal(await store.deleteAccount(id(100), null), 'missing')
     assert.equal(await store.sessionByHash(hash(110)), null)
     assert.equal(await store.tokenById(id(120)), null)
   })
 
   it('of two admins who remove each other at the same time one stays', async (store) => {
-    await store.insertAccount(account(100, { role: 'admin' }))
-    await store.insertAccount(account(101, { role: 'admin' }))
-    const answers = await Promise.all([store.deleteAccount(id(100)), store.deleteAccount(id(101))])
+    await store.insertAccount(account(100, { role: 'admin' }), null)
+    await store.insertAccount(account(101, { role: 'admin' }), null)
+    const answers = await Promise.all([store.deleteAccount(id(100), null), store.deleteAccount(id(101), null)])
     assert.deepEqual(answers.toSorted(), ['deleted', 'last-admin'])
   })
 
   it('an admin who is disabled or has no password does not count as another admin', async (store) => {
-    await store.insertAccount(account(100, { role: 'admin' }))
-    await store.insertAccount(account(101, { role: 'admin', disabled: true }))
-    await store.insertAccount(account(102, { role: 'admin', passwordHash: null }))
-    assert.equal(await store.deleteAccount(id(100)), 'last-admin')
+    await store.insertAccount(account(100, { role: 'admin' }), null)
+    await store.insertAccount(account(101, { role: 'admin', disabled: true }), null)
+    await store.insertAccount(account(102, { role: 'admin', passwordHash: null }), null)
+    assert.equal(await store.deleteAccount(id(100), null), 'last-admin')
   })
 
   it('a session comes back as it was put in, is touched forward only, and is removed', async (store) => {
-    await store.insertAccount(account(100))
+    await store.insertAccount(account(100), null)
     const record = session(110, id(100))
-    await store.insertSession(record)
+    await store.insertSession(record, null)
     await store.touchSession(record.id, at(50))
     await store.touchSession(record.id, at(20))
     const found = await store.sessionByHash(record.secretHash)
@@ -237,44 +256,44 @@ export function identityStoreConformance(name: string, make: () => Promise<{ sto
       { ...record, lastSeenAt: at(50), secretHash: [...record.secretHash] },
     )
     assert.equal(found?.account.id, id(100))
-    await store.deleteSession(record.id)
+    await store.deleteSession(record.id, null)
     assert.equal(await store.sessionByHash(record.secretHash), null)
   })
 
   it('sessions that are over or were not used are pruned, others stay', async (store) => {
-    await store.insertAccount(account(100))
-    await store.insertSession(session(110, id(100), { expiresAt: at(100), lastSeenAt: at(99) }))
-    await store.insertSession(session(111, id(100), { lastSeenAt: at(10) }))
-    await store.insertSession(session(112, id(100), { lastSeenAt: at(90) }))
+    await store.insertAccount(account(100), null)
+    await store.insertSession(session(110, id(100), { expiresAt: at(100), lastSeenAt: at(99) }), null)
+    await store.insertSession(session(111, id(100), { lastSeenAt: at(10) }), null)
+    await store.insertSession(session(112, id(100), { lastSeenAt: at(90) }), null)
     assert.equal(await store.pruneSessions(at(100), at(50)), 2)
     assert.ok(await store.sessionByHash(hash(112)))
   })
 
   it('a token comes back as it was put in; its name is taken within its account only; the limit holds', async (store) => {
-    await store.insertAccount(account(100))
-    await store.insertAccount(account(101))
+    await store.insertAccount(account(100), null)
+    await store.insertAccount(account(101), null)
     const record = token(110, id(100), { expiresAt: at(77) })
-    assert.equal(await store.insertToken(record, 2), 'inserted')
+    assert.equal(await store.insertToken(record, 2, null), 'inserted')
     const found = await store.tokenById(record.id)
     assert.deepEqual(
       { ...found?.token, secretHash: [...(found?.token.secretHash ?? [])] },
       { ...record, secretHash: [...record.secretHash] },
     )
-    assert.equal(await store.insertToken(token(111, id(100), { name: record.name }), 2), 'taken')
-    assert.equal(await store.insertToken(token(112, id(101), { name: record.name }), 2), 'inserted')
-    const answers = await Promise.all([113, 114, 115].map((count) => store.insertToken(token(count, id(100)), 2)))
+    assert.equal(await store.insertToken(token(111, id(100), { name: record.name }), 2, null), 'taken')
+    assert.equal(await store.insertToken(token(112, id(101), { name: record.name }), 2, null), 'inserted')
+    const answers = await Promise.all([113, 114, 115].map((count) => store.insertToken(token(count, id(100)), 2, null)))
     assert.deepEqual(answers.toSorted(), ['full', 'full', 'inserted'])
     await store.touchToken(record.id, at(60))
     assert.equal((await store.tokenById(record.id))?.token.lastUsedAt, at(60))
   })
 
   it('only the account that owns a token removes it', async (store) => {
-    await store.insertAccount(account(100))
-    await store.insertAccount(account(101))
-    await store.insertToken(token(110, id(100)), 10)
-    assert.equal(await store.deleteToken(id(110), id(101)), false)
-    assert.equal(await store.deleteToken(id(110), id(100)), true)
-    assert.equal(await store.deleteToken(id(110), id(100)), false)
+    await store.insertAccount(account(100), null)
+    await store.insertAccount(account(101), null)
+    await store.insertToken(token(110, id(100)), 10, null)
+    assert.equal(await store.deleteToken(id(110), id(101), null), false)
+    assert.equal(await store.deleteToken(id(110), id(100), null), true)
+    assert.equal(await store.deleteToken(id(110), id(100), null), false)
   })
 
   it('tries at the same time are all counted, and a window that is over starts anew', async (store) => {

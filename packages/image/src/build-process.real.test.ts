@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { epochMillis, Fault } from '@typevisor/base'
 import { parseImageName } from '@typevisor/model'
@@ -11,13 +11,13 @@ import type { ImageStore } from './ports.ts'
 
 let folder: string
 let store: ImageStore
+let inUse = async (_version: string) => true
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'typevisor-build-'))
   const cacheFolder = process.getuid?.() === 0 ? '/var/cache/typevisor' : join(process.env['HOME'] ?? '/', '.cache/typevisor')
-  store = withBuildProcess(createImageStore({ folder, cacheFolder, clock: { now: () => epochMillis(Date.now()) } }), {
-    folder,
-    cacheFolder,
-  })
+  const clock = { now: () => epochMillis(Date.now()) }
+  const images = createImageStore({ folder, cacheFolder, clock, inUse: (version) => inUse(version) })
+  store = withBuildProcess(images, { folder, cacheFolder })
 })
 after(() => rm(folder, { recursive: true, force: true }))
 
@@ -30,6 +30,18 @@ test('an image built in a process of its own is in the store, with progress on t
   assert.equal(first.digest, second.digest)
   assert.deepEqual(await store.get(parseImageName('micro')), second)
   assert.ok(fractions.length > 2 && fractions.every((fraction) => fraction >= 0 && fraction <= 1))
+})
+
+test('a version that nobody holds is gone after a build, one that is held stays', async () => {
+  const [held, free] = ['a', 'b'].map((digit) => join(folder, 'micro', digit.repeat(32))) as [string, string]
+  for (const version of [held, free]) await mkdir(version, { recursive: true })
+  inUse = async (version) => version === held
+  await store.build(parseImageName('micro'))
+  const left = await readdir(join(folder, 'micro'))
+  assert.deepEqual(
+    [held, free].map((version) => left.includes(basename(version))),
+    [true, false],
+  )
 })
 
 test('a fault of the build comes with its code', async () => {

@@ -100,6 +100,7 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
     assert.equal((await vm.exec('/bin/hostname')).stdout, 'guest-1\n')
     assert.deepEqual(await vm.agent('guest-ping'), {})
     assert.match((await vm.exec('/bin/cat', '/etc/passwd')).stdout, /^kim:x:1000:1000:/m)
+    assert.equal((await vm.exec('/usr/bin/id', '-Gn', 'kim')).stdout, 'kim\n', 'no group of a sudo that is not there')
     assert.equal((await vm.exec('/bin/cat', '/home/kim/.ssh/authorized_keys')).stdout, `${key}\n`)
     assert.match((await vm.exec('/bin/stat', '-c', '%a %U', '/home/kim/.ssh/authorized_keys')).stdout, /^600 kim$/m)
     assert.match(await vm.type('echo console-$((40 + 2))', /console-42/), /console-42/)
@@ -119,6 +120,9 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
       ]
       const { stdout } = await run('ssh', [...options, 'kim@127.0.0.1', 'id -un'])
       assert.equal(stdout, 'kim\n')
+      const root = await run('ssh', [...options, 'root@127.0.0.1', 'id -un'])
+      assert.equal(root.stdout, 'root\n', 'the account’s key opens root')
+      await assert.rejects(run('ssh', [...options, 'kim@127.0.0.1', 'sudo id']), /this image has none; the same key opens root/)
     }
     await vm.exec('/bin/sh', '-c', 'echo kept >/root/kept')
     await vm.monitor('system_powerdown')

@@ -7,6 +7,7 @@ import { extname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, type FaultJson } from '@typevisor/base'
 import type { ImageName } from '@typevisor/model'
+import type { NodeImageStore } from './node-image-store.ts'
 import type { Image, ImageStore } from './ports.ts'
 
 export interface BuildProcessOptions {
@@ -26,8 +27,11 @@ type BuildOptions = NonNullable<Parameters<ImageStore['build']>[1]>
 const PROGRAM = join(import.meta.dirname, `build${extname(import.meta.filename)}`)
 const STDERR_KEPT = 4096
 
-/** The same store, but for `build`. An abort asks the process to stop; it leaves no half image. */
-export function withBuildProcess(store: ImageStore, options: BuildProcessOptions): ImageStore {
+/**
+ * The same store, but for `build`. An abort asks the process to stop; it leaves no half image. What nobody holds any more is pruned here:
+ * the process knows no holders.
+ */
+export function withBuildProcess(store: NodeImageStore, options: BuildProcessOptions): ImageStore {
   const running = new Map<ImageName, Promise<unknown>>()
   return {
     list: () => store.list(),
@@ -36,7 +40,14 @@ export function withBuildProcess(store: ImageStore, options: BuildProcessOptions
     async build(name, buildOptions = {}) {
       // Two builds of one image would do the same work twice: the second waits, then finds everything made.
       const before = running.get(name) ?? Promise.resolve()
-      const work = before.catch(() => {}).then(() => runBuild(name, options, buildOptions))
+      const work = before
+        .catch(() => {})
+        .then(() => runBuild(name, options, buildOptions))
+        .then(async (image) => {
+          // The image is there; what cannot be removed now is tried again behind the next build.
+          await store.prune(name).catch(() => {})
+          return image
+        })
       running.set(name, work)
       try {
         return await work

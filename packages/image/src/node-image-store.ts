@@ -40,7 +40,12 @@ const FORMAT = 1
 const WORK = '.work-'
 const WORK_MAX_AGE_MS = 3_600_000
 
-export function createImageStore(options: ImageStoreOptions): ImageStore {
+export interface NodeImageStore extends ImageStore {
+  /** Removes the versions that are not current and that nobody holds. */
+  prune(name: ImageName): Promise<void>
+}
+
+export function createImageStore(options: ImageStoreOptions): NodeImageStore {
   const building = new Map<ImageName, Promise<Image>>()
   return {
     async list() {
@@ -69,6 +74,7 @@ export function createImageStore(options: ImageStoreOptions): ImageStore {
         if (building.get(name) === work) building.delete(name)
       }
     },
+    prune: (name) => prune(options, join(options.folder, parseImageName(name))),
     async remove(name) {
       const home = join(options.folder, parseImageName(name))
       await rm(join(home, 'current'), { force: true })

@@ -34,4 +34,5 @@ export {
   type ImageName,
   type VolumeId,
 } from './ids.ts'
+export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'
 export { assertCan, canDo, isVerb, VERB_NAMES, VERBS, type Verb, type VerbName } from './verbs.ts'

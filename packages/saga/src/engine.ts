@@ -77,6 +77,8 @@ export interface SagaEngine {
   cancel(id: SagaId): Promise<void>
   /** Tries the undo of a stuck saga again, or lets go of its resource as it is. */
   settleStuck(id: SagaId, verdict: StuckVerdict): Promise<void>
+  /** Ends the runs of sagas that were given up by another path (`pgAbandonSagas`): their steps are aborted now, not at the next renewal. */
+  drop(ids: readonly SagaId[]): void
   progress(id: SagaId): SagaProgress | null
 }
 
@@ -237,6 +239,13 @@ class Engine<S> implements SagaEngine {
     await this.#store.settleStuck(id, verdict)
     this.#log.info('saga.stuck_settled', { saga: id, verdict })
     this.wake()
+  }
+
+  drop(ids: readonly SagaId[]): void {
+    for (const id of ids) {
+      const run = this.#runs.get(id)
+      if (run) this.#end(run, new ClaimDropped('the saga was given up'))
+    }
   }
 
   progress(id: SagaId): SagaProgress | null {

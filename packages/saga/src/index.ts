@@ -44,7 +44,7 @@ export { fileSagaStore, type FileSagaStoreOptions } from './file-store.ts'
 export { crc32c } from './crc32c.hot.ts'
 export { jsonCodec, openJournal, type Codec, type Journal, type JournalOptions } from './journal.ts'
 export { memorySagaStore } from './memory-store.ts'
-export { pgCreateSaga, postgresSagaStore, SAGA_SCHEMA_SQL, type PgSagaStore } from './postgres-store.ts'
+export { pgAbandonSagas, pgCreateSaga, postgresSagaStore, SAGA_SCHEMA_SQL, type PgSagaStore } from './postgres-store.ts'
 export { claimable, holdsResource, settled } from './states.ts'
 export { stateFile, type DurableMap, type StateFile, type StateFileOptions, type StateSection } from './state-file.ts'
 export {

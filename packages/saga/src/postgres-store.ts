@@ -171,6 +171,23 @@ export async function pgCreateSaga(tx: Pick<SqlExecutor, 'query'>, saga: NewSaga
   throw new Fault('busy', `${resource} is held by sagas that come and go`)
 }
 
+/**
+ * Ends what holds a resource, as it is: nothing more of it is done or undone. Whoever runs it finds a newer fence and writes nothing; what it
+ * sent to a host meanwhile is the caller's to deal with. Answers the ids. For a resource that is given up, such as one on a host that is gone.
+ */
+export async function pgAbandonSagas(tx: Pick<SqlExecutor, 'query'>, resource: string, fault: Fault): Promise<SagaId[]> {
+  const state: SagaState = { kind: 'undone', fault: fault.toJSON() }
+  const { rows } = await tx.query(
+    `with held as materialized (
+       select id from saga where resource = $1 and state_kind in ('running', 'undoing', 'stuck') order by id for update
+     )
+     update saga set state = $2::jsonb, state_kind = $3, fence = nextval('saga_fence'), attempt = 1, owner = null, updated_at = clock_timestamp()
+     where id in (select id from held) returning id`,
+    [resource, jsonText(state), state.kind],
+  )
+  return rows.map((row) => sagaId(String(row['id'])))
+}
+
 const COLUMNS = `id, name, resource, input, state, outputs, fence::float8, attempt, cancel_requested,
   floor(extract(epoch from created_at) * 1000)::float8 as created_ms, floor(extract(epoch from updated_at) * 1000)::float8 as updated_ms`
 

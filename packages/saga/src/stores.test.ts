@@ -10,7 +10,7 @@ import { Pool } from 'pg'
 import { fileSagaStore } from './file-store.ts'
 import { memorySagaStore } from './memory-store.ts'
 import { sagaId, type SagaEffect, type SqlExecutor } from './ports.ts'
-import { pgCreateSaga, postgresSagaStore, SAGA_SCHEMA_SQL } from './postgres-store.ts'
+import { pgAbandonSagas, pgCreateSaga, postgresSagaStore, SAGA_SCHEMA_SQL } from './postgres-store.ts'
 import { stateFile } from './state-file.ts'
 import { sagaStoreConformance } from './testing.ts'
 
@@ -119,6 +119,25 @@ test('old sagas are forgotten when asked, unfinished ones never', async () => {
     (await store.list()).map(({ id }) => id),
     ['c'],
   )
+})
+
+test('what holds a given-up resource is over at once: its owner writes nothing more, and the resource is free', async () => {
+  await pools[0]!.query('truncate saga; update counter set n = 0')
+  const sql = executor(0)
+  const store = postgresSagaStore({ sql })
+  for (const id of ['a', 'b']) await store.create({ id: sagaId(id), name: 'test', resource: id, input: {} })
+  const [record] = await store.claim({ owner: 'one', leaseMs: 60_000, limit: 1 })
+  assert.ok(record)
+  assert.deepEqual(await pgAbandonSagas(sql, 'a', new Fault('aborted', 'given up')), ['a'])
+  const effects: SagaEffect[] = [{ kind: 'sql', text: 'update counter set n = n + 1', values: [] }]
+  const answers = await store.commit([{ id: record.id, fence: record.fence, state: { kind: 'done' }, attempt: 1, effects }])
+  assert.deepEqual(answers, ['stale'])
+  assert.equal((await pools[0]!.query('select n from counter')).rows[0].n, 0)
+  assert.deepEqual((await store.get(record.id))?.state, { kind: 'undone', fault: { code: 'aborted', message: 'given up' } })
+  assert.equal((await store.renew({ owner: 'one', leaseMs: 1000, ids: [record.id] })).size, 0)
+  await store.create({ id: sagaId('next'), name: 'test', resource: 'a', input: {} })
+  assert.equal((await store.get(sagaId('b')))?.state.kind, 'running')
+  assert.deepEqual(await pgAbandonSagas(sql, 'nothing', new Fault('aborted', 'given up')), [])
 })
 
 test('groups that renew, commit and claim the same sagas at once do not deadlock', async () => {

@@ -47,6 +47,7 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
         allocatedBytes: bytes(CLONE_BYTES),
         format: 'qcow2',
         path: `/sim/volumes/${id}.qcow2`,
+        basePath: base.path,
       })
     },
     async put(id, content) {
@@ -56,7 +57,14 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
       const there = again(id, 'raw')
       if (there) return there
       const sizeBytes = bytes(Math.ceil(content.byteLength / 512) * 512)
-      const info = add({ id, virtualBytes: sizeBytes, allocatedBytes: sizeBytes, format: 'raw', path: `/sim/volumes/${id}.raw` })
+      const info = add({
+        id,
+        virtualBytes: sizeBytes,
+        allocatedBytes: sizeBytes,
+        format: 'raw',
+        path: `/sim/volumes/${id}.raw`,
+        basePath: null,
+      })
       contents.set(id, content.slice())
       return info
     },

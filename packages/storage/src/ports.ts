@@ -7,6 +7,8 @@ export interface VolumeInfo {
   readonly allocatedBytes: Bytes
   readonly format: 'qcow2' | 'raw'
   readonly path: string
+  /** The file that it is an overlay of; null: it stands by itself. */
+  readonly basePath: string | null
 }
 
 /** Where volumes come from. Today qcow2 files through qemu-img; volumes of our own come behind the same port. */

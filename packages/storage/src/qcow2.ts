@@ -61,8 +61,9 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
       const there = await files.stat(fileName(id, format))
       if (!there) continue
       const path = files.path(fileName(id, format))
-      const virtualBytes = format === 'raw' ? bytes(there.sizeBytes) : (await inspect(runner, path, 'qcow2')).virtualBytes
-      return { id, virtualBytes, allocatedBytes: bytes(there.allocatedBytes), format, path }
+      const { virtualBytes, basePath } =
+        format === 'raw' ? { virtualBytes: bytes(there.sizeBytes), basePath: null } : await inspect(runner, path, 'qcow2')
+      return { id, virtualBytes, allocatedBytes: bytes(there.allocatedBytes), format, path, basePath }
     }
     return null
   }
@@ -130,15 +131,18 @@ async function inspect(
   path: string,
   format: Format,
   signal?: AbortSignal,
-): Promise<{ virtualBytes: Bytes }> {
+): Promise<{ virtualBytes: Bytes; basePath: string | null }> {
   // -U: the file may be open in a running guest, which holds a lock.
   const argv = ['qemu-img', 'info', '-U', '--output=json', '-f', format, '--', `file:${path}`] as const
   const result = await runner.run([...argv] as [string, ...string[]], { signal })
   if (result.exitCode !== 0) throw commandFault(argv, result)
   const info: unknown = JSON.parse(new TextDecoder().decode(result.stdout))
-  const size = typeof info === 'object' && info !== null ? (info as { 'virtual-size'?: unknown })['virtual-size'] : undefined
+  const { 'virtual-size': size, 'backing-filename': base } = (typeof info === 'object' && info !== null ? info : {}) as {
+    'virtual-size'?: unknown
+    'backing-filename'?: unknown
+  }
   if (typeof size !== 'number') throw new Fault('failed', `inspect ${path}: qemu-img names no virtual-size`)
-  return { virtualBytes: bytes(size) }
+  return { virtualBytes: bytes(size), basePath: typeof base === 'string' ? base : null }
 }
 
 function checkBase(base: { path: string; format: Format }): void {

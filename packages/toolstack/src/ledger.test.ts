@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { bytes, type Json } from '@typevisor/base'
 import type { DomainEvent, DomainId } from '@typevisor/model'
-import type { StateFile } from '@typevisor/saga'
+import { fence, type StateFile } from '@typevisor/saga'
 import { virtualClock } from '@typevisor/sim'
 import { Ledger } from './ledger.ts'
 import type { StoredDomain } from './stored-domain.ts'
@@ -44,4 +44,58 @@ test('no reader is told of a transition before it is on disk, and none misses it
   )
   stop.abort()
   await reading
+})
+
+/** A journal whose appends are safe at once, and what a ledger of the next process makes of it. */
+function journal() {
+  const appended: Json[] = []
+  let snapshot: () => Iterable<Json> = () => []
+  const state = {
+    section: (_name: string, section: { replay: (record: Json) => void; snapshot: () => Iterable<Json> }) => {
+      for (const record of appended) section.replay(record)
+      snapshot = section.snapshot
+      return async (records: readonly Json[]) => void appended.push(...records)
+    },
+  } as unknown as StateFile // of which the ledger asks nothing else here
+  return {
+    open: () => new Ledger(state, virtualClock()),
+    compact: () => void appended.splice(0, appended.length, ...snapshot()),
+    get recordCount() {
+      return appended.length
+    },
+  }
+}
+
+const idAt = (time: number) => `${time.toString(16).padStart(8, '0')}-0000-7000-8000-000000000000` as DomainId
+
+test('fences of domains that are gone are bounded, and a zombie’s late definition is refused all the same', async () => {
+  const kept = journal()
+  let ledger = kept.open()
+  const count = 25_000
+  for (let n = 1; n <= count; n += 1) {
+    await ledger.admit(idAt(n), fence(n * 10))
+    await ledger.admit(idAt(n), fence(n * 10 + 1))
+  }
+  for (let again = 0; again < 2; again += 1) {
+    kept.compact()
+    assert.ok(kept.recordCount < 20_010, `${kept.recordCount} records`)
+    for (const n of [1, 2, 5000, count - 1, count]) {
+      await assert.rejects(ledger.admit(idAt(n), fence(n * 10)), { code: 'stale_fence' }, `zombie of ${n}`)
+    }
+    // Set up anew, a control plane counts from the beginning; its domains are younger than all before.
+    await ledger.admit(idAt(count + 1 + again), fence(1))
+    // Slow, it is refused and claims anew.
+    await assert.rejects(ledger.admit(idAt(0), fence(7)), { code: 'stale_fence' })
+    await ledger.admit(idAt(0), fence(count * 10 + 2))
+    ledger = kept.open()
+  }
+})
+
+test('the fence of a domain that is here is never forgotten', async () => {
+  const ledger = journal().open()
+  await ledger.admit(ID, fence(3))
+  await ledger.define(domain)
+  for (let n = 1; n <= 25_000; n += 1) await ledger.admit(idAt(n), fence(1))
+  await assert.rejects(ledger.admit(ID, fence(2)), { code: 'stale_fence' })
+  await ledger.admit(ID, fence(3))
 })

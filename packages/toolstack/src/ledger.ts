@@ -1,9 +1,16 @@
 /**
  * What a toolstack must not forget: the domains it keeps, the highest fence seen for each, and the events that nobody has
  * acknowledged yet. One append is one fact: a state transition and its event are written together or not at all.
+ *
+ * Fences outlive their domains, since a zombie's late `define` must be refused; but not each for ever. Of domains that are gone the newest
+ * `GONE_FENCES_KEPT` are kept one by one. Those forgotten leave one horizon, the highest of their ids and the highest of their fences, and
+ * a fence of an unknown domain is refused when both its id and itself lie within it. A zombie's always do: its domain is one of those
+ * forgotten, and the fence that ended that domain was higher. Whoever is refused wrongly (a slow owner, while ten thousand younger domains
+ * came and went) claims anew, gets a fence above all given before, and is admitted. An owner that counts from the beginning (a new
+ * control plane on an old host) is not held up, since its domains are younger than any forgotten: ids are in the order of time (UUIDv7).
  */
-import { Channel, Fault, type Clock, type Json } from '@typevisor/base'
-import type { DomainCause, DomainEvent, DomainId, DomainState, DomainStateKind } from '@typevisor/model'
+import { assert, Channel, Fault, type Clock, type Json } from '@typevisor/base'
+import type { DomainCause, DomainEvent, DomainId, DomainState, DomainStateKind, ImageName } from '@typevisor/model'
 import type { Fence, StateFile } from '@typevisor/saga'
 import type { StoredDomain } from './stored-domain.ts'
 
@@ -12,12 +19,16 @@ type LedgerRecord =
   | { readonly kind: 'gone'; readonly id: DomainId; readonly event?: DomainEvent }
   | { readonly kind: 'fence'; readonly id: DomainId; readonly fence: Fence }
   | { readonly kind: 'event'; readonly event: DomainEvent }
+  | { readonly kind: 'horizon'; readonly id: DomainId; readonly fence: Fence }
+  | { readonly kind: 'journal'; readonly id: string }
+  | { readonly kind: 'image'; readonly name: ImageName; readonly command: ImageCommand }
   | { readonly kind: 'acknowledged'; readonly sequence: number }
   | { readonly kind: 'sequence'; readonly sequence: number }
 
 /** What is kept for readers that come late; past it the oldest acknowledged go first, and unacknowledged ones are never dropped. */
 const EVENTS_KEPT = 10_000
 const READER_QUEUE = 4_096
+const GONE_FENCES_KEPT = 10_000
 
 export interface TransitionNote {
   readonly cause: DomainCause
@@ -25,12 +36,26 @@ export interface TransitionNote {
   readonly reconstructed?: boolean
 }
 
+/** The newest command on an image: who may give the next, and whether this one is done. */
+export interface ImageCommand {
+  readonly fence: Fence
+  readonly commandId: string
+  readonly done: boolean
+}
+
 export class Ledger {
   readonly #append: (records: readonly Json[]) => Promise<void>
   readonly #clock: Clock
   readonly #domains = new Map<DomainId, StoredDomain>()
   readonly #names = new Map<string, DomainId>()
+  /** The one that was raised longest ago first. */
   readonly #fences = new Map<DomainId, Fence>()
+  /** Of those, how many are of domains that are not here. */
+  #goneFenceCount = 0
+  #horizon: { readonly id: DomainId; readonly fence: Fence } | null = null
+  #journal: string | null = null
+  /** There are as many as recipes. */
+  readonly #images = new Map<ImageName, ImageCommand>()
   #events: DomainEvent[] = []
   #sequence = 0
   /** The newest that is on the disk. */
@@ -75,11 +100,43 @@ export class Ledger {
     return this.#safeSequence
   }
 
+  /** Tells this journal from every other, such as one that was set up anew: sequences of two are not to be compared. */
+  get journal(): string {
+    assert(this.#journal !== null, 'the ledger has begun')
+    return this.#journal
+  }
+
+  /** To be called once the state is open; `id` is used when the journal has none yet. */
+  async begin(id: string): Promise<void> {
+    if (this.#journal === null) await this.#write([{ kind: 'journal', id }])
+  }
+
   /** @throws Fault `stale_fence` when a newer owner has commanded this domain. */
   async admit(id: DomainId, fence: Fence): Promise<void> {
-    const highest = this.#fences.get(id) ?? 0
+    const highest = this.#fences.get(id) ?? (this.#horizon !== null && id <= this.#horizon.id ? this.#horizon.fence : 0)
     if (fence < highest) throw new Fault('stale_fence', `domain ${id}: fence ${fence} is older than ${highest}`)
     if (fence > highest) await this.#write([{ kind: 'fence', id, fence }])
+  }
+
+  /**
+   * Admits a command on an image as one on a domain is; answers whether it has been done already.
+   * @throws Fault `stale_fence` when a newer owner has commanded this image.
+   */
+  async admitImage(name: ImageName, commandId: string, fence: Fence): Promise<boolean> {
+    const newest = this.#images.get(name)
+    const highest = newest?.fence ?? 0
+    if (fence < highest) throw new Fault('stale_fence', `image ${name}: fence ${fence} is older than ${highest}`)
+    const done = newest?.commandId === commandId && newest.done
+    if (fence > highest || newest?.commandId !== commandId)
+      await this.#write([{ kind: 'image', name, command: { fence, commandId, done } }])
+    return done
+  }
+
+  /** Unless a newer one has come since, which is done when it is done itself. */
+  async imageDone(name: ImageName, commandId: string): Promise<void> {
+    const newest = this.#images.get(name)
+    if (newest?.commandId === commandId && !newest.done)
+      await this.#write([{ kind: 'image', name, command: { ...newest, done: true } }])
   }
 
   /** Records a new domain, `stopped`. Idempotent. */
@@ -188,17 +245,30 @@ export class Ledger {
     }
     switch (record.kind) {
       case 'domain':
+        if (!this.#domains.has(record.domain.id) && this.#fences.has(record.domain.id)) this.#goneFenceCount -= 1
         this.#domains.set(record.domain.id, record.domain)
         this.#names.set(record.domain.name, record.domain.id)
         return
       case 'gone': {
         const domain = this.#domains.get(record.id)
         if (domain) this.#names.delete(domain.name)
-        this.#domains.delete(record.id)
+        if (this.#domains.delete(record.id) && this.#fences.has(record.id)) this.#goneFenceCount += 1
+        this.#forgetFences()
         return
       }
       case 'fence':
+        if (!this.#fences.delete(record.id) && !this.#domains.has(record.id)) this.#goneFenceCount += 1
         this.#fences.set(record.id, record.fence)
+        this.#forgetFences()
+        return
+      case 'horizon':
+        this.#widen(record.id, record.fence)
+        return
+      case 'image':
+        this.#images.set(record.name, record.command)
+        return
+      case 'journal':
+        this.#journal = record.id
         return
       case 'acknowledged':
         this.#acknowledged = Math.max(this.#acknowledged, record.sequence)
@@ -209,6 +279,23 @@ export class Ledger {
       case 'event':
         return
     }
+  }
+
+  /** Half at a time, so that the walk is paid for by as many domains that went. */
+  #forgetFences(): void {
+    if (this.#goneFenceCount < 2 * GONE_FENCES_KEPT) return
+    for (const [id, fence] of this.#fences) {
+      if (this.#goneFenceCount <= GONE_FENCES_KEPT) return
+      if (this.#domains.has(id)) continue
+      this.#fences.delete(id)
+      this.#goneFenceCount -= 1
+      this.#widen(id, fence)
+    }
+  }
+
+  #widen(id: DomainId, fence: Fence): void {
+    const now = this.#horizon ?? { id, fence }
+    this.#horizon = { id: id > now.id ? id : now.id, fence: fence > now.fence ? fence : now.fence }
   }
 
   #trim(): void {
@@ -228,11 +315,13 @@ export class Ledger {
   }
 
   *#snapshot(): Iterable<LedgerRecord> {
+    if (this.#journal !== null) yield { kind: 'journal', id: this.#journal }
+    if (this.#horizon !== null) yield { kind: 'horizon', ...this.#horizon }
     yield { kind: 'sequence', sequence: this.#sequence }
     yield { kind: 'acknowledged', sequence: this.#acknowledged }
     for (const event of this.#events) yield { kind: 'event', event }
     for (const domain of this.#domains.values()) yield { kind: 'domain', domain }
-    // A fence outlives its domain: a zombie's late `define` must still be refused.
+    for (const [name, command] of this.#images) yield { kind: 'image', name, command }
     for (const [id, fence] of this.#fences) yield { kind: 'fence', id, fence }
   }
 }

@@ -122,7 +122,7 @@ export interface DomainDriver {
 
   /**
    * Writes memory and device state to `path` and ends the domain. On any fault the domain goes on as before and no file is left.
-   * Idempotent: when the domain is gone and a whole save of it lies at `path`, that one is answered.
+   * Idempotent: when the domain is gone and a whole save of it lies at `path`, that one is answered. Therefore `path` is of this save alone.
    */
   save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
   /** Makes the domain out of a save, paused. @throws Fault `failed` when the file is damaged or of another machine; nothing is left behind then. Idempotent as `create` is. */
@@ -146,7 +146,11 @@ export interface DomainDriver {
   readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: CallOptions): Promise<ConsoleSlice>
   openVnc(id: DomainId, options?: CallOptions): Promise<GuestStream>
 
-  /** @throws Fault `unavailable` while no agent answers in the guest. */
+  /**
+   * Runs a program in the guest. One that is not there ends with 127, one that cannot be executed with 126, as under a shell.
+   * @throws Fault `unavailable` while no agent answers in the guest, `timeout` past the request's limit, `failed` when the guest is reset, goes
+   * off or panics meanwhile.
+   */
   exec(id: DomainId, request: ExecRequest, options?: CallOptions): Promise<ExecResult>
   addresses(id: DomainId, options?: CallOptions): Promise<readonly GuestAddress[]>
 

@@ -190,7 +190,10 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
         text((await driver.exec(domain.id, { argv: ['/bin/cat'], stdin, timeoutMs: 20_000 })).stdout),
         'to the guest\n',
       )
-      await assert.rejects(driver.exec(domain.id, { argv: ['/no/such/command'], timeoutMs: 20_000 }), isFault('failed'))
+      const missing = await driver.exec(domain.id, { argv: ['/no/such/command'], timeoutMs: 20_000 })
+      assert.equal(missing.exitCode, 127)
+      assert.match(text(missing.stderr), /no.such.command/)
+      assert.equal((await driver.exec(domain.id, { argv: ['/etc/passwd'], timeoutMs: 20_000 })).exitCode, 126)
       const addresses = (await driver.addresses(domain.id)).flatMap((device) =>
         device.addresses.map((address) => address.address),
       )
@@ -245,6 +248,7 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       assert.ok(sizeBytes > 0)
       assert.equal((await driver.state(domain.id)).kind, 'gone')
       assert.equal((await driver.save(domain.id, path)).sizeBytes, sizeBytes, 'twice is once')
+      await assert.rejects(driver.save(domain.id, `${path}.other`), isFault('conflict'), 'another save is not that one')
       await driver.restore(domain, path)
       assert.equal((await driver.state(domain.id)).kind, 'paused')
       await driver.restore(domain, path)

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, epochMillis, Fault, gib, mib, type FaultCode } from '@typevisor/base'
+import { bytes, epochMillis, Fault, gib, mib, millis, type FaultCode, type IdSource } from '@typevisor/base'
 import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
 import type { Image } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
-import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
+import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
-import { openToolstack, type Toolstack } from './toolstack.ts'
+import type { DomainDriver } from './ports.ts'
+import { openToolstack, type Toolstack, type ToolstackOptions } from './toolstack.ts'
+import type { SaveFolder } from './verbs.ts'
 
 const IMAGE: Image = {
   name: 'micro' as ImageName,
@@ -39,7 +41,14 @@ interface World {
   readonly hypervisor: SimHypervisor
   readonly disk: SimDisk
   readonly volumes: ReturnType<typeof memoryVolumeStore>
-  open(options?: { faults?: SimFaults }): Promise<Toolstack>
+  open(options?: {
+    faults?: SimFaults
+    driver?: DomainDriver
+    saves?: SaveFolder
+    disk?: SimDisk
+    ids?: IdSource
+    images?: ToolstackOptions['images']
+  }): Promise<Toolstack>
 }
 
 function makeWorld(): World {
@@ -53,15 +62,16 @@ function makeWorld(): World {
     hypervisor,
     disk,
     volumes,
-    open: ({ faults } = {}) => {
+    open: ({ faults, driver, saves, disk: other, ids = sequentialIds(), images } = {}) => {
       const log = memoryLog()
       return openToolstack({
-        driver: createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
+        driver: driver ?? createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
         volumes,
-        images: { get: async (name) => (name === IMAGE.name ? IMAGE : null) },
-        state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
-        saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+        images: images ?? { get: async (name) => (name === IMAGE.name ? IMAGE : null) },
+        state: stateFile({ disk: other ?? disk, name: 'toolstack.journal', clock, log }),
+        saves: saves ?? hypervisor.saveFolder,
         clock,
+        ids,
         log,
         owner: 'test',
       })
@@ -349,6 +359,253 @@ test('the newest sequence that is told is on the disk: a crash never gives it to
     assert.equal(toolstack.lastSequence(), before)
     await world.clock.advance(100)
     assert.equal(toolstack.lastSequence(), before + 1)
+    await toolstack.close()
+  })
+})
+
+/** A host on which no save can be removed. */
+function hoarding(world: World): World {
+  const open: World['open'] = (options = {}) =>
+    world.open({
+      ...options,
+      saves: {
+        ...world.hypervisor.saveFolder,
+        keepOnly: () => Promise.reject(new Fault('failed', 'remove: input/output error')),
+      },
+    })
+  return { ...world, open }
+}
+
+test('an old save that cannot be removed is never taken for a new one', async () => {
+  const world = hoarding(makeWorld())
+  await world.clock.run(async () => {
+    let isToDie = false
+    const toolstack = await world.open({
+      faults: (operation) => {
+        if (isToDie && operation === 'save') world.hypervisor.guest.kill(ID)
+      },
+    })
+    await toolstack.define(ID, spec('hoarder'), command())
+    for (const verb of ['start', 'save', 'restore'] as const) await toolstack.carryOut(verb, ID, command())
+    assert.equal(world.hypervisor.saves.size, 1, 'the old one is still there')
+    isToDie = true
+    await assert.rejects(toolstack.carryOut('save', ID, command()), isFault('conflict'))
+    await world.clock.advance(10)
+    assert.equal(toolstack.get(ID)?.state.kind, 'crashed')
+    await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('conflict'))
+    await toolstack.close()
+  })
+})
+
+test('each save is restored from its own file, however many old ones are left', async () => {
+  const world = hoarding(makeWorld())
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('own'), command())
+    await toolstack.carryOut('start', ID, command())
+    for (let count = 1; count <= 3; count += 1) {
+      await toolstack.exec(ID, { argv: ['count'], timeoutMs: 1000 })
+      await toolstack.carryOut('save', ID, command())
+      await toolstack.carryOut('restore', ID, command())
+      assert.equal(world.hypervisor.need(ID).memory, count)
+    }
+    assert.equal(world.hypervisor.saves.size, 3)
+    await toolstack.close()
+  })
+})
+
+test('a guest that went on after its restore and died with the toolstack is crashed: its save is spent', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('spent'), command())
+    for (const verb of ['start', 'save'] as const) await toolstack.carryOut(verb, ID, command())
+    await toolstack.close()
+    // The guest goes on; nobody is left to write that down.
+    const went = Promise.withResolvers<void>()
+    const dying = createSimDriver({ hypervisor: world.hypervisor, clock: world.clock })
+    const unpause = dying.unpause.bind(dying)
+    dying.unpause = async (id) => {
+      await unpause(id)
+      went.resolve()
+      await new Promise(() => {})
+    }
+    const first = await world.open({ driver: dying })
+    first.carryOut('restore', ID, { commandId: 'restore' }).catch(() => {})
+    await went.promise
+    const disk = world.disk.crash()
+    world.hypervisor.guest.kill(ID)
+    toolstack = await world.open({ disk })
+    await assert.rejects(toolstack.carryOut('restore', ID, { commandId: 'restore' }), isFault('conflict'))
+    await world.clock.advance(10)
+    assert.equal(toolstack.get(ID)?.state.kind, 'crashed')
+    await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('conflict'))
+    await toolstack.close()
+  })
+})
+
+test('a restore whose guest does not go on leaves it paused, with all that it had', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let isHung = false
+    const toolstack = await world.open({
+      faults: (operation) => {
+        if (isHung && operation === 'unpause') throw new Fault('failed', 'injected')
+      },
+    })
+    await toolstack.define(ID, spec('halfway'), command())
+    await toolstack.carryOut('start', ID, command())
+    await toolstack.exec(ID, { argv: ['count'], timeoutMs: 1000 })
+    await toolstack.carryOut('save', ID, command())
+    isHung = true
+    await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('failed'))
+    assert.equal(toolstack.get(ID)?.state.kind, 'paused')
+    isHung = false
+    await toolstack.carryOut('unpause', ID, command())
+    assert.equal(world.hypervisor.need(ID).memory, 1)
+    await toolstack.close()
+  })
+})
+
+const OTHER = ID.replace(/.$/, 'b') as DomainId
+
+/** A driver whose queue of events is soon full, and whose `name` takes a while, each time, once it has done what it does. */
+function slowDriver(world: World, name: 'adopt' | 'reset' | 'destroy', isSlow: (id: unknown) => boolean = () => true) {
+  const driver = createSimDriver({ hypervisor: world.hypervisor, clock: world.clock, eventCountMax: 4 })
+  const quick = driver[name].bind(driver) as (...call: unknown[]) => Promise<unknown>
+  const slow = async (...call: unknown[]): Promise<unknown> => {
+    const answer = await quick(...call)
+    if (isSlow(call[0])) await world.clock.sleep(millis(10_000))
+    return answer
+  }
+  return Object.assign(driver, { [name]: slow })
+}
+
+function loseEvents(world: World, id: DomainId): void {
+  for (let count = 0; count < 6; count += 1) world.hypervisor.guest.reboot(id)
+}
+
+test('events are lost, and a verb comes and goes while the driver is asked how all are: its state stands', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open({ driver: slowDriver(world, 'adopt') })
+    for (const [id, name] of [
+      [ID, 'one'],
+      [OTHER, 'two'],
+    ] as const) {
+      await toolstack.define(id, spec(name), command())
+      await toolstack.carryOut('start', id, command())
+    }
+    await world.clock.advance(10)
+    loseEvents(world, OTHER)
+    world.hypervisor.guest.panic(OTHER)
+    await world.clock.advance(10)
+    await toolstack.carryOut('pause', ID, command())
+    assert.equal(toolstack.get(OTHER)?.state.kind, 'running', 'the driver is still being asked')
+    await world.clock.advance(30_000)
+    assert.deepEqual([toolstack.get(ID)?.state.kind, toolstack.get(OTHER)?.state.kind], ['paused', 'crashed'])
+    const lines = told(await eventsOf(toolstack))
+    assert.equal(lines.filter((line) => line.startsWith('paused>')).length, 0, lines.join('\n'))
+    await toolstack.close()
+  })
+})
+
+test('what happens to a domain while events are lost and a verb is at work on it is seen when the verb has ended', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open({ driver: slowDriver(world, 'reset') })
+    await toolstack.define(ID, spec('lost'), command())
+    await toolstack.carryOut('start', ID, command())
+    await world.clock.advance(10)
+    const rebooting = toolstack.carryOut('reboot', ID, command())
+    await world.clock.advance(10)
+    loseEvents(world, ID)
+    world.hypervisor.guest.powerOff(ID)
+    await world.clock.advance(10)
+    await rebooting
+    await world.clock.advance(30_000)
+    assert.deepEqual(toolstack.get(ID)?.state, { kind: 'stopped', cause: 'guest', detail: null })
+    await toolstack.close()
+  })
+})
+
+test('an event that is read late changes nothing that a verb has done since', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open({ driver: slowDriver(world, 'destroy', (id) => id === OTHER) })
+    for (const [id, name] of [
+      [ID, 'late'],
+      [OTHER, 'slow'],
+    ] as const) {
+      await toolstack.define(id, spec(name), command())
+      await toolstack.carryOut('start', id, command())
+    }
+    await world.clock.advance(10)
+    // The reader of events waits for the end of this one's process.
+    world.hypervisor.guest.powerOff(OTHER)
+    await world.clock.advance(10)
+    world.hypervisor.guest.ioError(ID)
+    world.hypervisor.enter(ID, { kind: 'running' })
+    await toolstack.carryOut('pause', ID, command())
+    await toolstack.carryOut('unpause', ID, command())
+    const before = toolstack.lastSequence()
+    await world.clock.advance(30_000)
+    assert.equal(toolstack.get(ID)?.state.kind, 'running')
+    assert.deepEqual(told(await eventsOf(toolstack, before)), [])
+    await toolstack.close()
+  })
+})
+
+test('a journal has an id for life, and another one has another', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    const id = toolstack.journalId()
+    await toolstack.close()
+    toolstack = await world.open({ ids: sequentialIds(7) })
+    assert.equal(toolstack.journalId(), id)
+    await toolstack.close()
+    toolstack = await world.open({ ids: sequentialIds(7), disk: simDisk({ rng: seededRng(1) }) })
+    assert.notEqual(toolstack.journalId(), id)
+    await toolstack.close()
+  })
+})
+
+test('an image’s version is held by what boots from it, by overlays of it, and by whatever is being defined', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const kernel = { kind: 'kernel', kernelPath: '/sim/v1/kernel', initrdPath: null, commandLine: '' } as const
+    const at = (version: string) => ({
+      ...IMAGE,
+      boot: { ...kernel, kernelPath: `/sim/${version}/kernel` },
+      rootDisk: { ...IMAGE.rootDisk, path: `/sim/${version}/root` },
+    })
+    let image = at('v1')
+    let whileSeeding: () => Promise<void> = async () => {}
+    const put = world.volumes.put.bind(world.volumes)
+    world.volumes.put = async (...call) => {
+      await whileSeeding()
+      return await put(...call)
+    }
+    const toolstack = await world.open({ images: { get: async () => image } })
+    assert.equal(await toolstack.holdsFiles('/sim/v1'), false)
+    let heldMeanwhile = false
+    whileSeeding = async () => {
+      heldMeanwhile = await toolstack.holdsFiles('/sim/v0')
+      image = at('v2')
+    }
+    await toolstack.define(ID, spec('holder'), command())
+    assert.equal(heldMeanwhile, true)
+    const { boot } = toolstack.get(ID) ?? {}
+    assert.equal(boot?.kind === 'kernel' && boot.kernelPath, '/sim/v1/kernel', 'of the version that its disk is of')
+    await world.clock.advance(10)
+    assert.deepEqual(await Promise.all(['v0', 'v1', 'v2'].map((version) => toolstack.holdsFiles(`/sim/${version}`))), [
+      false,
+      true,
+      false,
+    ])
+    await toolstack.carryOut('destroy', ID, command())
+    assert.equal(await toolstack.holdsFiles('/sim/v1'), false)
     await toolstack.close()
   })
 })

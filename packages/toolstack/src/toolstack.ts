@@ -1,4 +1,15 @@
-import { Fault, faultFromJson, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
+import {
+  Fault,
+  faultFromJson,
+  millis,
+  retryable,
+  toFault,
+  type Clock,
+  type EpochMillis,
+  type IdSource,
+  type Json,
+  type Log,
+} from '@typevisor/base'
 import type {
   DomainEvent,
   DomainId,
@@ -8,6 +19,7 @@ import type {
   DomainStatistics,
   ExecResult,
   GuestAddress,
+  ImageName,
   VerbName,
 } from '@typevisor/model'
 import {
@@ -30,6 +42,7 @@ import type {
   DomainDriver,
   DriverCapabilities,
   DriverEvent,
+  DriverState,
   ExecRequest,
   GuestStream,
 } from './ports.ts'
@@ -45,6 +58,7 @@ export interface ToolstackOptions {
   readonly state: StateFile
   readonly saves: SaveFolder
   readonly clock: Clock
+  readonly ids: IdSource
   readonly log: Log
   /** Names this toolstack among the users of the saga store. */
   readonly owner: string
@@ -73,11 +87,20 @@ export interface Toolstack {
   define(id: DomainId, spec: DomainSpec, options: CommandOptions): Promise<DomainRecord>
   /** Carries out a verb of `VERBS`; null when the domain is gone by it. @throws Fault `conflict` from a state in which the table does not allow it. */
   carryOut(verb: VerbName, id: DomainId, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord | null>
+  /**
+   * Guards a command on an image, which is no saga, since whoever is killed in it begins it anew: one that is done is not done again
+   * (false), one of an owner that was replaced is refused.
+   */
+  onceForImage(name: ImageName, options: CommandOptions, work: () => Promise<void>): Promise<boolean>
+  /** Is anything in this folder what a domain boots from, or what a volume is an overlay of? Always yes while a domain is being defined. */
+  holdsFiles(folder: string): Promise<boolean>
   /** Transitions after `afterSequence`: kept ones, then live. At least once, in order. */
   events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent>
   acknowledge(sequence: number): Promise<void>
   /** Sequence of the newest transition; `list` and `get` show at least it. */
   lastSequence(): number
+  /** Which journal sequences are of: another one when the host was set up anew, and counts from the beginning. */
+  journalId(): string
   statistics(id: DomainId, options?: ReadOptions): Promise<DomainStatistics>
   exec(id: DomainId, request: ExecRequest, options?: ReadOptions): Promise<ExecResult>
   addresses(id: DomainId, options?: ReadOptions): Promise<readonly GuestAddress[]>
@@ -95,14 +118,27 @@ export async function openToolstack(options: ToolstackOptions): Promise<Toolstac
   return toolstack
 }
 
+const LOOK_AGAIN = millis(1000)
+
+interface Look {
+  /** What was told; it has the cause, where it is still so. */
+  readonly event?: DriverState
+  readonly reconstructed?: boolean
+}
+
 class SagaToolstack implements Toolstack {
   readonly #options: ToolstackOptions
   readonly #ledger: Ledger
   readonly #engine: SagaEngine
   readonly #sagas: SagaStore
+  /** Verbs at a step that the driver carries out. */
   readonly #intents = new Map<DomainId, VerbName>()
-  /** Domains of which a driver's event was left to the verb at work. */
-  readonly #missed = new Set<DomainId>()
+  /** Sagas at work and their names, by domain: they write their own transitions. */
+  readonly #held = new Map<DomainId, Map<SagaId, string>>()
+  /** When the last saga of a domain ended: what a driver saw up to then may be what that saga has changed since. */
+  readonly #settledAt = new Map<DomainId, { readonly at: EpochMillis; readonly count: number }>()
+  /** Domains of which something was seen and left to the saga at work; true: it happened while nobody watched. */
+  readonly #missed = new Map<DomainId, boolean>()
   readonly #waiters = new Map<DomainId, Set<() => void>>()
   readonly #closing = new AbortController()
   #watching: Promise<void> = Promise.resolve()
@@ -119,8 +155,11 @@ class SagaToolstack implements Toolstack {
       saves: options.saves,
       clock: options.clock,
       untilNotRunning: (id, signal) => this.#untilNotRunning(id, signal),
-      look: async (id, signal) => this.#follow(id, await options.driver.state(id, { signal }), true),
-      intend: (id, verb) => this.#intend(id, verb),
+      look: (id, signal) => this.#lookAt(id, { reconstructed: true, signal }),
+      intend: (id, verb) => {
+        if (verb === null) this.#intents.delete(id)
+        else this.#intents.set(id, verb)
+      },
     }
     this.#engine = createSagaEngine({
       store: this.#sagas,
@@ -133,23 +172,14 @@ class SagaToolstack implements Toolstack {
   }
 
   async open(): Promise<void> {
-    const { state, log } = this.#options
+    const { state, ids } = this.#options
     await state.open()
-    const unfinished = await this.#sagas.list({ unfinished: true })
+    await this.#ledger.begin(ids.next())
     // A domain that a saga holds is left to it: the saga knows what it was doing, and says so in its own transition.
-    const held = new Set(unfinished.map((saga) => saga.resource))
-    await this.#adopt(held)
+    for (const saga of await this.#sagas.list({ unfinished: true })) this.#hold(saga.resource as DomainId, saga.id, saga.name)
+    await this.#adopt()
     this.#watching = this.#watch()
     await this.#engine.start()
-    for (const saga of unfinished) {
-      void this.#engine
-        .wait(saga.id, { signal: this.#closing.signal })
-        .then(() => this.#adopt(new Set(), new Set([saga.resource])))
-        .catch((error: unknown) => {
-          if (!this.#closing.signal.aborted)
-            log.error('toolstack.resume_failed', { saga: saga.id, error: toFault(error).message })
-        })
-    }
   }
 
   capabilities(options?: ReadOptions): Promise<DriverCapabilities> {
@@ -174,6 +204,22 @@ class SagaToolstack implements Toolstack {
     return this.get(id)
   }
 
+  async onceForImage(name: ImageName, { commandId, fence = 0 }: CommandOptions, work: () => Promise<void>): Promise<boolean> {
+    if (await this.#ledger.admitImage(name, commandId, toFence(fence))) return false
+    await work()
+    await this.#ledger.imageDone(name, commandId)
+    return true
+  }
+
+  async holdsFiles(folder: string): Promise<boolean> {
+    const isDefining = () => [...this.#held.values()].some((sagas) => [...sagas.values()].includes('domain.define'))
+    const isIn = (path: string | null) => path?.startsWith(`${folder}/`) === true
+    if (isDefining()) return true
+    const volumes = await this.#options.volumes.list()
+    const booted = this.#ledger.list().flatMap(({ boot }) => (boot.kind === 'kernel' ? [boot.kernelPath, boot.initrdPath] : []))
+    return isDefining() || booted.some(isIn) || volumes.some((volume) => isIn(volume.basePath))
+  }
+
   events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent> {
     const signal = options?.signal ? AbortSignal.any([options.signal, this.#closing.signal]) : this.#closing.signal
     return this.#ledger.events(afterSequence, signal)
@@ -184,6 +230,10 @@ class SagaToolstack implements Toolstack {
 
   lastSequence(): number {
     return this.#ledger.lastSequence
+  }
+
+  journalId(): string {
+    return this.#ledger.journal
   }
 
   async statistics(id: DomainId, options?: ReadOptions): Promise<DomainStatistics> {
@@ -233,6 +283,7 @@ class SagaToolstack implements Toolstack {
     if (name === 'domain.destroy') await this.#letGo(id)
     const saga = name === 'domain.destroy' ? await this.#runOf(options.commandId) : sagaId(options.commandId)
     await this.#engine.submit({ id: saga, name, resource: id, input })
+    this.#hold(id, saga, name)
     const settled = await this.#engine.wait(saga, { signal: options.signal })
     throwUnlessDone(settled)
   }
@@ -256,76 +307,126 @@ class SagaToolstack implements Toolstack {
     }
   }
 
-  /** Compares what was thought with what is there. `skip`: domains that a saga holds; `only`: no others. */
-  async #adopt(skip: ReadonlySet<string>, only?: ReadonlySet<string>): Promise<void> {
+  /**
+   * Who owns a domain's state, and the one rule of following it: while a saga holds the domain, the saga writes what it does; what is seen
+   * meanwhile is noted and looked at when the saga has ended. Only a shutdown waits for what the guest does, and a crash is nobody's doing.
+   */
+  #isOwned(id: DomainId): boolean {
+    return [...(this.#held.get(id)?.values() ?? [])].some((name) => name !== 'domain.shutdown')
+  }
+
+  #hold(id: DomainId, saga: SagaId, name: string): void {
+    const sagas = this.#held.get(id) ?? new Map<SagaId, string>()
+    if (sagas.has(saga)) return
+    this.#held.set(id, sagas.set(saga, name))
+    void this.#engine
+      .wait(saga, { signal: this.#closing.signal })
+      .catch(() => {})
+      .then(() => {
+        sagas.delete(saga)
+        if (sagas.size > 0 || this.#closing.signal.aborted) return
+        this.#held.delete(id)
+        if (this.#ledger.get(id)) {
+          this.#settledAt.set(id, { at: this.#options.clock.now(), count: (this.#settledAt.get(id)?.count ?? 0) + 1 })
+        } else this.#settledAt.delete(id)
+        const reconstructed = this.#missed.get(id)
+        if (reconstructed === undefined) return
+        this.#missed.delete(id)
+        return this.#lookAgain(id, { reconstructed })
+      })
+  }
+
+  #leave(id: DomainId, reconstructed: boolean): void {
+    this.#missed.set(id, reconstructed || (this.#missed.get(id) ?? false))
+  }
+
+  /** Compares what was thought with what is there. What a saga did while the driver was asking makes the answer an old one. */
+  async #adopt(): Promise<void> {
     const { driver, log } = this.#options
-    const domains = this.#ledger.list().filter((domain) => !only || only.has(domain.id))
+    const domains = this.#ledger.list()
     if (domains.length === 0) return
+    const settled = new Map(domains.map(({ id }) => [id, this.#settledAt.get(id)?.count]))
     const seen = await driver.adopt(domains)
-    for (const domain of domains) {
-      const state = seen.get(domain.id)
-      if (!state || skip.has(domain.id)) continue
-      await this.#follow(domain.id, state, true).catch((error: unknown) =>
-        log.error('toolstack.adopt_failed', { domain: domain.id, error: toFault(error).message }),
-      )
+    for (const { id } of domains) {
+      const state = seen.get(id)
+      // One that does not answer is told of by an event, once it does.
+      if (!state || !this.#ledger.get(id)) continue
+      if (this.#isOwned(id)) this.#leave(id, true)
+      else if (this.#settledAt.get(id)?.count !== settled.get(id)) void this.#lookAgain(id, { reconstructed: true })
+      else {
+        await this.#follow(id, state, true).catch((error: unknown) =>
+          log.error('toolstack.adopt_failed', { domain: id, error: toFault(error).message }),
+        )
+      }
     }
   }
 
   async #watch(): Promise<void> {
-    const { driver, log } = this.#options
-    while (!this.#closing.signal.aborted) {
+    const { driver, log, clock } = this.#options
+    const { signal } = this.#closing
+    while (!signal.aborted) {
       try {
-        for await (const event of driver.events({ signal: this.#closing.signal })) {
+        for await (const event of driver.events({ signal })) {
           await this.#onEvent(event).catch((error: unknown) =>
             log.error('toolstack.event_failed', { domain: event.domain, error: toFault(error).message }),
           )
         }
         return
       } catch (error) {
-        if (this.#closing.signal.aborted) return
+        if (signal.aborted) return
         // The reader was too slow and events are lost: ask for the states themselves.
         log.warn('toolstack.events_lost', { error: toFault(error).message })
-        await this.#adopt(new Set(this.#intents.keys()))
+        await this.#adopt().catch(async (inner: unknown) => {
+          log.error('toolstack.adopt_failed', { error: toFault(inner).message })
+          await clock.sleep(LOOK_AGAIN, { signal }).catch(() => {})
+        })
       }
     }
   }
 
   async #onEvent(event: DriverEvent): Promise<void> {
-    if (!this.#ledger.get(event.domain)) return
-    if (event.kind === 'reset') {
-      const cause = this.#intents.get(event.domain) === 'reboot' ? 'requested' : 'guest'
-      await this.#ledger.noteReset(event.domain, { cause })
+    const { domain: id, kind, state, at } = event
+    if (!this.#ledger.get(id)) return
+    if (kind === 'reset') {
+      await this.#ledger.noteReset(id, { cause: this.#intents.get(id) === 'reboot' ? 'requested' : 'guest' })
       return
     }
     // Somebody of ours ended it, and writes what that means.
-    if (event.state.kind === 'gone' && event.state.cause === 'requested') return
-    const intent = this.#intents.get(event.domain)
-    // Verbs write their own transitions; only a shutdown waits for the guest to make it.
-    if (intent !== undefined && intent !== 'shutdown' && event.state.kind !== 'crashed') {
-      this.#missed.add(event.domain)
-      return
-    }
-    await this.#follow(event.domain, event.state, false)
+    if (state.kind === 'gone' && state.cause === 'requested') return
+    const isOld = at <= (this.#settledAt.get(id)?.at ?? -Infinity)
+    if (this.#isOwned(id) && (isOld || state.kind !== 'crashed')) this.#leave(id, false)
+    else if (isOld) void this.#lookAgain(id, { event: state })
+    else await this.#follow(id, state, false)
   }
 
-  #intend(id: DomainId, verb: VerbName | null): void {
-    if (verb !== null) {
-      this.#intents.set(id, verb)
-      return
+  /** Asks the driver how the domain is, until it answers, and records what follows from it. */
+  async #lookAgain(id: DomainId, how: Look): Promise<void> {
+    const { clock, log } = this.#options
+    const { signal } = this.#closing
+    while (!signal.aborted) {
+      try {
+        return await this.#lookAt(id, { ...how, signal })
+      } catch (error) {
+        if (signal.aborted) return
+        log.error('toolstack.look_failed', { domain: id, error: toFault(error).message })
+        if (!retryable(error)) return
+        await clock.sleep(LOOK_AGAIN, { signal }).catch(() => {})
+      }
     }
-    this.#intents.delete(id)
-    // The guest may have done something of its own while the verb was at work: look once more.
-    if (!this.#missed.delete(id) || this.#closing.signal.aborted) return
-    void this.#options.driver
-      .state(id, { signal: this.#closing.signal })
-      .then(async (seen) => (this.#ledger.get(id) && !this.#intents.has(id) ? this.#follow(id, seen, false) : undefined))
-      .catch((error: unknown) => {
-        if (!this.#closing.signal.aborted)
-          this.#options.log.error('toolstack.look_failed', { domain: id, error: toFault(error).message })
-      })
   }
 
-  async #follow(id: DomainId, seen: Parameters<typeof stateFromDriver>[1], reconstructed: boolean): Promise<void> {
+  async #lookAt(id: DomainId, { event, reconstructed = false, signal }: Look & { readonly signal: AbortSignal }): Promise<void> {
+    while (true) {
+      const before = this.#settledAt.get(id)?.count
+      const seen = await this.#options.driver.state(id, { signal })
+      if (!this.#ledger.get(id)) return
+      if (this.#isOwned(id)) return this.#leave(id, reconstructed)
+      if (this.#settledAt.get(id)?.count === before)
+        return await this.#follow(id, event?.kind === seen.kind ? event : seen, reconstructed)
+    }
+  }
+
+  async #follow(id: DomainId, seen: DriverState, reconstructed: boolean): Promise<void> {
     const domain = this.#ledger.need(id)
     const requested = this.#intents.get(id) === 'shutdown' && (seen.kind === 'powered-off' || seen.kind === 'gone')
     const next: DomainState | null = requested

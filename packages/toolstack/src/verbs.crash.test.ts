@@ -7,7 +7,7 @@ import type { Image } from '@typevisor/image'
 import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
 import { stateFile, type SagaDefinition } from '@typevisor/saga'
 import { sagaCrashSuite } from '@typevisor/saga/testing'
-import { memoryLog, seededRng, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
+import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import { Ledger } from './ledger.ts'
 import type { DomainDriver } from './ports.ts'
@@ -46,8 +46,9 @@ function machine(clock: Clock) {
     volumes,
     images: { get: async (name: ImageName) => (name === IMAGE.name ? IMAGE : null) },
     state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
-    saves: { pathOf: (id: DomainId) => `/sim/${id}.save`, remove: async (path: string) => void hypervisor.saves.delete(path) },
+    saves: hypervisor.saveFolder,
     clock,
+    ids: sequentialIds(),
     log,
   })
   /** But for the console's output: what a guest said before its start was undone is kept, for whoever asks why. */
@@ -57,7 +58,7 @@ function machine(clock: Clock) {
       forwards: kind === 'running' || kind === 'paused' ? forwards : 'none in effect',
     })),
     guests: [...hypervisor.guests.values()].map((guest) => guest.state.kind),
-    saves: [...hypervisor.saves.keys()],
+    saves: [...hypervisor.saves.values()].map((save) => save.domain),
     volumes: (await volumes.list()).map((volume) => volume.id),
   })
   return { hypervisor, volumes, parts, everything }
@@ -92,7 +93,7 @@ const LIVES: readonly Life[] = [
   { verb: 'poweroff', before: ['define', 'start', 'save'], irreversibleFrom: 'destroy', end: 'stopped' },
   { verb: 'save', before: ['define', 'start'], irreversibleFrom: 'save', end: 'saved' },
   { verb: 'save', before: ['define', 'start', 'pause'], irreversibleFrom: 'save', end: 'saved' },
-  { verb: 'restore', before: ['define', 'start', 'save'], irreversibleFrom: 'unpause', end: 'running' },
+  { verb: 'restore', before: ['define', 'start', 'save'], irreversibleFrom: 'take-over', end: 'running' },
   { verb: 'destroy', before: ['define'], irreversibleFrom: 'end', end: 'gone' },
   { verb: 'destroy', before: ['define', 'start'], irreversibleFrom: 'end', end: 'gone' },
   { verb: 'destroy', before: ['define', 'start', 'save'], irreversibleFrom: 'end', end: 'gone' },
@@ -228,7 +229,12 @@ for (const { verb, before, end } of LIVES) {
         assert.equal(second.get(ID)?.state.kind ?? 'gone', end, `killed at operation ${killAt}`)
         const world = await everything(second.list())
         assert.deepEqual(world.guests, end === 'running' || end === 'paused' ? [end] : [], `killed at operation ${killAt}`)
-        assert.equal(world.saves.length, end === 'saved' ? 1 : 0, `killed at operation ${killAt}`)
+        const state = second.get(ID)?.state
+        assert.deepEqual(
+          [...hypervisor.saves.keys()],
+          state?.kind === 'saved' ? [state.savePath] : [],
+          `killed at operation ${killAt}`,
+        )
         assert.equal(world.volumes.length, end === 'gone' ? 0 : 2, `killed at operation ${killAt}`)
         const events = await eventsOf(second)
         let at: string | null = null

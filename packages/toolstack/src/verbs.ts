@@ -3,9 +3,27 @@
  *
  * The first step of each checks that the verb may be done and is recorded, so that after a crash the saga goes on from the
  * fact that it may rather than asking again of a state that it has already changed itself.
+ *
+ * Saves. A save is worth something only until its guest goes on behind it: restored later it would meet disks that have moved on, and
+ * destroy them. Therefore, whatever is killed, dies or cannot be removed in between:
+ *
+ *   - Each save has a path of its own, of domain and saga, that no other save has or had. What the driver finds there when it is asked a
+ *     second time was made by this save; an old file lies elsewhere and is never taken for a new one.
+ *   - Only the path that the state `saved` names is ever restored, and the state has left `saved` on disk before the guest's first
+ *     instruction behind the save (`take-over`). What dies after that is crashed, never saved again.
+ *   - A file that no state names is litter: it is never read, and removing it is tried again with each later save, restore, poweroff and
+ *     destroy. Only `destroy` insists.
  */
 import { Fault, millis, retryable, toFault, type Clock, type Json } from '@typevisor/base'
-import { assertCan, type DomainId, type DomainSpec, type ImageName, type VerbName, type VolumeId } from '@typevisor/model'
+import {
+  assertCan,
+  type DomainBoot,
+  type DomainId,
+  type DomainSpec,
+  type ImageName,
+  type VerbName,
+  type VolumeId,
+} from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepContext, type StepOutcome } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
 import type { VolumeInfo, VolumeStore } from '@typevisor/storage'
@@ -16,8 +34,10 @@ import type { StoredDomain } from './stored-domain.ts'
 
 /** Files of saved domains, in a folder that the driver's processes need not reach. */
 export interface SaveFolder {
-  pathOf(id: DomainId): string
-  remove(path: string): Promise<void>
+  /** The path of one save and no other: `save` is unique among all saves ever made of the domain. */
+  pathOf(id: DomainId, save: string): string
+  /** Removes every save of the domain but the one at `path`; null: all. */
+  keepOnly(id: DomainId, path: string | null): Promise<void>
 }
 
 export interface ToolstackServices {
@@ -77,7 +97,13 @@ const define = defineSaga<DefineInput, ToolstackServices>({
       name: 'root-disk',
       do: async ({ input, services, signal }) => {
         const image = await imageOf(services, input.spec.image)
-        await services.volumes.clone(rootVolume(input.id), image.rootDisk, input.spec.rootDiskBytes, { signal })
+        const clone = () => services.volumes.clone(rootVolume(input.id), image.rootDisk, input.spec.rootDiskBytes, { signal })
+        // A run before this one may have made it of an older version, which fits no kernel but its own; nothing has used it yet.
+        if ((await clone()).basePath !== image.rootDisk.path) {
+          await services.volumes.remove(rootVolume(input.id))
+          await clone()
+        }
+        return { output: image.boot as unknown as Json }
       },
       undo: ({ input, services }) => services.volumes.remove(rootVolume(input.id)),
     },
@@ -90,9 +116,11 @@ const define = defineSaga<DefineInput, ToolstackServices>({
     },
     {
       name: 'record',
-      do: async ({ input, services }) => {
+      do: async ({ input, services, outputs }) => {
         const { driver, volumes, ledger, clock } = services
-        const image = await imageOf(services, input.spec.image)
+        // Of the version that the root disk was made of; the newest may be another by now. Absent: the step before is of an older program.
+        const { 'root-disk': made } = outputs
+        const boot = (made ?? null) === null ? (await imageOf(services, input.spec.image)).boot : (made as unknown as DomainBoot)
         const [root, seed] = await Promise.all([volumes.get(rootVolume(input.id)), volumes.get(seedVolume(input.id))])
         if (!root || !seed) throw new Fault('failed', `define ${input.spec.name}: a disk made by the step before is not there`)
         const hardware = await driver.planHardware(input.id, input.spec, [
@@ -105,7 +133,7 @@ const define = defineSaga<DefineInput, ToolstackServices>({
           driver: driver.name,
           spec: input.spec,
           hardware,
-          boot: image.boot,
+          boot,
           volumes: { [root.id]: attachment(root), [seed.id]: attachment(seed) },
           forwards: [],
           state: { kind: 'stopped', cause: 'requested', detail: null },
@@ -158,6 +186,16 @@ async function seenBy({ services, input, log }: Context<VerbInput>): Promise<Dri
     if (!retryable(error)) throw error
     log.warn('domain.left_as_it_is', { domain: input.id, error: toFault(error).message })
     return null
+  }
+}
+
+/** Removes the saves that the domain's state does not name. One that cannot be removed does no harm and is no reason to fail. */
+async function dropSaves({ services, input, log }: Context<VerbInput>): Promise<void> {
+  const state = services.ledger.get(input.id)?.state
+  try {
+    await services.saves.keepOnly(input.id, state?.kind === 'saved' ? state.savePath : null)
+  } catch (error) {
+    log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
   }
 }
 
@@ -279,12 +317,12 @@ const poweroff = defineSaga<VerbInput, ToolstackServices>({
     check('poweroff'),
     {
       name: 'destroy',
-      do: intending('poweroff', async ({ services, input }, domain) => {
+      do: intending('poweroff', async ({ services, input }) => {
         await services.driver.destroy(input.id)
-        if (domain.state.kind === 'saved') await services.saves.remove(domain.state.savePath)
         await services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' })
       }),
     },
+    { name: 'drop-saves', do: dropSaves },
   ],
 })
 
@@ -294,24 +332,16 @@ const save = defineSaga<VerbInput, ToolstackServices>({
     check('save'),
     {
       name: 'save',
-      do: intending('save', async ({ services, input, signal }, domain) => {
+      do: intending('save', async ({ services, input, signal, sagaId }, domain) => {
         if (domain.state.kind === 'saved') return
-        const savePath = services.saves.pathOf(input.id)
+        const savePath = services.saves.pathOf(input.id, sagaId)
         const { sizeBytes } = await services.driver.save(input.id, savePath, { signal })
         await services.ledger.enter(input.id, { kind: 'saved', savePath, sizeBytes: sizeBytes as never }, { cause: 'requested' })
       }),
     },
+    { name: 'drop-saves', do: dropSaves },
   ],
 })
-
-/** The guest runs: a file that cannot be removed is no reason to fail. The next save replaces it, `destroy` removes it. */
-async function dropSave({ services, input, log }: Context<VerbInput>): Promise<void> {
-  try {
-    await services.saves.remove(services.saves.pathOf(input.id))
-  } catch (error) {
-    log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
-  }
-}
 
 const restore = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.restore',
@@ -322,29 +352,38 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
       do: intending('restore', async ({ services, signal }, domain) => {
         if (domain.state.kind === 'saved') await services.driver.restore(domain, domain.state.savePath, { signal })
       }),
-      /** A guest that has gone on after its save must not be brought back to it: its disks have moved on. It goes on, and the save goes. */
+      /** Back to the save for as long as it is in force. A guest that was taken over stays, running or paused: there is no other copy of it. */
       undo: intending('poweroff', async (context, domain) => {
         const { services, input } = context
         const seen = await seenBy(context)
         if (seen === null) return
         if (seen.kind === 'running') {
           await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
-          await dropSave(context)
+          await dropSaves(context)
           return
         }
+        if (domain.state.kind !== 'saved') return
         await services.driver.destroy(input.id)
         if (domain.forwards.length > 0) await services.ledger.update({ ...domain, forwards: [] })
       }),
     },
     {
+      /** From here on the save is spent. */
+      name: 'take-over',
+      do: intending('restore', async ({ services, input, signal }, domain) => {
+        if (domain.state.kind !== 'saved') return
+        await noteForwards(services, input.id, signal)
+        await services.ledger.enter(input.id, { kind: 'paused', cause: 'requested' }, { cause: 'requested' })
+      }),
+    },
+    {
       name: 'unpause',
       do: intending('restore', async ({ services, input, signal }) => {
-        await noteForwards(services, input.id, signal)
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
     },
-    { name: 'drop-save', do: dropSave },
+    { name: 'drop-saves', do: dropSaves },
   ],
 })
 
@@ -377,7 +416,7 @@ const destroy = defineSaga<VerbInput, ToolstackServices>({
         await services.volumes.remove(seedVolume(input.id))
         await services.volumes.remove(rootVolume(input.id))
         // Last: without its disks a save is worth nothing, and a domain whose disks stay is still `saved`.
-        await services.saves.remove(services.saves.pathOf(input.id))
+        await services.saves.keepOnly(input.id, null)
       },
     },
     { name: 'record', do: ({ services, input }) => services.ledger.forget(input.id) },

@@ -1,7 +1,7 @@
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { Fault } from '@typevisor/base'
+import { Fault, toFault } from '@typevisor/base'
 import { keepJoined, openHost } from '@typevisor/agent'
 import { consoleLog, realClock, realRng, uuidv7Ids } from '@typevisor/runtime-node'
 import type { Command } from '../terminal.ts'
@@ -51,7 +51,7 @@ export const agent: Command = {
     })
     process.once('SIGINT', stop)
     process.once('SIGTERM', stop)
-    await keepJoined({
+    const refused = await keepJoined({
       agent: host.agent,
       serverUrl: server,
       token,
@@ -59,8 +59,13 @@ export const agent: Command = {
       log,
       signal: stopping.signal,
       onState: (state, detail) => terminal.out(state === 'joined' ? `joined ${detail} as ${name}` : `away: ${detail}`),
-    })
+    }).then(
+      () => null,
+      (error: unknown) => toFault(error),
+    )
     await host.close()
+    // With the server's words; guests go on here as at every other end.
+    if (refused) throw refused
     if (broken)
       throw new Fault('failed', `the journal cannot be trusted any more; start again to read it anew`, { cause: broken })
     terminal.out('stopped; guests go on')

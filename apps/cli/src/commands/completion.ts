@@ -1,63 +1,202 @@
-/** Completion scripts. They ask `typevisor` for nothing: the words are in the script, made from the same table. */
+/**
+ * Completion scripts. Verbs, flags and their values are in the script, made from the tables that are parsed by; names of instances, images
+ * and hosts are asked of the server while one types (`completion names KIND`): shortly, and in silence when it is away.
+ */
 import { Fault } from '@typevisor/base'
 import type { OperationName } from '@typevisor/api'
-import { VERB_DATA } from '@typevisor/api/verbs'
+import type { Client } from '@typevisor/api/client'
+import { VERB_DATA, type VerbData } from '@typevisor/api/verbs'
 import { COMMANDS } from '../commands.ts'
-import type { Command } from '../terminal.ts'
+import type { Command, Terminal } from '../terminal.ts'
 import { flagsOf } from '../options.ts'
-import { verbsOf } from '../verb.ts'
+import { ownFlagsOf } from '../own-flags.ts'
+import { clientOf, verbsOf } from '../verb.ts'
+
+const NAMES_LIMIT_MS = 800
+const NAMES_COUNT_MAX = 500
 
 const nouns = (): string[] =>
   [...new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0] as string))].filter((noun) => verbsOf(noun).length > 0)
-const flags = (noun: string, verb: string): string =>
-  ['--json', '--help', ...flagsOf(VERB_DATA[`${noun}.${verb}` as OperationName]).map((flag) => `--${flag.name}`)].join(' ')
+const verbOf = (noun: string, verb: string): VerbData => VERB_DATA[`${noun}.${verb}` as OperationName]
+const flagWords = (noun: string, verb: string): string[] => {
+  const data = verbOf(noun, verb)
+  return [...flagsOf(data).map((flag) => `--${flag.name}`), ...ownFlagsOf(data)]
+}
 
-function bash(): string {
-  const verbCases = nouns().map((noun) => `    ${noun}) words="${verbsOf(noun).join(' ')}";;`)
+/** How names are found, by what they name. */
+const NAMES: Readonly<Record<string, (client: Client, signal: AbortSignal) => Promise<string[]>>> = {
+  instance: async (client, signal) =>
+    (await client.call('instance.list', { query: { limit: NAMES_COUNT_MAX } }, { signal })).items.map((item) => item.name),
+  image: async (client, signal) => [
+    ...new Set((await client.call('image.list', {}, { signal })).items.map((item) => item.name)),
+    'micro',
+  ],
+  host: async (client, signal) => (await client.call('host.list', {}, { signal })).items.map((item) => item.name),
+  account: async (client, signal) => (await client.call('account.list', {}, { signal })).items.map((item) => item.name),
+  token: async (client, signal) => (await client.call('token.list', {}, { signal })).items.map((item) => item.id),
+  operation: async (client, signal) =>
+    (await client.call('operation.list', { query: { limit: 50 } }, { signal })).items.map((item) => item.id),
+}
+
+/** Never an error: the line that is being typed must not be written over. */
+async function printNames(kind: string, terminal: Terminal): Promise<void> {
+  const find = Object.hasOwn(NAMES, kind) ? NAMES[kind] : undefined
+  try {
+    const names = await find?.(clientOf(terminal), AbortSignal.timeout(NAMES_LIMIT_MS))
+    if (names && names.length > 0) terminal.out([...new Set(names)].join('\n'))
+  } catch {
+    // The server is away, or says no: nothing is completed.
+  }
+}
+
+interface ValueWords {
+  readonly flag: string
+  /** Words, or what names are asked for. */
+  readonly words?: readonly string[]
+  readonly names?: string
+}
+
+/** What stands behind a flag, where that is known. Flags of one name mean the same everywhere; where they do not, all is offered. */
+function valuesOfFlags(): ValueWords[] {
+  const words = new Map<string, Set<string>>([['--wait', new Set(['console', 'agent', 'done'])]])
+  for (const noun of nouns()) {
+    for (const verb of verbsOf(noun)) {
+      for (const { name, field, value } of flagsOf(verbOf(noun, verb))) {
+        if (value === null || !field.values) continue
+        const known = words.get(`--${name}`) ?? new Set()
+        for (const each of field.values) known.add(each)
+        words.set(`--${name}`, known)
+      }
+    }
+  }
+  words.set('--driver', new Set(['qemu', 'sim']))
+  words.set('--log', new Set(['debug', 'info', 'warn', 'error']))
+  return [
+    ...[...words].map(([flag, values]) => ({ flag, words: [...values] })),
+    { flag: '--image', names: 'image' },
+    { flag: '--host', names: 'host' },
+  ]
+}
+
+/** The flags of the commands that are no operation: from their tables, else from their usage. */
+async function commandFlags(): Promise<Map<string, readonly string[]>> {
+  const entries = Object.entries(COMMANDS).map(async ([name, { load }]) => {
+    const { flags, usage } = await load()
+    const all = flags ? Object.keys(flags).map((flag) => `--${flag}`) : (usage.match(/--[a-z][a-z-]*/g) ?? [])
+    return [name, [...new Set([...all, '--help'])]] as const
+  })
+  return new Map([...(await Promise.all(entries))])
+}
+
+async function bash(): Promise<string> {
+  const commands = await commandFlags()
+  const verbCases = nouns().map((noun) => `      ${noun}) words="${verbsOf(noun).join(' ')}";;`)
+  const commandCases = [...commands].map(
+    ([name, flags]) => `    ${name}) words="${flags.join(' ')}${name === 'completion' ? ' bash zsh fish' : ''}"; more=;;`,
+  )
   const flagCases = nouns().flatMap((noun) =>
-    verbsOf(noun).map((verb) => `    "${noun} ${verb}") words="${flags(noun, verb)}";;`),
+    verbsOf(noun).map((verb) => {
+      const kind = verbOf(noun, verb).params[0]?.name ?? ''
+      return `      "${noun} ${verb}") words="${flagWords(noun, verb).join(' ')}"; kind="${Object.hasOwn(NAMES, kind) ? kind : ''}";;`
+    }),
+  )
+  const valueCases = valuesOfFlags().map(({ flag, words, names }) =>
+    names === undefined
+      ? `    ${flag}) words="${(words ?? []).join(' ')}"; more=;;`
+      : `    ${flag}) words="$("$self" completion names ${names} 2>/dev/null)"; more=;;`,
   )
   return `# bash completion for typevisor: source <(typevisor completion bash)
 _typevisor() {
-  local words="" current="\${COMP_WORDS[COMP_CWORD]}"
+  local words="" kind="" more=1 self="\${COMP_WORDS[0]}" current="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}"
+  COMPREPLY=()
+  # A command in a guest is that guest's affair.
+  local word
+  for word in "\${COMP_WORDS[@]:0:COMP_CWORD}"; do [ "$word" = "--" ] && return; done
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words="${[...nouns(), ...Object.keys(COMMANDS), 'help'].join(' ')}"
-  elif [ "$COMP_CWORD" -eq 2 ]; then
-    case "\${COMP_WORDS[1]}" in
+    words="${[...nouns(), ...commands.keys(), 'help', 'version'].join(' ')}"; more=
+  fi
+  [ -n "$more" ] && case "$before" in
+${valueCases.join('\n')}
+    --data|--tls-cert|--tls-key) COMPREPLY=($(compgen -f -- "$current")); return;;
+  esac
+  [ -n "$more" ] && case "\${COMP_WORDS[1]}" in
+${commandCases.join('\n')}
+    help) [ "$COMP_CWORD" -eq 2 ] && words="${[...nouns(), ...commands.keys()].join(' ')}"; more=;;
+  esac
+  if [ -n "$more" ]; then
+    if [ "$COMP_CWORD" -eq 2 ]; then
+      case "\${COMP_WORDS[1]}" in
 ${verbCases.join('\n')}
-    esac
-  else
-    case "\${COMP_WORDS[1]} \${COMP_WORDS[2]}" in
+      esac
+    else
+      case "\${COMP_WORDS[1]} \${COMP_WORDS[2]}" in
 ${flagCases.join('\n')}
-    esac
+      esac
+      if [ -n "$kind" ] && [ "$COMP_CWORD" -eq 3 ] && [ "\${current#-}" = "$current" ]; then
+        words="$("$self" completion names "$kind" 2>/dev/null)"
+      fi
+    fi
   fi
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }
 complete -F _typevisor typevisor ./typevisor`
 }
 
-const zsh = (): string => `# zsh completion for typevisor: source <(typevisor completion zsh)
+const zsh = async (): Promise<string> => `# zsh completion for typevisor: source <(typevisor completion zsh)
 autoload -U +X bashcompinit && bashcompinit
-${bash()}`
+${await bash()}`
 
-function fish(): string {
-  const top = [...nouns(), ...Object.keys(COMMANDS)]
+async function fish(): Promise<string> {
+  const commands = await commandFlags()
+  const top = [...nouns(), ...commands.keys(), 'help', 'version']
+  const values = new Map(valuesOfFlags().map((each) => [each.flag, each]))
+  const valueOf = (flag: string): string => {
+    const known = values.get(flag)
+    if (!known) return ''
+    return known.names === undefined
+      ? ` -x -a '${(known.words ?? []).join(' ')}'`
+      : ` -x -a '(typevisor completion names ${known.names} 2>/dev/null)'`
+  }
+  const lines = nouns().flatMap((noun) => [
+    `complete -c typevisor -f -n '__fish_seen_subcommand_from ${noun}; and not __fish_seen_subcommand_from ${verbsOf(noun).join(' ')}' -a '${verbsOf(noun).join(' ')}'`,
+    ...verbsOf(noun).flatMap((verb) => {
+      const when = `-n '__fish_seen_subcommand_from ${noun}; and __fish_seen_subcommand_from ${verb}'`
+      const kind = verbOf(noun, verb).params[0]?.name ?? ''
+      return [
+        ...(Object.hasOwn(NAMES, kind)
+          ? [`complete -c typevisor -f ${when} -a '(typevisor completion names ${kind} 2>/dev/null)'`]
+          : []),
+        ...flagWords(noun, verb).map((flag) => `complete -c typevisor -f ${when} -l ${flag.slice(2)}${valueOf(flag)}`),
+      ]
+    }),
+  ])
+  const own = [...commands].flatMap(([name, flags]) =>
+    flags.map((flag) => `complete -c typevisor -n '__fish_seen_subcommand_from ${name}' -l ${flag.slice(2)}${valueOf(flag)}`),
+  )
   return [
     '# fish completion for typevisor: typevisor completion fish | source',
     `complete -c typevisor -f -n __fish_use_subcommand -a '${top.join(' ')}'`,
-    ...nouns().map((noun) => `complete -c typevisor -f -n '__fish_seen_subcommand_from ${noun}' -a '${verbsOf(noun).join(' ')}'`),
+    ...lines,
+    ...own,
   ].join('\n')
 }
 
-const SHELLS: Readonly<Record<string, () => string>> = { bash, zsh, fish }
+const SHELLS: Readonly<Record<string, () => Promise<string>>> = { bash, zsh, fish }
 
 export const completion: Command = {
   summary: 'Print the completion script of a shell',
   usage: 'typevisor completion bash|zsh|fish',
-  async run([shell], terminal) {
+  async run([shell, kind], terminal) {
+    if (shell === 'names' && kind !== undefined) {
+      await printNames(kind, terminal)
+      return 0
+    }
     const script = shell !== undefined && Object.hasOwn(SHELLS, shell) ? SHELLS[shell] : undefined
-    if (!script) throw new Fault('invalid', `completion: got ${JSON.stringify(shell)}, want ${Object.keys(SHELLS).join(', ')}`)
-    terminal.out(script())
+    if (!script) {
+      const got = shell === undefined ? 'nothing' : JSON.stringify(shell)
+      throw new Fault('invalid', `completion: got ${got}, want ${Object.keys(SHELLS).join(', ')}`)
+    }
+    terminal.out(await script())
     return 0
   },
 }

@@ -1,91 +1,170 @@
 /** Looks at the machine and the data directory, says what is wrong and what to do. Changes nothing. Exit code 1 when something is wrong. */
 import { spawnSync } from 'node:child_process'
-import { existsSync, statfsSync } from 'node:fs'
+import { accessSync, constants, existsSync, statfsSync } from 'node:fs'
 import { availableParallelism, freemem, totalmem } from 'node:os'
 import { dirname } from 'node:path'
-import { formatBytes, GIB, MIB, toFault } from '@typevisor/base'
-import type { Command } from '../terminal.ts'
+import { formatBytes, GIB, MIB, toFault, type FaultCode } from '@typevisor/base'
+import type { Reply } from '@typevisor/api'
+import type { Command, Terminal } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
+import { EXIT } from '../exit-codes.ts'
+import { parseFlags, type FlagTable } from '../flags.ts'
+import { localTime } from '../format.ts'
 import { clientOf } from '../verb.ts'
+import { VERSION } from '../version.ts'
 
-interface Finding {
+const FLAGS = {} as const satisfies FlagTable
+
+export interface Finding {
   readonly what: string
   readonly ok: boolean
   readonly detail: string
+  /** What to do about it; null where nothing is wrong. */
+  readonly mend: string | null
 }
+const fine = (what: string, detail: string): Finding => ({ what, ok: true, detail, mend: null })
+const wrong = (what: string, detail: string, mend: string): Finding => ({ what, ok: false, detail, mend })
 
 const firstLine = (text: string): string => text.split('\n')[0]?.trim() ?? ''
+const ROOM_LEAST = 2 * GIB
+const MEMORY_LEAST = 512 * MIB
+const NODE_LEAST = 24
 
 function program(name: string, debianPackage: string): Finding {
-  const { status, stdout } = spawnSync(name, ['--version'], { encoding: 'utf8' })
-  return status === 0
-    ? { what: name, ok: true, detail: firstLine(stdout) }
-    : { what: name, ok: false, detail: `it does not run; apt-get install ${debianPackage}` }
+  const { status, stdout, error } = spawnSync(name, ['--version'], { encoding: 'utf8' })
+  if (status === 0) return fine(name, firstLine(stdout))
+  const why = error ? `it does not run (${(error as NodeJS.ErrnoException).code})` : `it ends with ${status}`
+  return wrong(name, why, `apt-get install ${debianPackage} (\`npm start\` as root does it by itself)`)
 }
 
-function space(path: string): Finding {
-  let folder = path
+function node(): Finding {
+  if (Number(process.versions.node.split('.')[0]) >= NODE_LEAST) return fine('node', process.version)
+  return wrong(
+    'node',
+    `${process.version}, want ${NODE_LEAST} or newer`,
+    'run `./typevisor`, which brings its own, after `npm ci`',
+  )
+}
+
+function memory(): Finding {
+  const detail = `${formatBytes(freemem())} free of ${formatBytes(totalmem())}`
+  if (freemem() > MEMORY_LEAST) return fine('memory', detail)
+  const mend = '`typevisor instance list` shows who holds it; `typevisor instance save NAME` puts a guest onto disk'
+  return wrong('memory', `${detail}; a guest and the platform want ${formatBytes(MEMORY_LEAST)}`, mend)
+}
+
+function space(dataDir: string): Finding {
+  let folder = dataDir
   while (!existsSync(folder) && folder !== '/') folder = dirname(folder)
   const { bavail, bsize } = statfsSync(folder)
-  const free = bavail * bsize
-  return {
-    what: 'disk space',
-    ok: free > 2 * GIB,
-    detail: `${formatBytes(free)} free at ${folder}${free > 2 * GIB ? '' : '; images and guests want 2 GiB and more'}`,
+  const detail = `${formatBytes(bavail * bsize)} free at ${folder}`
+  if (bavail * bsize > ROOM_LEAST) return fine('disk space', detail)
+  return wrong(
+    'disk space',
+    `${detail}; images and guests want ${formatBytes(ROOM_LEAST)} and more`,
+    'destroy instances that are not needed, or put the data directory elsewhere (`npm start -- --data DIR`)',
+  )
+}
+
+function dataDirectory(dataDir: string): Finding {
+  if (!existsSync(dataDir)) return fine('data directory', `${dataDir} is not there yet; the first start makes it`)
+  try {
+    accessSync(dataDir, constants.R_OK | constants.W_OK | constants.X_OK)
+    return fine('data directory', dataDir)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    return wrong(
+      'data directory',
+      `${dataDir} cannot be used (${code})`,
+      'run this as the user that owns it, or set TYPEVISOR_DATA to the one that is meant',
+    )
   }
+}
+
+/** What the platform, where one answers, says of itself. */
+async function ofPlatform(terminal: Terminal): Promise<Finding[]> {
+  const client = clientOf(terminal)
+  const platform = await client.call('platform.get')
+  const findings = [
+    fine(
+      'platform',
+      `version ${platform.version}, process ${platform.pid}, ${platform.instanceCount} instance${platform.instanceCount === 1 ? '' : 's'}, database ${platform.database}`,
+    ),
+  ]
+  if (platform.version !== VERSION)
+    findings.push(
+      wrong(
+        'version',
+        `this is ${VERSION}, the platform ${platform.version}`,
+        'start the platform again, or use its own `typevisor`',
+      ),
+    )
+  const hosts = (await client.call('host.list')).items
+  if (hosts.length === 0)
+    findings.push(
+      wrong(
+        'hosts',
+        'there is none, so nothing can run',
+        'start without --no-agent, or join one: `typevisor host token NAME` there shows how',
+      ),
+    )
+  findings.push(...hosts.map(ofHost))
+  const stuck = await client.call('operation.list', { query: { state: 'stuck', limit: 100 } })
+  for (const { id, name, fault } of stuck.items) {
+    const mend = `\`typevisor operation retry ${id}\` tries its undo again; \`typevisor operation abandon ${id}\` lets go of what it holds`
+    findings.push(wrong(`operation ${id}`, `${name} is stuck: ${fault?.message ?? 'it does not say why'}`, mend))
+  }
+  return findings
+}
+
+function ofHost(host: Reply<'host.list'>['items'][number]): Finding {
+  if (host.connected) return fine(`host ${host.name}`, `${host.version}, ${host.accelerator}: ${host.acceleratorReason}`)
+  const since = host.lastSeenAt === null ? 'it never was' : `last seen ${localTime(host.lastSeenAt)}`
+  return wrong(
+    `host ${host.name}`,
+    `its agent is not connected (${since}); its guests go on`,
+    `start the agent there: \`typevisor agent --server URL --name ${host.name}\`, with the token of \`typevisor host token ${host.name}\`; if it is gone for good, \`typevisor host delete ${host.name}\``,
+  )
+}
+
+const MENDS: Partial<Record<FaultCode, string>> = {
+  unavailable: 'start it: `npm start`; or set TYPEVISOR_DATA, or TYPEVISOR_URL and TYPEVISOR_TOKEN, if it runs elsewhere',
+  unauthenticated:
+    "the token is another server's or has ended: start again, or set TYPEVISOR_TOKEN to one of `typevisor token create`",
+  forbidden: 'use a token whose scopes allow to read platform, host and operation',
 }
 
 export const doctor: Command = {
   summary: 'Look at what this machine can do and what is wrong',
   usage: 'typevisor doctor [--json]',
-  async run(_words, terminal, json) {
+  flags: FLAGS,
+  async run(words, terminal, json) {
+    parseFlags('doctor', FLAGS, words)
     const dataDir = dataDirOf(terminal.env)
     const findings: Finding[] = [
-      { what: 'node', ok: Number(process.versions.node.split('.')[0]) >= 24, detail: process.version },
-      { what: 'processors', ok: true, detail: String(availableParallelism()) },
-      { what: 'memory', ok: freemem() > 512 * MIB, detail: `${formatBytes(freemem())} free of ${formatBytes(totalmem())}` },
+      node(),
+      fine('processors', String(availableParallelism())),
+      memory(),
       space(dataDir),
+      dataDirectory(dataDir),
       program('qemu-system-x86_64', 'qemu-system-x86'),
       program('qemu-img', 'qemu-utils'),
-      {
-        what: '/dev/kvm',
-        ok: true,
-        detail: existsSync('/dev/kvm')
-          ? 'there; used only when a probe guest really runs on it'
-          : 'not there; guests are emulated',
-      },
+      fine(
+        '/dev/kvm',
+        existsSync('/dev/kvm') ? 'there; used only when a probe guest really runs on it' : 'not there; guests are emulated',
+      ),
     ]
     try {
-      const client = clientOf(terminal)
-      const platform = await client.call('platform.get')
-      findings.push({
-        what: 'platform',
-        ok: true,
-        detail: `version ${platform.version}, process ${platform.pid}, ${platform.instanceCount} instances, database ${platform.database}`,
-      })
-      for (const host of (await client.call('host.list')).items) {
-        findings.push({
-          what: `host ${host.name}`,
-          ok: host.connected,
-          detail: host.connected
-            ? `${host.version}, ${host.accelerator}: ${host.acceleratorReason}`
-            : 'its agent is not connected',
-        })
-      }
-      const stuck = (await client.call('operation.list', { query: { limit: 500 } })).items.filter(
-        (operation) => operation.state === 'stuck',
-      )
-      for (const operation of stuck)
-        findings.push({
-          what: `operation ${operation.id}`,
-          ok: false,
-          detail: `${operation.name} is stuck: ${operation.fault?.message ?? ''}`,
-        })
+      findings.push(...(await ofPlatform(terminal)))
     } catch (error) {
-      findings.push({ what: 'platform', ok: false, detail: toFault(error).message })
+      const { code, message } = toFault(error)
+      findings.push(wrong('platform', message, MENDS[code] ?? 'look at what the platform prints: `npm start -- --log info`'))
     }
     if (json) terminal.out(JSON.stringify(findings, null, 2))
-    else for (const { what, ok, detail } of findings) terminal.out(`${ok ? 'ok   ' : 'WRONG'} ${what}: ${detail}`)
-    return findings.every((finding) => finding.ok) ? 0 : 1
+    else for (const finding of findings) terminal.out(lineOf(finding))
+    return findings.every((finding) => finding.ok) ? EXIT.ok : EXIT.failed
   },
 }
+
+const lineOf = ({ what, ok, detail, mend }: Finding): string =>
+  `${ok ? 'ok   ' : 'WRONG'} ${what}: ${detail}${mend === null ? '' : `\n      mend: ${mend}`}`

@@ -4,7 +4,6 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { Fault, toFault, type Log } from '@typevisor/base'
 import { openHost, type Host } from '@typevisor/agent'
 import { startServer, type RunningServer } from '@typevisor/server'
@@ -13,13 +12,32 @@ import { createClient, type Client } from '@typevisor/api/client'
 import type { Command, Terminal } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
 import { EXIT } from '../exit-codes.ts'
+import { parseFlags, type FlagTable } from '../flags.ts'
 import { fetchFor } from '../node-fetch.ts'
+import { Progress } from '../progress.ts'
 import { VERSION } from '../version.ts'
 import { waitForGuest } from './wait.ts'
 
 const PORT = 8006
-const USAGE =
-  'typevisor start [--port P] [--listen ADDRESS] [--name NAME ...] [--trusted-proxy ADDRESS ...] [--trusted-origin URL ...] [--data DIR] [--empty] [--no-agent] [--driver qemu|sim] [--host NAME] [--tls-cert FILE --tls-key FILE] [--log LEVEL]'
+const USAGE = 'typevisor start [--flag VALUE ...]'
+const FLAGS = {
+  port: { value: 'PORT', text: `port of the portal and the API; 0: any free one (default ${PORT})` },
+  listen: { value: 'ADDRESS', text: 'address to listen on (default 127.0.0.1)' },
+  name: { value: 'NAME', many: true, text: 'a name that it is called by from elsewhere, such as cloud.example; again for more' },
+  'trusted-proxy': { value: 'ADDRESS', many: true, text: 'a proxy whose word on the caller is taken; again for more' },
+  'trusted-origin': { value: 'URL', many: true, text: 'another origin whose pages may call with a session; again for more' },
+  data: {
+    value: 'DIR',
+    text: 'data directory (default TYPEVISOR_DATA, else /var/lib/typevisor as root, ~/.local/share/typevisor)',
+  },
+  empty: { text: 'no first instance' },
+  'no-agent': { text: 'the server alone: no guests on this machine' },
+  driver: { value: 'qemu|sim', text: 'qemu: real guests; sim: domains in memory, to try it out (default qemu)' },
+  host: { value: 'NAME', text: 'what this machine is called as a host (default local)' },
+  'tls-cert': { value: 'FILE', text: 'certificate (PEM), with --tls-key: speak TLS' },
+  'tls-key': { value: 'FILE', text: 'its private key (PEM)' },
+  log: { value: 'debug|info|warn|error', text: 'least weight of what is logged to standard error (default warn)' },
+} as const satisfies FlagTable
 
 export interface StartOptions {
   readonly port: number
@@ -38,29 +56,7 @@ export interface StartOptions {
 
 /** @throws Fault `invalid` naming the flag. */
 export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): StartOptions {
-  let values
-  try {
-    values = parseArgs({
-      args: [...words],
-      options: {
-        port: { type: 'string' },
-        listen: { type: 'string' },
-        name: { type: 'string', multiple: true },
-        'trusted-proxy': { type: 'string', multiple: true },
-        'trusted-origin': { type: 'string', multiple: true },
-        data: { type: 'string' },
-        empty: { type: 'boolean' },
-        'no-agent': { type: 'boolean' },
-        driver: { type: 'string' },
-        host: { type: 'string' },
-        'tls-cert': { type: 'string' },
-        'tls-key': { type: 'string' },
-        log: { type: 'string' },
-      },
-    }).values
-  } catch (error) {
-    throw new Fault('invalid', `start: ${(error as Error).message}`, { cause: error })
-  }
+  const values = parseFlags('start', FLAGS, words)
   const port = values.port === undefined ? PORT : Number(values.port)
   if (!Number.isInteger(port) || port < 0 || port > 65_535)
     throw new Fault('invalid', `--port: got ${JSON.stringify(values.port)}, want 0 to 65535 (0: any free one)`)
@@ -95,6 +91,7 @@ export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): St
 export const start: Command = {
   summary: 'Start the platform on this machine',
   usage: USAGE,
+  flags: FLAGS,
   async run(words, terminal) {
     const options = parseStart(words, terminal.env)
     // From here on, so that a Ctrl-C during the start stops what was started; a second one changes nothing.
@@ -104,18 +101,7 @@ export const start: Command = {
     process.on('SIGTERM', onSignal)
     const platform = await startPlatform(options, terminal.env)
     const { server } = platform
-    terminal.out(`typevisor ${VERSION} on ${options.dataDir}`)
-    terminal.out(`portal: ${server.url}`)
-    if (options.listen !== undefined && options.tls === undefined && !/^(127\.|::1$|localhost$)/.test(options.listen)) {
-      terminal.say(
-        `typevisor: ${options.listen} is reached from elsewhere without TLS: passwords and tokens travel in clear (--tls-cert, --tls-key)`,
-      )
-    }
-    if (server.firstAccount) {
-      terminal.out(
-        `sign in as ${server.firstAccount.name} with ${server.firstAccount.password} (shown this once; \`typevisor account password ${server.firstAccount.name}\` sets another)`,
-      )
-    }
+    greet(options, server, terminal)
     const stopped = untilStopped(platform, interrupted.promise, terminal)
     if (options.agent && !options.empty) {
       await firstInstance(
@@ -123,11 +109,38 @@ export const start: Command = {
         terminal,
         platform.stopping.signal,
       ).catch((error: unknown) => {
-        if (!platform.stopping.signal.aborted) terminal.say(`typevisor: the first instance: ${toFault(error).message}`)
+        if (platform.stopping.signal.aborted) return
+        terminal.say(`typevisor: the first instance: ${toFault(error).message}`)
+        terminal.say('the platform runs all the same; `typevisor doctor` says what is missing')
       })
     }
+    if (!platform.stopping.signal.aborted)
+      terminal.out(
+        options.driver === 'sim' && options.agent
+          ? 'Ctrl-C stops it; domains in memory end with it'
+          : 'Ctrl-C stops it; guests go on without it, and the next start finds them (`typevisor down --guests` stops them too)',
+      )
     return stopped
   },
+}
+
+/** For people: where it is, and how to get in. */
+function greet(options: StartOptions, server: RunningServer, terminal: Terminal): void {
+  terminal.out(`typevisor ${VERSION} on ${options.dataDir}`)
+  terminal.out(`portal: ${server.url}`)
+  if (options.listen !== undefined && options.tls === undefined && !/^(127\.|::1$|localhost$)/.test(options.listen)) {
+    terminal.say(
+      `typevisor: ${options.listen} is reached from elsewhere without TLS: passwords and tokens travel in clear (--tls-cert, --tls-key)`,
+    )
+  }
+  if (server.firstAccount) {
+    const { name, password } = server.firstAccount
+    terminal.out(`account: ${name}`)
+    terminal.out(`password: ${password}`)
+    terminal.out(
+      `  (until somebody has signed in with it, each start makes another; \`typevisor account password ${name}\` sets one of your own)`,
+    )
+  }
 }
 
 export interface Platform {
@@ -194,32 +207,38 @@ export async function startPlatform(options: StartOptions, env: NodeJS.ProcessEn
 async function firstInstance(client: Client, terminal: Terminal, signal: AbortSignal): Promise<void> {
   const instances = await client.call('instance.list', { query: { limit: 1 } }, { signal })
   if (instances.total > 0) {
-    terminal.out(`instances: ${instances.total}`)
+    const running = await client.call('instance.list', { query: { limit: 1, state: 'running' } }, { signal })
+    terminal.out(`instances: ${instances.total}, ${running.total} of them running`)
     return
   }
   const images = await client.call('image.list', {}, { signal })
   if (!images.items.some((image) => image.name === 'micro')) {
     terminal.out('building the starter image `micro` from Debian packages ...')
-    await untilDone(client, await client.call('image.build', { params: { image: 'micro' }, body: {} }, { signal }), signal)
+    const build = await client.call('image.build', { params: { image: 'micro' }, body: {} }, { signal })
+    await untilDone(client, build, 'building micro', signal)
   }
   terminal.out('booting the first instance, `hello` ...')
   const begin = performance.now()
   const created = await client.call('instance.create', { body: { name: 'hello', image: 'micro' } }, { signal })
-  await untilDone(client, created, signal)
-  if (created.instance) await waitForGuest(client, created.instance.id, 'console', terminal)
+  await untilDone(client, created, 'booting hello', signal)
+  if (created.instance) await waitForGuest(client, created.instance.id, 'console', signal)
   terminal.out(
     `hello is up after ${((performance.now() - begin) / 1000).toFixed(1)} s; \`./typevisor instance console hello\` or the portal shows its console`,
   )
 }
 
+/** With progress where somebody looks. */
 async function untilDone(
   client: Client,
   accepted: Awaited<ReturnType<typeof client.call<'instance.create'>>>,
+  title: string,
   signal: AbortSignal,
 ): Promise<void> {
+  using progress = new Progress(title)
   let { operation } = accepted
   while (operation.state === 'running' || operation.state === 'undoing') {
-    operation = await client.call('operation.get', { params: { operation: operation.id }, query: { wait: 20 } }, { signal })
+    progress.show(operation.step ?? 'waiting', operation.progress)
+    operation = await client.call('operation.get', { params: { operation: operation.id }, query: { wait: 1 } }, { signal })
   }
   if (operation.fault) throw new Fault('failed', operation.fault.message)
 }
@@ -234,11 +253,12 @@ async function untilStopped(platform: Platform, interrupted: Promise<void>, term
   if ('fault' in why)
     terminal.say(`typevisor: the agent's journal cannot be trusted any more (${why.fault.message}); start again to read it anew`)
   platform.stopping.abort(new Fault('aborted', 'the platform stops'))
+  if (!guests) terminal.out('stopping ...')
   const running = platform.host?.runningCount() ?? 0
   let left: readonly string[] = []
   try {
     if (guests && platform.host) {
-      terminal.out(`stopping ${running} guest${running === 1 ? '' : 's'} ...`)
+      if (running > 0) terminal.out(`stopping ${running} guest${running === 1 ? '' : 's'} ...`)
       left = await platform.host.stopGuests()
     }
   } finally {
@@ -254,7 +274,7 @@ async function untilStopped(platform: Platform, interrupted: Promise<void>, term
   } else if (!guests && running > 0) {
     const [go, them] = running === 1 ? ['guest goes', 'it'] : ['guests go', 'them']
     terminal.out(
-      `stopped; ${running} ${go} on without it. The next start finds ${them}; \`typevisor down --guests\` stops guests too`,
+      `stopped; ${running} ${go} on without it. The next start finds ${them}; while it runs \`typevisor down --guests\` stops ${them} too`,
     )
   } else terminal.out('stopped')
   return EXIT.ok

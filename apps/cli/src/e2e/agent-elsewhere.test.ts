@@ -101,10 +101,7 @@ describe('agents elsewhere, over domains in memory', () => {
   })
 
   test('without a host an instance is refused, and says what is missing', async () => {
-    const { operation } = await life.client.call('instance.create', { body: { name: 'nowhere' }, query: { wait: 30 } })
-    assert.equal(operation.state, 'undone')
-    assert.match(operation.fault?.message ?? '', /no host/)
-    await life.client.call('instance.destroy', { params: { instance: 'nowhere' }, query: { wait: 30 } })
+    await assert.rejects(life.client.call('instance.create', { body: { name: 'nowhere' } }), /no host is connected/)
   })
 
   test('several agents on one machine take instances in turn, each what is placed on it', async () => {
@@ -123,8 +120,7 @@ describe('agents elsewhere, over domains in memory', () => {
     )
     const asked = await create('asked', 'two')
     assert.equal(asked.instance?.host, 'two')
-    assert.equal((await create('none', 'three')).operation.fault?.code, 'not_found')
-    await life.client.call('instance.destroy', { params: { instance: 'none' }, query: { wait: 30 } })
+    await assert.rejects(create('none', 'three'), isFault('not_found'))
   })
 
   test('verbs, exec and the console go through a remote agent', async () => {
@@ -156,20 +152,37 @@ describe('agents elsewhere, over domains in memory', () => {
     }
   })
 
-  test('a token that is wrong, of no host or of another host is refused, and the agent says why', async () => {
+  test('a token that is wrong, of no host or of another host ends the agent with the server’s words and exit code 5', async () => {
     const good = await hostToken(life.client, 'three')
     const wrong = await begin('three', { token: `${good.slice(0, -4)}AAAA` })
-    await wrong.child.says(/away: .*401/)
+    assert.equal(await wrong.child.exited, 5)
+    assert.match(wrong.child.said(), /401.*the token is not one of a host/)
     const personal = await begin('three', { token: life.token })
-    await personal.child.says(/away: .*401/)
+    assert.equal(await personal.child.exited, 5)
     const other = await begin('four', { token: good })
-    await other.child.says(/it calls itself four, its token is of three/)
+    assert.equal(await other.child.exited, 5)
+    assert.match(other.child.said(), /it calls itself four, its token is of three/)
+    for (const { child } of [wrong, personal, other]) assert.doesNotMatch(child.said(), /joined/)
     const { items } = await life.client.call('host.list', {})
     assert.ok(
       items.every((host) => host.connected === (host.name === 'one' || host.name === 'two')),
       JSON.stringify(items),
     )
-    for (const { child } of [wrong, personal, other]) await child.kill('SIGTERM')
+  })
+
+  test('an agent whose token is ended by a new one stops for good; one whose server starts anew waits and joins', async () => {
+    const { child } = await begin('renewed')
+    await child.says(/joined/)
+    await hostToken(life.client, 'renewed')
+    assert.equal(await child.exited, 5)
+    const waiting = await begin('patient')
+    await waiting.child.says(/joined/)
+    await life.child.kill('SIGKILL')
+    await waiting.child.says(/away/)
+    life = await server.start('--no-agent')
+    address.target = life.url
+    await untilConnected(life.client, 'patient')
+    await waiting.child.kill('SIGTERM')
   })
 
   test('a newer agent of the same host takes the place of the older one, and every event is told once', async () => {
@@ -207,7 +220,7 @@ describe('agents elsewhere, over domains in memory', () => {
     folders.push(dataDir)
     const first = await begin('lonely', { dataDir })
     await first.child.says(/joined/)
-    const second = await begin('lonely', { dataDir })
+    const second = await begin('lonely', first.agent)
     assert.equal(await second.child.exited, 4)
     assert.match(second.child.said(), new RegExp(`in use by process ${first.child.pid}`))
     await first.child.kill('SIGTERM')

@@ -169,11 +169,9 @@ describe('with guests under QEMU', () => {
   })
   after(() => host[Symbol.asyncDispose]())
 
-  test('an image that is not there: the operation names it, nothing is left, and the row says why', async () => {
-    const { operation, instance } = await create(client, 'no-image', { image: 'nothing' })
-    assert.deepEqual([operation.state, operation.fault?.code, instance?.state.kind], ['undone', 'not_found', 'failed'])
-    assert.match(instance?.state.detail ?? '', /image nothing/)
-    await verb(client, 'destroy', 'no-image')
+  test('an image that is not there is refused by name, and nothing is left', async () => {
+    await assert.rejects(create(client, 'no-image', { image: 'nothing' }), /image nothing/)
+    assert.equal((await client.call('instance.list', { query: { search: 'no-image' } })).total, 0)
     assert.deepEqual(await readdir(join(agentDir, 'volumes')), [])
   })
 

@@ -1,14 +1,23 @@
-import type { Reply } from '@typevisor/api'
 import { Fault } from '@typevisor/base'
 import { useQuery } from '@tanstack/react-query'
 import { createContext, useCallback, useContext, useEffect, useMemo, useState, type ReactNode } from 'react'
-import { dismissed, ended, followed, forgotten, NO_ACTIVITY, operationTitle, reconciled, type Activity } from './activity.ts'
+import {
+  dismissed,
+  ended,
+  followed,
+  forgotten,
+  NO_ACTIVITY,
+  operationTitle,
+  reconciled,
+  type Activity,
+  type Operation,
+} from './activity.ts'
 import { call } from './client.ts'
 import { apiQuery } from './queries.ts'
 
 interface ActivityStore extends Activity {
-  /** Follow an operation that the server has just accepted. */
-  readonly follow: (accepted: Reply<'instance.start'>, name: string) => void
+  /** Follow an operation that the server has just accepted, or has just been told to turn round. */
+  readonly follow: (accepted: { readonly operation: Operation }, name: string) => void
   readonly dismiss: (operationId: string) => void
 }
 
@@ -55,13 +64,12 @@ export function ActivityProvider({ children }: { readonly children: ReactNode })
     // Once for each answer: what it says does not change with the follows.
   }, [dataUpdatedAt])
 
-  const follow = useCallback((accepted: Reply<'instance.start'>, name: string) => {
-    const { operation } = accepted
+  const follow = useCallback(({ operation }: { readonly operation: Operation }, name: string) => {
     setActivity((now) =>
       followed(now, {
         operation,
         title: `${operationTitle(operation.name)} ${name}`,
-        instance: operation.name.startsWith('image.') ? null : name,
+        instance: operation.name.startsWith('instance.') ? name : null,
         begunAt: Date.now(),
       }),
     )

@@ -1,11 +1,26 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { dismissed, ended, followed, NO_ACTIVITY, operationTitle, outcomeOf, reconciled, type Operation } from './activity.ts'
+import {
+  decisionsOf,
+  dismissed,
+  ended,
+  followed,
+  NO_ACTIVITY,
+  operationTitle,
+  outcomeOf,
+  percentOf,
+  progressWords,
+  reconciled,
+  resourceText,
+  type Operation,
+} from './activity.ts'
 
 const operation = (id: string, change: Partial<Operation> = {}): Operation => ({
   id,
   name: 'instance.start',
   resource: 'i-1',
+  resourceName: 'web-1',
+  waitsFor: null,
   state: 'running',
   step: 'define',
   progress: 0.1,
@@ -53,9 +68,10 @@ test('an undone operation has failed when it has a fault, and was cancelled when
 })
 
 test('operations are called by what a person pressed', () => {
-  assert.deepEqual(['instance.shutdown', 'image.build', 'cloud.rain'].map(operationTitle), [
+  assert.deepEqual(['instance.shutdown', 'image.build', 'instance.clean-up', 'cloud.rain'].map(operationTitle), [
     'Shut down',
     'Build image',
+    'Clean up',
     'cloud.rain',
   ])
 })
@@ -64,4 +80,33 @@ test('notices are bounded', () => {
   let activity = NO_ACTIVITY
   for (let index = 0; index < 100; index += 1) activity = followed(activity, follow(String(index), { state: 'done' }))
   assert.equal(activity.notices.length, 20)
+})
+
+test('what gets stuck is told, though the server counts it among the unfinished', () => {
+  const activity = followed(NO_ACTIVITY, follow('a'))
+  const step = reconciled(activity, [operation('a', { state: 'stuck', updatedAt: 5 })])
+  assert.deepEqual(step.ended, ['a'])
+  assert.equal(ended(step.activity, operation('a', { state: 'stuck' })).notices.length, 1)
+})
+
+test('what runs can be cancelled, what is stuck is decided by an admin, what ended is ended', () => {
+  assert.deepEqual(decisionsOf(operation('a'), 'operator'), ['cancel'])
+  assert.deepEqual(decisionsOf(operation('a'), 'viewer'), [])
+  assert.deepEqual(decisionsOf(operation('a', { state: 'stuck' }), 'admin'), ['retry', 'abandon'])
+  assert.deepEqual(decisionsOf(operation('a', { state: 'stuck' }), 'operator'), [])
+  for (const state of ['done', 'undone', 'undoing'] as const)
+    assert.deepEqual(decisionsOf(operation('a', { state }), 'admin'), [])
+})
+
+test('an operation is about a thing by name, and by the front of its id where the name is not known', () => {
+  assert.equal(resourceText({ resource: '0192f000-0000-7000-8000-00000000aaaa', resourceName: 'web-1' }), 'web-1')
+  assert.equal(resourceText({ resource: '0192f000-0000-7000-8000-00000000aaaa', resourceName: null }), '0192f000-0000-7000')
+})
+
+test('an operation says in words what it does, or what it waits for', () => {
+  assert.deepEqual(progressWords(operation('a', { step: 'define', progress: 0.4 })), ['making its disk', '40 %'])
+  assert.deepEqual(progressWords(operation('a', { step: 'carry-out', progress: 0 })), ['on its host'])
+  const waiting = operation('a', { progress: 0.4, waitsFor: 'host rack-2, which is not connected' })
+  assert.deepEqual(progressWords(waiting), ['waits for host rack-2, which is not connected'])
+  assert.equal(percentOf(waiting), null)
 })

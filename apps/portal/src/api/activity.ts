@@ -2,7 +2,8 @@
  * The operations that this tab began, followed to their ends. One question (which are unfinished?) serves any number of them; one that
  * has left that answer is asked for once, for how it ended.
  */
-import type { Reply } from '@typevisor/api'
+import type { Reply, RoleName } from '@typevisor/api'
+import { mayCall } from './permission.ts'
 
 export type Operation = Reply<'operation.get'>
 
@@ -24,6 +25,7 @@ export interface Activity {
 export const NO_ACTIVITY: Activity = { follows: [], notices: [] }
 const MOST_NOTICES = 20
 
+/** Something of it still happens by itself; what is stuck waits for a person's word. */
 export const isUnfinished = (operation: Operation): boolean => operation.state === 'running' || operation.state === 'undoing'
 
 /** Whether an operation did what it was asked. `undone` without a fault: somebody cancelled it. */
@@ -46,7 +48,8 @@ export function reconciled(
   activity: Activity,
   unfinished: readonly Operation[],
 ): { activity: Activity; ended: readonly string[] } {
-  const known = new Map(unfinished.map((operation) => [operation.id, operation]))
+  // The server counts what is stuck among the unfinished, since it still holds its thing: here it has ended, and badly.
+  const known = new Map(unfinished.filter(isUnfinished).map((operation) => [operation.id, operation]))
   const ended = activity.follows.filter((follow) => !known.has(follow.operation.id)).map((follow) => follow.operation.id)
   const follows = activity.follows.map((follow) => {
     const operation = known.get(follow.operation.id)
@@ -83,7 +86,49 @@ const TITLES: Record<string, string> = {
   save: 'Save',
   restore: 'Restore',
   destroy: 'Destroy',
+  'clean-up': 'Clean up',
 }
 
 /** `instance.shutdown` -> `Shut down`. An operation that this portal does not know keeps its own name. */
 export const operationTitle = (name: string): string => TITLES[name.split('.').at(-1) ?? name] ?? name
+
+const STEPS: Record<string, string> = {
+  place: 'choosing a host',
+  define: 'making its disk',
+  start: 'booting',
+  'carry-out': 'on its host',
+  build: 'building',
+}
+/** The step under way in words; one that this portal does not know keeps its own name. */
+export const stepText = (step: string): string => STEPS[step] ?? step
+
+/** null: there is no measure of how far it is, or it has not moved yet. */
+export function percentOf({ progress, waitsFor }: Operation): number | null {
+  const percent = progress === null || waitsFor !== null ? 0 : Math.round(progress * 100)
+  return percent === 0 ? null : percent
+}
+
+/** What an operation under way is doing now: `making its disk`, `40 %`; or why nothing moves. */
+export function progressWords(operation: Operation): readonly string[] {
+  if (operation.waitsFor !== null) return [`waits for ${operation.waitsFor}`]
+  const percent = percentOf(operation)
+  return [...(operation.step === null ? [] : [stepText(operation.step)]), ...(percent === null ? [] : [`${percent} %`])]
+}
+
+/** What a person may still say to an operation. */
+export type Decision = 'cancel' | 'retry' | 'abandon'
+
+const DECISIONS: Record<Operation['state'], readonly Decision[]> = {
+  running: ['cancel'],
+  undoing: [],
+  done: [],
+  undone: [],
+  stuck: ['retry', 'abandon'],
+}
+
+export const decisionsOf = (operation: Pick<Operation, 'state'>, role: RoleName): readonly Decision[] =>
+  DECISIONS[operation.state].filter((decision) => mayCall(role, `operation.${decision}`))
+
+/** What the operation is about, as people call it: its name where it is known, else the front of its id. */
+export const resourceText = ({ resource, resourceName }: Pick<Operation, 'resource' | 'resourceName'>): string =>
+  resourceName ?? resource.slice(0, 18)

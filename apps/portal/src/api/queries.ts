@@ -36,5 +36,3 @@ export function makeQueryClient(onSignedOut: () => void): QueryClient {
     },
   })
 }
-
-export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { firstVerb, refusal, verbsOf, verbsOfAll, type Instance } from './verbs.ts'
+import { byForce, firstVerb, refusal, verbsOf, verbsOfAll, type Instance } from './verbs.ts'
 
 const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {}): Instance => ({
   id: 'i-1',
@@ -28,7 +28,7 @@ test('a running machine is not started, and a stopped one not shut down', () => 
 test('an instance that an operation holds waits for its end', () => {
   assert.equal(
     refusal('start', instance('stopped', { operation: { id: 'o', name: 'instance.save' } }), 'admin'),
-    'instance.save is under way',
+    'Save is under way',
   )
 })
 
@@ -64,4 +64,15 @@ test('a choice of several counts those that each verb reaches', () => {
   assert.equal(counts['start'], 1)
   assert.equal(counts['destroy'], 3)
   assert.equal(counts['unpause'], undefined)
+})
+
+test('what is on a host that is away can be destroyed by force, whatever its state and whatever holds it', () => {
+  for (const kind of ['running', 'creating', 'destroying'] as const) {
+    const away = instance(kind, { hostConnected: false, operation: { id: 'o', name: 'instance.pause' } })
+    assert.equal(refusal('destroy', away, 'operator'), null)
+    assert.ok(verbsOf(away).includes('destroy'))
+    assert.equal(byForce('destroy', away), true)
+  }
+  assert.equal(byForce('destroy', instance('running')), false)
+  assert.match(refusal('destroy', instance('running', { hostConnected: false }), 'viewer') ?? '', /viewer/)
 })

@@ -1,6 +1,7 @@
 /** The shared table of verbs, as a page needs it: which can be done to this instance now, and why not. */
 import type { OperationName, Reply, RoleName } from '@typevisor/api'
 import { canDo, VERB_NAMES, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { operationTitle } from './activity.ts'
 import { mayCall } from './permission.ts'
 
 export type Instance = Reply<'instance.get'>
@@ -12,18 +13,28 @@ const verbOperation = (verb: VerbName): OperationName & `instance.${VerbName}` =
 const allowed = (verb: VerbName, kind: Instance['state']['kind']): boolean =>
   kind === 'failed' ? verb === 'destroy' : canDo(verb, kind as DomainStateKind)
 
+/** Its host does not answer: nothing of it can be known or done there. */
+export const isAway = ({ host, hostConnected }: Instance): boolean => host !== null && !hostConnected
+
+/**
+ * Destroying goes by force where the host is away, in whatever state the instance is and whatever holds it: a machine that is gone for
+ * good would hold it for ever.
+ */
+export const byForce = (verb: VerbName, instance: Instance): boolean => verb === 'destroy' && isAway(instance)
+
 /** null: it can be done. Otherwise the reason why not, to be shown. */
 export function refusal(verb: VerbName, instance: Instance, role: RoleName): string | null {
   if (!mayCall(role, verbOperation(verb))) return `Your role, ${role}, may not do this`
-  if (instance.operation !== null) return `${instance.operation.name} is under way`
-  if (!instance.hostConnected && instance.host !== null) return `Host ${instance.host} is not connected`
+  if (byForce(verb, instance)) return null
+  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
+  if (isAway(instance)) return `Host ${instance.host} is not connected`
   if (!allowed(verb, instance.state.kind)) return `It is ${instance.state.kind}`
   return null
 }
 
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */
 export const verbsOf = (instance: Instance): readonly VerbName[] =>
-  VERB_NAMES.filter((verb) => allowed(verb, instance.state.kind))
+  VERB_NAMES.filter((verb) => allowed(verb, instance.state.kind) || byForce(verb, instance))
 
 /** The one that a person most likely wants: it gets a button of its own. */
 const FIRST: Partial<Record<Instance['state']['kind'], VerbName>> = {

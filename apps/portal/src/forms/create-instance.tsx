@@ -5,11 +5,12 @@ import { useNavigate } from '@tanstack/react-router'
 import { useEffect, useRef, useState, type FormEvent, type ReactNode } from 'react'
 import { useActivity } from '../api/activity-provider.tsx'
 import { call } from '../api/client.ts'
-import { apiQuery, messageOf } from '../api/queries.ts'
+import { messageOf } from '../api/message.ts'
+import { apiQuery } from '../api/queries.ts'
 import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
 import { FaultAlert } from './fault-alert.tsx'
-import { fieldErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
+import { faultErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
 import {
   inSizes,
   newDraft,
@@ -80,10 +81,7 @@ export function CreateInstance({ onClose, taken }: Props) {
       void navigate(path.instance(name))
     },
     onError: (error) => {
-      const found: FieldErrors<Field> = error instanceof Fault ? fieldErrors(error.details, FIELDS, ALIASES) : NO_ERRORS
-      // A name that is taken is told at the name, where it can be changed.
-      const conflict = error instanceof Fault && error.code === 'conflict' && found.at.name === undefined
-      setErrors(conflict ? { ...found, at: { ...found.at, name: error.message } } : found)
+      setErrors(error instanceof Fault ? faultErrors(error, FIELDS, { aliases: ALIASES, taken: 'name' }) : NO_ERRORS)
     },
   })
   useEffect(() => {

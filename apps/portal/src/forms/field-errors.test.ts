@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { fieldErrors, fieldOf } from './field-errors.ts'
+import { Fault } from '@typevisor/base'
+import { faultErrors, fieldErrors, fieldOf } from './field-errors.ts'
 
 test('a detail finds its field by the first part of its path', () => {
   assert.deepEqual(['name', 'body.name', 'forwards[1].hostPort', 'labels.a/b', ''].map(fieldOf), [
@@ -36,4 +37,13 @@ test('a field of the form may stand for a field of another name', () => {
   assert.deepEqual(fieldErrors([{ path: 'memoryBytes', want: '64 MiB', got: '1' }], ['memory'], { memoryBytes: 'memory' }).at, {
     memory: 'want 64 MiB, got 1',
   })
+})
+
+test('a conflict is said at the field that it names, and at the name where it names none', () => {
+  const details = [{ path: 'body.forwards[0].hostPort', want: 'a free port', got: '8080' }]
+  const port = faultErrors(new Fault('conflict', 'port 8080: web-1 has it', { details }), ['name', 'forwards'], { taken: 'name' })
+  assert.deepEqual(port.at, { forwards: '[0].hostPort: want a free port, got 8080' })
+  const name = faultErrors(new Fault('conflict', 'web-1 exists'), ['name', 'forwards'], { taken: 'name' })
+  assert.deepEqual(name.at, { name: 'web-1 exists' })
+  assert.deepEqual(faultErrors(new Fault('unavailable', 'no host is connected'), ['name'], { taken: 'name' }).at, {})
 })

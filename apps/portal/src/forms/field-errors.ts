@@ -2,7 +2,7 @@
  * Puts the details of the server's fault at the fields of a form. A detail that belongs to no field of the form is given back, to be
  * shown above it: nothing that the server said is lost.
  */
-import type { FaultDetail } from '@typevisor/base'
+import type { Fault, FaultDetail } from '@typevisor/base'
 
 export interface FieldErrors<F extends string> {
   readonly at: Partial<Record<F, string>>
@@ -34,4 +34,18 @@ export function fieldErrors<F extends string>(
     else at[field] = at[field] === undefined ? said : `${at[field]}; ${said}`
   }
   return { at, rest }
+}
+
+/**
+ * A whole fault. A conflict that names no field is put at `taken`, where it can be mended: a name that another has. One that does name a
+ * field, such as a port that is forwarded already, stays there.
+ */
+export function faultErrors<F extends string>(
+  fault: Fault,
+  fields: readonly F[],
+  { aliases = {}, taken }: { readonly aliases?: Readonly<Record<string, F>>; readonly taken?: F } = {},
+): FieldErrors<F> {
+  const found = fieldErrors(fault.details, fields, aliases)
+  if (taken === undefined || fault.code !== 'conflict' || fault.details.length > 0) return found
+  return { ...found, at: { [taken]: fault.message } as Partial<Record<F, string>> /* F is one name */ }
 }

@@ -3,7 +3,7 @@ import { Button, Group, Modal, Stack } from '@mantine/core'
 import { Fault } from '@typevisor/base'
 import { useMutation } from '@tanstack/react-query'
 import type { FormEvent, ReactNode } from 'react'
-import { messageOf } from '../api/queries.ts'
+import { messageOf } from '../api/message.ts'
 import { FaultAlert } from './fault-alert.tsx'
 import { fieldErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
 

@@ -6,23 +6,30 @@ import { useState } from 'react'
 import { apiQuery } from '../api/queries.ts'
 import { useMay } from '../api/session.ts'
 import { JoinHost } from '../forms/join-host.tsx'
+import { RemoveHost } from '../forms/remove-host.tsx'
 import { DataTable, type Column } from '../table/data-table.tsx'
+import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
+import { TextLink } from '../ui/link.tsx'
 import { Ago } from '../ui/now.tsx'
 import { Empty, Failure, PageHead, Rows } from '../ui/page.tsx'
 import { ConnectedBadge } from '../ui/state-badge.tsx'
 
 type Host = Reply<'host.list'>['items'][number]
 
+/** `QEMU 10.0.2` of driver `qemu` -> `10.0.2`. */
+const versionOf = ({ driver, version }: Host): string =>
+  version.toLowerCase().startsWith(`${driver} `) ? version.slice(driver.length + 1) : version
+
 const COLUMNS: readonly Column<Host>[] = [
-  { title: 'Host', main: true, cell: (host) => <strong>{host.name}</strong> },
+  { title: 'Host', main: true, cell: (host) => <strong className="whole">{host.name}</strong> },
   { title: 'State', shrink: true, cell: (host) => <ConnectedBadge connected={host.connected} /> },
   {
     title: 'Driver',
     label: true,
     cell: (host) => (
       <>
-        {host.driver} <span className="dim">{host.version}</span>
+        {host.driver} <span className="dim num">{versionOf(host)}</span>
       </>
     ),
   },
@@ -37,7 +44,16 @@ const COLUMNS: readonly Column<Host>[] = [
   },
   { title: 'Processors', label: true, align: 'right', cell: (host) => <span className="num">{host.cpuCount}</span> },
   { title: 'Memory', label: true, align: 'right', cell: (host) => <span className="num">{formatBytes(host.memoryBytes)}</span> },
-  { title: 'Instances', label: true, align: 'right', cell: (host) => <span className="num">{host.instanceCount}</span> },
+  {
+    title: 'Instances',
+    label: true,
+    align: 'right',
+    cell: (host) => (
+      <TextLink c="inherit" className="num" {...path.instances({ search: host.name })}>
+        {host.instanceCount}
+      </TextLink>
+    ),
+  },
   {
     title: 'Last seen',
     wide: true,
@@ -50,6 +66,7 @@ export function Hosts() {
   const hosts = useQuery(apiQuery('host.list', {}))
   const may = useMay()
   const [joining, setJoining] = useState(false)
+  const [removed, setRemoved] = useState<Host | null>(null)
   const button = may('host.token') ? (
     <Button variant="default" leftSection={<Icon name="plus" />} onClick={() => setJoining(true)} data-testid="join">
       Add a host
@@ -67,7 +84,8 @@ export function Hosts() {
           <Empty
             icon="host"
             title="No hosts yet"
-            text="A host is a machine with an agent on it. The platform's own appears here as soon as its agent is up."
+            text="A host is a machine with an agent on it, which runs the guests. The platform's own appears here as soon as its agent is up; any other is added."
+            action={button}
           />
         ) : (
           <DataTable
@@ -76,10 +94,27 @@ export function Hosts() {
             columns={COLUMNS}
             rowKey={(row) => row.name}
             rowName={(row) => row.name}
+            {...(may('host.delete') && {
+              menu: (row: Host) => (
+                <Button
+                  size="compact-xs"
+                  variant="light"
+                  color="red"
+                  disabled={row.connected}
+                  title={row.connected ? 'It is connected: stop its agent first' : undefined}
+                  aria-label={`Remove ${row.name}`}
+                  onClick={() => setRemoved(row)}
+                  data-testid="remove-host"
+                >
+                  Remove{'\u2026'}
+                </Button>
+              ),
+            })}
           />
         )}
       </div>
       <JoinHost opened={joining} onClose={() => setJoining(false)} />
+      <RemoveHost host={removed} onClose={() => setRemoved(null)} />
     </>
   )
 }

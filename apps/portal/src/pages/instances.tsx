@@ -2,7 +2,7 @@ import { Button, TextInput } from '@mantine/core'
 import { keepPreviousData, useQuery } from '@tanstack/react-query'
 import { useLocation, useNavigate, useSearch } from '@tanstack/react-router'
 import { formatBytes } from '@typevisor/base'
-import { lazy, Suspense, useEffect, useState } from 'react'
+import { lazy, Suspense, useEffect, useState, type ReactNode } from 'react'
 import { apiQuery } from '../api/queries.ts'
 import { useMay } from '../api/session.ts'
 import type { Instance } from '../api/verbs.ts'
@@ -12,7 +12,7 @@ import { nextPage, previousPage, readTrail, type PageStep } from '../table/pager
 import { NOTHING, visible } from '../table/selection.ts'
 import { TableFoot } from '../table/table-foot.tsx'
 import { Icon } from '../ui/icons.tsx'
-import { TextLink } from '../ui/link.tsx'
+import { ButtonLink, TextLink } from '../ui/link.tsx'
 import { Ago } from '../ui/now.tsx'
 import { Empty, Failure, PageHead, Rows } from '../ui/page.tsx'
 import { StateBadge, stateText } from '../ui/state-badge.tsx'
@@ -37,7 +37,12 @@ const COLUMNS: readonly Column<Instance, InstanceSort>[] = [
   { title: 'Name', sort: 'name', main: true, cell: (instance) => <NameCell instance={instance} /> },
   { title: 'State', sort: 'state', shrink: true, cell: (instance) => <StateBadge instance={instance} /> },
   { title: 'Image', cell: (instance) => instance.image },
-  { title: 'Host', wide: true, cell: (instance) => instance.host ?? <span className="dim">none yet</span> },
+  {
+    title: 'Host',
+    wide: true,
+    cell: (instance) =>
+      instance.host === null ? <span className="dim">none yet</span> : <span className="whole">{instance.host}</span>,
+  },
   { title: 'Size', sort: 'memoryBytes', cell: (instance) => <SizeText instance={instance} /> },
   { title: 'Created', sort: 'createdAt', wide: true, shrink: true, cell: (instance) => <Ago at={instance.createdAt} /> },
 ]
@@ -107,16 +112,7 @@ export function Instances() {
       <PageHead title="Instances" actions={mayCreate && !nothingAtAll ? createButton : undefined} />
       <div className="panel">
         {nothingAtAll ? (
-          <Empty
-            icon="instance"
-            title="No instances yet"
-            text={
-              mayCreate
-                ? 'An instance is a machine of your own, with a console and a disk. The first one is two clicks away and boots in seconds.'
-                : 'When somebody creates one, it appears here at once.'
-            }
-            action={mayCreate ? createButton : undefined}
-          />
+          <NoInstances action={mayCreate ? createButton : undefined} />
         ) : (
           <>
             <Filters search={search} onChange={(change) => go(narrowed(search, change), { replace: true })} />
@@ -173,6 +169,32 @@ export function Instances() {
         </Suspense>
       )}
     </>
+  )
+}
+
+function NoInstances({ action }: { readonly action: ReactNode }) {
+  const hosts = useQuery(apiQuery('host.list', {}))
+  if (hosts.data !== undefined && !hosts.data.items.some((host) => host.connected)) {
+    return (
+      <Empty
+        icon="host"
+        title="No host is connected"
+        text="Instances run on hosts. As soon as an agent is connected, the first one can be made."
+        action={<ButtonLink {...path.hosts()}>To the hosts</ButtonLink>}
+      />
+    )
+  }
+  return (
+    <Empty
+      icon="instance"
+      title="No instances yet"
+      text={
+        action === undefined
+          ? 'When somebody creates one, it appears here at once.'
+          : 'An instance is a machine of your own, with a console and a disk. The first one is two clicks away and boots in seconds.'
+      }
+      action={action}
+    />
   )
 }
 

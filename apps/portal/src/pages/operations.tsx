@@ -1,20 +1,29 @@
-import { Button, Progress, Text } from '@mantine/core'
+import { Progress, Text } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
-import { useState } from 'react'
-import { isUnfinished, operationTitle, type Operation } from '../api/activity.ts'
-import { call } from '../api/client.ts'
+import { useNavigate, useSearch } from '@tanstack/react-router'
+import { useEffect } from 'react'
+import {
+  decisionsOf,
+  isUnfinished,
+  operationTitle,
+  percentOf,
+  progressWords,
+  resourceText,
+  type Operation,
+} from '../api/activity.ts'
 import { apiQuery } from '../api/queries.ts'
-import { useMay } from '../api/session.ts'
+import { useSession } from '../api/session.ts'
 import { useCursorPages } from '../table/cursor-pages.tsx'
 import { DataTable, type Column } from '../table/data-table.tsx'
 import { TableFoot } from '../table/table-foot.tsx'
-import { path } from '../paths.ts'
-import { TextLink } from '../ui/link.tsx'
-import { useComplaints } from '../ui/notices.tsx'
+import { path, PATHS } from '../paths.ts'
+import { ButtonLink, TextLink } from '../ui/link.tsx'
 import { Ago } from '../ui/now.tsx'
+import { OperationButtons } from '../ui/operation-buttons.tsx'
 import { Empty, Failure, PageHead, Rows } from '../ui/page.tsx'
 import { OperationBadge } from '../ui/state-badge.tsx'
 import { lasting } from '../ui/time.ts'
+import { SHOWN, toOperationQuery, type Shown } from './operation-search.ts'
 
 const PAGE_SIZE = 50
 const PROGRESS_MS = 1_500
@@ -27,12 +36,11 @@ function Progressing({ operation }: { readonly operation: Operation }) {
     refetchInterval: PROGRESS_MS,
   })
   const now = following.data
-  const percent = now.progress === null ? null : Math.round(now.progress * 100)
+  const percent = percentOf(now)
   return (
     <div style={{ minWidth: 150 }}>
       <Text size="sm" c="dimmed" mb={4}>
-        {now.step ?? 'waiting'}
-        {percent !== null && <span className="num"> · {percent} %</span>}
+        <span className="num">{progressWords(now).join(' · ') || 'waiting'}</span>
       </Text>
       <Progress
         value={percent ?? 100}
@@ -55,15 +63,16 @@ function Ending({ operation }: { readonly operation: Operation }) {
   )
 }
 
-/** The operation names what it is about by id; an instance's page can be opened by that too. */
-function ResourceCell({ operation: { name, resource } }: { readonly operation: Operation }) {
-  const text = <span className="mono">{resource.slice(0, 18)}</span>
-  return name.startsWith('instance.') ? (
-    <TextLink c="dimmed" {...path.instance(resource)}>
-      {text}
+/** An instance's page can be opened by its id too, which still names this one when another has taken its name. */
+function ResourceCell({ operation }: { readonly operation: Operation }) {
+  const text = resourceText(operation)
+  const shown = operation.resourceName === null ? <span className="mono dim">{text}</span> : text
+  return operation.name.startsWith('instance.') ? (
+    <TextLink className="link" c="inherit" {...path.instance(operation.resource)}>
+      {shown}
     </TextLink>
   ) : (
-    <span className="dim">{text}</span>
+    shown
   )
 }
 
@@ -72,30 +81,33 @@ const COLUMNS: readonly Column<Operation>[] = [
     title: 'Operation',
     main: true,
     cell: (operation) => (
-      <>
-        <strong>{operationTitle(operation.name)}</strong> <span className="dim mono">{operation.name}</span>
-      </>
+      <span title={operation.name}>
+        <strong>{operationTitle(operation.name)}</strong> <ResourceCell operation={operation} />
+      </span>
     ),
   },
-  { title: 'Of', wide: true, cell: (operation) => <ResourceCell operation={operation} /> },
   { title: 'State', shrink: true, cell: (operation) => <OperationBadge operation={operation} /> },
   { title: 'Progress', ownLine: true, cell: (operation) => <Ending operation={operation} /> },
   { title: 'Begun', shrink: true, cell: (operation) => <Ago at={operation.createdAt} /> },
 ]
+const DECIDE: Column<Operation> = {
+  title: 'Decide',
+  shrink: true,
+  cell: (operation) => <OperationButtons operation={operation} />,
+}
+
+const NOTHING: Record<Shown, string> = {
+  all: 'Nothing has been done yet',
+  unfinished: 'Nothing is under way',
+  stuck: 'Nothing is stuck',
+}
 
 export function Operations() {
-  const [unfinished, setUnfinished] = useState(false)
-  const { answer, foot, first } = useCursorPages('operation.list', unfinished ? { unfinished: 'true' } : {}, PAGE_SIZE)
-  const may = useMay()
-  const { complain } = useComplaints()
-  const cancel = async (operation: Operation) => {
-    try {
-      await call('operation.cancel', { params: { operation: operation.id } })
-    } catch (error) {
-      complain(`${operationTitle(operation.name)} was not cancelled`, error)
-    }
-    void answer.refetch()
-  }
+  const { show = 'all' } = useSearch({ from: `/signed-in${PATHS.operations}` })
+  const { account } = useSession()
+  const navigate = useNavigate({ from: PATHS.operations })
+  const { answer, foot, first } = useCursorPages('operation.list', toOperationQuery(show), PAGE_SIZE)
+  useEffect(first, [show])
   const items = answer.data?.items
   return (
     <>
@@ -105,14 +117,18 @@ export function Operations() {
           <label className="select">
             <span className="select-label">Show</span>
             <select
-              value={String(unfinished)}
+              value={show}
               onChange={(event) => {
-                setUnfinished(event.currentTarget.value === 'true')
-                first()
+                const next = SHOWN.find(({ show: each }) => each === event.currentTarget.value)?.show
+                void navigate({ search: next === undefined || next === 'all' ? {} : { show: next } })
               }}
+              data-testid="show"
             >
-              <option value="false">all</option>
-              <option value="true">those under way</option>
+              {SHOWN.map((each) => (
+                <option key={each.show} value={each.show}>
+                  {each.title}
+                </option>
+              ))}
             </select>
           </label>
         </div>
@@ -125,23 +141,24 @@ export function Operations() {
         ) : items.length === 0 ? (
           <Empty
             icon="operation"
-            title={unfinished ? 'Nothing is under way' : 'Nothing has been done yet'}
+            title={NOTHING[show]}
             text="Whatever takes more than a moment is listed here, with its steps and how it ended."
+            action={
+              show === 'all' ? undefined : (
+                <ButtonLink variant="default" {...path.operations()}>
+                  Show all
+                </ButtonLink>
+              )
+            }
           />
         ) : (
           <DataTable
             label="Operations"
             rows={items}
-            columns={COLUMNS}
+            columns={items.some((each) => decisionsOf(each, account.role).length > 0) ? [...COLUMNS, DECIDE] : COLUMNS}
             rowKey={(row) => row.id}
-            rowName={(row) => row.name}
-            menu={(row) =>
-              row.state === 'running' && may('operation.cancel') ? (
-                <Button size="compact-xs" variant="default" onClick={() => void cancel(row)}>
-                  Cancel
-                </Button>
-              ) : null
-            }
+            rowName={(row) => `${row.name} ${resourceText(row)}`}
+            stale={answer.isPlaceholderData}
           />
         )}
         {items !== undefined && items.length > 0 && <TableFoot {...foot} shown={items.length} />}

@@ -1,7 +1,7 @@
 import { useRouter, type ErrorComponentProps } from '@tanstack/react-router'
 import { path } from '../paths.ts'
 import { ButtonLink } from '../ui/link.tsx'
-import { Empty, Failure, Rows } from '../ui/page.tsx'
+import { Empty, Failure, Rows, useTitle } from '../ui/page.tsx'
 
 export const PagePending = () => <Rows count={8} />
 
@@ -15,6 +15,7 @@ export function PageFailure({ error, reset }: ErrorComponentProps) {
 }
 
 export function PageMissing() {
+  useTitle('Nothing here')
   return (
     <Empty
       icon="search"

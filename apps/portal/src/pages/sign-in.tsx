@@ -3,7 +3,7 @@ import { Fault } from '@typevisor/base'
 import { useMutation, useQueryClient } from '@tanstack/react-query'
 import { useRouter, useSearch } from '@tanstack/react-router'
 import { useRef, useState, type FormEvent } from 'react'
-import { messageOf } from '../api/queries.ts'
+import { messageOf } from '../api/message.ts'
 import { signIn } from '../api/session.ts'
 import { PATHS, safeReturn } from '../paths.ts'
 import { Icon, Logo } from '../ui/icons.tsx'
@@ -74,7 +74,8 @@ export function SignIn() {
             Sign in
           </Button>
           <Text size="sm" c="dimmed">
-            The first password of <span className="mono">admin</span> was printed once, where the platform was started.
+            Until somebody has signed in, the first password of <span className="mono">admin</span> is printed where the platform
+            is started, a new one at each start.
           </Text>
         </Stack>
       </form>

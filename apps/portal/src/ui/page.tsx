@@ -1,7 +1,7 @@
 import { Button, Skeleton, Title } from '@mantine/core'
 import { Fault, FAULTS } from '@typevisor/base'
 import { useEffect, useRef, type ReactNode } from 'react'
-import { messageOf } from '../api/queries.ts'
+import { messageOf } from '../api/message.ts'
 import { Icon, type IconName } from './icons.tsx'
 
 export function useTitle(title: string): void {
@@ -24,12 +24,14 @@ function useHeadingFocus() {
 
 interface PageHeadProps {
   readonly title: string
+  /** The part of the page that is shown, for the window's title: `Console`. */
+  readonly part?: string | undefined
   readonly beside?: ReactNode
   readonly actions?: ReactNode
 }
 
-export function PageHead({ title, beside, actions }: PageHeadProps) {
-  useTitle(title)
+export function PageHead({ title, part, beside, actions }: PageHeadProps) {
+  useTitle(part === undefined ? title : `${part} · ${title}`)
   const heading = useHeadingFocus()
   return (
     <header className="page-head">
@@ -91,9 +93,15 @@ export function Failure({
   readonly onRetry: () => void
   readonly what: string
 }) {
-  const means = error instanceof Fault ? FAULTS[error.code].means : null
+  // What the browser could not even send is told in words already.
+  const means = error instanceof Fault && messageOf(error) === error.message ? FAULTS[error.code].means : null
   return (
-    <div className="empty tone-red" role="alert" data-testid="failure">
+    <div
+      className="empty tone-red"
+      role="alert"
+      data-testid="failure"
+      data-code={error instanceof Fault ? error.code : undefined}
+    >
       <Icon name="alert" size={40} />
       <h2>{what} could not be loaded</h2>
       <p>

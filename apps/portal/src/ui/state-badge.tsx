@@ -37,7 +37,8 @@ export function StateBadge({ instance }: { readonly instance: Instance }) {
     <span data-testid="state" data-state={instance.state.kind}>
       <Badge
         {...look}
-        busy={(look.busy ?? false) || instance.operation !== null}
+        {...(away && { tone: 'grey', hollow: true })}
+        busy={!away && ((look.busy ?? false) || instance.operation !== null)}
         title={away ? `The last state known: host ${instance.host} is not connected` : (instance.state.detail ?? undefined)}
         text={away ? `${look.text}?` : look.text}
       />

@@ -43,7 +43,7 @@ const night: MantineColorsTuple = [
 
 export const theme = createTheme({
   primaryColor: 'lapis',
-  primaryShade: { light: 7, dark: 5 },
+  primaryShade: { light: 7, dark: 6 },
   colors: { lapis, gray: slate, dark: night },
   fontFamily: 'ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif',
   fontFamilyMonospace:
@@ -81,8 +81,8 @@ export const cssVariables: CSSVariablesResolver = () => ({
     '--tv-line': '#e3e6eb',
     '--tv-hover': '#f1f3f7',
     '--tv-chosen': '#eef2ff',
-    '--tv-green': '#1c7a4b',
-    '--tv-amber': '#96600a',
+    '--tv-green': '#176a40',
+    '--tv-amber': '#8a5708',
     '--tv-red': '#bd2f2f',
     '--tv-violet': '#6a45b8',
     '--tv-blue': '#2f5fc0',

@@ -4,8 +4,8 @@ import { createContext, useCallback, useContext, useMemo, useState, type ReactNo
 import { useActivity } from '../api/activity-provider.tsx'
 import { call } from '../api/client.ts'
 import { useSession } from '../api/session.ts'
-import { firstVerb, refusal, VERBS, verbsOf, type Instance, type VerbName } from '../api/verbs.ts'
-import { ConfirmByName } from './confirm.tsx'
+import { byForce, firstVerb, refusal, VERBS, verbsOf, type Instance, type VerbName } from '../api/verbs.ts'
+import { Confirm } from './confirm.tsx'
 import { Icon, type IconName } from './icons.tsx'
 import { useComplaints } from './notices.tsx'
 
@@ -46,7 +46,11 @@ export function VerbProvider({ children }: { readonly children: ReactNode }) {
         for (let instance = queue.shift(); instance !== undefined; instance = queue.shift()) {
           try {
             // By id: a name may meanwhile belong to another.
-            follow(await call(`instance.${verb}`, { params: { instance: instance.id }, query: {} }), instance.name)
+            const params = { instance: instance.id }
+            const accepted = byForce(verb, instance)
+              ? await call('instance.destroy', { params, query: { force: 'true' } })
+              : await call(`instance.${verb}`, { params, query: {} })
+            follow(accepted, instance.name)
           } catch (error) {
             complain(`${VERBS[verb].title} ${instance.name} was refused`, error)
           }
@@ -87,17 +91,29 @@ function ConfirmVerb({
   const count = asked?.instances.length ?? 0
   const what = count === 1 ? (first?.name ?? '') : `${count} instances`
   const title = asked === null ? '' : VERBS[asked.verb].title
+  const away = asked?.instances.filter((instance) => byForce(asked.verb, instance)) ?? []
   const lost =
     asked?.verb === 'destroy'
       ? `${what} will be removed with ${count === 1 ? 'its' : 'their'} disks. This cannot be undone.`
       : `The power of ${what} is cut at once. What the guest has not written to its disks is lost.`
+  const hosts = [...new Set(away.map((instance) => instance.host))].join(', ')
   return (
-    <ConfirmByName
+    <Confirm
       opened={asked !== null}
       onClose={onClose}
       onConfirm={onConfirm}
       title={`${title} ${what}?`}
-      text={lost}
+      text={
+        <>
+          <p>{lost}</p>
+          {away.length > 0 && (
+            <p data-testid="by-force">
+              {count > away.length ? `${away.length} of them: host` : 'Host'} {hosts} is not connected, so this is done by force:
+              removed from the platform now, and ended on the host if it ever comes back.
+            </p>
+          )}
+        </>
+      }
       word={count === 1 ? (first?.name ?? '') : String(count)}
       action={title}
     />

@@ -63,9 +63,17 @@ test('a new token ends the connection that the old one opened, and no other', as
   await using database = await testDatabase()
   const agents = new AgentRegistry(testClock)
   const stop = new AbortController()
-  const gateway = { database: database.executor, agents, crypto, log: memoryLog(), signal: stop.signal }
+  const gateway = { database: database.executor, agents, crypto, ids, log: memoryLog(), signal: stop.signal }
   await using server = await testServer({
-    handlers: hostHandlers({ db: database.db, agents, ids, rng, crypto }),
+    handlers: hostHandlers({
+      db: database.db,
+      database: database.executor,
+      agents,
+      engine: { drop: () => {} },
+      ids,
+      rng,
+      crypto,
+    }),
     http: { extend: (app) => addAgentRoute(app, gateway) },
   })
   const tokenFor = async (name: string): Promise<string> => {

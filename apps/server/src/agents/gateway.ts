@@ -1,6 +1,6 @@
 /** Where agents join: a WebSocket that their host token opens. One host, one agent: a newer connection takes the older one's place. */
 import type { FastifyInstance } from 'fastify'
-import { Fault, millis, toFault, type Clock, type Log } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type IdSource, type Log } from '@typevisor/base'
 import { AGENT_PATH, type AgentPort } from '@typevisor/api/agent-wire'
 import { connectAgent } from '@typevisor/api/agent-link'
 import { messageSocket } from '@typevisor/agent'
@@ -13,6 +13,7 @@ export interface GatewayOptions {
   readonly database: SqlExecutor
   readonly agents: AgentRegistry
   readonly crypto: SecretCrypto
+  readonly ids: IdSource
   readonly log: Log
   readonly signal: AbortSignal
 }
@@ -29,7 +30,7 @@ export interface HostJoin {
 
 /** Attaches an agent until its connection or the server ends, or a newer connection of the same host comes. */
 export async function serveHost(options: GatewayOptions, { name, agent, over, mayJoin, onJoined }: HostJoin): Promise<void> {
-  const { database, agents, log, signal } = options
+  const { agents, log, signal } = options
   const ending = new AbortController()
   const ended = Promise.withResolvers<void>()
   void over?.finally(() => ending.abort(new Fault('unavailable', `host ${name}: its agent went away`)))
@@ -37,7 +38,7 @@ export async function serveHost(options: GatewayOptions, { name, agent, over, ma
     await agents.take(name, { own: over === null, end: (reason) => ending.abort(reason), ended: ended.promise })
     await mayJoin?.()
     ending.signal.throwIfAborted()
-    const sync = await attachHost(database, name, agent, log, AbortSignal.any([ending.signal, signal]))
+    const sync = await attachHost(options, { name, agent, own: over === null }, AbortSignal.any([ending.signal, signal]))
     agents.attach(name, agent)
     onJoined?.()
     log.info('host.connected', { host: name, driver: agent.hello.driver, accelerator: agent.hello.accelerator })

@@ -1,18 +1,27 @@
 import { Fault, type IdSource, type Rng } from '@typevisor/base'
 import { newBearer, type SecretCrypto } from '@typevisor/identity'
+import type { SagaEngine, SagaId, SqlExecutor } from '@typevisor/saga'
+import { recordEntry } from '../db/audit.ts'
 import type { Db } from '../db/database.ts'
 import type { Handlers } from '../http/handler.ts'
+import { PLACEMENT_LOCK } from '../instances/create.ts'
+import { eventEffect } from '../instances/effects.ts'
+import { forgetInstancesOf, letGoOf } from '../instances/forget.ts'
 import type { AgentRegistry } from './registry.ts'
 
 export interface HostHandlerOptions {
   readonly db: Db
+  readonly database: SqlExecutor
   readonly agents: AgentRegistry
+  readonly engine: Pick<SagaEngine, 'drop'>
   readonly ids: IdSource
   readonly rng: Rng
   readonly crypto: SecretCrypto
 }
 
-export function hostHandlers({ db, agents, ids, rng, crypto }: HostHandlerOptions): Pick<Handlers, 'host.list' | 'host.token'> {
+type HostHandlers = Pick<Handlers, Extract<keyof Handlers, `host.${string}`>>
+
+export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }: HostHandlerOptions): HostHandlers {
   return {
     'host.list': async () => {
       const rows = await db
@@ -46,15 +55,57 @@ export function hostHandlers({ db, agents, ids, rng, crypto }: HostHandlerOption
       const { name } = call.body
       const id = ids.next()
       const { text, hash } = newBearer('host', id, rng, crypto)
-      call.audit(name)
-      await db
-        .insertInto('host')
-        .values({ name, token_id: id, token_hash: Buffer.from(hash), created_at: new Date() })
-        .onConflict((conflict) => conflict.column('name').doUpdateSet({ token_id: id, token_hash: Buffer.from(hash) }))
-        .execute()
+      await database.transaction(async (tx) => {
+        await tx.query(
+          `INSERT INTO host (name, token_id, token_hash, created_at) VALUES ($1, $2, $3, now())
+           ON CONFLICT (name) DO UPDATE SET token_id = excluded.token_id, token_hash = excluded.token_hash`,
+          [name, id, Buffer.from(hash)],
+        )
+        await recordEntry(tx, call.entry(name, name))
+      })
       // Whoever holds the old token is out, also when it is connected.
       await agents.cut(name, new Fault('unauthenticated', `host ${name}: it has a new token`))
       return { name, secret: text }
     },
+    'host.delete': async (call) => {
+      const { host } = call.params
+      call.audit(host, host)
+      const dropped = await database.transaction(async (tx) => {
+        const letGo = await removeHost(tx, agents, host, call.query.force === 'true')
+        await recordEntry(tx, call.entry(host, host))
+        return letGo
+      })
+      engine.drop(dropped)
+      return {}
+    },
   }
+}
+
+/**
+ * The row goes, and with it the token. Under the lock of placements, so that nothing is put on it meanwhile; an agent that is joining waits
+ * for the row and then finds none. Answers the sagas that were let go of.
+ */
+async function removeHost(tx: SqlExecutor, agents: AgentRegistry, name: string, force: boolean): Promise<SagaId[]> {
+  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+  const { rowCount } = await tx.query('SELECT 1 FROM host WHERE name = $1 FOR UPDATE', [name])
+  if (rowCount === 0) throw new Fault('not_found', `host ${name}: there is none of this name`)
+  if (agents.has(name)) throw new Fault('conflict', `remove host ${name}: it is connected; stop its agent first`)
+  if (!force) {
+    const { rows } = await tx.query('SELECT name FROM instance WHERE host = $1 AND destroyed_at IS NULL ORDER BY name', [name])
+    const there = rows.map((row) => String(row['name']))
+    if (there.length > 0) {
+      const some = there.slice(0, 5).join(', ') + (there.length > 5 ? ` and ${there.length - 5} more` : '')
+      throw new Fault('conflict', `remove host ${name}: it has instances (${some}); destroy them, or give them up with --force`)
+    }
+  }
+  const { names, dropped } = await forgetInstancesOf(tx, name)
+  const builds = await tx.query(
+    `SELECT resource FROM saga WHERE starts_with(resource, $1) AND state_kind IN ('running', 'undoing', 'stuck')`,
+    [`image:${name}/`],
+  )
+  for (const row of builds.rows) dropped.push(...(await letGoOf(tx, String(row['resource']), `host ${name} was removed`)))
+  await tx.query('DELETE FROM host WHERE name = $1', [name])
+  const event = eventEffect('host.removed', null, name, { instances: names })
+  await tx.query(event.text, event.values)
+  return dropped
 }

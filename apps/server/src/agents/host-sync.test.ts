@@ -1,5 +1,6 @@
 /** What a host says, taken in: rows follow their host over another journal and back, and no transition lies waiting for the next. */
 import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
 import { after, test } from 'node:test'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import { bytes, Channel, gib, mib } from '@typevisor/base'
@@ -13,7 +14,7 @@ import { memoryLog, simDisk } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import { openToolstack } from '@typevisor/toolstack'
 import { failedEffect } from '../instances/effects.ts'
-import { stopTestPostgres, testClock as clock, testDatabase, testRng as rng } from '../testing.ts'
+import { stopTestPostgres, testClock as clock, testDatabase, testIds as ids, testRng as rng } from '../testing.ts'
 import { attachHost } from './host-sync.ts'
 
 after(stopTestPostgres)
@@ -49,8 +50,9 @@ async function openHost({ disk, hypervisor, volumes, images }: ReturnType<typeof
     volumes,
     images,
     state: stateFile({ disk, name: 'agent.journal', clock, log }),
-    saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+    saves: hypervisor.saveFolder,
     clock,
+    ids: { next: () => randomUUID() },
     log,
     owner: 'agent',
   })
@@ -74,7 +76,11 @@ async function start(
 ) {
   const host = await openHost(from)
   const stop = new AbortController()
-  const { done } = await attachHost(database, HOST, host.agent, memoryLog(), stop.signal)
+  const { done } = await attachHost(
+    { database, ids, log: memoryLog() },
+    { name: HOST, agent: host.agent, own: true },
+    stop.signal,
+  )
   await work?.(host)
   const takenIn = async () =>
     Number((await database.query('SELECT event_sequence FROM host')).rows[0]?.['event_sequence']) >= host.toolstack.lastSequence()
@@ -123,6 +129,61 @@ test('a row that its host does not list is lost, and follows the host again when
   assert.ok(told.some(({ from, to }) => from === 'failed' && to === 'running'))
 })
 
+test('a host set up anew that has counted further than the one before is known for new, and all that it did is told', async () => {
+  await using handle = await testDatabase()
+  const database = handle.executor
+  await insert(database, ID, 'kept')
+  await start(database, folder(), async ({ toolstack }) => {
+    await toolstack.define(ID, specOf('kept'), { commandId: 'define' })
+  })
+  await insert(database, UNDONE, 'anew')
+  const anew = folder()
+  // Before it joins; that it counts further than the old one must not hide that it counts anew.
+  const { toolstack } = await openHost(anew)
+  await toolstack.define(UNDONE, specOf('anew'), { commandId: 'define' })
+  for (const verb of ['start', 'pause', 'unpause', 'poweroff'] as const)
+    await toolstack.carryOut(verb, UNDONE, { commandId: `${verb}-1` })
+  await toolstack.close()
+  await start(database, anew)
+  const { rows } = await database.query(`SELECT content FROM event WHERE kind = 'instance.state' AND resource = $1 ORDER BY id`, [
+    UNDONE,
+  ])
+  assert.deepEqual(
+    rows.map((row) => (row['content'] as { to: string }).to),
+    ['stopped', 'running', 'paused', 'running', 'stopped'],
+  )
+  assert.deepEqual(await stateOf(database, ID), ['failed', 'lost'])
+})
+
+test('an agent that does not say which journal it has joins as before', async () => {
+  await using handle = await testDatabase()
+  const database = handle.executor
+  const usual = folder()
+  await start(database, usual, async ({ toolstack }) => {
+    await insert(database, ID, 'kept')
+    await toolstack.define(ID, specOf('kept'), { commandId: 'define' })
+  })
+  const host = await openHost(usual)
+  const { journalId: _, ...hello } = host.agent.hello
+  const silent: AgentPort = {
+    hello,
+    call: (...call) => host.agent.call(...call),
+    events: (...call) => host.agent.events(...call),
+    acknowledge: (sequence) => host.agent.acknowledge(sequence),
+    openStream: (...call) => host.agent.openStream(...call),
+  }
+  for (let round = 0; round < 2; round += 1) {
+    const stop = new AbortController()
+    const { done } = await attachHost({ database, ids, log: memoryLog() }, { name: HOST, agent: silent, own: true }, stop.signal)
+    stop.abort()
+    await done
+  }
+  await host.toolstack.close()
+  await start(database, usual)
+  const { rows } = await database.query(`SELECT 1 FROM event WHERE kind = 'instance.state'`)
+  assert.equal(rows.length, 1, 'told once')
+})
+
 test('a row whose creation failed stays failed, whatever its host lists', async () => {
   await using handle = await testDatabase()
   const database = handle.executor
@@ -165,7 +226,11 @@ test('a transition that comes as the last one has just been taken in is taken in
         await microtasks(12)
       },
     } as unknown as AgentPort
-    const { done } = await attachHost(database, HOST, agent, memoryLog(), new AbortController().signal)
+    const { done } = await attachHost(
+      { database, ids, log: memoryLog() },
+      { name: HOST, agent, own: true },
+      new AbortController().signal,
+    )
     events.push(eventOf(1))
     for (let turns = 0; turns < 5; turns += 1) await turn()
     assert.deepEqual(acknowledged, [1, 2], `pushed ${laterBy} microtasks later`)

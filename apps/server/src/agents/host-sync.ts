@@ -4,11 +4,12 @@
  *
  *   attach --> upsert host, images --> compare domains with rows --> events after host.event_sequence --> acknowledge
  */
-import { toFault, type Json, type Log } from '@typevisor/base'
+import { Fault, toFault, type IdSource, type Json, type Log } from '@typevisor/base'
 import type { AgentPort } from '@typevisor/api/agent-wire'
 import type { DomainEvent } from '@typevisor/model'
 import type { SagaEffect, SqlExecutor } from '@typevisor/saga'
 import { causeOf, eventEffect, LOST, lostEffect, observedEffect, storable } from '../instances/effects.ts'
+import { cleanUpListed } from '../instances/forget.ts'
 import { imageEffect } from '../instances/sagas.ts'
 
 export interface HostSync {
@@ -23,35 +24,54 @@ const runAll = async (tx: SqlExecutor, effects: readonly SagaEffect[]): Promise<
   for (const effect of effects) if (effect.kind === 'sql') await tx.query(effect.text, effect.values)
 }
 
-export async function attachHost(
-  database: SqlExecutor,
-  name: string,
-  agent: AgentPort,
-  log: Log,
-  signal: AbortSignal,
-): Promise<HostSync> {
+export interface HostSyncOptions {
+  readonly database: SqlExecutor
+  readonly ids: IdSource
+  readonly log: Log
+}
+
+export interface AttachedHost {
+  readonly name: string
+  readonly agent: AgentPort
+  /** The server's own. Any other is a host only as long as its row is there: one that is forgotten while it joins stays forgotten. */
+  readonly own: boolean
+}
+
+/** @throws Fault `unauthenticated` when the host was forgotten. */
+export async function attachHost(options: HostSyncOptions, host: AttachedHost, signal: AbortSignal): Promise<HostSync> {
+  const { database, log } = options
+  const { name, agent, own } = host
   const { hello } = agent
-  const { after, epoch } = await database.transaction(async (tx) => {
+  const journalId = hello.journalId ?? null
+  const { from, epoch } = await database.transaction(async (tx) => {
+    if (own) await tx.query('INSERT INTO host (name, created_at) VALUES ($1, now()) ON CONFLICT DO NOTHING', [name])
+    const before = await tx.query('SELECT journal_id FROM host WHERE name = $1 FOR UPDATE', [name])
     const { rows } = await tx.query(
-      `INSERT INTO host (name, connected, connection_epoch, driver, version, accelerator, accelerator_reason, cpu_count, memory_bytes, last_seen_at, created_at)
-       VALUES ($1, true, 1, $2, $3, $4, $5, $6, $7, now(), now())
-       ON CONFLICT (name) DO UPDATE SET connected = true, connection_epoch = host.connection_epoch + 1, driver = excluded.driver, version = excluded.version,
-         accelerator = excluded.accelerator, accelerator_reason = excluded.accelerator_reason, cpu_count = excluded.cpu_count,
-         memory_bytes = excluded.memory_bytes, last_seen_at = now()
-       RETURNING event_sequence, connection_epoch`,
+      `UPDATE host SET connected = true, connection_epoch = connection_epoch + 1, driver = $2, version = $3, accelerator = $4,
+         accelerator_reason = $5, cpu_count = $6, memory_bytes = $7, last_seen_at = now()
+       WHERE name = $1 RETURNING event_sequence, connection_epoch`,
       [name, hello.driver, hello.driverVersion, hello.accelerator, hello.acceleratorReason, hello.cpuCount, hello.memoryBytes],
     )
+    if (rows.length === 0) throw new Fault('unauthenticated', `host ${name}: it was removed; a new token lets it join again`)
     await tx.query('DELETE FROM image WHERE host = $1 AND NOT (name = ANY ($2))', [name, hello.images.map((image) => image.name)])
     await runAll(tx, [
       ...hello.images.map((image) => imageEffect(name, image)),
       eventEffect('host.connected', null, name, { driver: hello.driver }),
     ])
-    return { after: Number(rows[0]?.['event_sequence'] ?? 0), epoch: rows[0]?.['connection_epoch'] }
+    // A host that was set up anew counts from the beginning again, and so do the rows that follow it. One whose agent does not say which
+    // journal it has is known for new when it has counted less far.
+    const known = before.rows[0]?.['journal_id'] ?? null
+    const after = Number(rows[0]?.['event_sequence'] ?? 0)
+    const isNew = after > hello.sequence || (known !== null && journalId !== null && known !== journalId)
+    if (isNew) await tx.query('UPDATE instance SET state_sequence = 0 WHERE host = $1', [name])
+    await tx.query('UPDATE host SET journal_id = coalesce($2, journal_id), event_sequence = $3 WHERE name = $1', [
+      name,
+      journalId,
+      isNew ? 0 : after,
+    ])
+    return { from: isNew ? 0 : after, epoch: rows[0]?.['connection_epoch'] }
   })
-  // A host that was set up anew counts from the beginning again, and so do the rows that follow it.
-  const from = after > hello.sequence ? 0 : after
-  if (from < after) await database.query('UPDATE instance SET state_sequence = 0 WHERE host = $1', [name])
-  await compare(database, name, agent, log)
+  await compare(options, name, agent)
   const done = follow(database, name, agent, from, log, signal).finally(() =>
     database
       .query('UPDATE host SET connected = false, last_seen_at = now() WHERE name = $1 AND connection_epoch = $2', [name, epoch])
@@ -60,8 +80,8 @@ export async function attachHost(
   return { done: done.then(() => {}) }
 }
 
-/** Rows and domains side by side: rows follow the host; what one side lacks is said. */
-async function compare(database: SqlExecutor, name: string, agent: AgentPort, log: Log): Promise<void> {
+/** Rows and domains side by side: rows follow the host; what one side lacks is said; what was destroyed meanwhile is ended there too. */
+async function compare({ database, ids, log }: HostSyncOptions, name: string, agent: AgentPort): Promise<void> {
   const { domains, sequence } = agent.hello
   const byId = new Map(domains.map((domain) => [String(domain.id), domain]))
   const { rows } = await database.query(
@@ -89,9 +109,11 @@ async function compare(database: SqlExecutor, name: string, agent: AgentPort, lo
       }
     }
   })
-  for (const domain of domains) {
-    if (!known.has(domain.id))
-      log.warn('host.unknown_domain', { host: name, domain: domain.id, name: domain.name, state: domain.state.kind })
+  const strange = domains.filter((domain) => !known.has(domain.id))
+  const ended = await database.transaction((tx) => cleanUpListed(tx, ids, name, strange))
+  for (const domain of strange) {
+    const event = ended.has(domain.id) ? 'host.destroyed_domain' : 'host.unknown_domain'
+    log.warn(event, { host: name, domain: domain.id, name: domain.name, state: domain.state.kind })
   }
 }
 

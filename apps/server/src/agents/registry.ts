@@ -13,12 +13,16 @@ export interface HostConnection {
 
 export class AgentRegistry {
   readonly clock: Clock
+  /** When the server began to take agents in, by the monotonic clock. */
+  readonly since: number
+  readonly #seen = new Set<string>()
   readonly #agents = new Map<string, AgentPort>()
   readonly #connections = new Map<string, HostConnection>()
   readonly #waiters = new Map<string, Set<(agent: AgentPort) => void>>()
 
   constructor(clock: Clock) {
     this.clock = clock
+    this.since = clock.monotonic()
   }
 
   /**
@@ -47,6 +51,7 @@ export class AgentRegistry {
 
   attach(name: string, agent: AgentPort): void {
     this.#agents.set(name, agent)
+    this.#seen.add(name)
     for (const wake of this.#waiters.get(name) ?? []) wake(agent)
     this.#waiters.delete(name)
   }
@@ -55,6 +60,14 @@ export class AgentRegistry {
     if (this.#agents.get(name) === agent) this.#agents.delete(name)
   }
 
+  /** Whether a connection of the host is there, be it only on its way in or out. */
+  has(name: string): boolean {
+    return this.#connections.has(name)
+  }
+  /** Whether it was connected since the server began. */
+  wasHere(name: string): boolean {
+    return this.#seen.has(name)
+  }
   get(name: string): AgentPort | null {
     return this.#agents.get(name) ?? null
   }

@@ -2,6 +2,7 @@
 import { sql, type Selectable } from 'kysely'
 import { epochMillis } from '@typevisor/base'
 import type { AccountRecord, IdentityStore, SessionRecord, TokenRecord } from '@typevisor/identity'
+import { recordEntryIn } from './audit.ts'
 import type { Db } from './database.ts'
 import type { AccountTable, SessionTable, TokenTable } from './schema.ts'
 
@@ -75,30 +76,37 @@ export function postgresIdentityStore(db: Db): IdentityStore {
       const row = await db.selectFrom('account').selectAll().where('name', '=', name).executeTakeFirst()
       return row ? accountFromRow(row) : null
     },
-    async insertAccount(account) {
-      const inserted = await db
-        .insertInto('account')
-        .values({
-          id: account.id,
-          name: account.name,
-          role: account.role,
-          password_hash: account.passwordHash,
-          disabled: account.disabled,
-          created_at: new Date(account.createdAt),
-        })
-        .onConflict((conflict) => conflict.column('name').doNothing())
-        .returning('id')
-        .executeTakeFirst()
-      return inserted !== undefined
+    async insertAccount(account, entry) {
+      return db.transaction().execute(async (tx) => {
+        const inserted = await tx
+          .insertInto('account')
+          .values({
+            id: account.id,
+            name: account.name,
+            role: account.role,
+            password_hash: account.passwordHash,
+            disabled: account.disabled,
+            created_at: new Date(account.createdAt),
+          })
+          .onConflict((conflict) => conflict.column('name').doNothing())
+          .returning('id')
+          .executeTakeFirst()
+        if (!inserted) return false
+        await recordEntryIn(tx, entry)
+        return true
+      })
     },
-    async setPassword(accountId, passwordHash) {
+    async setPassword(accountId, passwordHash, keptSession, entry) {
       await db.transaction().execute(async (tx) => {
         await tx
           .updateTable('account')
           .set({ password_hash: passwordHash, password_unused: false })
           .where('id', '=', accountId)
           .execute()
-        await tx.deleteFrom('session').where('account_id', '=', accountId).execute()
+        let ended = tx.deleteFrom('session').where('account_id', '=', accountId)
+        if (keptSession !== null) ended = ended.where('id', '!=', keptSession)
+        await ended.execute()
+        await recordEntryIn(tx, entry)
       })
     },
     async upgradeHash(accountId, from, to) {
@@ -109,7 +117,7 @@ export function postgresIdentityStore(db: Db): IdentityStore {
         .where('password_hash', '=', from)
         .execute()
     },
-    async deleteAccount(accountId) {
+    async deleteAccount(accountId, entry) {
       return db.transaction().execute(async (tx) => {
         // Two admins who remove each other at the same time: one of them waits here, then is the last.
         await sql`LOCK TABLE account IN SHARE ROW EXCLUSIVE MODE`.execute(tx)
@@ -128,11 +136,12 @@ export function postgresIdentityStore(db: Db): IdentityStore {
           if (!other) return 'last-admin' as const
         }
         await tx.deleteFrom('account').where('id', '=', accountId).execute()
+        await recordEntryIn(tx, entry)
         return 'deleted' as const
       })
     },
 
-    async insertSession(session) {
+    async insertSession(session, entry) {
       await db.transaction().execute(async (tx) => {
         await tx
           .insertInto('session')
@@ -153,6 +162,7 @@ export function postgresIdentityStore(db: Db): IdentityStore {
           .where('id', '=', session.accountId)
           .where('password_unused', '=', true)
           .execute()
+        await recordEntryIn(tx, entry)
       })
     },
     async sessionByHash(secretHash) {
@@ -173,8 +183,11 @@ export function postgresIdentityStore(db: Db): IdentityStore {
         .where('last_seen_at', '<', new Date(at))
         .execute()
     },
-    async deleteSession(id) {
-      await db.deleteFrom('session').where('id', '=', id).execute()
+    async deleteSession(id, entry) {
+      await db.transaction().execute(async (tx) => {
+        await tx.deleteFrom('session').where('id', '=', id).execute()
+        await recordEntryIn(tx, entry)
+      })
     },
     async pruneSessions(now, idleSince) {
       const result = await db
@@ -184,7 +197,7 @@ export function postgresIdentityStore(db: Db): IdentityStore {
       return Number(result.numDeletedRows)
     },
 
-    async insertToken(token, limit) {
+    async insertToken(token, limit, entry) {
       return db.transaction().execute(async (tx) => {
         // The account's row is the lock under which its tokens are counted.
         await tx.selectFrom('account').select('id').where('id', '=', token.accountId).forUpdate().execute()
@@ -208,7 +221,10 @@ export function postgresIdentityStore(db: Db): IdentityStore {
           .returning('id')
           .executeTakeFirst()
         if (!inserted) return 'taken' as const
-        if (count < limit) return 'inserted' as const
+        if (count < limit) {
+          await recordEntryIn(tx, entry)
+          return 'inserted' as const
+        }
         await tx.deleteFrom('token').where('id', '=', token.id).execute()
         return 'full' as const
       })
@@ -230,9 +246,13 @@ export function postgresIdentityStore(db: Db): IdentityStore {
         .where('id', '=', id)
         .execute()
     },
-    async deleteToken(id, accountId) {
-      const result = await db.deleteFrom('token').where('id', '=', id).where('account_id', '=', accountId).executeTakeFirst()
-      return result.numDeletedRows > 0n
+    async deleteToken(id, accountId, entry) {
+      return db.transaction().execute(async (tx) => {
+        const result = await tx.deleteFrom('token').where('id', '=', id).where('account_id', '=', accountId).executeTakeFirst()
+        if (result.numDeletedRows === 0n) return false
+        await recordEntryIn(tx, entry)
+        return true
+      })
     },
 
     async countAttempt(keys, now, policy) {

@@ -55,6 +55,7 @@ export interface AuditTable {
   via: 'session' | 'token' | 'local' | 'none'
   operation: string
   resource: string | null
+  resource_name: string | null
   outcome: string
   address: string | null
   request_id: string
@@ -74,6 +75,7 @@ export interface HostTable {
   cpu_count: Generated<number>
   memory_bytes: Generated<number>
   event_sequence: Generated<number>
+  journal_id: Generated<string | null>
   last_seen_at: TimeOrNull
   created_at: Time
 }
@@ -139,6 +141,8 @@ export interface SagaTable {
   readonly id: GeneratedAlways<string>
   readonly name: GeneratedAlways<string>
   readonly resource: GeneratedAlways<string>
+  readonly input: GeneratedAlways<Json>
+  readonly outputs: GeneratedAlways<Record<string, Json>>
   readonly state_kind: GeneratedAlways<SagaState['kind']>
   readonly state: GeneratedAlways<SagaState>
   readonly created_at: GeneratedAlways<Date>

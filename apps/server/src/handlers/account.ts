@@ -3,6 +3,7 @@ import type { Identity } from '@typevisor/identity'
 import type { Db } from '../db/database.ts'
 import { accountFromRow } from '../db/identity-store.ts'
 import { pageOf, searchPatterns } from '../db/paging.ts'
+import { addressKey } from '../http/names.ts'
 import { callerOf, type Handlers } from '../http/handler.ts'
 import { accountToWire } from './session.ts'
 
@@ -25,18 +26,16 @@ export function accountHandlers(db: Db, identity: Identity): AccountHandlers {
       })
     },
     'account.create': async (call) => {
-      const account = await identity.createAccount(call.body)
-      call.audit(account.id)
+      const account = await identity.createAccount(call.body, call.entry)
       return accountToWire(account)
     },
     'account.password': async (call) => {
-      const account = await identity.setPassword(callerOf(call), call.params.account, call.body.password)
-      call.audit(account.id)
+      const request = { ...call.body, name: call.params.account, address: addressKey(call.address) }
+      const account = await identity.setPassword(callerOf(call), request, call.entry)
       return accountToWire(account)
     },
     'account.delete': async (call) => {
-      const account = await identity.deleteAccount(call.params.account)
-      call.audit(account.id)
+      await identity.deleteAccount(call.params.account, call.entry)
       return {}
     },
   }

@@ -7,7 +7,9 @@ export function auditHandlers(db: Db): Pick<Handlers, 'audit.list'> {
   return {
     'audit.list': async ({ query }) => {
       const patterns = searchPatterns(query.search)
-      let rows = db.selectFrom('audit').select(['id', 'at', 'account', 'via', 'operation', 'resource', 'outcome', 'address'])
+      let rows = db
+        .selectFrom('audit')
+        .select(['id', 'at', 'account', 'via', 'operation', 'resource', 'resource_name', 'outcome', 'address'])
       if (patterns.length > 0) rows = rows.where(sql<boolean>`audit.search LIKE ALL (${patterns})`)
       return pageOf({
         rows,
@@ -16,7 +18,12 @@ export function auditHandlers(db: Db): Pick<Handlers, 'audit.list'> {
         context: ['audit', query.search],
         cursor: query.cursor,
         limit: query.limit,
-        toItem: (row) => ({ ...row, id: String(row.id), at: row.at.getTime() }),
+        toItem: ({ resource_name, ...row }) => ({
+          ...row,
+          resourceName: resource_name,
+          id: String(row.id),
+          at: row.at.getTime(),
+        }),
       })
     },
   }

@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { Db } from '../db/database.ts'
 import { pageOf, searchPatterns } from '../db/paging.ts'
-import { eventFromRow, settled } from '../outbox.ts'
+import { eventFromRow, settled } from '../event-log.ts'
 import type { Handlers } from '../http/handler.ts'
 
 export function eventHandlers(db: Db): Pick<Handlers, 'event.list'> {

@@ -9,10 +9,12 @@ export interface PlatformHandlerOptions {
   readonly version: string
   readonly database: 'embedded' | 'external'
   readonly pid: number
+  /** Asked to stop by `platform.stop`. */
+  readonly requestStop: (options: { guests: boolean }) => void
 }
 
-export function platformHandlers(options: PlatformHandlerOptions): Pick<Handlers, 'platform.get' | 'platform.health'> {
-  const { db, clock, version, database, pid } = options
+export function platformHandlers(options: PlatformHandlerOptions): Pick<Handlers, Extract<keyof Handlers, `platform.${string}`>> {
+  const { db, clock, version, database, pid, requestStop } = options
   const startedAt = clock.monotonic()
   return {
     'platform.get': async () => {
@@ -29,6 +31,11 @@ export function platformHandlers(options: PlatformHandlerOptions): Pick<Handlers
     'platform.health': async () => {
       await sql`SELECT 1`.execute(db)
       return { status: 'ok', version }
+    },
+    'platform.stop': async (call) => {
+      await call.begin('platform', null)
+      setImmediate(() => requestStop({ guests: call.body.guests }))
+      return {}
     },
   }
 }

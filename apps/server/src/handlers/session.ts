@@ -15,8 +15,8 @@ export const accountToWire = (account: AccountRecord): Reply<'account.create'> =
 export function sessionHandlers(identity: Identity): Pick<Handlers, 'session.create' | 'session.get' | 'session.delete'> {
   return {
     'session.create': async (call) => {
-      const { account, secret, csrfToken, expiresAt } = await identity.signIn({ ...call.body, address: addressKey(call.address) })
-      call.audit(account.id)
+      const request = { ...call.body, address: addressKey(call.address) }
+      const { account, secret, csrfToken, expiresAt } = await identity.signIn(request, call.entry)
       call.setSession({ secret, expiresAt })
       return { account: accountToWire(account), csrfToken, expiresAt }
     },
@@ -29,8 +29,7 @@ export function sessionHandlers(identity: Identity): Pick<Handlers, 'session.cre
     'session.delete': async (call) => {
       const caller = callerOf(call)
       if (caller.via !== 'session') throw new Fault('invalid', 'sign out: this is a token, which is revoked by token delete')
-      call.audit(caller.accountId)
-      await identity.signOut(caller.credentialId)
+      await identity.signOut(caller, call.entry)
       call.setSession(null)
       return {}
     },

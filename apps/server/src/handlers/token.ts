@@ -36,13 +36,12 @@ export function tokenHandlers(db: Db, identity: Identity): Pick<Handlers, 'token
     },
     'token.create': async (call) => {
       const caller = callerOf(call)
-      const { token, secret } = await identity.createToken(caller, call.body)
-      call.audit(token.id)
+      const { token, secret } = await identity.createToken(caller, call.body, call.entry)
       return { token: tokenToWire(token, caller.accountName), secret }
     },
     'token.delete': async (call) => {
-      call.audit(call.params.token)
-      await identity.revokeToken(callerOf(call), call.params.token)
+      call.audit(call.params.token, null)
+      await identity.revokeToken(callerOf(call), call.params.token, call.entry)
       return {}
     },
   }

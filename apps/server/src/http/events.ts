@@ -6,7 +6,7 @@
 import { once } from 'node:events'
 import type { FastifyReply } from 'fastify'
 import { millis, type Clock } from '@typevisor/base'
-import type { OutboxEvent } from '../outbox.ts'
+import type { OutboxEvent } from '../event-log.ts'
 
 export interface ServeEventsOptions {
   readonly reply: FastifyReply

@@ -1,5 +1,5 @@
 import type { OperationName, Params, ParsedBody, ParsedQuery, Reply } from '@typevisor/api'
-import type { Caller } from '@typevisor/identity'
+import type { Caller, EntryOf } from '@typevisor/identity'
 
 export type { Caller }
 
@@ -15,8 +15,12 @@ export interface Call<N extends OperationName> {
   readonly requestId: string
   /** Aborted when the client goes away or the server stops. */
   readonly signal: AbortSignal
-  /** Names what the audit log should point at. */
-  audit(resource: string): void
+  /** Names what a refusal is about, in the audit log: its id, and its name if it has one. */
+  audit(resource: string, name: string | null): void
+  /** The audit entry of the change: to be written in its transaction (`db/audit.ts`). A handler that changes something and takes none is a defect. */
+  readonly entry: EntryOf
+  /** Writes the entry of what changes nothing in the database, before it begins; its outcome is added when the handler ends. */
+  begin(resource: string, name: string | null): Promise<void>
   /** Sets the session cookie of the answer; null takes it away. */
   setSession(session: { readonly secret: string; readonly expiresAt: number } | null): void
 }

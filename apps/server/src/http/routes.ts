@@ -1,16 +1,22 @@
 /**
  * The table's operations as routes. The way of every request:
  *
- *   host name --> rate limit --> who (identify) --> may they (permit) --> body --> parse --> handler --> audit --> answer
+ *   host name --> rate limit --> who (identify) --> may they (permit) --> body --> parse --> handler --> answer
  *
- * The body is read after the caller is known, so that a stranger cannot make the server read one. What changes something, and what was
- * forbidden to somebody who is signed in, is in the audit log before the answer goes out.
+ * The body is read after the caller is known, so that a stranger cannot make the server read one.
+ *
+ * What of it is in the audit log (each operation whose scope is `:write`; `audited.test.ts` walks them all):
+ *   it changes the database      the handler takes `call.entry` and writes it in the transaction of the change: both are there or neither,
+ *                                also when the server is killed between any two statements
+ *   it changes nothing here      `call.begin` writes `begun` before the act, and its outcome comes afterwards: `begun` stays of what was cut
+ *                                off (exec, consoles, the stop of the platform)
+ *   it is refused or fails       written by itself before the answer; forbidden ones only of somebody who is signed in
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import { Fault, millis, type Clock, type Log } from '@typevisor/base'
 import { isLabel } from '@typevisor/model'
 import { OPERATION_NAMES, OPERATIONS, parseInput, type OperationDefinition, type OperationName } from '@typevisor/api'
-import type { Caller } from '@typevisor/identity'
+import type { AuditEntry, Caller } from '@typevisor/identity'
 import type { AuditLog } from '../db/audit.ts'
 import type { Outbox } from '../outbox.ts'
 import {
@@ -51,8 +57,9 @@ interface Progress {
   caller: Caller | null
   credential: Credential | null
   auditResource: string | null
-  auditAccount: string | null
-  audited: boolean
+  auditName: string | null
+  /** What the log has of this request: nothing, its change with its entry, the entry of an act that began, or its end. */
+  logged: { readonly kind: 'nothing' | 'change' | 'end' } | { readonly kind: 'act'; readonly id: number }
 }
 
 const progressOf = new WeakMap<FastifyRequest, Progress>()
@@ -61,8 +68,8 @@ const progress = (request: FastifyRequest): Progress => {
     caller: null,
     credential: null,
     auditResource: null,
-    auditAccount: null,
-    audited: false,
+    auditName: null,
+    logged: { kind: 'nothing' },
   }
   progressOf.set(request, known)
   return known
@@ -114,11 +121,11 @@ function addRoute(app: FastifyInstance, options: RouteOptions, name: OperationNa
         const call = callOf(options, name, request, reply, known)
         try {
           const answer = await handler(call)
-          await auditOutcome(options, name, operation, request, call.body, 'ok')
+          await auditEnd(options, name, request, call.body, 'ok')
           if (options.checkReplies) operation.reply.parse(answer)
           return await reply.code(operation.status).send(answer)
         } catch (error) {
-          await auditOutcome(options, name, operation, request, call.body, httpFault(error).fault.code)
+          await auditEnd(options, name, request, call.body, httpFault(error).fault.code)
           throw error
         }
       },
@@ -135,14 +142,15 @@ function callOf<N extends OperationName>(
   known: Progress,
   signal: AbortSignal = goneSignal(options, reply),
 ): Call<N> {
+  const input = parseInput(name, { params: request.params, query: request.query, body: request.body })
   return {
-    ...parseInput(name, { params: request.params, query: request.query, body: request.body }),
+    ...input,
     operation: name,
     caller: known.caller,
     address: request.ip,
     requestId: request.id,
     signal,
-    audit: (resource) => (known.auditResource = resource),
+    ...auditOf(options, name, request, known, input.body),
     setSession: (session) => {
       const secure = isSecure(request)
       const cookie = sessionCookieName(request.host, secure)
@@ -162,15 +170,54 @@ function goneSignal(options: RouteOptions, reply: FastifyReply): AbortSignal {
   return AbortSignal.any([gone.signal, options.stopping])
 }
 
-async function auditOutcome(
+function auditOf<N extends OperationName>(
+  options: RouteOptions,
+  name: N,
+  request: FastifyRequest,
+  known: Progress,
+  body: unknown,
+): Pick<Call<N>, 'audit' | 'entry' | 'begin'> {
+  const audit = (resource: string, resourceName: string | null): void => {
+    known.auditResource = resource
+    known.auditName = resourceName
+  }
+  return {
+    audit,
+    entry(resource, resourceName) {
+      audit(resource, resourceName)
+      known.logged = { kind: 'change' }
+      return auditEntry(options, name, request, 'ok', body)
+    },
+    async begin(resource, resourceName) {
+      audit(resource, resourceName)
+      known.logged = { kind: 'act', id: await options.audit.begin(auditEntry(options, name, request, 'begun', body)) }
+    },
+  }
+}
+
+/** How a request ended, as far as the log does not have it. */
+async function auditEnd(
   options: RouteOptions,
   name: OperationName,
-  operation: OperationDefinition,
   request: FastifyRequest,
   body: unknown,
   outcome: string,
 ): Promise<void> {
-  if (operation.scope.endsWith(':write')) await writeAudit(options, name, request, outcome, accountTried(name, body))
+  const operation: OperationDefinition = OPERATIONS[name]
+  const known = progress(request)
+  const { logged } = known
+  if (!operation.scope.endsWith(':write') || logged.kind === 'end') return
+  known.logged = { kind: 'end' }
+  if (logged.kind === 'act') {
+    // It is done, whether or not its end can be written: then it stays `begun`.
+    await options.audit.finish(logged.id, outcome).catch((error: unknown) => {
+      options.log.error('audit.failed', { operation: name, requestId: request.id, reason: String(error) })
+    })
+    return
+  }
+  if (logged.kind === 'change' && outcome === 'ok') return
+  if (outcome === 'ok') options.log.error('audit.forgotten', { operation: name, requestId: request.id })
+  await options.audit.write(auditEntry(options, name, request, outcome, body))
 }
 
 /** Whoever signs in is not known yet: the name that was given, if it can be one (people type passwords into the wrong field). */
@@ -182,29 +229,31 @@ function accountTried(name: OperationName, body: unknown): string | null {
 
 /** Only of somebody who is signed in: strangers could fill the log. */
 async function auditRefusal(options: RouteOptions, name: OperationName, request: FastifyRequest, error: unknown): Promise<void> {
-  if (progress(request).caller && error instanceof Fault) await writeAudit(options, name, request, error.code, null)
+  const known = progress(request)
+  if (!known.caller || !(error instanceof Fault)) return
+  known.logged = { kind: 'end' }
+  await options.audit.write(auditEntry(options, name, request, error.code, null))
 }
 
-async function writeAudit(
+function auditEntry(
   options: RouteOptions,
   name: OperationName,
   request: FastifyRequest,
   outcome: string,
-  tried: string | null,
-): Promise<void> {
+  body: unknown,
+): AuditEntry {
   const known = progress(request)
-  if (known.audited) return
-  known.audited = true
-  await options.audit.write({
+  return {
     at: options.clock.now(),
-    account: known.caller?.accountName ?? tried,
+    account: known.caller?.accountName ?? accountTried(name, body),
     via: known.caller?.via ?? 'none',
     operation: name,
     resource: known.auditResource,
+    resourceName: known.auditName,
     outcome,
     address: request.ip,
     requestId: request.id,
-  })
+  }
 }
 
 interface Common {
@@ -216,7 +265,6 @@ interface Common {
 
 function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName, common: Common): void {
   const handler = options.handlers[name] as AnyHandler
-  const operation: OperationDefinition = OPERATIONS[name]
   app.route({
     ...common,
     method: 'GET',
@@ -247,21 +295,17 @@ function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName
 
       async function serve(): Promise<void> {
         let outcome = 'ok'
-        let began: Promise<void> = Promise.resolve()
         try {
+          const input = parseInput(name, { params: request.params, query: request.query, body: undefined })
           await handler(
             {
-              ...parseInput(name, { params: request.params, query: request.query, body: undefined }),
+              ...input,
               operation: name,
               caller: known.caller,
               address: request.ip,
               requestId: request.id,
               signal,
-              // In the log when it begins, since a console may be open for days.
-              audit: (resource: string) => {
-                known.auditResource = resource
-                began = auditOutcome(options, name, operation, request, undefined, 'ok')
-              },
+              ...auditOf(options, name, request, known, undefined),
               setSession: () => {},
             } satisfies Call<StreamName>,
             bytes,
@@ -278,8 +322,8 @@ function addStream(app: FastifyInstance, options: RouteOptions, name: StreamName
           })
         } finally {
           gone.abort()
-          await Promise.all([began, auditOutcome(options, name, operation, request, undefined, outcome)]).catch(
-            (error: unknown) => options.log.error('audit.failed', { operation: name, reason: String(error) }),
+          await auditEnd(options, name, request, undefined, outcome).catch((error: unknown) =>
+            options.log.error('audit.failed', { operation: name, reason: String(error) }),
           )
         }
       }

@@ -14,7 +14,8 @@ import { WebSocket } from 'ws'
 import { epochMillis, Fault, millis } from '@typevisor/base'
 import { OPERATION_NAMES, OPERATIONS, type OperationDefinition } from '@typevisor/api'
 import { createClient } from '@typevisor/api/client'
-import { insertEvents } from '../outbox.ts'
+import { unrecorded } from '@typevisor/identity'
+import { insertEvents } from '../event-log.ts'
 import { stopTestPostgres, testLog, testServer, type TestServer } from '../testing.ts'
 import { addressKey, nameAllowed, sameOrigin } from './names.ts'
 import { closeReason } from './stream.ts'
@@ -30,7 +31,7 @@ type ErrorJson = {
 
 /** An account of each role, signed in as a browser would be. */
 async function signedIn(server: TestServer, role: 'viewer' | 'operator' | 'admin' = 'admin') {
-  await server.identity.createAccount({ name: role, role, password: PASSWORD })
+  await server.identity.createAccount({ name: role, role, password: PASSWORD }, unrecorded)
   return signIn(server, role)
 }
 async function signIn(server: TestServer, account: string) {
@@ -121,7 +122,7 @@ test('a session is a cookie that no script reads; a change wants its CSRF token;
 
 test('a page of another site cannot sign its visitor in', async () => {
   await using server = await testServer()
-  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
   const body = JSON.stringify({ account: 'ada', password: PASSWORD })
   const headers = { ...JSON_TYPE, origin: 'http://evil.example' }
   assert.equal((await fetch(`${server.url}/api/v1/session`, { method: 'POST', headers, body })).status, 403)
@@ -133,7 +134,7 @@ test('too many wrong passwords answer 429 and say when to come back', async () =
   await using server = await testServer({
     policy: { throttle: { windowMs: millis(60_000), pairLimit: 2, addressLimit: 9, accountLimit: 9 } },
   })
-  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+  await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
   const attempt = (password: string) =>
     fetch(`${server.url}/api/v1/session`, {
       method: 'POST',
@@ -208,6 +209,8 @@ test('who did what is in the audit log when the answer comes: changes, refusals,
     body: JSON.stringify({ account: 'My Secret Password!', password: 'x' }),
   })
   const { items } = await local.call('audit.list')
+  assert.equal(items[2]?.resourceName, 'bob')
+  assert.equal((await local.call('audit.list', { query: { search: 'BOB ok' } })).total, 1)
   assert.deepEqual(
     items.map(({ account, via, operation, outcome }) => [account, via, operation, outcome]),
     [
@@ -239,11 +242,32 @@ test('passwords, accounts and their pages through the client', async () => {
     ['eve', 'local'],
   )
   await local.call('account.password', { params: { account: 'bob' }, body: { password: 'another long one' } })
-  await server.identity.signIn({ account: 'bob', password: 'another long one', address: 'here' })
+  await server.identity.signIn({ account: 'bob', password: 'another long one', address: 'here' }, unrecorded)
   await local.call('account.delete', { params: { account: 'bob' } })
   await fails('not_found', local.call('account.delete', { params: { account: 'bob' } }))
   await fails('conflict', local.call('account.create', { body: { name: 'ada', password: 'another long one' } }))
   await fails('conflict', local.call('account.delete', { params: { account: 'local' } }))
+})
+
+test('whoever sets their own password says the one until now and stays signed in; other sessions of theirs end', async () => {
+  await using server = await testServer()
+  const here = await signedIn(server, 'viewer')
+  const there = await signIn(server, 'viewer')
+  const set = (body: object) =>
+    fetch(`${server.url}/api/v1/accounts/viewer/password`, {
+      method: 'POST',
+      headers: { ...JSON_TYPE, cookie: here.cookie, ...here.csrf },
+      body: JSON.stringify({ password: 'another long one', ...body }),
+    })
+  for (const body of [{}, { currentPassword: 'a wrong password' }]) {
+    const response = await set(body)
+    const { error } = await errorOf(response)
+    assert.deepEqual([response.status, error.code, error.details?.[0]?.path], [403, 'forbidden', 'body.currentPassword'])
+    assert.doesNotMatch(JSON.stringify(error), /a wrong password/)
+  }
+  assert.equal((await set({ currentPassword: PASSWORD })).status, 200)
+  const status = async (cookie: string) => (await fetch(`${server.url}/api/v1/session`, { headers: { cookie } })).status
+  assert.deepEqual([await status(here.cookie), await status(there.cookie)], [200, 401])
 })
 
 test('a server called by a name that is not its own refuses: DNS rebinding', async () => {
@@ -277,7 +301,7 @@ test('a proxy is believed about address, name and TLS only where it is trusted',
     await using server = await testServer({
       http: { names: ['cloud.example.org'], ...(trusted ? { trustedProxies: ['127.0.0.0/8'] } : {}) },
     })
-    await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+    await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
     const signIn = (headers: Record<string, string>) =>
       fetch(`${server.url}/api/v1/session`, {
         method: 'POST',
@@ -607,7 +631,7 @@ test(
         '/CN=localhost',
       ])
       await using server = await testServer({ http: { tls: { keyPath, certPath } } })
-      await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD })
+      await server.identity.createAccount({ name: 'ada', role: 'viewer', password: PASSWORD }, unrecorded)
       const { cookies, hsts } = await new Promise<{ cookies: string[]; hsts: string | undefined }>((resolve, reject) => {
         const sent = httpsRequest(
           `${server.url}/api/v1/session`,

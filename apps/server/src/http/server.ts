@@ -176,42 +176,12 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     ? Fastify({ ...common, https: { cert: await readPem(tls.certPath), key: await readPem(tls.keyPath), minVersion: 'TLSv1.2' } })
     : Fastify(common)) as unknown as FastifyInstance // the same but for the type of its socket
 
-  app.addHook('onRequest', async (request, reply) => {
-    reply.headers(SECURITY_HEADERS).header('x-request-id', request.id)
-    if (isSecure(request)) reply.header('strict-transport-security', 'max-age=31536000')
-    if (request.url.startsWith('/api/')) reply.header('cache-control', 'no-store')
-    if (!nameAllowed(request.host, options.names ?? [])) {
-      const got = JSON.stringify(request.host.slice(0, 100))
-      throw new Fault(
-        'forbidden',
-        `headers.host: got ${got}, want an address of this server, localhost or a name it was given by --name`,
-      )
-    }
-    checkQuery(request.url)
-  })
+  addRequestChecks(app, options.names ?? [])
   app.setErrorHandler((error, request, reply) => answerError(options, error, request, reply))
 
-  app.removeAllContentTypeParsers()
-  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, content, done) => {
-    try {
-      done(null, parseJsonBody(content as Buffer))
-    } catch (error) {
-      done(error as Error)
-    }
-  })
+  addJsonParser(app)
   await app.register(cookie)
-  await app.register(rateLimit, {
-    global: true,
-    max: limits.requestsPerMinute,
-    timeWindow: 60_000,
-    keyGenerator: (request) => addressKey(request.ip),
-    errorResponseBuilder: (_request, context) => {
-      const retryAfterSeconds = Math.ceil(context.ttl / 1000)
-      return new Fault('busy', `too many requests: ${context.max} a minute are allowed, wait ${retryAfterSeconds} s`, {
-        cause: { retryAfterSeconds },
-      })
-    },
-  })
+  await addRateLimit(app, limits.requestsPerMinute)
   await app.register(websocket, { options: { maxPayload: SOCKET_PAYLOAD_BYTES_MAX } })
 
   addRoutes(app, {
@@ -224,14 +194,70 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     heartbeatEveryMs: limits.heartbeatEveryMs,
     checkReplies: options.checkReplies ?? false,
   })
-  let document: string | undefined
-  app.get('/api/v1/openapi.json', (_request, reply) => {
-    document ??= JSON.stringify(openApiDocument({ version: options.version, statusOf }))
-    return reply.type('application/json').send(document)
-  })
+  addOpenApi(app, options.version)
   await options.extend?.(app)
 
-  const hasPortal = await addPortal(app, options.portalPath)
+  await addPortalAndRest(app, options.portalPath)
+  await app.ready()
+  return app
+}
+
+/** What every answer carries, and by which names the server may be called. */
+function addRequestChecks(app: FastifyInstance, names: readonly string[]): void {
+  app.addHook('onRequest', async (request, reply) => {
+    reply.headers(SECURITY_HEADERS).header('x-request-id', request.id)
+    if (isSecure(request)) reply.header('strict-transport-security', 'max-age=31536000')
+    if (request.url.startsWith('/api/')) reply.header('cache-control', 'no-store')
+    if (!nameAllowed(request.host, names)) {
+      const got = JSON.stringify(request.host.slice(0, 100))
+      throw new Fault(
+        'forbidden',
+        `headers.host: got ${got}, want an address of this server, localhost or a name it was given by --name`,
+      )
+    }
+    checkQuery(request.url)
+  })
+}
+
+/** JSON is the only body. */
+function addJsonParser(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, content, done) => {
+    try {
+      done(null, parseJsonBody(content as Buffer))
+    } catch (error) {
+      done(error as Error)
+    }
+  })
+}
+
+async function addRateLimit(app: FastifyInstance, requestsPerMinute: number): Promise<void> {
+  await app.register(rateLimit, {
+    global: true,
+    max: requestsPerMinute,
+    timeWindow: 60_000,
+    keyGenerator: (request) => addressKey(request.ip),
+    errorResponseBuilder: (_request, context) => {
+      const retryAfterSeconds = Math.ceil(context.ttl / 1000)
+      return new Fault('busy', `too many requests: ${context.max} a minute are allowed, wait ${retryAfterSeconds} s`, {
+        cause: { retryAfterSeconds },
+      })
+    },
+  })
+}
+
+/** Made when it is first asked for. */
+function addOpenApi(app: FastifyInstance, version: string): void {
+  let document: string | undefined
+  app.get('/api/v1/openapi.json', (_request, reply) => {
+    document ??= JSON.stringify(openApiDocument({ version: version, statusOf }))
+    return reply.type('application/json').send(document)
+  })
+}
+
+/** The portal's files, and an answer for what is neither a file nor of the API. */
+async function addPortalAndRest(app: FastifyInstance, portalPath: string | null): Promise<void> {
+  const hasPortal = await addPortal(app, portalPath)
   app.setNotFoundHandler({ preHandler: app.rateLimit() }, (request, reply) => {
     if (isPage(request))
       return hasPortal
@@ -249,8 +275,6 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     }
     throw new Fault('not_found', `${request.method.slice(0, 20)} ${path.slice(0, 200)}: there is no such thing here`)
   })
-  await app.ready()
-  return app
 }
 
 const statusOf = (code: string): number => (FAULT_STATUS as Readonly<Record<string, number>>)[code] ?? FAULT_STATUS.internal
@@ -294,7 +318,8 @@ function answerError(options: HttpServerOptions, error: unknown, request: Fastif
       stack: error instanceof Error ? error.stack : undefined,
     })
   } else if (status >= 500)
-    options.log.warn('http.failed', {
+    // The caller was told; a guest without an agent or a full disk is no news of the server's own.
+    options.log.debug('http.failed', {
       requestId: request.id,
       url: request.url.slice(0, 300),
       code: fault.code,

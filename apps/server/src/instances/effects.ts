@@ -74,6 +74,19 @@ export const failedEffect = (instance: string, fault: FaultJson) =>
     storable(fault.message),
   )
 
+/**
+ * Has ended what a destruction by force left on its host: at once where the host is connected, or joins at this moment (its row is locked by
+ * whichever comes first); where it is away, when it comes back and lists it.
+ */
+export const leftBehindEffect = (instance: string, host: string, input: Json) =>
+  sql(
+    `INSERT INTO saga (id, name, resource, input)
+     SELECT gen_random_uuid()::text, 'instance.clean-up', $1, $2::jsonb FROM host WHERE name = $3 AND connected FOR SHARE`,
+    instance,
+    JSON.stringify(input),
+    host,
+  )
+
 export const destroyedEffect = (instance: string) =>
   sql(
     'UPDATE instance SET destroyed_at = now(), operation_id = NULL, operation_name = NULL WHERE id = $1 AND destroyed_at IS NULL',

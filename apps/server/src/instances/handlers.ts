@@ -1,34 +1,19 @@
 /** The handlers of instances and images: they parse nothing (the table did) and decide little; what takes time is a saga. */
-import { Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
+import { bytes, Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
 import type { Reply } from '@typevisor/api'
-import {
-  assertCan,
-  parseDomainName,
-  parseImageName,
-  type DomainId,
-  type DomainSpec,
-  type DomainStateKind,
-  type VerbName,
-} from '@typevisor/model'
-import { bytes } from '@typevisor/base'
-import {
-  pgCreateSaga,
-  postgresSagaStore,
-  sagaId,
-  type NewSaga,
-  type SagaEngine,
-  type SagaStore,
-  type SqlExecutor,
-} from '@typevisor/saga'
+import { parseDomainName, parseImageName, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
+import { pgCreateSaga, sagaId, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
+import { recordEntry } from '../db/audit.ts'
 import type { Db } from '../db/database.ts'
 import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
+import { insertInstance, untilSomeHost } from './create.ts'
 import { eventEffect } from './effects.ts'
-import { assertRoom } from './placement.ts'
-import { hostOffers, listInstances, needInstance, toWireInstance, type InstanceRow } from './queries.ts'
+import { listInstances, needInstance, toWireInstance } from './queries.ts'
 import { serveStream } from './streams.ts'
-import { PLACEMENT_LOCK, type BuildInput, type CreateInput, type VerbInput } from './sagas.ts'
+import type { BuildInput, CreateInput } from './sagas.ts'
+import { beginOperation, beginVerb } from './verbs.ts'
 
 export interface InstanceHandlerOptions {
   readonly db: Db
@@ -41,10 +26,9 @@ export interface InstanceHandlerOptions {
 }
 
 /** All verbs are alike but for the name. */
-type VerbCall = Omit<Call<'instance.start'>, 'operation'>
+type VerbCall = Omit<Call<'instance.start'>, 'operation' | 'query'> & { readonly query: { readonly wait: number } }
 type InstanceHandlers = Pick<Handlers, Extract<keyof Handlers, `instance.${string}` | `image.${string}`>>
 
-const UNIQUE_VIOLATION = '23505'
 const AGENT_READ_WAIT_MS = 0
 
 /** JSON as it goes into a saga: the specs are made of nothing else. */
@@ -61,40 +45,28 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
   ): Promise<Reply<'instance.create'>> => {
     engine.wake()
     const operation = await settledWithin(engine, store, id, waitSeconds, signal)
-    if (instance === null) return { operation: toWireOperation(operation, engine), instance: null }
+    if (instance === null) return { operation: toWireOperation(operation, { engine, agents }), instance: null }
     const row = await needInstance(db, instance).catch((error: unknown) => {
       if (error instanceof Fault && error.code === 'not_found') return null
       throw error
     })
-    return { operation: toWireOperation(operation, engine), instance: row && toWireInstance(row, agents) }
+    return { operation: toWireOperation(operation, { engine, agents }), instance: row && toWireInstance(row, agents) }
   }
 
-  const verb = (name: VerbName) => async (call: VerbCall) => {
-    const row = await needInstance(db, call.params.instance)
-    call.audit(row.id)
-    const id = ids.next()
-    await database.transaction(async (tx) => {
-      const { rows } = await tx.query('SELECT state_kind, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE', [
-        row.id,
-      ])
-      const current = rows[0]
-      if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
-      if (current['operation_name'] !== null)
-        throw new Fault('busy', `${name} ${row.name}: ${String(current['operation_name'])} is under way`)
-      assertVerb(name, String(current['state_kind']), row.name)
-      if (name === 'destroy') await letGo(tx, row.id)
-      if (name === 'start' || name === 'restore') await takeRoom(tx, agents, row, name)
-      const input: VerbInput = { id: row.id as DomainId, name: row.name, host: row.host, verb: name }
-      await begin(tx, { id: sagaId(id), name: `instance.${name}`, resource: row.id, input: asJson(input) })
-      if (name === 'destroy') {
-        await tx.query(
-          `UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`,
-          [row.id],
-        )
-      }
-    })
-    return accepted(id, row.id, call.query.wait, call.signal)
-  }
+  const verb =
+    (name: VerbName, force = false) =>
+    async (call: VerbCall) => {
+      const row = await needInstance(db, call.params.instance)
+      call.audit(row.id, row.name)
+      const id = sagaId(ids.next())
+      const dropped = await database.transaction(async (tx) => {
+        const letGo = await beginVerb(tx, agents, { saga: id, row, verb: name, force })
+        await recordEntry(tx, call.entry(row.id, row.name))
+        return letGo
+      })
+      engine.drop(dropped)
+      return accepted(id, row.id, call.query.wait, call.signal)
+    }
 
   /** The agent that holds the instance, for what is only read or passed through. */
   const holder = async (idOrName: string, signal: AbortSignal) => {
@@ -120,13 +92,16 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         forwards: body.forwards,
         labels: body.labels,
       }
-      call.audit(instance)
-      const input: CreateInput = { id: instance as DomainId, spec, host: body.host ?? null, start: body.start }
+      await untilSomeHost(database, agents, body.host, call.signal)
       await database.transaction(async (tx) => {
-        await insertInstance(tx, instance, spec, call.caller?.accountName ?? 'nobody')
-        await begin(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
+        const id = instance as DomainId // our own, new
+        const createdBy = call.caller?.accountName ?? 'nobody'
+        const host = await insertInstance(tx, agents, { id, spec, host: body.host, createdBy })
+        const input: CreateInput = { id, spec, host, start: body.start }
+        await beginOperation(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
         const event = eventEffect('instance.state', instance, body.name, { from: null, to: 'creating', cause: 'requested' })
         await tx.query(event.text, event.values)
+        await recordEntry(tx, call.entry(instance, body.name))
       })
       return accepted(saga, instance, query.wait, call.signal)
     },
@@ -138,10 +113,10 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.poweroff': verb('poweroff'),
     'instance.save': verb('save'),
     'instance.restore': verb('restore'),
-    'instance.destroy': verb('destroy'),
+    'instance.destroy': (call) => verb('destroy', call.query.force === 'true')(call),
     'instance.exec': async (call) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id)
+      await call.begin(row.id, row.name)
       const { argv, stdinBase64, timeoutMs } = call.body
       return agent.call(
         'domain.exec',
@@ -165,12 +140,12 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     },
     'instance.console': async (call, socket) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id)
+      await call.begin(row.id, row.name)
       await serveStream({ agent, kind: 'console', domain: id, fromOffset: call.query.from, signal: call.signal }, socket)
     },
     'instance.vnc': async (call, socket) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
-      call.audit(row.id)
+      await call.begin(row.id, row.name)
       await serveStream({ agent, kind: 'vnc', domain: id, signal: call.signal }, socket)
     },
     'image.list': async () => {
@@ -195,76 +170,17 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       if (!agents.get(host)) throw new Fault('unavailable', `host ${host} is not connected`)
       const input: BuildInput = { image: call.params.image, host }
       const saga = ids.next()
-      call.audit(call.params.image)
-      await database.transaction((tx) =>
-        pgCreateSaga(tx, {
+      const { image } = call.params
+      await database.transaction(async (tx) => {
+        await pgCreateSaga(tx, {
           id: sagaId(saga),
           name: 'image.build',
-          resource: `image:${host}/${call.params.image}`,
+          resource: `image:${host}/${image}`,
           input: asJson(input),
-        }),
-      )
+        })
+        await recordEntry(tx, call.entry(image, image))
+      })
       return accepted(saga, null, call.query.wait, call.signal)
     },
-  }
-}
-
-/** An operation that failed and could not be undone holds its instance; destroying the instance is what is left to do, and ends it. */
-async function letGo(tx: SqlExecutor, instance: string): Promise<void> {
-  const store = postgresSagaStore({ sql: tx })
-  for (const { id, state } of await store.list({ unfinished: true, resource: instance })) {
-    if (state.kind === 'stuck') await store.settleStuck(id, 'abandon')
-  }
-}
-
-/**
- * What is started holds memory that a stopped or saved instance does not. Looked at in the transaction that begins the operation, under the
- * lock of creations: the operation's name in the row is what sets the memory aside, so of two that want the last of it one is refused.
- */
-async function takeRoom(tx: SqlExecutor, agents: AgentRegistry, row: InstanceRow, verb: VerbName): Promise<void> {
-  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
-  const offer = (await hostOffers(tx, agents, row.id)).find(({ name }) => name === row.host)
-  if (offer) assertRoom(offer, row.memory_bytes, `${verb} ${row.name}`)
-}
-
-async function begin(tx: SqlExecutor, saga: NewSaga): Promise<void> {
-  await pgCreateSaga(tx, saga)
-  await tx.query('UPDATE instance SET operation_id = $2, operation_name = $3 WHERE id = $1', [saga.resource, saga.id, saga.name])
-}
-
-/** The shared table knows the states of domains; `creating` and `destroying` are held by their operations, `failed` can only be destroyed. */
-function assertVerb(verb: VerbName, state: string, name: string): void {
-  if (state === 'failed' && verb === 'destroy') return
-  if (state === 'failed' || state === 'creating' || state === 'destroying') {
-    throw new Fault('conflict', `${verb} ${name}: it is ${state}`)
-  }
-  assertCan(verb, state as DomainStateKind, name)
-}
-
-async function insertInstance(tx: SqlExecutor, id: string, spec: DomainSpec, createdBy: string): Promise<void> {
-  try {
-    await tx.query(
-      `INSERT INTO instance (id, name, image, spec, vcpu_count, memory_bytes, root_disk_bytes, labels, forwards, state_kind, state_cause, state_since, created_at, created_by)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'creating', 'requested', now(), now(), $10)`,
-      [
-        id,
-        spec.name,
-        spec.image,
-        JSON.stringify(spec),
-        spec.vcpuCount,
-        spec.memoryBytes,
-        spec.rootDiskBytes,
-        JSON.stringify(spec.labels),
-        JSON.stringify(spec.forwards),
-        createdBy,
-      ],
-    )
-  } catch (error) {
-    const sqlState = error instanceof Fault ? (error.cause as { code?: unknown } | undefined)?.code : undefined
-    if (sqlState !== UNIQUE_VIOLATION) throw error
-    throw new Fault('conflict', `name: an instance ${spec.name} exists`, {
-      details: [{ path: 'body.name', want: 'a name that no instance has', got: spec.name }],
-      cause: error,
-    })
   }
 }

@@ -1,18 +1,32 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, type FaultCode } from '@typevisor/base'
-import { chooseHost, type HostOffer } from './placement.ts'
+import { chooseHost, type HostOffer, type PlacementWish } from './placement.ts'
 
+const micro = new Map([['micro', { minimumMemoryBytes: 50, minimumDiskBytes: 60 }]])
 const offer = (name: string, changes: Partial<HostOffer> = {}): HostOffer => ({
   name,
   connected: true,
   memoryBytes: 1000,
   committedBytes: 0,
-  images: ['micro'],
+  images: micro,
+  takenPorts: new Map(),
   ...changes,
 })
-const wish = { image: 'micro', memoryBytes: 100, host: undefined }
-const isFault = (code: FaultCode) => (error: unknown) => error instanceof Fault && error.code === code
+const wish: PlacementWish = { image: 'micro', memoryBytes: 100, rootDiskBytes: 100, forwards: [], host: undefined }
+
+/** Refused with this code, in these words, naming this field; null: none is to blame. */
+function refuses(offers: readonly HostOffer[], asked: PlacementWish, code: FaultCode, path: string | null, words = /./): void {
+  assert.throws(
+    () => chooseHost(offers, asked),
+    (error: unknown) => {
+      assert.ok(error instanceof Fault)
+      assert.deepEqual([error.code, error.details[0]?.path ?? null], [code, path])
+      assert.match(error.message, words)
+      return true
+    },
+  )
+}
 
 test('the host with the most memory left is chosen, the first by name among equals', () => {
   assert.equal(chooseHost([offer('b', { committedBytes: 500 }), offer('a', { committedBytes: 600 })], wish), 'b')
@@ -22,13 +36,41 @@ test('the host with the most memory left is chosen, the first by name among equa
 test('a host that is asked for is taken, or refused with the reason', () => {
   const offers = [offer('a'), offer('b', { committedBytes: 500 }), offer('away', { connected: false })]
   assert.equal(chooseHost(offers, { ...wish, host: 'b' }), 'b')
-  assert.throws(() => chooseHost(offers, { ...wish, host: 'nobody' }), isFault('not_found'))
-  assert.throws(() => chooseHost(offers, { ...wish, host: 'away' }), isFault('unavailable'))
+  refuses(offers, { ...wish, host: 'nobody' }, 'not_found', 'body.host')
+  refuses(offers, { ...wish, host: 'away' }, 'conflict', 'body.host', /not connected/)
 })
 
 test('no host, no image and no memory are told apart', () => {
-  assert.throws(() => chooseHost([], wish), isFault('unavailable'))
-  assert.throws(() => chooseHost([offer('a', { connected: false })], wish), isFault('unavailable'))
-  assert.throws(() => chooseHost([offer('a', { images: [] })], wish), isFault('not_found'))
-  assert.throws(() => chooseHost([offer('a', { committedBytes: 950 })], wish), isFault('exhausted'))
+  refuses([], wish, 'unavailable', null)
+  refuses([offer('a', { connected: false })], wish, 'unavailable', null)
+  refuses([offer('a', { images: new Map() })], wish, 'not_found', 'body.image', /no connected host has it;/)
+  refuses([offer('a', { committedBytes: 950 })], wish, 'exhausted', 'body.memoryBytes', /emptiest host \(a\) has 50 left/)
+})
+
+test('an image that is elsewhere only is said to be there, and how to make it here', () => {
+  const offers = [offer('a', { images: new Map() }), offer('b'), offer('away', { connected: false })]
+  refuses(offers, { ...wish, host: 'a' }, 'not_found', 'body.image', /host a does not have it \(b, away have it\); .* --host a`/)
+  refuses(
+    [offer('a', { images: new Map() }), offer('away', { connected: false })],
+    wish,
+    'not_found',
+    'body.image',
+    /no connected host has it \(away has it\)/,
+  )
+})
+
+test('memory and disk below what the image wants are refused by name', () => {
+  refuses([offer('a')], { ...wish, memoryBytes: 49 }, 'invalid', 'body.memoryBytes', /at least 50/)
+  refuses([offer('a')], { ...wish, rootDiskBytes: 59 }, 'invalid', 'body.rootDiskBytes', /at least 60/)
+})
+
+test('a host whose port is taken is passed over; where no other is left the port and its holder are named', () => {
+  const taken = offer('a', { takenPorts: new Map([['tcp 8080', 'web-1']]) })
+  const forwards = [
+    { protocol: 'tcp', hostPort: 0 },
+    { protocol: 'tcp', hostPort: 8080 },
+  ]
+  assert.equal(chooseHost([taken, offer('b', { committedBytes: 800 })], { ...wish, forwards }), 'b')
+  refuses([taken], { ...wish, forwards }, 'conflict', 'body.forwards[1].hostPort', /forwarded to web-1/)
+  assert.equal(chooseHost([taken], { ...wish, forwards: [{ protocol: 'udp', hostPort: 8080 }] }), 'a')
 })

@@ -7,7 +7,8 @@ import type { SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { Db } from '../db/database.ts'
 import { pageOf, searchPatterns, type PageKey } from '../db/paging.ts'
-import type { HostOffer } from './placement.ts'
+import { LOST } from './effects.ts'
+import { portKey, type HostOffer } from './placement.ts'
 
 export type WireInstance = Reply<'instance.get'>
 
@@ -91,24 +92,57 @@ export async function listInstances(
 }
 
 /**
- * What each host has left. `except`: the instance that is being placed and counts nowhere yet. One that is being started holds its memory
- * from the moment that this was accepted.
+ * What each host has left. `except`: the instance that is being placed and counts nowhere yet. One that is being made or started holds its
+ * memory from the moment that this was accepted, though it is `stopped` in between. `ports`: those whose holders are asked for.
  */
-export async function hostOffers(database: SqlExecutor, agents: AgentRegistry, except: string): Promise<HostOffer[]> {
+export async function hostOffers(
+  database: SqlExecutor,
+  agents: AgentRegistry,
+  except: string,
+  ports: readonly number[] = [],
+): Promise<HostOffer[]> {
   const { rows } = await database.query(
     `SELECT host.name, host.memory_bytes,
        (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance
         WHERE instance.host = host.name AND destroyed_at IS NULL AND id <> $1
-          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.start', 'instance.restore'))) AS committed,
-       (SELECT coalesce(array_agg(image.name), '{}') FROM image WHERE image.host = host.name) AS images
+          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.create', 'instance.start', 'instance.restore'))) AS committed,
+       (SELECT coalesce(jsonb_object_agg(image.name, jsonb_build_array(image.minimum_memory_bytes, image.virtual_bytes)), '{}')
+        FROM image WHERE image.host = host.name) AS images
      FROM host`,
     [except],
   )
+  const holders = ports.length === 0 ? [] : await portHolders(database, except, ports)
+  return rows.map((row) => {
+    const name = String(row['name'])
+    const images = Object.entries(row['images'] as Record<string, [memory: number, disk: number]>)
+    return {
+      name,
+      connected: agents.get(name) !== null,
+      memoryBytes: Number(row['memory_bytes']),
+      committedBytes: Number(row['committed']),
+      images: new Map(images.map(([image, [memory, disk]]) => [image, { minimumMemoryBytes: memory, minimumDiskBytes: disk }])),
+      takenPorts: new Map(holders.filter(({ host }) => host === name).map(({ port, instance }) => [port, instance])),
+    }
+  })
+}
+
+/** Who forwards these ports: as long as it runs what the host gave it, and what it asked for whether or not it runs. */
+async function portHolders(
+  database: SqlExecutor,
+  except: string,
+  ports: readonly number[],
+): Promise<{ host: string; port: string; instance: string }[]> {
+  const { rows } = await database.query(
+    `SELECT host, name, forward ->> 'protocol' AS protocol, (forward ->> 'hostPort')::integer AS port
+     FROM instance, jsonb_array_elements(coalesce(spec -> 'forwards', '[]')
+       || CASE WHEN state_kind IN ('creating', 'running', 'paused') THEN forwards ELSE '[]' END) AS forward
+     WHERE destroyed_at IS NULL AND host IS NOT NULL AND id <> $1 AND (state_kind <> 'failed' OR state_cause = $3)
+       AND (forward ->> 'hostPort')::integer = ANY ($2::integer[])`,
+    [except, ports, LOST],
+  )
   return rows.map((row) => ({
-    name: String(row['name']),
-    connected: agents.get(String(row['name'])) !== null,
-    memoryBytes: Number(row['memory_bytes']),
-    committedBytes: Number(row['committed']),
-    images: row['images'] as string[],
+    host: String(row['host']),
+    port: portKey({ protocol: String(row['protocol']), hostPort: Number(row['port']) }),
+    instance: String(row['name']),
   }))
 }

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { Fault, gib } from '@typevisor/base'
+import { unrecorded } from '@typevisor/identity'
 import { createSagaEngine, postgresSagaStore } from '@typevisor/saga'
 import { memoryLog } from '@typevisor/sim'
 import { AgentRegistry } from '../agents/registry.ts'
@@ -40,6 +41,8 @@ async function hostWith(...states: readonly string[]) {
       requestId: 'test',
       signal: new AbortController().signal,
       audit: () => {},
+      entry: unrecorded,
+      begin: async () => {},
       setSession: () => {},
     })
   return { begin, database, committed: async () => (await hostOffers(executor, agents, testIds.next()))[0]?.committedBytes }

@@ -11,13 +11,13 @@ import { memoryImageStore } from '@typevisor/image/testing'
 import type { DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
 import { postgresSagaStore, stateFile, type SagaDefinition } from '@typevisor/saga'
 import { sagaCrashSuite } from '@typevisor/saga/testing'
-import { simDisk } from '@typevisor/sim'
+import { sequentialIds, simDisk } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
 import { openToolstack } from '@typevisor/toolstack'
 import { serveHost } from '../agents/gateway.ts'
 import { AgentRegistry } from '../agents/registry.ts'
 import { nodeSecretCrypto } from '../secrets.ts'
-import { stopTestPostgres, testDatabase, type TestDatabase } from '../testing.ts'
+import { stopTestPostgres, testDatabase, testIds, type TestDatabase } from '../testing.ts'
 import { observedEffect } from './effects.ts'
 import { INSTANCE_SAGAS, type InstanceServices } from './sagas.ts'
 
@@ -49,9 +49,11 @@ interface Subject {
   readonly before: readonly (VerbName | 'define')[]
   readonly resource?: string
   readonly irreversibleFrom?: string
+  /** The row was destroyed already, by force. */
+  readonly destroyed?: boolean
 }
 
-function suite({ definition, title, input, before, resource = ID, irreversibleFrom }: Subject): void {
+function suite({ definition, title, input, before, resource = ID, irreversibleFrom, destroyed = false }: Subject): void {
   sagaCrashSuite<Json, InstanceServices>({
     definition: { ...definition, name: title } as unknown as SagaDefinition<Json, InstanceServices>,
     input,
@@ -73,8 +75,9 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
         volumes,
         images,
         state: stateFile({ disk: simDisk({ rng }), name: 'agent.journal', clock, log }),
-        saves: { pathOf: (id) => `/sim/${id}.save`, remove: async (path) => void hypervisor.saves.delete(path) },
+        saves: hypervisor.saveFolder,
         clock,
+        ids: sequentialIds(),
         log,
         owner: 'agent',
       })
@@ -97,7 +100,7 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
           `INSERT INTO instance (id, name, image, spec, vcpu_count, memory_bytes, root_disk_bytes, labels, forwards, state_kind, state_cause, state_since,
              created_at, created_by, host, operation_id, operation_name)
            VALUES ($1, 'crash', 'micro', $2, 1, $3, $4, '{}', '[]', 'creating', 'requested', now(), now(), 'test', $5, $6, $7)`,
-          [ID, JSON.stringify(SPEC), SPEC.memoryBytes, SPEC.rootDiskBytes, before.length > 0 ? HOST : null, SAGA, title],
+          [ID, JSON.stringify(SPEC), SPEC.memoryBytes, SPEC.rootDiskBytes, HOST, SAGA, title],
         )
         const domain = toolstack.get(ID)
         if (domain) {
@@ -112,11 +115,12 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
       const stop = new AbortController()
       const joined = Promise.withResolvers<void>()
       const left = serveHost(
-        { database, agents, crypto: nodeSecretCrypto, log, signal: stop.signal },
+        { database, agents, crypto: nodeSecretCrypto, ids: testIds, log, signal: stop.signal },
         { name: HOST, agent, over: null, onJoined: joined.resolve },
       )
       left.catch(joined.reject)
       await joined.promise
+      if (destroyed) await database.query('UPDATE instance SET destroyed_at = now(), operation_id = NULL, operation_name = NULL')
 
       const takenIn = async (): Promise<boolean> => {
         const { rows } = await database.query('SELECT event_sequence FROM host WHERE name = $1', [HOST])
@@ -155,12 +159,12 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
 
 const verbInput = (verb: VerbName) => ({ id: ID, name: 'crash', host: HOST, verb })
 const asInput = (value: object): Json => value as Json
-const { create, destroy, buildImage, ...verbs } = INSTANCE_SAGAS
+const { create, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
 
 suite({
   definition: create,
   title: 'instance.create',
-  input: asInput({ id: ID, spec: SPEC, host: null, start: true }),
+  input: asInput({ id: ID, spec: SPEC, host: HOST, start: true }),
   before: [],
 })
 suite({
@@ -181,6 +185,21 @@ suite({
   title: 'instance.destroy of a saved one',
   input: verbInput('destroy'),
   before: ['define', 'start', 'save'],
+  irreversibleFrom: 'carry-out',
+})
+suite({
+  definition: destroy,
+  title: 'instance.destroy by force',
+  input: { ...verbInput('destroy'), force: true },
+  before: ['define', 'start'],
+  irreversibleFrom: 'carry-out',
+})
+suite({
+  definition: cleanUp,
+  title: 'instance.clean-up',
+  input: verbInput('destroy'),
+  before: ['define', 'start'],
+  destroyed: true,
   irreversibleFrom: 'carry-out',
 })
 suite({

@@ -3,18 +3,17 @@
  * its own (given twice, done once) and the claim's fence (an older server is refused); what the host answers goes into the instance's row
  * in the same transaction as the fact that the step is done.
  *
- *   create:  place --> define --> start        undo: destroy on the host; the row says `failed` and why
+ *   create:  place (read) --> define --> start        undo: destroy on the host; the row says `failed` and why
  *   VERB:    carry-out
- *   destroy: carry-out --> the row is kept, with `destroyed_at`
+ *   destroy: carry-out --> the row is kept, with `destroyed_at`; by force also where the host does not do it (`forget.ts`)
+ *   clean-up: carry-out of a destroy on a host that came back with what was destroyed meanwhile; the row stays as it is
  */
-import { Fault, type FaultJson, type Json } from '@typevisor/base'
+import { Fault, retryable, toFault, type FaultJson, type Json } from '@typevisor/base'
 import { VERB_NAMES, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { DomainReply } from '@typevisor/api/agent-wire'
-import { destroyedEffect, eventEffect, failedEffect, observedEffect, releaseEffect } from './effects.ts'
-import { chooseHost } from './placement.ts'
-import { hostOffers } from './queries.ts'
+import { destroyedEffect, eventEffect, failedEffect, leftBehindEffect, observedEffect, releaseEffect } from './effects.ts'
 
 export interface InstanceServices {
   readonly agents: AgentRegistry
@@ -27,14 +26,19 @@ export type CreateInput = {
   readonly host: string | null
   readonly start: boolean
 }
-export type VerbInput = { readonly id: DomainId; readonly name: string; readonly host: string | null; readonly verb: VerbName }
+export type VerbInput = {
+  readonly id: DomainId
+  readonly name: string
+  readonly host: string | null
+  readonly verb: VerbName
+  /** Of `destroy`: whether or not its host does it. */
+  readonly force?: boolean
+}
 export type BuildInput = { readonly image: string; readonly host: string }
 
 /** How long a step waits for an agent that is away before it counts as an attempt. */
 const AGENT_AWAY_LIMIT_MS = 30_000
 const AWAY_ATTEMPTS = 20
-/** Longer than an agent's pause between two attempts to join; a creation on a host that stays away fails after five of these. */
-const PLACE_AWAY_LIMIT_MS = 12_000
 
 type Context<I> = StepContext<I, InstanceServices>
 
@@ -53,42 +57,12 @@ const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
   return place
 }
 
-/**
- * Agents come back a moment after the server does. What was accepted before it was killed must not fail for that moment: a host that has
- * been here before is waited for, as every other step does.
- */
-async function untilSomeHost({ database, agents }: InstanceServices, wanted: string | null, signal: AbortSignal): Promise<void> {
-  const { rows } = await database.query(
-    'SELECT name FROM host WHERE last_seen_at IS NOT NULL AND ($1::text IS NULL OR name = $1)',
-    [wanted],
-  )
-  const known = rows.map((row) => String(row['name']))
-  if (known.length === 0 || known.some((name) => agents.get(name) !== null)) return
-  const done = new AbortController()
-  const either = AbortSignal.any([signal, done.signal])
-  await Promise.any(known.map((name) => agents.need(name, PLACE_AWAY_LIMIT_MS, either))).catch(() => {})
-  done.abort()
-  signal.throwIfAborted()
-}
-
-/** One placement at a time: two that both saw the last free memory would both take it. The choice is kept in the row at once. */
-export const PLACEMENT_LOCK = 7_630_001
-
-async function place({ database, agents }: InstanceServices, input: CreateInput): Promise<string> {
-  return database.transaction(async (tx) => {
-    await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
-    const { rows } = await tx.query('SELECT host FROM instance WHERE id = $1', [input.id])
-    const placed = rows[0]?.['host']
-    if (typeof placed === 'string') return placed
-    const offers = await hostOffers(tx, agents, input.id)
-    const host = chooseHost(offers, {
-      image: input.spec.image,
-      memoryBytes: input.spec.memoryBytes,
-      host: input.host ?? undefined,
-    })
-    await tx.query('UPDATE instance SET host = $2 WHERE id = $1', [input.id, host])
-    return host
-  })
+/** Chosen in the transaction that accepted the creation. */
+async function placedHost({ database }: InstanceServices, id: DomainId): Promise<string> {
+  const { rows } = await database.query('SELECT host FROM instance WHERE id = $1', [id])
+  const host = rows[0]?.['host']
+  if (typeof host !== 'string') throw new Fault('internal', `create ${id}: its row names no host`)
+  return host
 }
 
 const create = defineSaga<CreateInput, InstanceServices>({
@@ -96,10 +70,7 @@ const create = defineSaga<CreateInput, InstanceServices>({
   steps: [
     {
       name: 'place',
-      do: async ({ input, services, signal }) => {
-        await untilSomeHost(services, input.host, signal)
-        return { output: await place(services, input) }
-      },
+      do: async ({ input, services }) => ({ output: await placedHost(services, input.id) }),
     },
     {
       name: 'define',
@@ -172,6 +143,32 @@ function verbSaga(verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput,
   })
 }
 
+/** How long a destruction by force waits for a host that is connected and does not answer. */
+const FORCE_LIMIT_MS = 10_000
+const FORCE_ATTEMPTS = 3
+
+/** false: the host is away, refuses or hangs, and is not waited for. */
+async function destroyedThere(context: Context<VerbInput>, host: string): Promise<boolean> {
+  const { services, signal, sagaId, fence, input, attempt, log } = context
+  const agent = services.agents.get(host)
+  if (agent === null) return false
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(FORCE_LIMIT_MS)])
+  try {
+    await agent.call(
+      'domain.carry-out',
+      { commandId: `${sagaId}.destroy`, fence, id: input.id, verb: 'destroy' },
+      { signal: limit },
+    )
+    return true
+  } catch (error) {
+    signal.throwIfAborted()
+    const fault = toFault(error)
+    if (fault.code === 'stale_fence' || (retryable(fault) && attempt < FORCE_ATTEMPTS)) throw fault
+    log.warn('instance.left_behind', { host, instance: input.id, fault: fault.message })
+    return false
+  }
+}
+
 const destroy = defineSaga<VerbInput, InstanceServices>({
   name: 'instance.destroy',
   steps: [
@@ -179,7 +176,11 @@ const destroy = defineSaga<VerbInput, InstanceServices>({
       name: 'carry-out',
       attemptCountMax: AWAY_ATTEMPTS,
       do: async (context) => {
-        if (context.input.host !== null) await carryOut(context, context.input.host, context.input.id, 'destroy', 'destroy')
+        const { id, host, force } = context.input
+        if (host === null) return
+        if (force)
+          return (await destroyedThere(context, host)) ? undefined : { effects: [leftBehindEffect(id, host, context.input)] }
+        await carryOut(context, host, id, 'destroy', 'destroy')
       },
     },
   ],
@@ -191,6 +192,26 @@ const destroy = defineSaga<VerbInput, InstanceServices>({
     failedEffect(input.id, { ...fault, message: `destroy: ${fault.message}` }),
     releaseEffect(input.id, sagaId),
     eventEffect('instance.operation', input.id, input.name, { outcome: 'failed', ...failure('destroy', sagaId, fault) }),
+  ],
+})
+
+const cleanUp = defineSaga<VerbInput, InstanceServices>({
+  name: 'instance.clean-up',
+  steps: [
+    {
+      name: 'carry-out',
+      attemptCountMax: AWAY_ATTEMPTS,
+      do: async (context) => {
+        if (context.input.host !== null) await carryOut(context, context.input.host, context.input.id, 'destroy', 'destroy')
+      },
+    },
+  ],
+  onDone: ({ sagaId, input }) => [
+    eventEffect('instance.operation', input.id, input.name, { verb: 'clean-up', operation: sagaId, outcome: 'done' }),
+  ],
+  // The host lists it at the next connection too: then it is tried again.
+  onFailed: ({ sagaId, input }, fault) => [
+    eventEffect('instance.operation', input.id, input.name, { outcome: 'failed', ...failure('clean-up', sagaId, fault) }),
   ],
 })
 
@@ -244,6 +265,7 @@ export function imageEffect(host: string, image: import('@typevisor/api/agent-wi
 export const INSTANCE_SAGAS = {
   create,
   destroy,
+  cleanUp,
   buildImage,
   ...(Object.fromEntries(VERB_NAMES.filter((verb) => verb !== 'destroy').map((verb) => [verb, verbSaga(verb)])) as Record<
     Exclude<VerbName, 'destroy'>,

@@ -1,5 +1,4 @@
 /** Console and screen: bytes between a browser's socket and the agent's stream, each side held back when the other is slow. */
-import { toFault } from '@typevisor/base'
 import type { AgentPort, AgentStream, StreamKind } from '@typevisor/api/agent-wire'
 import type { DomainId } from '@typevisor/model'
 import type { ByteSocket } from '../http/handler.ts'
@@ -12,17 +11,13 @@ export interface StreamRequest {
   readonly signal: AbortSignal
 }
 
-/** Ends when either side does; the socket is told why. */
+/** Ends when either side does. The caller closes the socket, and tells it what was thrown. */
 export async function serveStream(request: StreamRequest, socket: ByteSocket): Promise<void> {
   const { agent, kind, domain, fromOffset, signal } = request
   let stream: AgentStream | undefined
   try {
     stream = await agent.openStream(kind, domain, { signal, fromOffset })
     await join(stream, socket, signal)
-    socket.close()
-  } catch (error) {
-    const fault = toFault(error)
-    socket.close({ code: fault.code, message: fault.message })
   } finally {
     stream?.close()
   }

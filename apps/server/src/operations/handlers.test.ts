@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { Fault } from '@typevisor/base'
+import { unrecorded } from '@typevisor/identity'
 import { createSagaEngine, defineSaga, postgresSagaStore, sagaId } from '@typevisor/saga'
 import { memoryLog } from '@typevisor/sim'
 import { AgentRegistry } from '../agents/registry.ts'
@@ -56,7 +57,16 @@ test('a stuck operation is undone again or let go of, and no other is', async ()
   await using database = await testDatabase()
   const services = { broken: true }
   const { engine, store, stuck } = await engineWith(services, database)
-  await using server = await testServer({ handlers: operationHandlers({ db: database.db, engine, store }) })
+  await using server = await testServer({
+    database,
+    handlers: operationHandlers({
+      db: database.db,
+      database: database.executor,
+      engine,
+      store,
+      agents: new AgentRegistry(testClock),
+    }),
+  })
   try {
     const first = await stuck()
     const abandoned = await post(server, `${first}/abandon`)
@@ -100,13 +110,15 @@ test('a destruction that is refused lets go of nothing; one that is accepted end
       handlers['instance.destroy']({
         operation: 'instance.destroy',
         params: { instance: INSTANCE },
-        query: { wait: 0 },
+        query: { wait: 0, force: 'false' },
         body: undefined as never,
         caller: null,
         address: 'test',
         requestId: 'test',
         signal: new AbortController().signal,
         audit: () => {},
+        entry: unrecorded,
+        begin: async () => {},
         setSession: () => {},
       })
     await assert.rejects(destroy(), (error: unknown) => error instanceof Fault && error.code === 'busy')

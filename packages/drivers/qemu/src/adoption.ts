@@ -1,24 +1,35 @@
 /**
- * What a killed caller left behind, settled. Nothing is believed but the record, the process and QEMU itself.
+ * What a killed caller left behind, settled. Nothing is believed but the record, the process and QEMU itself; and the record, being only
+ * a file, is never a reason to end a guest.
  *
- *   record      process    becomes
- *   none        any QEMU   swept; gone/unknown            (it never ran: it starts paused)
- *   starting    any        swept; gone/unknown
- *   live        runs       live, its state asked
- *   saving      runs       the save is taken back, the guest goes on; live
- *   saved       runs       ended; gone/requested          (the file is safe: the record says so)
- *   live        ended      gone/unknown with QEMU's last words
- *   saving      ended      the same; a whole file is kept, since the guest never went on after it
- *   saved       ended      gone/requested
- *   gone        ended      as recorded
+ *   record      process    QEMU says    becomes
+ *   starting    any        -            swept; gone/unknown            (it never ran: it starts paused)
+ *   live        runs       -            live, its state asked
+ *   saving      runs       -            the save is taken back, the guest goes on; live
+ *   saved       runs       -            ended; gone/requested          (the file is safe: the record says so)
+ *   live        ended      -            gone/unknown with QEMU's last words
+ *   saving      ended      -            the same; a whole file is kept, since the guest never went on after it
+ *   saved       ended      -            gone/requested
+ *   gone        ended      -            as recorded
+ *   none or     ended      -            gone/unknown with QEMU's last words
+ *   unreadable  runs       never ran    swept; gone/unknown            (`prelaunch`, `inmigrate`)
+ *   unreadable  runs       it ran       live: the record is made anew of what the caller knows of the domain; the old one is kept beside
+ *   unreadable  runs       nothing      left alone; Fault `unavailable`, which claims neither
+ *
+ * `prelaunch` is also said of a paused guest that was reset since: it has nothing in memory but its first instruction. A guest that stands
+ * still behind a save (`postmigrate`) is taken for a paused one: whoever had it saved asks again and hears that it is not.
  */
-import { unreachable, type Log } from '@typevisor/base'
-import type { DriverState } from '@typevisor/toolstack'
+import { Fault, toFault, unreachable, type Log, type Millis } from '@typevisor/base'
+import type { DomainId } from '@typevisor/model'
+import type { DriverDomain, DriverState } from '@typevisor/toolstack'
 import type { DomainPaths } from './layout.ts'
 import { findQemu, kill, sweep, type LaunchContext } from './launch.ts'
 import { lastWords, type Machine } from './machine.ts'
 import type { ProcessIdentity, QemuHost } from './ports.ts'
-import { readRecord, writeRecord, type RunRecord } from './record.ts'
+import { QmpClient } from './qmp.ts'
+import { objectOf, textOf } from './read-json.ts'
+import { findRecord, setAside, writeRecord, type RunRecord } from './record.ts'
+import { stateOfRunState } from './run-state.ts'
 import { abandonSave, partialPath } from './saving.ts'
 
 export type Adopted =
@@ -26,9 +37,18 @@ export type Adopted =
   | {
       readonly kind: 'live'
       readonly record: RunRecord & { readonly process: ProcessIdentity }
+      /** Open already, where it had to be asked; QEMU speaks with one at a time. */
+      readonly monitor: QmpClient | null
       /** To be run once with the machine, before anything else. */
       readonly settle: (machine: Machine) => Promise<void>
     }
+
+export interface AdoptionContext extends Pick<LaunchContext, 'host' | 'clock'> {
+  readonly monitorLimit: Millis
+  readonly log: Log
+  /** What the caller knows of the domain, if anything. */
+  readonly known: DriverDomain | null
+}
 
 async function isAlive(host: QemuHost, process: ProcessIdentity | null): Promise<boolean> {
   if (!process) return false
@@ -36,15 +56,16 @@ async function isAlive(host: QemuHost, process: ProcessIdentity | null): Promise
   return found !== null && found.startTimeTicks === process.startTimeTicks && found.bootId === process.bootId
 }
 
-export async function adoptDomain(
-  context: Pick<LaunchContext, 'host' | 'clock'>,
-  paths: DomainPaths,
-  log: Log,
-): Promise<Adopted> {
-  const { host } = context
+/** @throws Fault `unavailable` when a process is there and cannot be told from a guest that somebody needs. */
+export async function adoptDomain(context: AdoptionContext, id: DomainId, paths: DomainPaths): Promise<Adopted> {
+  const { host, log } = context
   if ((await host.files.size(paths.runFolder)) === null) return { kind: 'gone' }
-  const record = await readRecord(host.files, paths.record)
-  if (!record || record.phase.kind === 'starting') {
+  const found = await findRecord(host.files, paths.record)
+  if (found.kind !== 'record') {
+    return await adoptUnrecorded(context, id, paths, found.kind === 'none' ? 'there is none' : found.reason)
+  }
+  const { record } = found
+  if (record.phase.kind === 'starting') {
     const stray = await findQemu(host, paths)
     log.info('qemu.adopt.swept', { folder: paths.runFolder, processCount: stray.length })
     await sweep(context, paths)
@@ -62,7 +83,7 @@ export async function adoptDomain(
       log.info('qemu.adopt.save_taken_back', { domain: record.id })
       await abandonSave(context, machine, phase.path, phase.wasRunning)
     }
-    return { kind: 'live', record: { ...record, process }, settle }
+    return { kind: 'live', record: { ...record, process }, monitor: null, settle }
   }
   switch (phase.kind) {
     case 'gone':
@@ -89,3 +110,58 @@ const gone = (host: QemuHost, paths: DomainPaths, record: RunRecord, state: Driv
     state,
     phase: record.phase.kind === 'saved' ? record.phase : { kind: 'gone' },
   })
+
+/** Without a record: what the process is, only its monitor can say. */
+async function adoptUnrecorded(context: AdoptionContext, id: DomainId, paths: DomainPaths, why: string): Promise<Adopted> {
+  const { host, clock, log, known, monitorLimit } = context
+  const [process] = await findQemu(host, paths)
+  log.warn('qemu.adopt.no_record', { domain: id, reason: why, pid: process?.pid ?? null })
+  if (!process) return { kind: 'gone' }
+  const leftAlone = (because: string, cause?: unknown): Fault =>
+    new Fault(
+      'unavailable',
+      `domain ${known?.name ?? id}: process ${process.pid} is there, its record is not (${why}), and ${because}`,
+      {
+        cause,
+      },
+    )
+  const ask = async (): Promise<{ monitor: QmpClient; status: string }> => {
+    const monitor = await QmpClient.open(await host.sockets.connect(paths.qmp), { clock, limit: monitorLimit })
+    try {
+      return { monitor, status: textOf(objectOf(await monitor.execute('query-status'))['status']) ?? 'unknown' }
+    } catch (error) {
+      monitor.close()
+      throw error
+    }
+  }
+  const { monitor, status } = await ask().catch((error: unknown) => {
+    throw leftAlone(`its monitor does not answer: ${toFault(error).message}`, error)
+  })
+  try {
+    if (status === 'prelaunch' || status === 'inmigrate') {
+      log.info('qemu.adopt.swept', { folder: paths.runFolder, processCount: 1 })
+      await sweep(context, paths)
+      monitor.close()
+      return { kind: 'gone' }
+    }
+    if (!known) throw leftAlone('nobody has said what it was started with')
+    const record = {
+      version: 1,
+      id,
+      name: known.name,
+      hardware: known.hardware,
+      memoryBytes: known.spec.memoryBytes,
+      vcpuCount: known.spec.vcpuCount,
+      phase: { kind: 'live' },
+      process,
+      state: stateOfRunState(status),
+    } as const
+    if ((await host.files.size(paths.record)) !== null) await setAside(host.files, paths.record)
+    await writeRecord(host.files, paths.record, record)
+    log.info('qemu.adopt.record_made_anew', { domain: id, pid: process.pid, status })
+    return { kind: 'live', record, monitor, settle: async () => {} }
+  } catch (error) {
+    monitor.close()
+    throw error
+  }
+}

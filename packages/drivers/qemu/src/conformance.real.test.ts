@@ -4,22 +4,13 @@ import { mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { createImageStore, type Image } from '@typevisor/image'
-import { parseImageName, type VolumeId } from '@typevisor/model'
+import type { VolumeId } from '@typevisor/model'
 import { domainDriverConformance } from '@typevisor/toolstack/testing'
 import { createQemuDriver } from './index.ts'
-import { silentLog, testClock, testHost, testIds } from './testing.ts'
+import { microImage, silentLog, testClock, testHost, testIds } from './testing.ts'
 
 const run = promisify(execFile)
-const CACHE = fileURLToPath(new URL('../../../../.cache/', import.meta.url))
-
-async function microImage(): Promise<Image> {
-  const images = createImageStore({ folder: join(CACHE, 'images'), cacheFolder: join(CACHE, 'debian'), clock: testClock })
-  const name = parseImageName('micro')
-  return (await images.get(name)) ?? (await images.build(name))
-}
 
 domainDriverConformance('qemu', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tvq-'))

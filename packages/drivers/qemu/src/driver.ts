@@ -1,5 +1,5 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
-import { Channel, Fault, millis, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
 import type { DomainId, PortForward } from '@typevisor/model'
 import type {
   CallOptions,
@@ -14,17 +14,17 @@ import type {
 } from '@typevisor/toolstack'
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
 import { adoptDomain, type Adopted } from './adoption.ts'
-import { deviceIds } from './command-line.ts'
 import { readConsoleLog, trimConsoleLog } from './console.ts'
-import { parseUserNet, setUpForwards } from './forwards.ts'
+import { EventQueue } from './event-queue.ts'
+import { bringUpForwards, parseUserNet } from './forwards.ts'
 import { planHardware } from './hardware.ts'
 import { domainPaths, type DomainPaths } from './layout.ts'
 import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
-import { isObject, parseObject } from './read-json.ts'
-import { readRecord } from './record.ts'
+import { excerpt } from './read-json.ts'
+import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { restoreInto, saveMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
@@ -76,6 +76,7 @@ export interface QemuDriver extends DomainDriver {
   forwards(id: DomainId, options?: CallOptions): Promise<readonly PortForward[]>
 }
 
+const ADOPT_AGAIN = millis(1000)
 const QUIT_LIMIT = millis(1500)
 const QUIT_EXIT_LIMIT = millis(3000)
 
@@ -92,13 +93,16 @@ class Driver implements QemuDriver {
   readonly #limits: QemuDriverLimits
   readonly #binary: string
   readonly #machines = new Map<DomainId, Machine>()
+  /** What the caller has said of each domain: what a record is made of when it has to be made anew. */
+  readonly #known = new Map<DomainId, DriverDomain>()
+  /** Domains whose process did not answer when it was to be adopted. */
+  readonly #unanswered = new Set<DomainId>()
   readonly #locks = new Locks<DomainId>()
   /** What is under way per domain, so that `destroy` need not wait for it. */
   readonly #underWay = new Map<DomainId, Set<AbortController>>()
   readonly #closing = new AbortController()
   readonly #probe: () => Promise<Acceleration>
-  #events: Channel<DriverEvent>
-  #overflow: Fault | null = null
+  readonly #events: EventQueue
 
   constructor(options: QemuDriverOptions) {
     this.#options = options
@@ -107,7 +111,7 @@ class Driver implements QemuDriver {
     this.#log = options.log.with({ driver: 'qemu' })
     this.#limits = { ...LIMITS, ...options.limits }
     this.#binary = options.qemuBinary ?? 'qemu-system-x86_64'
-    this.#events = new Channel(this.#limits.eventCountMax)
+    this.#events = new EventQueue(this.#limits.eventCountMax)
     this.#probe = createAcceleratorProbe({
       host: options.host,
       binary: this.#binary,
@@ -145,6 +149,7 @@ class Driver implements QemuDriver {
   }
 
   create(domain: DriverDomain, options: CallOptions = {}): Promise<void> {
+    this.#known.set(domain.id, domain)
     return this.#exclusive(domain.id, options, async (signal) => {
       if (await this.#attach(domain.id)) return
       await this.#start(domain, 'fresh', signal, async () => {})
@@ -152,6 +157,7 @@ class Driver implements QemuDriver {
   }
 
   restore(domain: DriverDomain, path: string, options: CallOptions = {}): Promise<void> {
+    this.#known.set(domain.id, domain)
     return this.#exclusive(domain.id, options, async (signal) => {
       if (await this.#attach(domain.id)) return
       await restoreInto({ ...this.#transfer(), domain, path, signal }, (feed) => this.#start(domain, 'incoming', signal, feed))
@@ -207,10 +213,7 @@ class Driver implements QemuDriver {
       const paths = this.#paths(id)
       const machine = await this.#attach(id).catch(() => null)
       const wasThere = machine !== null
-      if (machine) {
-        machine.expectEnd()
-        await this.#end(machine)
-      }
+      if (machine) await this.#end(machine)
       await sweep(this.#launchContext('tcg'), paths)
       if (!wasThere) this.#log.debug('qemu.destroy.nothing', { domain: id })
     })
@@ -253,51 +256,54 @@ class Driver implements QemuDriver {
   }
 
   async adopt(domains: readonly DriverDomain[], options: CallOptions = {}): Promise<ReadonlyMap<DomainId, DriverState>> {
-    this.#overflow = null
-    if (this.#events.closed && !this.#closing.signal.aborted) this.#events = new Channel(this.#limits.eventCountMax)
+    if (!this.#closing.signal.aborted) this.#events.beginAnew()
     const states = new Map<DomainId, DriverState>()
     await Promise.all(
-      domains.map(async ({ id, name }) => {
+      domains.map(async (domain) => {
+        const { id, name } = domain
+        this.#known.set(id, domain)
         try {
-          states.set(
-            id,
-            await this.#exclusive(id, options, async (signal) => {
-              const machine = await this.#attach(id)
-              return machine ? await machine.refresh({ signal }) : await this.#goneState(id)
-            }),
-          )
+          states.set(id, await this.#lookAt(id, options))
         } catch (error) {
           options.signal?.throwIfAborted()
           // It is there and does not answer: neither gone nor known. Its state follows as an event once it answers.
-          const reason = error instanceof Error ? error.message : String(error)
-          this.#machines.get(id)?.owe()
-          this.#log.warn('qemu.adopt.no_answer', { domain: id, name, reason })
+          this.#log.warn('qemu.adopt.no_answer', { domain: id, name, reason: toFault(error).message })
+          const machine = this.#machines.get(id)
+          if (machine) machine.owe()
+          else void this.#adoptLater(id)
         }
       }),
     )
     return states
   }
 
-  async *events(options: CallOptions = {}): AsyncGenerator<DriverEvent, void, undefined> {
-    const channel = this.#events
-    if (this.#overflow) throw this.#overflow
-    const { signal } = options
-    if (!signal) return yield* channel
-    const aborted = Promise.withResolvers<never>()
-    aborted.promise.catch(() => {})
-    const abort = (): void => aborted.reject(signal.reason)
-    if (signal.aborted) abort()
-    signal.addEventListener('abort', abort, { once: true })
-    const iterator = channel[Symbol.asyncIterator]()
+  #lookAt(id: DomainId, options: CallOptions): Promise<DriverState> {
+    return this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#attach(id)
+      return machine ? await machine.refresh({ signal }) : await this.#goneState(id)
+    })
+  }
+
+  /** Asks again until it is known what became of the domain, and tells it. */
+  async #adoptLater(id: DomainId): Promise<void> {
+    const { signal } = this.#closing
+    if (this.#unanswered.has(id)) return
+    this.#unanswered.add(id)
     try {
-      while (true) {
-        const next = await Promise.race([iterator.next(), aborted.promise])
-        if (next.done) return
-        yield next.value
+      while (!signal.aborted && this.#known.has(id)) {
+        await this.#clock.sleep(ADOPT_AGAIN, { signal })
+        const state = await this.#lookAt(id, { signal }).catch(() => null)
+        if (state) return this.#report({ at: this.#clock.now(), domain: id, kind: 'state', state })
       }
+    } catch {
+      // The driver was closed.
     } finally {
-      signal.removeEventListener('abort', abort)
+      this.#unanswered.delete(id)
     }
+  }
+
+  events(options: CallOptions = {}): AsyncIterable<DriverEvent> {
+    return this.#events.read(options)
   }
 
   async statistics(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['statistics']> {
@@ -331,7 +337,9 @@ class Driver implements QemuDriver {
   }
 
   async exec(id: DomainId, request: ExecRequest, options: CallOptions = {}): ReturnType<DomainDriver['exec']> {
-    return await (await this.#needRunning(id, 'exec in', options)).agent.exec(request, options.signal)
+    const machine = await this.#needRunning(id, 'exec in', options)
+    using life = machine.guestLife(`exec ${excerpt(request.argv[0] ?? '')}`)
+    return await machine.agent.exec(request, options.signal, life.signal)
   }
 
   async addresses(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['addresses']> {
@@ -349,6 +357,7 @@ class Driver implements QemuDriver {
       const paths = this.#paths(id)
       await sweep(this.#launchContext('tcg'), paths)
       await this.#host.files.remove(paths.dataFolder)
+      this.#known.delete(id)
     })
   }
 
@@ -397,13 +406,7 @@ class Driver implements QemuDriver {
   })
 
   #report(event: DriverEvent): void {
-    if (this.#closing.signal.aborted || this.#overflow) return
-    try {
-      this.#events.push(event)
-    } catch {
-      this.#overflow = new Fault('busy', `${this.#limits.eventCountMax} events wait to be read; adopt again`)
-      this.#events.close(this.#overflow)
-    }
+    if (!this.#closing.signal.aborted) this.#events.push(event)
   }
 
   async #exclusive<T>(id: DomainId, options: CallOptions, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
@@ -426,9 +429,10 @@ class Driver implements QemuDriver {
     this.#closing.signal.throwIfAborted()
     const known = this.#machines.get(id)
     if (known && !(await this.#hasEnded(known))) return known
-    const adopted: Adopted = await adoptDomain(this.#launchContext('tcg'), this.#paths(id), this.#log)
+    const context = { ...this.#launchContext('tcg'), log: this.#log, known: this.#known.get(id) ?? null }
+    const adopted: Adopted = await adoptDomain(context, id, this.#paths(id))
     if (adopted.kind === 'gone') return null
-    const machine = new Machine(this.#machineContext(), this.#paths(id), adopted.record, null)
+    const machine = new Machine(this.#machineContext(), this.#paths(id), adopted.record, adopted.monitor)
     try {
       await adopted.settle(machine)
     } catch (error) {
@@ -448,8 +452,10 @@ class Driver implements QemuDriver {
   }
 
   async #goneState(id: DomainId): Promise<DriverState> {
-    const record = await readRecord(this.#host.files, this.#paths(id).record)
-    return record?.state.kind === 'gone' ? record.state : { kind: 'gone', cause: 'unknown', detail: null }
+    const paths = this.#paths(id)
+    const found = await findRecord(this.#host.files, paths.record)
+    if (found.kind === 'record' && found.record.state.kind === 'gone') return found.record.state
+    return { kind: 'gone', cause: 'unknown', detail: await lastWords(this.#host, paths.stderr) }
   }
 
   /** For callers without the domain's lock: a start that is under way is waited for, not mistaken for a left-over. */
@@ -484,7 +490,7 @@ class Driver implements QemuDriver {
     const launched = await launch(context, domain, paths, kind, signal)
     let machine: Machine | null = null
     try {
-      await this.#setUpForwards(domain, paths, launched)
+      await bringUpForwards(this.#host.files, domain, paths, launched.monitor)
       await feed(launched)
       signal.throwIfAborted()
       machine = new Machine(this.#machineContext(), paths, launched.record, launched.monitor)
@@ -515,26 +521,6 @@ class Driver implements QemuDriver {
     return new Fault('failed', `start ${domain.name}: QEMU ended: ${words}`, { cause: error })
   }
 
-  async #setUpForwards(domain: DriverDomain, paths: DomainPaths, launched: Launched): Promise<void> {
-    const content = await this.#host.files.read(paths.forwards, 0, 65536)
-    const chosen: Record<string, unknown> = { ...(content ? parseObject(new TextDecoder().decode(content)) : null) }
-    const monitor = async (line: string): Promise<string> =>
-      String(await launched.monitor.execute('human-monitor-command', { 'command-line': line }))
-    let isNew = false
-    for (const [device, deviceId] of deviceIds(domain.hardware)) {
-      if (device.kind !== 'nic' || device.forwards.length === 0) continue
-      const list = chosen[device.name]
-      const old = (Array.isArray(list) ? list : []).filter(
-        (item) => isObject(item) && typeof item['hostPort'] === 'number',
-      ) as PortForward[]
-      const bound = await setUpForwards({ monitor }, `${deviceId}-link`, device.forwards, old)
-      isNew ||= JSON.stringify(bound) !== JSON.stringify(list)
-      chosen[device.name] = bound
-    }
-    if (isNew)
-      await this.#host.files.replace(paths.forwards, new TextEncoder().encode(`${JSON.stringify(chosen)}\n`), { sync: true })
-  }
-
   /** Politely first, so that QEMU writes its disk caches back; it may be hung, so not for long. */
   async #end(machine: Machine): Promise<void> {
     machine.expectEnd()
@@ -543,7 +529,12 @@ class Driver implements QemuDriver {
       await machine.execute('quit', {}, { limit: QUIT_LIMIT })
       await waitForExit(context, machine.process, QUIT_EXIT_LIMIT)
     } catch {
-      await kill(context, machine.process)
+      try {
+        await kill(context, machine.process)
+      } catch (error) {
+        machine.expectEnd(false)
+        throw error
+      }
     }
     await machine.exited
     await machine.settled()

@@ -13,7 +13,7 @@ import { oldestOffset, readConsoleLog, trimConsoleLog } from './console.ts'
 import { hostForwardAdd, parseUserNet, setUpForwards } from './forwards.ts'
 import { domainPaths } from './layout.ts'
 import { parseBacking, readChain } from './qcow2-chain.ts'
-import { parseRecord, readRecord, writeRecord, type RunRecord } from './record.ts'
+import { findRecord, parseRecord, writeRecord, type RunRecord } from './record.ts'
 import { decodeHeader, encodeHeader, savedMachine } from './save-file.ts'
 import { silentLog, testDomain, testHost } from './testing.ts'
 
@@ -40,9 +40,14 @@ const record: RunRecord = {
 
 test('a record is read back as it was written, and what is no record is none', async (t) => {
   const path = join(await folderOf(t), 'domain.json')
-  assert.equal(await readRecord(files, path), null)
+  assert.deepEqual(await findRecord(files, path), { kind: 'none' })
   await writeRecord(files, path, record)
-  assert.deepEqual(await readRecord(files, path), record)
+  assert.deepEqual(await findRecord(files, path), { kind: 'record', record })
+  await writeFile(path, '')
+  assert.deepEqual(await findRecord(files, path), { kind: 'unreadable', reason: 'it is no record, want version 1' })
+  await writeFile(path, JSON.stringify({ ...record, version: 2 }))
+  assert.deepEqual(await findRecord(files, path), { kind: 'unreadable', reason: 'it is of version 2, want version 1' })
+  assert.equal((await findRecord(files, join(path, '..'))).kind, 'unreadable')
   const whole = JSON.stringify(record)
   for (let size = 0; size < whole.length; size += 1) assert.equal(parseRecord(whole.slice(0, size)), null)
   fc.assert(fc.property(fc.oneof(fc.json(), fc.string()), (text) => parseRecord(text) === null))

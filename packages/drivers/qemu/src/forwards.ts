@@ -7,6 +7,12 @@
  */
 import { Fault } from '@typevisor/base'
 import type { PortForward } from '@typevisor/model'
+import type { DriverDomain } from '@typevisor/toolstack'
+import { deviceIds } from './command-line.ts'
+import type { DomainPaths } from './layout.ts'
+import type { HostFiles } from './ports.ts'
+import type { QmpClient } from './qmp.ts'
+import { isObject, parseObject } from './read-json.ts'
 
 /** `null`: done. Otherwise QEMU's words. */
 export const hostForwardAdd = (link: string, forward: PortForward): string =>
@@ -72,4 +78,29 @@ export async function setUpForwards(
     bound.push(mine)
   }
   return bound
+}
+
+/** Sets up what the domain's cards forward, on the ports that they had before where the host may choose, and keeps which those are. */
+export async function bringUpForwards(
+  files: HostFiles,
+  domain: DriverDomain,
+  paths: DomainPaths,
+  qmp: Pick<QmpClient, 'execute'>,
+): Promise<void> {
+  const content = await files.read(paths.forwards, 0, 65536)
+  const chosen: Record<string, unknown> = { ...(content ? parseObject(new TextDecoder().decode(content)) : null) }
+  const monitor = async (line: string): Promise<string> =>
+    String(await qmp.execute('human-monitor-command', { 'command-line': line }))
+  let isNew = false
+  for (const [device, deviceId] of deviceIds(domain.hardware)) {
+    if (device.kind !== 'nic' || device.forwards.length === 0) continue
+    const list = chosen[device.name]
+    const old = (Array.isArray(list) ? list : []).filter(
+      (item) => isObject(item) && typeof item['hostPort'] === 'number',
+    ) as PortForward[]
+    const bound = await setUpForwards({ monitor }, `${deviceId}-link`, device.forwards, old)
+    isNew ||= JSON.stringify(bound) !== JSON.stringify(list)
+    chosen[device.name] = bound
+  }
+  if (isNew) await files.replace(paths.forwards, new TextEncoder().encode(`${JSON.stringify(chosen)}\n`), { sync: true })
 }

@@ -105,6 +105,44 @@ test('what an agent says of its own is failed, with its words, and the connectio
   assert.equal(w.connectCount(), 1)
 })
 
+test('a program that is not there ends with 127, one that cannot be executed with 126, with the agent’s words', async () => {
+  const words = ['No such file or directory', 'Permission denied', 'Exec format error']
+  const w = world((_, socket) => {
+    const desc = `Guest agent command failed, error was 'Failed to execute child process “x” (${words.shift()})'`
+    socket.send({ error: { class: 'GenericError', desc } })
+  })
+  const codes = []
+  for (let at = 0; at < 3; at += 1) {
+    const { exitCode, stderr } = await w.agent.exec({ argv: ['x'], timeoutMs: 100 })
+    codes.push(exitCode)
+    assert.match(text(stderr), /^Failed to execute child process “x”/)
+  }
+  assert.deepEqual(codes, [127, 126, 126])
+})
+
+test('output as long as the agent keeps counts as cut, whatever its flag says', async () => {
+  const content = toBase64(new Uint8Array(16 * 1024 * 1024))
+  const w = world((call, socket) => {
+    const status = { exited: true, exitcode: 0, 'out-data': content, 'out-truncated': false }
+    socket.send({ return: call.execute === 'guest-exec' ? { pid: 7 } : status })
+  })
+  assert.equal((await w.agent.exec({ argv: ['yes'], timeoutMs: 10_000 })).truncated, true)
+})
+
+test('a program whose guest is no more ends at once, and nothing is killed in the guest that comes after it', async () => {
+  const w = world((call, socket) => socket.send({ return: call.execute === 'guest-exec' ? { pid: 42 } : { exited: false } }))
+  const life = new AbortController()
+  setTimeout(() => life.abort(new Fault('failed', 'exec reboot: the guest was reset meanwhile')), 30)
+  const start = performance.now()
+  await assert.rejects(w.agent.exec({ argv: ['reboot'], timeoutMs: 60_000 }, undefined, life.signal), {
+    code: 'failed',
+    message: /was reset/,
+  })
+  assert.ok(performance.now() - start < 2000)
+  await sleep(20)
+  assert.ok(w.calls.every((call) => !JSON.stringify(call).includes('kill')))
+})
+
 test('a program that does not end in its time is killed in the guest', async () => {
   const w = world((call, socket) => socket.send({ return: call.execute === 'guest-exec' ? { pid: 42 } : { exited: false } }))
   await assert.rejects(w.agent.exec({ argv: ['sleep', '9'], timeoutMs: 60 }), {

@@ -9,7 +9,10 @@
  * is under way at a time; a few wait; more are told `busy`. Nothing is sent before QEMU says that the guest has opened the port, so
  * that a guest which boots later does not run commands whose caller has long given up.
  *
- * Reference: QEMU 7.2 qga/qapi-schema.json.
+ * What the agent cannot say is said as a shell says it: 127 for a program that is not there, 126 for one that cannot be executed, with the
+ * agent's words as its error output.
+ *
+ * Reference: QEMU 7.2 qga/qapi-schema.json, qga/commands.c.
  */
 import { Fault, millis, withDeadline, type Clock, type Json, type Millis } from '@typevisor/base'
 import type { ExecResult, GuestAddress } from '@typevisor/model'
@@ -26,6 +29,10 @@ const SYNC_LIMIT = millis(2000)
 const COMMAND_LIMIT = millis(5000)
 /** What the last look at a program gets, however late it is. */
 const STATUS_LIMIT_MS_MIN = 200
+/** The answer that a program has ended brings all its output: 43 MiB of base64 at most, made by a guest under TCG. */
+const STATUS_LIMIT_MS_MAX = 60_000
+/** How long after its agent a guest may take to go down. */
+const GOING_DOWN_LIMIT = millis(10_000)
 const POLL_FIRST_MS = 5
 const POLL_LAST_MS = 200
 const DELIMITER = 0xff
@@ -85,7 +92,8 @@ export class GuestAgent {
     }
   }
 
-  async exec(request: ExecRequest, signal?: AbortSignal): Promise<ExecResult> {
+  /** `life`: aborted, with a Fault, when the guest in which the program runs is no more. */
+  async exec(request: ExecRequest, signal?: AbortSignal, life?: AbortSignal): Promise<ExecResult> {
     const [path, ...arg] = request.argv
     if (path === undefined || path === '') throw new Fault('invalid', 'argv: got nothing, want a program and its arguments')
     const bad = request.argv.find((word) => word.includes('\0'))
@@ -96,22 +104,35 @@ export class GuestAgent {
     const args = { path, arg, 'capture-output': true, ...(input ? { 'input-data': toBase64(input) } : {}) }
     const { clock } = this.#options
     const start = clock.monotonic()
-    const pid = numberOf(objectOf(await this.execute('guest-exec', args, { signal }))['pid'])
+    const either = signal && life ? AbortSignal.any([signal, life]) : (signal ?? life)
+    const begun = await this.execute('guest-exec', args, { signal: either }).catch((error: unknown) => {
+      const result = notExecuted(error)
+      if (result) return result
+      throw error
+    })
+    if (isExecResult(begun)) return begun
+    const pid = numberOf(objectOf(begun)['pid'])
     if (pid === null) throw new Fault('failed', 'guest agent guest-exec: the answer has no pid')
     let pauseMs = POLL_FIRST_MS
     try {
       while (true) {
         const leftMs = request.timeoutMs - (clock.monotonic() - start)
-        const limit = millis(Math.min(COMMAND_LIMIT, Math.max(STATUS_LIMIT_MS_MIN, leftMs)))
-        const status = objectOf(await this.execute('guest-exec-status', { pid }, { signal, limit }))
+        const limit = millis(Math.min(STATUS_LIMIT_MS_MAX, Math.max(STATUS_LIMIT_MS_MIN, leftMs)))
+        const status = objectOf(await this.execute('guest-exec-status', { pid }, { signal: either, limit }))
         if (status['exited'] === true) return execResult(status)
         if (clock.monotonic() - start > request.timeoutMs) {
           throw new Fault('timeout', `exec ${excerpt(path)}: not ended in ${request.timeoutMs} ms`)
         }
-        await clock.sleep(millis(Math.min(pauseMs, Math.max(1, request.timeoutMs - (clock.monotonic() - start) + 1))), { signal })
+        await clock.sleep(millis(Math.min(pauseMs, Math.max(1, request.timeoutMs - (clock.monotonic() - start) + 1))), {
+          signal: either,
+        })
         pauseMs = Math.min(pauseMs * 2, POLL_LAST_MS)
       }
     } catch (error) {
+      // Its agent goes first when a guest goes down. In whatever runs there next the number is of another program, or of none.
+      if (life && error instanceof Fault && error.code === 'unavailable') await endedWithin(clock, life)
+      if (life?.aborted) throw life.reason
+      if (error instanceof Fault && (error.code === 'unavailable' || error.code === 'failed')) throw error
       // Nobody waits for it any more. The agent has no command for this; that the guest has no `kill` is no news to the caller.
       void this.execute('guest-exec', { path: 'kill', arg: ['-KILL', String(pid)] }).catch(() => {})
       throw error
@@ -247,13 +268,45 @@ function base64(value: unknown): Uint8Array {
   return content
 }
 
+/**
+ * What the agent keeps of each output, GUEST_EXEC_MAX_OUTPUT of qga/commands.c. Agents before 7.2.20 and 10.0.4 set only the presence of
+ * the flag and leave it false, so that as much as that counts as cut.
+ */
+const OUTPUT_SIZE_MAX = 16 * 1024 * 1024
+
 function execResult(status: JsonObject): ExecResult {
+  const [stdout, stderr] = [base64(status['out-data']), base64(status['err-data'])]
   return {
     exitCode: numberOf(status['exitcode']),
     signal: numberOf(status['signal']),
-    stdout: base64(status['out-data']),
-    stderr: base64(status['err-data']),
-    truncated: status['out-truncated'] === true || status['err-truncated'] === true,
+    stdout,
+    stderr,
+    truncated:
+      status['out-truncated'] === true ||
+      status['err-truncated'] === true ||
+      Math.max(stdout.length, stderr.length) >= OUTPUT_SIZE_MAX,
+  }
+}
+
+async function endedWithin(clock: Clock, life: AbortSignal): Promise<void> {
+  await clock.sleep(GOING_DOWN_LIMIT, { signal: life }).catch(() => {})
+}
+
+const isExecResult = (value: unknown): value is ExecResult => isObject(value) && value['stdout'] instanceof Uint8Array
+
+/** The words of GLib's g_spawn_async (glib/gspawn-posix.c), which ends with strerror's. */
+const NOT_EXECUTED = /Failed to execute child process .*\((No such file or directory|Permission denied|Exec format error)\)/
+
+/** null: that is not why. */
+function notExecuted(error: unknown): ExecResult | null {
+  const found = error instanceof Fault && error.code === 'failed' ? NOT_EXECUTED.exec(error.message) : null
+  if (!found) return null
+  return {
+    exitCode: found[1] === 'No such file or directory' ? 127 : 126,
+    signal: null,
+    stdout: new Uint8Array(0),
+    stderr: new TextEncoder().encode(`${found[0]}\n`),
+    truncated: false,
   }
 }
 

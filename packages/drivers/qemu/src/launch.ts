@@ -17,7 +17,7 @@ import { lastWords } from './machine.ts'
 import { openFiles } from './open-files.ts'
 import type { ProcessIdentity, ProcessUser, QemuHost } from './ports.ts'
 import { QmpClient } from './qmp.ts'
-import { readRecord, writeRecord, type RunRecord } from './record.ts'
+import { findRecord, writeRecord, type RunRecord } from './record.ts'
 
 export interface LaunchContext {
   readonly host: QemuHost
@@ -72,10 +72,11 @@ export async function waitForExit(
  */
 export async function findQemu({ processes, files }: QemuHost, paths: DomainPaths): Promise<readonly ProcessIdentity[]> {
   if ((await files.size(paths.runFolder)) === null) return []
-  const recorded = (await readRecord(files, paths.record))?.process
+  const found = await findRecord(files, paths.record)
+  const recorded = found.kind === 'record' ? found.record.process : null
   if (!recorded) return await processes.findByArguments(['-pidfile', paths.pid])
-  const found = await processes.identity(recorded.pid)
-  return found?.startTimeTicks === recorded.startTimeTicks && found.bootId === recorded.bootId ? [found] : []
+  const running = await processes.identity(recorded.pid)
+  return running?.startTimeTicks === recorded.startTimeTicks && running.bootId === recorded.bootId ? [running] : []
 }
 
 /** Ends every QEMU of this domain and drops its run folder. */

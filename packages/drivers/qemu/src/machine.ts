@@ -148,9 +148,9 @@ export class Machine {
   owe(): void {
     this.#owesWord = true
   }
-  /** The end that comes now was asked for. */
-  expectEnd(): void {
-    this.#endAsked = true
+  /** The end that comes now was asked for; `false`: it did not come, and one that comes later is not that one. */
+  expectEnd(isExpected = true): void {
+    this.#endAsked = isExpected
   }
   setSaving(saving: boolean): void {
     this.#watch = { ...this.#watch, saving, hint: null }
@@ -160,6 +160,21 @@ export class Machine {
   onEvent(take: (event: QmpEvent) => void): () => void {
     this.#eventWaiters.add(take)
     return () => void this.#eventWaiters.delete(take)
+  }
+
+  /** Aborted when the guest that runs now is no more: it was reset, is off or has panicked, or its QEMU has ended. Ends with its user. */
+  guestLife(what: string): { readonly signal: AbortSignal } & Disposable {
+    const over = new AbortController()
+    const end = (how: string): void => over.abort(new Fault('failed', `${what}: the guest ${how} meanwhile`))
+    const endings: Readonly<Record<string, string>> = { RESET: 'was reset', GUEST_PANICKED: 'panicked', SHUTDOWN: 'powered off' }
+    const stop = this.onEvent((event) => {
+      // QEMU tells of a guest's reset as a shutdown first.
+      const isReset = event.name === 'SHUTDOWN' && textOf(event.content['reason'])?.includes('reset') === true
+      const how = isReset ? 'was reset' : endings[event.name]
+      if (how !== undefined) end(how)
+    })
+    void this.exited.then(() => end('ended'))
+    return { signal: over.signal, [Symbol.dispose]: stop }
   }
 
   /** Writes the record; resolves when it is safe. */

@@ -10,12 +10,15 @@
  *
  * `starting` is written before the process is spawned, so a QEMU without a record cannot be; it is found by its `-pidfile` argument.
  * It tells of processes, which a power cut ends anyway, so it is not synced.
- * A record that cannot be read counts as `starting`: what runs is then swept, never taken for a finished domain.
+ *
+ * No guest depends on this file: one that is missing, torn, foreign or of another version says nothing about what runs, and the process
+ * and its monitor are asked instead (`adoption.ts`). Such a file is never written over: it is kept beside, as `domain.json.unreadable`.
  */
+import { toFault } from '@typevisor/base'
 import type { DomainHardware, DomainId } from '@typevisor/model'
 import type { DriverState } from '@typevisor/toolstack'
 import type { HostFiles, ProcessIdentity } from './ports.ts'
-import { isObject, numberOf, parseObject, textOf } from './read-json.ts'
+import { excerpt, isObject, numberOf, parseObject, textOf } from './read-json.ts'
 
 export type RunPhase =
   | { readonly kind: 'starting' }
@@ -26,7 +29,7 @@ export type RunPhase =
   | { readonly kind: 'gone' }
 
 export interface RunRecord {
-  readonly version: 1
+  readonly version: typeof RECORD_VERSION
   readonly id: DomainId
   readonly name: string
   readonly hardware: DomainHardware
@@ -39,12 +42,34 @@ export interface RunRecord {
   readonly state: DriverState
 }
 
+/** What lies at a record's path. `none` is no proof that nothing runs: whoever tidies folders may have taken the file and left the sockets. */
+export type RecordFound =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'record'; readonly record: RunRecord }
+  | { readonly kind: 'unreadable'; readonly reason: string }
+
+const RECORD_VERSION = 1
 const RECORD_SIZE_MAX = 1024 * 1024
 
-export async function readRecord(files: HostFiles, path: string): Promise<RunRecord | null> {
-  const content = await files.read(path, 0, RECORD_SIZE_MAX)
-  return content === null ? null : parseRecord(new TextDecoder().decode(content))
+/** Never throws: a disk that cannot be read makes a record unreadable and nothing more. */
+export async function findRecord(files: HostFiles, path: string): Promise<RecordFound> {
+  try {
+    const content = await files.read(path, 0, RECORD_SIZE_MAX)
+    if (content === null) return { kind: 'none' }
+    const text = new TextDecoder().decode(content)
+    const record = parseRecord(text)
+    if (record) return { kind: 'record', record }
+    const version = parseObject(text)?.['version']
+    const reason =
+      version === undefined || version === RECORD_VERSION ? 'it is no record' : `it is of version ${excerpt(version)}`
+    return { kind: 'unreadable', reason: `${reason}, want version ${RECORD_VERSION}` }
+  } catch (error) {
+    return { kind: 'unreadable', reason: toFault(error).message }
+  }
 }
+
+/** Makes room for a record of ours; a second one that cannot be read takes the place of the first. */
+export const setAside = (files: HostFiles, path: string): Promise<void> => files.rename(path, `${path}.unreadable`)
 
 export const writeRecord = (files: HostFiles, path: string, record: RunRecord): Promise<void> =>
   files.replace(path, new TextEncoder().encode(`${JSON.stringify(record)}\n`), { sync: false })
@@ -52,9 +77,12 @@ export const writeRecord = (files: HostFiles, path: string, record: RunRecord): 
 /** null: not a record of this version. */
 export function parseRecord(text: string): RunRecord | null {
   const json = parseObject(text)
-  if (!json || json['version'] !== 1) return null
+  if (!json || json['version'] !== RECORD_VERSION) return null
   const { phase, state, hardware, process } = json
-  const isPhase = isObject(phase) && ['starting', 'live', 'saving', 'saved', 'gone'].includes(textOf(phase['kind']) ?? '')
+  const isPhase =
+    isObject(phase) &&
+    ['starting', 'live', 'saving', 'saved', 'gone'].includes(textOf(phase['kind']) ?? '') &&
+    (phase['kind'] !== 'saving' || (textOf(phase['path']) !== null && typeof phase['wasRunning'] === 'boolean'))
   const isState = isObject(state) && ['running', 'paused', 'powered-off', 'crashed', 'gone'].includes(textOf(state['kind']) ?? '')
   const isProcess =
     process === null ||

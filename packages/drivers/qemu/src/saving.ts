@@ -64,6 +64,8 @@ export async function saveMachine(
     () => limit.abort(new Fault('timeout', `save ${machine.record.name}: not done in ${context.limit} ms`)),
     () => {},
   )
+  // What lies there is of another save; from here on a whole file at `path` is of this one.
+  await context.host.files.remove(path)
   await machine.setPhase({ kind: 'saving', path, wasRunning: state.kind === 'running' })
   machine.setSaving(true)
   try {
@@ -79,7 +81,13 @@ export async function saveMachine(
         { cause: inner },
       )
     })
-    if (machine.hasEnded) throw new Fault('failed', `save ${machine.record.name}: QEMU ended meanwhile`, { cause: error })
+    if (machine.hasEnded) {
+      const { state } = machine
+      const words = state.kind === 'gone' ? state.detail : null
+      throw new Fault('failed', `save ${machine.record.name}: QEMU ended meanwhile: ${words ?? 'without a word'}`, {
+        cause: error,
+      })
+    }
     throw error
   } finally {
     settled.abort()

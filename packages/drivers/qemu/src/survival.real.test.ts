@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { access } from 'node:fs/promises'
+import { access, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -182,4 +182,111 @@ test('a save during which QEMU hangs is neither file nor loss: it is taken back 
   if (code === 'saved') return t.diagnostic('it was quicker')
   await until(async () => (await b.driver.state(domain.id).catch(() => null))?.kind === 'running', 'it goes on')
   assert.deepEqual([await exists(path), await exists(`${path}.partial`)], [false, false])
+})
+
+const UNREADABLE: readonly (readonly [string, (text: string) => string | null])[] = [
+  ['garbage', () => '\u0000\u0001{"version":1,'],
+  ['of a newer version', (text) => JSON.stringify({ ...(JSON.parse(text) as object), version: 2, phase: { kind: 'moving' } })],
+  ['empty', () => ''],
+  ['not there', () => null],
+]
+for (const [what, change] of UNREADABLE) {
+  test(`a guest whose record is ${what} goes on, and can be paused, saved, restored and destroyed`, async (t) => {
+    const b = await bench(t)
+    const domain = await running(b)
+    const pid = await pidOf(b, domain)
+    await b.driver.close()
+    const path = join(b.folder, 'run', domain.id, 'domain.json')
+    const changed = change(await readFile(path, 'utf8'))
+    if (changed === null) await rm(path)
+    else await writeFile(path, changed)
+
+    const after = b.open()
+    await assert.rejects(after.pause(domain.id), { code: 'unavailable', message: new RegExp(`process ${pid} is there`) })
+    assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'running' })
+    assert.equal(await pidOf(b, domain), pid)
+    assert.equal(await processCount(b, domain), 1)
+    if (changed !== null) assert.equal(await readFile(`${path}.unreadable`, 'utf8'), changed, 'kept, not written over')
+    await after.pause(domain.id)
+    await after.unpause(domain.id)
+    const { endOffset } = await after.readConsole(domain.id, 0, 1 << 24)
+    // It counts in memory, from its only boot on.
+    assertCounts(await consoleText(after, domain, (text) => text.length > endOffset + 20))
+    const save = join(b.folder, 'guest.save')
+    await after.save(domain.id, save)
+    await after.restore(domain, save)
+    await after.unpause(domain.id)
+    await after.close()
+    const last = b.open()
+    assert.deepEqual(await last.state(domain.id), { kind: 'running' }, 'the record made anew is a good one')
+    await last.destroy(domain.id)
+    assert.equal(await processCount(b, domain), 0)
+  })
+}
+
+test('a guest that neither its record nor its monitor tells of is left alone, and told of once it answers', async (t) => {
+  const b = await bench(t, { limits: { monitor: millis(300) } })
+  const domain = await running(b)
+  const pid = await pidOf(b, domain)
+  await b.driver.close()
+  await writeFile(join(b.folder, 'run', domain.id, 'domain.json'), 'torn')
+  process.kill(pid, 'SIGSTOP')
+  const after = b.open()
+  const events = watch(after)
+  assert.equal((await after.adopt([domain])).has(domain.id), false, 'neither gone nor known')
+  await assert.rejects(after.state(domain.id), { code: 'unavailable', message: /its monitor does not answer/ })
+  await assert.rejects(after.create(domain), { code: 'unavailable' })
+  assert.equal(await processCount(b, domain), 1)
+  process.kill(pid, 'SIGCONT')
+  await until(() => events.some((event) => event.domain === domain.id && event.state.kind === 'running'), 'told that it runs')
+  assert.equal(await pidOf(b, domain), pid)
+})
+
+test('a QEMU without a readable record that never ran is swept, and one that has ended is gone with its last words', async (t) => {
+  const b = await bench(t)
+  const [fresh, dead] = [await b.domain(), await running(b)]
+  await b.driver.create(fresh)
+  const pid = await pidOf(b, dead)
+  await b.driver.close()
+  process.kill(pid, 'SIGKILL')
+  for (const { id } of [fresh, dead]) await writeFile(join(b.folder, 'run', id, 'domain.json'), 'torn')
+  await writeFile(join(b.folder, 'run', dead.id, 'stderr.log'), 'qemu: no more\n')
+  await until(async () => (await processCount(b, dead)) === 0, 'it has ended')
+  const after = b.open()
+  const states = await after.adopt([fresh, dead])
+  assert.deepEqual(states.get(fresh.id), { kind: 'gone', cause: 'unknown', detail: null })
+  assert.deepEqual(states.get(dead.id), { kind: 'gone', cause: 'unknown', detail: 'qemu: no more' })
+  assert.equal(await processCount(b, fresh), 0)
+  for (const domain of [fresh, dead]) {
+    await after.create(domain)
+    assert.equal((await after.state(domain.id)).kind, 'paused')
+  }
+})
+
+test('an end that was asked for and did not come is taken back: QEMU dying later is told as a failure', async (t) => {
+  const real = testHost()
+  let isDeaf = true
+  const host = {
+    ...real,
+    processes: {
+      ...real.processes,
+      // As for a process that waits for a device.
+      signal: async (...call: Parameters<typeof real.processes.signal>) => {
+        if (isDeaf) throw new Fault('unavailable', 'end process: it is still there')
+        return await real.processes.signal(...call)
+      },
+    },
+  }
+  const b = await bench(t, { host, limits: { monitor: millis(300) } })
+  t.after(() => (isDeaf = false))
+  const domain = await running(b)
+  const events = watch(b.driver)
+  const pid = await pidOf(b, domain)
+  process.kill(pid, 'SIGSTOP')
+  await assert.rejects(b.driver.destroy(domain.id), { code: 'unavailable' })
+  isDeaf = false
+  process.kill(pid, 'SIGKILL')
+  await until(() => events.at(-1)?.state.kind === 'gone', 'told that it is gone')
+  const told = events.at(-1)?.state
+  assert.equal(told?.kind === 'gone' && told.cause, 'process-failed')
 })

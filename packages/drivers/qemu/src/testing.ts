@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { bytes, epochMillis, mib, type Clock, type IdSource, type Log } from '@typevisor/base'
 import {
   parseDomainId,
@@ -17,6 +18,7 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import type { DriverDomain, DriverEvent, VolumeAttachment } from '@typevisor/toolstack'
+import { createImageStore, type Image } from '@typevisor/image'
 import * as runtime from '@typevisor/runtime-node'
 import { createQemuDriver, type QemuDriver, type QemuDriverOptions } from './driver.ts'
 import { planHardware } from './hardware.ts'
@@ -27,6 +29,15 @@ import { tinyGuestDisk } from './tiny-guest.ts'
 export { tinyGuestDisk }
 
 export const testHost = (): QemuHost => createNodeHost(runtime)
+
+const CACHE = fileURLToPath(new URL('../../../../.cache/', import.meta.url))
+
+/** The platform's own starter image, kept under `.cache` of the clone. */
+export async function microImage(): Promise<Image> {
+  const images = createImageStore({ folder: join(CACHE, 'images'), cacheFolder: join(CACHE, 'debian'), clock: testClock })
+  const name = parseImageName('micro')
+  return (await images.get(name)) ?? (await images.build(name))
+}
 
 let idCount = 0
 /** Unique in this process and, by its time, on this machine. */

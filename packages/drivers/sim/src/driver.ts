@@ -33,6 +33,8 @@ export interface SimDriverOptions {
   readonly rng?: Rng
   readonly delayMsMax?: number
   readonly faults?: SimFaults
+  /** Events that may wait to be read. */
+  readonly eventCountMax?: number
 }
 
 const EVENT_QUEUE = 65_536
@@ -47,12 +49,13 @@ class SimDriver implements DomainDriver {
   readonly name = 'sim'
   readonly #hypervisor: SimHypervisor
   readonly #options: SimDriverOptions
-  readonly #events = new Channel<DriverEvent>(EVENT_QUEUE)
+  #events: Channel<DriverEvent>
   readonly #unlisten: () => void
 
   constructor(options: SimDriverOptions) {
     this.#options = options
     this.#hypervisor = options.hypervisor
+    this.#events = this.#queue()
     this.#unlisten = this.#hypervisor.listen((event) => {
       try {
         this.#events.push(event)
@@ -169,15 +172,18 @@ class SimDriver implements DomainDriver {
 
   async adopt(domains: readonly DriverDomain[], options?: CallOptions): Promise<ReadonlyMap<DomainId, DriverState>> {
     await this.#enter('adopt', null, options)
+    // Those of a queue that was full are lost; from here on there is no gap.
+    if (this.#events.closed) this.#events = this.#queue()
     return new Map(
       domains.map(({ id }) => [id, this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }]),
     )
   }
 
   async *events(options?: CallOptions): AsyncGenerator<DriverEvent, void, undefined> {
-    const stop = () => this.#events.close()
+    const events = this.#events
+    const stop = () => events.close()
     options?.signal?.addEventListener('abort', stop, { once: true })
-    yield* this.#events
+    yield* events
   }
 
   async forwards(id: DomainId): Promise<readonly PortForward[]> {
@@ -259,8 +265,10 @@ class SimDriver implements DomainDriver {
       case 'count':
         guest.memory += 1
         return reply(0, `${guest.memory}\n`)
+      case 'passwd':
+        return reply(126, '', `${command}: cannot be executed\n`)
       default:
-        throw new Fault('failed', `exec ${command}: the guest has no such command`)
+        return reply(127, '', `${command}: the guest has no such command\n`)
     }
   }
 
@@ -280,6 +288,10 @@ class SimDriver implements DomainDriver {
   async close(): Promise<void> {
     this.#unlisten()
     this.#events.close()
+  }
+
+  #queue(): Channel<DriverEvent> {
+    return new Channel(this.#options.eventCountMax ?? EVENT_QUEUE)
   }
 
   #add(domain: DriverDomain, memory: number): SimGuest {

@@ -4,7 +4,7 @@
  */
 import { epochMillis, Fault, type Clock, type EpochMillis } from '@typevisor/base'
 import type { DomainCause, DomainId } from '@typevisor/model'
-import type { DriverDomain, DriverEvent, DriverState } from '@typevisor/toolstack'
+import type { DriverDomain, DriverEvent, DriverState, SaveFolder } from '@typevisor/toolstack'
 
 export interface SimGuest {
   readonly domain: DriverDomain
@@ -25,6 +25,13 @@ export class SimHypervisor {
   readonly bootMs: number
   readonly guests = new Map<DomainId, SimGuest>()
   readonly saves = new Map<string, { domain: DomainId; machine: string; memory: number; whole: boolean }>()
+  /** Where the saves lie, as a toolstack wants it. */
+  readonly saveFolder: SaveFolder = {
+    pathOf: (id, save) => `/sim/${id}.${save}.save`,
+    keepOnly: async (id, path) => {
+      for (const [at, { domain }] of this.saves) if (domain === id && at !== path) this.saves.delete(at)
+    },
+  }
   readonly #consoles = new Map<DomainId, { start: number; content: Uint8Array }>()
   readonly #listeners = new Set<(event: DriverEvent) => void>()
   readonly #consoleReaders = new Map<DomainId, Set<(content: Uint8Array) => void>>()

@@ -15,16 +15,19 @@ export function browserConsolePorts({ instanceId, ...own }: Own): ConsolePorts {
       return { startOffset: slice.startOffset, endOffset: slice.endOffset, content: fromBase64(slice.contentBase64) }
     },
     connect: (from, handlers) => connect(client.stream('instance.console', { params, query: { from } }).url, handlers),
-    wait: (ms, signal) =>
-      new Promise((resolve, reject) => {
-        const timer = setTimeout(resolve, ms)
-        signal.addEventListener('abort', () => {
-          clearTimeout(timer)
-          reject(new Fault('aborted', 'woken'))
-        })
-      }),
+    wait: interruptibleWait,
   }
 }
+
+/** @throws Fault `aborted` as soon as the signal is. */
+export const interruptibleWait = (ms: number, signal: AbortSignal): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, ms)
+    signal.addEventListener('abort', () => {
+      clearTimeout(timer)
+      reject(new Fault('aborted', 'woken'))
+    })
+  })
 
 function connect(address: string, handlers: SocketHandlers): ConsoleSocket {
   const socket = new WebSocket(address)

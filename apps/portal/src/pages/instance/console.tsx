@@ -10,7 +10,7 @@ import { Icon, type IconName } from '../../ui/icons.tsx'
 import { Badge } from '../../ui/state-badge.tsx'
 import { browserConsolePorts } from './console-ports.ts'
 import { ConsoleSession, type ConsoleStatus } from './console-session.ts'
-import { useInstance } from './instance.tsx'
+import { LIVE, useInstance } from './instance.tsx'
 
 const SCROLLBACK_LINES = 20_000
 const THEME = {
@@ -37,9 +37,7 @@ const THEME = {
   brightWhite: '#f2f5f9',
 }
 
-const LIVE = new Set(['running', 'paused', 'creating'])
-
-interface Screen {
+interface Glass {
   readonly terminal: Terminal
   readonly fit: FitAddon
   readonly session: ConsoleSession
@@ -49,7 +47,7 @@ export function Console() {
   const instance = useInstance()
   const glass = useRef<HTMLDivElement>(null)
   const frame = useRef<HTMLElement>(null)
-  const [screen, setScreen] = useState<Screen | null>(null)
+  const [screen, setScreen] = useState<Glass | null>(null)
   const [status, setStatus] = useState<ConsoleStatus>({ kind: 'connecting' })
   const live = LIVE.has(instance.state.kind)
   const isLive = useRef(live)
@@ -93,7 +91,7 @@ function openScreen(
   instanceId: string,
   live: () => boolean,
   onStatus: (status: ConsoleStatus) => void,
-): Screen {
+): Glass {
   const terminal = new Terminal({
     scrollback: SCROLLBACK_LINES,
     fontFamily: 'ui-monospace, SFMono-Regular, "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace',
@@ -159,7 +157,7 @@ const STATUS: Record<ConsoleStatus['kind'], { tone: 'blue' | 'green' | 'amber' |
 }
 
 interface BarProps {
-  readonly screen: Screen | null
+  readonly screen: Glass | null
   readonly status: ConsoleStatus
   readonly frame: React.RefObject<HTMLElement | null>
 }

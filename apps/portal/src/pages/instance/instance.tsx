@@ -1,17 +1,20 @@
-import { Text } from '@mantine/core'
+import { Button, Text } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
-import { Link, Outlet, useParams } from '@tanstack/react-router'
+import { Outlet, useParams } from '@tanstack/react-router'
 import { createContext, useContext } from 'react'
-import { isUnfinished, operationTitle } from '../../api/activity.ts'
+import { decisionsOf, isUnfinished, operationTitle } from '../../api/activity.ts'
 import { apiQuery } from '../../api/queries.ts'
-import { useMay } from '../../api/session.ts'
-import type { Instance } from '../../api/verbs.ts'
+import { useMay, useSession } from '../../api/session.ts'
+import { isAway, type Instance } from '../../api/verbs.ts'
 import { path, PATHS } from '../../paths.ts'
+import { Icon } from '../../ui/icons.tsx'
 import { ButtonLink, TextLink } from '../../ui/link.tsx'
 import { Empty, Failure, PageHead, Rows } from '../../ui/page.tsx'
+import { OperationButtons } from '../../ui/operation-buttons.tsx'
 import { ProgressStrip } from '../../ui/progress-strip.tsx'
 import { StateBadge } from '../../ui/state-badge.tsx'
-import { VerbButtons } from '../../ui/verb-menu.tsx'
+import { Tabs, usePart } from '../../ui/tabs.tsx'
+import { useVerbs, VerbButtons } from '../../ui/verb-menu.tsx'
 
 const InstanceContext = createContext<Instance | null>(null)
 
@@ -22,10 +25,16 @@ export function useInstance(): Instance {
   return instance
 }
 
+/** The states in which there is, or soon will be, something to connect to. */
+export const LIVE: ReadonlySet<Instance['state']['kind']> = new Set(['running', 'paused', 'creating'])
+
+const PARTS = { console: 'Console', screen: 'Screen', command: 'Command', events: 'Events' } as const
+
 export function InstancePage() {
   const { instance: name } = useParams({ from: `/signed-in${PATHS.instance}` })
   const found = useQuery(apiQuery('instance.get', { params: { instance: name } }))
   const may = useMay()
+  const part = usePart(PARTS)
   if (found.error?.code === 'not_found') return <Gone name={name} />
   if (found.isPending) return <Rows count={8} />
   if (found.data === undefined) return <Failure what={name} error={found.error} onRetry={() => void found.refetch()} />
@@ -39,29 +48,24 @@ export function InstancePage() {
       </Text>
       <PageHead
         title={instance.name}
+        part={part}
         beside={<StateBadge instance={instance} />}
         actions={may('instance.start') ? <VerbButtons instance={instance} /> : undefined}
       />
       <OperationStrip instance={instance} />
+      <StuckNotice instance={instance} />
       <StateDetail instance={instance} />
-      <nav className="tabs" aria-label={`Pages of ${instance.name}`}>
-        <Link className="tab" {...path.instance(name)} activeOptions={{ exact: true }}>
-          Overview
-        </Link>
-        {may('instance.console') && (
-          <Link className="tab" {...path.console(name)}>
-            Console
-          </Link>
-        )}
-        {may('instance.exec') && (
-          <Link className="tab" {...path.command(name)}>
-            Command
-          </Link>
-        )}
-        <Link className="tab" {...path.events(name)}>
-          Events
-        </Link>
-      </nav>
+      {isAway(instance) && <AwayNotice instance={instance} />}
+      <Tabs
+        label={`Pages of ${instance.name}`}
+        tabs={[
+          { title: 'Overview', at: path.instance(name), first: true },
+          ...(may('instance.console') ? [{ title: PARTS.console, at: path.console(name) }] : []),
+          ...(may('instance.vnc') ? [{ title: PARTS.screen, at: path.screen(name) }] : []),
+          ...(may('instance.exec') ? [{ title: PARTS.command, at: path.command(name) }] : []),
+          { title: PARTS.events, at: path.events(name) },
+        ]}
+      />
       {/* A new instance of the same name is another machine: nothing of the old one's tabs may stay. */}
       <Outlet key={instance.id} />
     </InstanceContext>
@@ -85,6 +89,37 @@ function Gone({ name }: { readonly name: string }) {
   )
 }
 
+/** Its host is away: what that means for what is shown, and the way out when it never comes back. */
+function AwayNotice({ instance }: { readonly instance: Instance }) {
+  const may = useMay()
+  const begin = useVerbs()
+  return (
+    <div className="notice flat tone-amber" role="status" data-testid="away">
+      <Icon name="host" />
+      <div>
+        <strong>Host {instance.host} is not connected</strong>
+        <p>
+          What is shown is what was last known; a guest goes on running without its agent. It can be acted on again when the host
+          is back: see <TextLink {...path.hosts()}>Hosts</TextLink>.
+        </p>
+        {may('instance.destroy') && (
+          <span className="decisions">
+            <Button
+              size="compact-xs"
+              variant="light"
+              color="red"
+              onClick={() => begin('destroy', [instance])}
+              data-testid="destroy-by-force"
+            >
+              It is gone for good: destroy{'\u2026'}
+            </Button>
+          </span>
+        )}
+      </div>
+    </div>
+  )
+}
+
 const PROGRESS_MS = 1_000
 
 function OperationStrip({ instance }: { readonly instance: Instance }) {
@@ -95,7 +130,39 @@ function OperationStrip({ instance }: { readonly instance: Instance }) {
     refetchInterval: (query) => (query.state.data === undefined || isUnfinished(query.state.data) ? PROGRESS_MS : false),
   })
   if (instance.operation === null) return null
-  return <ProgressStrip title={operationTitle(instance.operation.name)} operation={following.data} />
+  const { data } = following
+  return (
+    <ProgressStrip
+      title={operationTitle(instance.operation.name)}
+      operation={data}
+      actions={data !== undefined && <OperationButtons operation={data} name={instance.name} />}
+    />
+  )
+}
+
+/** An operation that failed and could not be taken back: it holds the instance until somebody decides. */
+function StuckNotice({ instance }: { readonly instance: Instance }) {
+  const stuck = useQuery(apiQuery('operation.list', { query: { resource: instance.id, state: 'stuck', limit: 1 } }))
+  const { account } = useSession()
+  const [operation] = stuck.data?.items ?? []
+  if (operation === undefined) return null
+  const decides = decisionsOf(operation, account.role).length > 0
+  return (
+    <div className="notice flat tone-red" role="alert" data-testid="stuck">
+      <Icon name="alert" />
+      <div>
+        <strong>{operationTitle(operation.name)} is stuck: it failed, and what it had done could not be undone</strong>
+        {operation.fault !== null && <p>{operation.fault.message}</p>}
+        {decides ? <OperationButtons operation={operation} name={instance.name} /> : <p>An admin can try again or abandon it.</p>}
+      </div>
+    </div>
+  )
+}
+
+const WHAT_NEXT: Partial<Record<Instance['state']['kind'], string>> = {
+  failed: 'Destroy it, and create it again when the reason is mended.',
+  crashed: 'Its console shows its last words. Power it off, then start it again.',
+  paused: 'Make room on its host, then unpause it: it goes on where it stopped.',
 }
 
 /** Why it is in this state, where the state alone does not say: a crash's last words, a failed host. */
@@ -104,13 +171,14 @@ function StateDetail({ instance }: { readonly instance: Instance }) {
   const told = state.kind === 'crashed' || state.kind === 'failed' || (state.kind === 'paused' && state.cause === 'io-error')
   if (!told) return null
   return (
-    <div className="notice tone-red" role="alert" style={{ marginBottom: 18, boxShadow: 'none' }} data-testid="state-detail">
-      <span />
+    <div className="notice flat tone-red" role="alert" data-testid="state-detail">
+      <Icon name="alert" />
       <div>
         <strong>
           {state.kind === 'paused' ? 'Paused' : state.kind === 'failed' ? 'Failed' : 'Crashed'}: {state.cause}
         </strong>
-        {state.detail !== null && <p style={{ whiteSpace: 'pre-wrap' }}>{state.detail}</p>}
+        {state.detail !== null && <p>{state.detail}</p>}
+        <p className="next">{WHAT_NEXT[state.kind]}</p>
       </div>
     </div>
   )

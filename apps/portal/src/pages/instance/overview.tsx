@@ -2,8 +2,9 @@ import { Skeleton, Text } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
 import { useQuery } from '@tanstack/react-query'
 import { useEffect, useRef, useState } from 'react'
-import { apiQuery, messageOf } from '../../api/queries.ts'
-import type { Instance } from '../../api/verbs.ts'
+import { messageOf } from '../../api/message.ts'
+import { apiQuery } from '../../api/queries.ts'
+import { isAway, type Instance } from '../../api/verbs.ts'
 import { CopyButton } from '../../ui/copy.tsx'
 import { Ago } from '../../ui/now.tsx'
 import { Panel } from '../../ui/page.tsx'
@@ -17,7 +18,9 @@ export function Overview() {
   const instance = useInstance()
   return (
     <div style={{ display: 'grid', gap: 16 }}>
-      {(instance.state.kind === 'running' || instance.state.kind === 'paused') && <Usage instance={instance} />}
+      {(instance.state.kind === 'running' || instance.state.kind === 'paused') && !isAway(instance) && (
+        <Usage instance={instance} />
+      )}
       <div className="grid">
         <Facts instance={instance} />
         <Network instance={instance} />
@@ -74,7 +77,7 @@ function Facts({ instance }: { readonly instance: Instance }) {
 }
 
 function Network({ instance }: { readonly instance: Instance }) {
-  const running = instance.state.kind === 'running'
+  const running = instance.state.kind === 'running' && !isAway(instance)
   const addresses = useQuery({
     ...apiQuery('instance.addresses', { params: { instance: instance.id } }),
     enabled: running,
@@ -86,7 +89,9 @@ function Network({ instance }: { readonly instance: Instance }) {
   return (
     <Panel title="Network" testId="network">
       {!running ? (
-        <Text c="dimmed">Addresses are known while it runs.</Text>
+        <Text c="dimmed">
+          {isAway(instance) ? 'Addresses are asked of the guest, through its host.' : 'Addresses are known while it runs.'}
+        </Text>
       ) : addresses.data !== undefined ? (
         <dl className="facts">
           {devices.map((device) => (

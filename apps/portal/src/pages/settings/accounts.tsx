@@ -1,13 +1,14 @@
-import { Button, PasswordInput, TextInput } from '@mantine/core'
+import { Button, TextInput } from '@mantine/core'
 import type { Reply, RoleName } from '@typevisor/api'
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query'
 import { useState } from 'react'
 import { call } from '../../api/client.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
+import { PasswordField } from '../../forms/password-field.tsx'
 import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
 import { DataTable, type Column } from '../../table/data-table.tsx'
-import { ConfirmByName } from '../../ui/confirm.tsx'
+import { Confirm } from '../../ui/confirm.tsx'
 import { Icon } from '../../ui/icons.tsx'
 import { useComplaints } from '../../ui/notices.tsx'
 import { Ago } from '../../ui/now.tsx'
@@ -21,13 +22,17 @@ const ROLES: Record<RoleName, string> = {
   admin: 'does everything',
 }
 
+/** It is there from the first start, and has no password. */
+const LOCAL = 'local'
+
 const COLUMNS: readonly Column<Account>[] = [
   { title: 'Name', main: true, cell: (account) => <strong>{account.name}</strong> },
   {
     title: 'Role',
     cell: (account) => (
       <>
-        {account.role} <span className="dim">{ROLES[account.role]}</span>
+        {account.role}{' '}
+        <span className="dim">{account.name === LOCAL ? "is the machine's own credentials file" : ROLES[account.role]}</span>
       </>
     ),
   },
@@ -41,6 +46,7 @@ export function Accounts() {
   const queryClient = useQueryClient()
   const { complain } = useComplaints()
   const [making, setMaking] = useState(false)
+  const [changed, setChanged] = useState<Account | null>(null)
   const [removed, setRemoved] = useState<Account | null>(null)
   const fresh = () => void queryClient.invalidateQueries({ queryKey: ['account.list'] })
   const remove = useMutation({
@@ -74,10 +80,26 @@ export function Accounts() {
             rowKey={(row) => row.id}
             rowName={(row) => row.name}
             menu={(row) =>
-              row.id === session.account.id ? null : (
-                <Button size="compact-xs" variant="light" color="red" onClick={() => setRemoved(row)}>
-                  Remove
-                </Button>
+              row.id === session.account.id || row.name === LOCAL ? null : (
+                <span className="decisions">
+                  <Button
+                    size="compact-xs"
+                    variant="default"
+                    onClick={() => setChanged(row)}
+                    aria-label={`Set the password of ${row.name}`}
+                  >
+                    Password{'\u2026'}
+                  </Button>
+                  <Button
+                    size="compact-xs"
+                    variant="light"
+                    color="red"
+                    onClick={() => setRemoved(row)}
+                    aria-label={`Remove ${row.name}`}
+                  >
+                    Remove{'\u2026'}
+                  </Button>
+                </span>
               )
             }
           />
@@ -92,7 +114,10 @@ export function Accounts() {
           onClose={() => setMaking(false)}
         />
       </FormDialog>
-      <ConfirmByName
+      <FormDialog opened={changed !== null} onClose={() => setChanged(null)} title={`Set the password of ${changed?.name ?? ''}`}>
+        {changed !== null && <SetPassword account={changed.name} onClose={() => setChanged(null)} />}
+      </FormDialog>
+      <Confirm
         opened={removed !== null}
         onClose={() => setRemoved(null)}
         onConfirm={() => removed !== null && remove.mutate(removed)}
@@ -103,6 +128,32 @@ export function Accounts() {
         action="Remove"
       />
     </>
+  )
+}
+
+function SetPassword({ account, onClose }: { readonly account: string; readonly onClose: () => void }) {
+  const [password, setPassword] = useState('')
+  return (
+    <SmallForm
+      fields={['password']}
+      send={() => call('account.password', { params: { account }, body: { password } })}
+      onSent={onClose}
+      action="Set it"
+      onCancel={onClose}
+      disabled={password === ''}
+      testId="set-password-form"
+    >
+      {(errors) => (
+        <PasswordField
+          label="New password"
+          description="At least 10 characters. All sessions of the account end."
+          autoComplete="new-password"
+          value={password}
+          onChange={setPassword}
+          error={errors.password}
+        />
+      )}
+    </SmallForm>
   )
 }
 
@@ -147,14 +198,13 @@ function MakeAccount({ onMade, onClose }: { readonly onMade: () => void; readonl
               </select>
             </span>
           </label>
-          <PasswordInput
+          <PasswordField
             label="First password"
             description="At least 10 characters"
             autoComplete="new-password"
             value={password}
-            onChange={(event) => setPassword(event.currentTarget.value)}
+            onChange={setPassword}
             error={errors.password}
-            visibilityToggleButtonProps={{ 'aria-label': 'Show the password' }}
           />
         </>
       )}

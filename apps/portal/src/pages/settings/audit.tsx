@@ -12,21 +12,38 @@ import { exactTime } from '../../ui/time.ts'
 type Entry = Reply<'audit.list'>['items'][number]
 const PAGE_SIZE = 100
 
+const VIA: Record<Entry['via'], string> = {
+  session: '',
+  none: '',
+  token: 'by a token',
+  local: "by the machine's own credentials",
+}
+
+/** `begun`: it is under way, such as a console that is open, or was cut off. Anything else is the code of a fault. */
+const TONES: Record<string, string> = { ok: 'green', begun: 'blue' }
+
+/** By name; what was recorded without one, such as a token that is gone, by its id. */
+function ResourceText({ entry: { resource, resourceName } }: { readonly entry: Entry }) {
+  if (resource === null) return null
+  if (resourceName !== null) return <span title={resource}>{resourceName}</span>
+  return <span className="mono dim">{resource}</span>
+}
+
 const COLUMNS: readonly Column<Entry>[] = [
   { title: 'When', shrink: true, cell: (entry) => <span className="num">{exactTime(entry.at)}</span> },
   {
     title: 'Who',
     cell: (entry) => (
       <>
-        {entry.account ?? <span className="dim">nobody</span>} <span className="dim">{entry.via}</span>
+        {entry.account ?? <span className="dim">nobody signed in</span>} <span className="dim">{VIA[entry.via]}</span>
       </>
     ),
   },
   { title: 'What', cell: (entry) => <span className="mono">{entry.operation}</span> },
-  { title: 'Of', wide: true, cell: (entry) => <span className="mono dim">{entry.resource}</span> },
+  { title: 'Of', cell: (entry) => <ResourceText entry={entry} /> },
   {
     title: 'Outcome',
-    cell: (entry) => <span className={`state tone-${entry.outcome === 'ok' ? 'green' : 'red'}`}>{entry.outcome}</span>,
+    cell: (entry) => <span className={`state tone-${TONES[entry.outcome] ?? 'red'}`}>{entry.outcome}</span>,
   },
   { title: 'From', wide: true, cell: (entry) => <span className="mono dim">{entry.address}</span> },
 ]
@@ -43,7 +60,7 @@ export function Audit() {
         <TextInput
           type="search"
           aria-label="Search the audit log"
-          placeholder="Account, operation, outcome"
+          placeholder="Account, operation, name, outcome"
           leftSection={<Icon name="search" size={16} />}
           value={words}
           onChange={(event) => setWords(event.currentTarget.value)}

@@ -7,7 +7,7 @@ import { apiQuery } from '../../api/queries.ts'
 import { Secret } from '../../forms/secret.tsx'
 import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
 import { DataTable, type Column } from '../../table/data-table.tsx'
-import { ConfirmByName } from '../../ui/confirm.tsx'
+import { Confirm } from '../../ui/confirm.tsx'
 import { Icon } from '../../ui/icons.tsx'
 import { useComplaints } from '../../ui/notices.tsx'
 import { Ago } from '../../ui/now.tsx'
@@ -119,7 +119,7 @@ export function Tokens() {
       <FormDialog opened={making} onClose={() => setMaking(false)} title="Make an API token">
         <MakeToken onMade={() => void fresh()} onClose={() => setMaking(false)} />
       </FormDialog>
-      <ConfirmByName
+      <Confirm
         opened={revoked !== null}
         onClose={() => setRevoked(null)}
         onConfirm={() => revoked !== null && revoke.mutate(revoked)}

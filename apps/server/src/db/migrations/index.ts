@@ -3,5 +3,7 @@ import type { Migration } from '../migrate.ts'
 import { foundation } from './0001-foundation.ts'
 import { sagas } from './0002-sagas.ts'
 import { housekeeping } from './0003-housekeeping.ts'
+import { names } from './0004-names.ts'
+import { hostJournal } from './0005-host-journal.ts'
 
-export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping]
+export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping, names, hostJournal]

@@ -12,13 +12,7 @@ export type ControlHandlers = Pick<
   Handlers,
   Extract<
     keyof Handlers,
-    | `session.${string}`
-    | `account.${string}`
-    | `token.${string}`
-    | `audit.${string}`
-    | 'event.list'
-    | 'platform.get'
-    | 'platform.health'
+    `session.${string}` | `account.${string}` | `token.${string}` | `audit.${string}` | 'event.list' | `platform.${string}`
   >
 >
 

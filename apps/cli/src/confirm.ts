@@ -1,0 +1,47 @@
+/** Asks before something is lost. Where nobody can be asked, `--yes` has to say so. */
+import { Fault } from '@typevisor/base'
+import type { Parsed } from './options.ts'
+import type { Terminal } from './terminal.ts'
+
+type Words = (target: string, forced: boolean) => string
+
+/** What is lost, by operation. */
+const LOSES: Readonly<Record<string, Words>> = {
+  'instance.destroy': (target, forced) =>
+    forced
+      ? `${target} goes, whether its host answers or not. What the host still has of it is ended when the host comes back.`
+      : `${target} is removed with its disks.`,
+  'instance.poweroff': (target) => `The power of ${target} is cut: what its guest has not written to disk is lost.`,
+  'operation.abandon': (target) => `What operation ${target} did so far stays as it is; nothing more is undone.`,
+  'account.delete': (target) => `The account ${target} goes, with its sessions and tokens.`,
+  'token.delete': (target) => `Whoever uses token ${target} is refused from then on.`,
+  'host.delete': (target, forced) =>
+    forced
+      ? `Host ${target} goes, and its instances with it, as they are: for a machine that is gone for good.`
+      : `Host ${target} goes, and its token ends.`,
+}
+
+const isId = (text: string): boolean => /^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(text)
+
+/** What is lost, and what has to be typed to go on: a name is typed again, an id is not. */
+export function questionOf(name: string, parsed: Parsed): { readonly loses: string; readonly answer: string } {
+  const target = Object.values(parsed.params).join(' ')
+  const forced = parsed.query['force'] === 'true' || parsed.query['force'] === true
+  const loses = (Object.hasOwn(LOSES, name) ? LOSES[name] : undefined)?.(target, forced) ?? `${name.replace('.', ' ')} ${target}.`
+  return { loses, answer: isId(target) || target === '' ? 'yes' : target }
+}
+
+/** @throws Fault `invalid` where nobody can be asked, `aborted` when the answer is another. */
+export async function ask(what: string, loses: string, answer: string, terminal: Terminal): Promise<void> {
+  if (!terminal.interactive) throw new Fault('invalid', `${what}: ${loses} Say --yes`)
+  const { createInterface } = await import('node:readline/promises')
+  const lines = createInterface({ input: process.stdin, output: process.stderr })
+  const given = await lines.question(`${loses}\nType ${answer} to go on: `)
+  lines.close()
+  if (given.trim() !== answer) throw new Fault('aborted', `${what}: not confirmed, nothing was done`)
+}
+
+export async function confirm(name: string, parsed: Parsed, terminal: Terminal): Promise<void> {
+  const { loses, answer } = questionOf(name, parsed)
+  await ask(`${name.replace('.', ' ')} ${Object.values(parsed.params).join(' ')}`, loses, answer, terminal)
+}
