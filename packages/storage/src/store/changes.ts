@@ -133,10 +133,12 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
 }
 
 /**
- * A step of the collector on an entry that is dying, of at most `count` entries of a dead list or blocks of a tree.
+ * A step of the collector on an entry that is dying, of at most `count` entries of a dead list, or as much work on a tree.
  *
  *   one child      the child's dead list is gone through: what was born after the grandparent is nobody's; the rest is the list of both
  *   no child       the tree is gone through: what the entry owns is nobody's; then its dead list is forgotten
+ *
+ * The entry's tree is clean: none of its nodes will be written any more.
  *
  * @returns whether the entry is gone by it.
  */
@@ -146,6 +148,9 @@ export function applyReap(state: StoreState, entry: Entry, count: number): boole
   const child = [...entry.children][0]
   return child ? mergeStep(state, entry, child, count) : treeStep(state, entry, count)
 }
+
+/** Going over a leaf, or past a part that is not there, costs as much as so many entries of a dead list. */
+const PART_COST = 64
 
 function mergeStep(state: StoreState, entry: Entry, child: Entry, count: number): boolean {
   state.changed(child)
@@ -193,8 +198,7 @@ function treeStep(state: StoreState, entry: Entry, count: number): boolean {
   const { tree } = entry
   const end = ENTRIES_PER_NODE ** tree.height
   let block = entry.record.cursor
-  const until = Math.min(end, block + Math.max(count, ENTRIES_PER_NODE))
-  while (block < until) block = reapBranch(state, entry, block)
+  for (let part = 0; part < count && block < end; part += PART_COST) block = reapBranch(state, entry, block)
   if (block < end) {
     state.catalog.change(entry, { ...entry.record, cursor: block })
     return false

@@ -6,7 +6,8 @@
  */
 import { toFault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
-import { BLOCK_BYTES, DEAD_HEAD, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
+import { openDeadBlock } from './dead-list.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
 import { hex, type StoreState } from './state.ts'
 import { addressAt, entryAt, type Node, type NodeEntry, type Tree } from './tree.ts'
 
@@ -56,9 +57,14 @@ class Check {
     for (let group = 0; group < allocator.groupCount; group += 1) for (const turn of [0, 1] as const) this.#reach(allocator.homeOf(group, turn))
     await this.#tree(catalogTree, 'catalog', 0, true)
     for (const entry of catalog.entries()) {
-      await this.#tree(entry.tree, entry.name === '' ? `deleted entry ${entry.slot}` : entry.name, entry.kind === 'dying' && entry.children.size === 0 ? entry.record.cursor : 0, false)
-      this.#deadList(entry)
+      const { kind, children, record } = entry
+      const name = entry.name === '' ? `deleted entry ${entry.slot}` : entry.name
+      // Of one that is merged into its child only the child's tree and dead list tell what is left.
+      if (kind === 'dying' && children.size > 0 && record.cursor > 0) continue
+      await this.#tree(entry.tree, name, kind === 'dying' ? record.cursor : 0, false)
     }
+    // Behind all trees: what is reached here is not looked into.
+    for (const entry of catalog.entries()) this.#deadList(entry)
     let leakedCount = 0
     let missingCount = 0
     for (let block = 0; block < allocator.blockCount; block += 1) {
@@ -139,19 +145,19 @@ class Check {
   }
 
   #deadList(entry: Entry): void {
-    let { address, checksum } = entry.dead.top
-    while (address !== 0) {
-      this.#reach(address)
+    for (const { node, address } of entry.dead.entries) if ((node?.address ?? address) !== 0) this.#reach(node?.address ?? address)
+    for (let top = entry.dead.top; top.address !== 0; ) {
+      this.#reach(top.address)
       try {
         const content = new Uint8Array(BLOCK_BYTES)
-        this.#state.parts.file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+        this.#state.parts.file.readBlocking(top.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
         const found = this.#state.parts.checksum(content)
-        if (found !== checksum) throw new Error(`checksum ${hex(found)}, want ${hex(checksum)}`)
-        const head = DEAD_HEAD.decode(content)
-        address = Number(head.previous)
-        checksum = head.previousChecksum
+        if (found !== top.checksum) throw new Error(`checksum ${hex(found)}, want ${hex(top.checksum)}`)
+        const { entries, previous } = openDeadBlock(content)
+        for (const { address } of entries) if (address !== 0) this.#reach(address)
+        top = previous
       } catch (error) {
-        this.#found(`${entry.name}: dead list at block ${address}: ${toFault(error).message}`)
+        this.#found(`${entry.name}: dead list at block ${top.address}: ${toFault(error).message}`)
         return
       }
     }

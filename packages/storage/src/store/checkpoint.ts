@@ -65,19 +65,20 @@ export interface CheckpointOptions {
   readonly pause: () => Promise<void>
 }
 
-/** Dirty nodes below a node, children first. Those of them that have a place are being written or are written. */
-function collect(node: Node | null, into: Node[]): void {
-  if (node === null || node.address !== 0) return
+/** Dirty nodes below a node, children first, each once however many trees have it. Those of them that have a place are being written or are written. */
+function collect(node: Node | null, into: Set<Node>): void {
+  if (node === null || node.address !== 0 || into.has(node)) return
   if (node.children) for (const child of node.children) if (child) collect(child, into)
-  into.push(node)
+  into.add(node)
 }
 
 /** Everything of a checkpoint that must be of one moment. null: there is no room for it. */
 export function freeze(state: StoreState): Frozen | null {
   const { catalog, allocator, catalogTree } = state
   const slots = [...state.changedSlots].sort((a, b) => a - b)
-  const nodes: Node[] = []
-  for (const slot of slots) collect(catalog.at(slot)?.tree.dirtyRoot ?? null, nodes)
+  const dirty = new Set<Node>()
+  for (const slot of slots) collect(catalog.at(slot)?.tree.dirtyRoot ?? null, dirty)
+  const nodes = [...dirty]
   const deadBlockCount = slots.reduce((sum, slot) => sum + (catalog.at(slot)?.dead.blocksNeeded ?? 0), 0)
   const pages = [...new Set(slots.map((slot) => Math.floor(slot / CATALOG_RECORDS_PER_PAGE)))]
   for (const page of pages) state.load(catalogTree, page, true)
@@ -110,8 +111,9 @@ export function freeze(state: StoreState): Frozen | null {
     })
     return { page, address, entries }
   })
-  const catalogNodes: Node[] = []
-  collect(catalogTree.dirtyRoot, catalogNodes)
+  const dirtyCatalog = new Set<Node>()
+  collect(catalogTree.dirtyRoot, dirtyCatalog)
+  const catalogNodes = [...dirtyCatalog]
   for (const node of catalogNodes) {
     node.address = place()
     if (node.replaces) state.freeNode(node.replaces)

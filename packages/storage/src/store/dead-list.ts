@@ -16,6 +16,19 @@ export interface DeadEntry {
   readonly isNode: boolean
 }
 
+/** A block of a list: its entries, and where the list goes on. */
+export function openDeadBlock(content: Uint8Array): { entries: DeadEntry[]; previous: { address: number; checksum: number } } {
+  const { previous, previousChecksum, count } = DEAD_HEAD.decode(content)
+  const words = new Uint32Array(content.buffer, content.byteOffset, BLOCK_BYTES / 4)
+  const entries: DeadEntry[] = []
+  for (let index = 0; index < Math.min(count, DEAD_ENTRIES_PER_BLOCK); index += 1) {
+    const word = HEAD_WORDS + index * 4
+    const isNode = ((words[word + 1] as number) & FLAG_NODE) !== 0
+    entries.push({ address: addressAt(words, word), birth: words[word + 2] as number, node: null, isNode })
+  }
+  return { entries, previous: { address: Number(previous), checksum: previousChecksum } }
+}
+
 const HEAD_WORDS = DEAD_HEAD.sizeBytes / 4
 
 export class DeadList {
@@ -30,8 +43,9 @@ export class DeadList {
     this.count = count
   }
 
-  get inMemoryCount(): number {
-    return this.#entries.length
+  /** Those that are in memory. */
+  get entries(): readonly DeadEntry[] {
+    return this.#entries
   }
 
   pushBlock(address: number, birth: number): void {
@@ -58,16 +72,9 @@ export class DeadList {
 
   /** Takes the top block's entries into memory: the block is not a part of the list any more. */
   load(content: Uint8Array): void {
-    const { previous, previousChecksum, count } = DEAD_HEAD.decode(content)
-    const words = new Uint32Array(content.buffer, content.byteOffset, BLOCK_BYTES / 4)
-    const below: DeadEntry[] = []
-    for (let index = 0; index < count; index += 1) {
-      const word = HEAD_WORDS + index * 4
-      const isNode = ((words[word + 1] as number) & FLAG_NODE) !== 0
-      below.push({ address: addressAt(words, word), birth: words[word + 2] as number, node: null, isNode })
-    }
-    this.#entries.unshift(...below)
-    this.top = { address: Number(previous), checksum: previousChecksum }
+    const { entries, previous } = openDeadBlock(content)
+    this.#entries.unshift(...entries)
+    this.top = previous
   }
 
   /** Blocks that a checkpoint needs for what is in memory. */

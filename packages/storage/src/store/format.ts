@@ -138,7 +138,7 @@ export const CATALOG_SLOT = layout(
 export const REAP_BODY = layout(
   [
     ['slot', 'u32'],
-    ['count', 'u32', 'entries of the dead list, or blocks of the tree'],
+    ['count', 'u32', 'how much of its dead list or tree'],
   ],
   LITTLE,
 )

@@ -58,6 +58,7 @@ export class Journal {
   /** Bytes between tail and head. */
   #usedBytes = 0
   #safeSequence: number
+  #contentSequence: number
   #buffer = new Uint8Array(256 * 1024)
   #view = new DataView(this.#buffer.buffer)
 
@@ -68,11 +69,16 @@ export class Journal {
     this.sizeBytes = options.sizeBytes
     this.#head = options.head
     this.#safeSequence = options.head.sequence
+    this.#contentSequence = options.head.sequence
   }
 
   /** Records before it are safe from a power cut. */
   get safeSequence(): number {
     return this.#safeSequence
+  }
+  /** When records before it are safe, everything is: what follows are marks. */
+  get contentSequence(): number {
+    return this.#contentSequence
   }
   markSafe(sequence: number): void {
     this.#safeSequence = Math.max(this.#safeSequence, sequence)
@@ -119,6 +125,7 @@ export class Journal {
     this.#file.write(this.#startByte + place.offset, [this.#buffer.subarray(0, lengthBytes)])
     this.#usedBytes += lengthBytes + skippedBytes
     this.#head = this.#after(place, lengthBytes, chain)
+    if (type !== RECORD_TYPE.mark) this.#contentSequence = this.#head.sequence
   }
 
   /** What is before `place` is not needed any more. */

@@ -91,32 +91,38 @@ class Run {
 
   async step(store: Store): Promise<void> {
     const { rng } = this
-    const choice = rng.below(100)
     const volume = this.pick(this.names('volume'))
+    if (volume === undefined) return this.create(store)
     const snapshot = this.pick(this.names('snapshot'))
-    if (choice < 50 && volume !== undefined) await this.write(store, volume)
-    else if (choice < 58 && volume !== undefined) await this.trim(store, volume)
-    else if (choice < 66) {
+    const choice = rng.below(100)
+    if (choice < 50) await this.write(store, volume)
+    else if (choice < 57) await this.trim(store, volume)
+    else if (choice < 62) {
       await store.flush()
       this.history = [this.world]
-    } else if (choice < 70) await store.checkpoint()
-    else if (choice < 76 && this.names('volume').length < 5) {
-      const name = `v${(this.count += 1)}`
-      const sizeBlocks = this.pick(SIZES) as number
-      await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () => store.createVolume(name, sizeBlocks * BLOCK_BYTES))
-    } else if (choice < 84 && volume !== undefined && this.names('snapshot').length < 8) {
+    } else if (choice < 65) await store.checkpoint()
+    else if (choice < 68) await this.create(store)
+    else if (choice < 80) {
+      if (this.names('snapshot').length >= 8) return
       const name = `s${(this.count += 1)}`
       await this.did(this.with(`${volume}@${name}`, this.world.get(volume) as Disk), () => store.snapshot(volume, name))
       this.history = [this.world]
-    } else if (choice < 88 && snapshot !== undefined && this.names('volume').length < 6) {
-      const name = `c${(this.count += 1)}`
-      await this.did(this.with(name, this.world.get(snapshot) as Disk), () => store.clone(snapshot, name))
-    } else if (choice < 91 && snapshot !== undefined && volume !== undefined) {
-      await this.did(this.with(volume, this.world.get(snapshot) as Disk), () => store.revert(volume, snapshot))
     } else if (choice < 98) {
       const name = this.pick(this.names('any'))
-      if (name !== undefined) await this.did(this.with(name, null), () => store.remove(name))
+      if (choice < 84 && snapshot !== undefined && this.names('volume').length < 6) {
+        const clone = `c${(this.count += 1)}`
+        await this.did(this.with(clone, this.world.get(snapshot) as Disk), () => store.clone(snapshot, clone))
+      } else if (choice < 87 && snapshot !== undefined)
+        await this.did(this.with(volume, this.world.get(snapshot) as Disk), () => store.revert(volume, snapshot))
+      else if (name !== undefined && (name.includes('@') || rng.below(3) === 0)) await this.did(this.with(name, null), () => store.remove(name))
     } else await store.collect()
+  }
+
+  async create(store: Store): Promise<void> {
+    if (this.names('volume').length >= 5) return
+    const name = `v${(this.count += 1)}`
+    const sizeBlocks = this.pick(SIZES) as number
+    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () => store.createVolume(name, sizeBlocks * BLOCK_BYTES))
   }
 
   async write(store: Store, name: string): Promise<void> {
@@ -168,7 +174,9 @@ async function difference(store: Store, world: World): Promise<string | null> {
   return null
 }
 
-async function sound(store: Store, step: string): Promise<void> {
+/** On a copy, on which nothing else works. */
+async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> {
+  const store = await Store.open({ ...run.options(file.copy()), collects: false })
   const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
   assert.deepEqual(report.damage, [], step)
   assert.equal(report.missingCount, 0, `${step}: blocks that something leads to count as free`)
@@ -215,6 +223,7 @@ async function live(seed: number): Promise<void> {
     // A killed process loses nothing that was acknowledged.
     const allowed = kind === 'kill' ? possible.slice(run.history.length - 1) : possible
     file = next
+    await sound(run, file, `life ${life} (${kind})`)
     store = await Store.open(run.options(file))
     let found: World | null = null
     const reasons: string[] = []
@@ -227,7 +236,6 @@ async function live(seed: number): Promise<void> {
       reasons.push(reason)
     }
     assert.ok(found, `life ${life} (${kind}): none of ${allowed.length} worlds: ${reasons.slice(0, 5).join('; ')}`)
-    await sound(store, `life ${life} (${kind})`)
     run.history = [found]
     run.underWay = null
   }

@@ -57,8 +57,8 @@ const SYNC_EVERY_MS = 1000
 /** Entries or blocks that one step of the collector goes over. */
 const REAP_STEP = 4096
 const SIZE_BYTES_MAX = 2 ** 46
-/** Names changed by one record. */
-const RENAMED_COUNT_MAX = 500
+/** Catalog records in one record of the journal. */
+const CHANGE_COUNT_MAX = 16
 
 export class Store {
   readonly #options: StoreOptions
@@ -189,8 +189,8 @@ export class Store {
     if (kind === 'volume') {
       // Its snapshots first: done again after a crash, the rest of them follow.
       const names = this.list().flatMap((one) => (one.volume === name ? [one.name] : []))
-      for (let from = 0; from < names.length; from += RENAMED_COUNT_MAX) {
-        const part = names.slice(from, from + RENAMED_COUNT_MAX)
+      for (let from = 0; from < names.length; from += CHANGE_COUNT_MAX) {
+        const part = names.slice(from, from + CHANGE_COUNT_MAX)
         await this.#change(() => part.map((old) => this.#changed(this.entry(old), { name: `${next}${old.slice(name.length)}` })))
       }
     }
@@ -269,7 +269,7 @@ export class Store {
   /** Resolves when all that was acknowledged before the call is safe from a power cut. */
   async flush(): Promise<void> {
     const { journal } = this.state
-    const wanted = journal.head.sequence
+    const wanted = journal.contentSequence
     // One that is under way may have begun before the last write.
     while (journal.safeSequence < wanted) {
       if (this.state.wounded) throw this.state.wounded
@@ -296,8 +296,6 @@ export class Store {
     if (journal.hasRoom(0) && !state.wounded) {
       journal.begin(0)
       journal.append(RECORD_TYPE.mark, 0, 0)
-      // The mark itself need not be safe.
-      if (journal.head.sequence === safe + 1) journal.markSafe(safe + 1)
     }
   }
 
@@ -313,7 +311,12 @@ export class Store {
     const { state } = this
     if (state.wounded) throw state.wounded
     this.writer.commit()
-    const frozen = freeze(state)
+    let frozen: ReturnType<typeof freeze>
+    try {
+      frozen = freeze(state)
+    } catch (error) {
+      throw state.wound('checkpoint', error)
+    }
     if (!frozen) throw new Fault('exhausted', 'store: no space left for a checkpoint')
     try {
       await writeCheckpoint(state, frozen, this.#checkpointOptions)
@@ -365,12 +368,19 @@ export class Store {
 
   /** Goes over all that is dying. */
   async collect(): Promise<void> {
-    for (let entry = this.#nextDying(); entry && !this.#closing.signal.aborted; entry = this.#nextDying()) {
+    while (this.#nextDying() && !this.#closing.signal.aborted) {
       // While one is written, nodes have places that are not in force.
       if (this.#checkpoint) await this.#checkpoint.catch(() => {})
       await this.#room(64)
       if (this.state.wounded) return
-      if (this.#checkpoint) continue
+      // Chosen and done in one turn.
+      const entry = this.#nextDying()
+      if (this.#checkpoint || !entry) continue
+      // Only what has its place on disk can be taken apart piece by piece.
+      if (entry.tree.dirtyRoot !== null) {
+        await this.checkpoint()
+        continue
+      }
       const { parent, slot } = entry
       appendReap(this.state.journal, slot, REAP_STEP)
       const isGone = applyReap(this.state, entry, REAP_STEP)
@@ -405,7 +415,7 @@ export class Store {
 
   /** One record of the catalog, and what it does. `make` is asked when there is room, and decides by what is there then. */
   async #change(make: () => CatalogChange[], beginsEpoch = false): Promise<void> {
-    await this.#room(catalogBodyBytes(RENAMED_COUNT_MAX))
+    await this.#room(catalogBodyBytes(CHANGE_COUNT_MAX))
     if (this.state.wounded) throw this.state.wounded
     this.writer.commit()
     const changes = make()

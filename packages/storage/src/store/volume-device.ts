@@ -49,7 +49,7 @@ class VolumeDevice implements BlockDevice {
 
   async write(offset: number, source: Uint8Array, options: WriteOptions = {}): Promise<void> {
     for (let at = 0; at < source.length; ) {
-      const pieceEnd = Math.min(source.length, at + PIECE_BYTES - ((offset + at) % PIECE_BYTES))
+      const pieceEnd = Math.min(source.length, at + PIECE_BYTES - ((offset + at) % BLOCK_BYTES))
       await this.#writePiece(offset + at, source.subarray(at, pieceEnd))
       at = pieceEnd
     }

@@ -127,6 +127,11 @@ export class SimStoreFile implements StoreFile {
     return new SimStoreFile(this.#options, content)
   }
 
+  /** The file as it is now, for somebody else. */
+  copy(): SimStoreFile {
+    return new SimStoreFile(this.#options, new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()])))
+  }
+
   /** Damages one byte of what is there. */
   rot(position: number): void {
     const page = this.#now.get(Math.floor(position / PAGE_BYTES))
