@@ -55,7 +55,7 @@ export class Allocator {
     return this.#groupCount
   }
   get usedCount(): number {
-    return this.#groupCount * GROUP_BLOCKS - this.#freeCount
+    return Math.min(this.#groupCount * GROUP_BLOCKS, this.#blockCountMax) - this.#freeCount
   }
   get heldCount(): number {
     return this.#heldCount
@@ -224,7 +224,7 @@ export class Allocator {
       this.#used = grown(this.#used, words)
       this.#held = grown(this.#held, words)
     }
-    this.#freeCount += GROUP_BLOCKS
+    this.#freeCount += Math.max(0, Math.min(GROUP_BLOCKS, this.#blockCountMax - group * GROUP_BLOCKS))
     if (group === 0) for (let block = 0; block < this.firstBlock; block += 1) this.#setUsed(block)
     for (let turn = 0; turn < HOME_COUNT; turn += 1) this.#setUsed(this.homeOf(group, turn as 0 | 1))
   }

@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { Clock, Rng } from '@typevisor/base'
+import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
@@ -43,6 +43,7 @@ class Run {
   /** What an operation under way would make of it. */
   underWay: World | null = null
   count = 0
+  refusedCount = 0
 
   constructor(seed: number) {
     this.rng = seededRng(seed)
@@ -76,8 +77,14 @@ class Run {
   /** Runs `work`; when it is done the world is `next`. */
   async did(next: World, work: () => Promise<unknown>): Promise<void> {
     this.underWay = next
-    await work()
-    this.history.push(next)
+    try {
+      await work()
+      this.history.push(next)
+    } catch (error) {
+      // A full store refuses, and is as before.
+      if (!(error instanceof Fault) || error.code !== 'exhausted') throw error
+      this.refusedCount += 1
+    }
     this.underWay = null
   }
 
@@ -100,7 +107,7 @@ class Run {
     else if (choice < 62) {
       await store.flush()
       this.history = [this.world]
-    } else if (choice < 65) await store.checkpoint()
+    } else if (choice < 65) await store.checkpoint().catch(unlessFull)
     else if (choice < 68) await this.create(store)
     else if (choice < 80) {
       if (this.names('snapshot').length >= 8) return
@@ -115,7 +122,7 @@ class Run {
       } else if (choice < 87 && snapshot !== undefined)
         await this.did(this.with(volume, this.world.get(snapshot) as Disk), () => store.revert(volume, snapshot))
       else if (name !== undefined && (name.includes('@') || rng.below(3) === 0)) await this.did(this.with(name, null), () => store.remove(name))
-    } else await store.collect()
+    } else await store.collect().catch(unlessFull)
   }
 
   async create(store: Store): Promise<void> {
@@ -153,6 +160,10 @@ class Run {
     if (count > 300) return
     await this.did(this.with(name, { ...disk, blocks }), () => device.zero(first * BLOCK_BYTES, count * BLOCK_BYTES, { noHole: rng.below(3) === 0 }))
   }
+}
+
+function unlessFull(error: unknown): void {
+  if (!(error instanceof Fault) || error.code !== 'exhausted') throw error
 }
 
 /** null: the store holds this world. Else what differs. */
@@ -195,7 +206,9 @@ async function tight(store: Store, step: string): Promise<void> {
 async function live(seed: number): Promise<void> {
   const run = new Run(seed)
   const { rng } = run
-  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes: 2 ** 32 })
+  // Small ones are full again and again, and use every block many times.
+  const capacityBytes = rng.below(2) === 0 ? 2 ** 32 : (340 + rng.below(400)) * BLOCK_BYTES
+  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes })
   let store = await Store.create(run.options(file))
   const lives = 1 + rng.below(4)
   for (let life = 0; life < lives; life += 1) {
@@ -238,6 +251,10 @@ async function live(seed: number): Promise<void> {
     assert.ok(found, `life ${life} (${kind}): none of ${allowed.length} worlds: ${reasons.slice(0, 5).join('; ')}`)
     run.history = [found]
     run.underWay = null
+  }
+  for (const name of run.names('any').slice(0, 6)) {
+    await store.remove(name)
+    run.history.push(run.with(name, null))
   }
   await tight(store, 'at the end')
   assert.equal(await difference(store, run.world), null)
