@@ -90,7 +90,7 @@ test('every command that the docs name is one that there is', () => {
 
 test('every file that the docs link to is there', () => {
   const missing: string[] = []
-  for (const path of ['README.md', 'docs/architecture.md', 'CONTRIBUTING.md']) {
+  for (const path of ['README.md', 'docs/architecture.md', 'docs/library.md', 'CONTRIBUTING.md']) {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
       try {
         readFileSync(join(root, path, '..', target as string))
