@@ -101,3 +101,11 @@ test('every file that the docs link to is there', () => {
   }
   assert.deepEqual(missing, [])
 })
+
+test('every dependency is told of with its reason, and none that is not there', () => {
+  const { dependencies, devDependencies } = JSON.parse(read('package.json')) as Record<string, Record<string, string>>
+  const told = [...read('docs/dependencies.md').matchAll(/^\| ([^|]+) \|/gm)]
+    .flatMap(([, cell]) => (cell as string).split(', '))
+    .filter((name) => name !== 'package' && name !== '---')
+  assert.deepEqual(told.toSorted(), Object.keys({ ...dependencies, ...devDependencies }).toSorted())
+})
