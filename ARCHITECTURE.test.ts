@@ -53,6 +53,20 @@ test('a package imports only what the table allows', () => {
   assert.deepEqual(wrong, [])
 })
 
+test('the table allows nothing that nobody uses', () => {
+  const unused: string[] = []
+  for (const [folder, rule] of Object.entries(PACKAGES)) {
+    const own = sources.filter((path) => packageOf(path) === folder && !TESTS.test(path))
+    const used = new Set(own.flatMap(importsOf).map((specifier) => specifier.split('/').slice(0, 2).join('/')))
+    for (const name of rule.uses) if (!used.has(`@typevisor/${name}`)) unused.push(`${folder}: ${name}`)
+    for (const glob of rule.edgeFiles ?? []) {
+      if (!own.some((path) => matchesGlob(relative(join(folder, 'src'), path), glob)))
+        unused.push(`${folder}: no file is ${glob}`)
+    }
+  }
+  assert.deepEqual(unused, [])
+})
+
 test('imports between packages have no cycle', () => {
   const visit = (folder: string, path: readonly string[]): void => {
     assert.ok(!path.includes(folder), `cycle: ${[...path, folder].join(' -> ')}`)
