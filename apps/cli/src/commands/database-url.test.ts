@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Pool } from 'pg'
+import { Pool, type PoolConfig } from 'pg'
 import { startTestPostgres, temporaryFolder } from '@typevisor/runtime-node/testing'
 import { machine, typevisor } from '../e2e/child.ts'
 
@@ -13,11 +13,15 @@ const urlOf = ({ host, user, password }: { host: string; user: string; password:
 test('start uses the PostgreSQL of DATABASE_URL and no other, and finds there what it left', async () => {
   await using postgres = await startTestPostgres()
   const { connection } = postgres
-  const admin = new Pool({ ...connection, max: 1 })
+  const poolOf = (options: PoolConfig): Pool => {
+    const pool = new Pool({ ...connection, max: 1, ...options })
+    return pool.on('error', () => {}) // its idle connections end with the server
+  }
+  const admin = poolOf({})
   await admin.query('CREATE DATABASE mine')
   await admin.end()
   const env = { DATABASE_URL: urlOf(connection, 'mine') }
-  const rows = new Pool({ ...connection, database: 'mine', max: 1 })
+  const rows = poolOf({ database: 'mine' })
   await using ending = new AsyncDisposableStack()
   ending.defer(() => rows.end())
   await using place = await machine()
