@@ -11,7 +11,7 @@ import { startServer, type RunningServer } from '@typevisor/server'
 import { consoleLog, realClock, realRng, uuidv7Ids } from '@typevisor/runtime-node'
 import { createClient, type Client } from '@typevisor/api/client'
 import type { Command, Terminal } from '../terminal.ts'
-import { dataDirOf } from '../connect.ts'
+import { dataDirOf, tellShell } from '../connect.ts'
 import { EXIT } from '../exit-codes.ts'
 import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
 import { fetchFor } from '../node-fetch.ts'
@@ -134,6 +134,8 @@ function greet(options: StartOptions, server: RunningServer, terminal: Terminal)
       `  (until somebody has signed in with it, each start makes another; \`typevisor account password ${name}\` sets one of your own)`,
     )
   }
+  const shell = tellShell(options.dataDir, terminal.env)
+  if (shell !== null) terminal.out(`command line: \`${shell}\` first, since the data directory is not the default`)
 }
 
 export interface Platform {
