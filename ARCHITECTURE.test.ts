@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { globSync, readFileSync } from 'node:fs'
+import { existsSync, globSync, readFileSync } from 'node:fs'
 import { join, matchesGlob, relative } from 'node:path'
 import { test } from 'node:test'
 import { PACKAGES, type PackageRule } from './ARCHITECTURE.ts'
@@ -53,6 +53,20 @@ test('a package imports only what the table allows', () => {
   assert.deepEqual(wrong, [])
 })
 
+test('the table allows nothing that nobody uses', () => {
+  const unused: string[] = []
+  for (const [folder, rule] of Object.entries(PACKAGES)) {
+    const own = sources.filter((path) => packageOf(path) === folder && !TESTS.test(path))
+    const used = new Set(own.flatMap(importsOf).map((specifier) => specifier.split('/').slice(0, 2).join('/')))
+    for (const name of rule.uses) if (!used.has(`@typevisor/${name}`)) unused.push(`${folder}: ${name}`)
+    for (const glob of rule.edgeFiles ?? []) {
+      if (!own.some((path) => matchesGlob(relative(join(folder, 'src'), path), glob)))
+        unused.push(`${folder}: no file is ${glob}`)
+    }
+  }
+  assert.deepEqual(unused, [])
+})
+
 test('imports between packages have no cycle', () => {
   const visit = (folder: string, path: readonly string[]): void => {
     assert.ok(!path.includes(folder), `cycle: ${[...path, folder].join(' -> ')}`)
@@ -102,4 +116,21 @@ test('a package declares what it imports of its siblings', () => {
     }
   }
   assert.deepEqual([...new Set(wrong)], [])
+})
+
+test('what a package exports, and what its scripts test, is there', () => {
+  const wrong: string[] = []
+  for (const folder of Object.keys(PACKAGES)) {
+    const { exports, scripts = {} } = JSON.parse(readFileSync(join(root, folder, 'package.json'), 'utf8')) as {
+      exports: Record<string, string>
+      scripts?: Record<string, string>
+    }
+    for (const target of Object.values(exports)) {
+      if (!existsSync(join(root, folder, target))) wrong.push(`${folder}: exports ${target}`)
+    }
+    for (const [glob] of Object.values(scripts).flatMap((script) => [...script.matchAll(/(?<=')[^' ]+\.ts(?=')/g)])) {
+      if (globSync(glob, { cwd: join(root, folder) }).length === 0) wrong.push(`${folder}: no file is ${glob}`)
+    }
+  }
+  assert.deepEqual(wrong, [])
 })

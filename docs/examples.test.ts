@@ -90,7 +90,7 @@ test('every command that the docs name is one that there is', () => {
 
 test('every file that the docs link to is there', () => {
   const missing: string[] = []
-  for (const path of ['README.md', 'docs/architecture.md', 'CONTRIBUTING.md']) {
+  for (const path of ['README.md', 'docs/architecture.md', 'docs/library.md', 'CONTRIBUTING.md']) {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
       try {
         readFileSync(join(root, path, '..', target as string))
@@ -100,4 +100,12 @@ test('every file that the docs link to is there', () => {
     }
   }
   assert.deepEqual(missing, [])
+})
+
+test('every dependency is told of with its reason, and none that is not there', () => {
+  const { dependencies, devDependencies } = JSON.parse(read('package.json')) as Record<string, Record<string, string>>
+  const told = [...read('docs/dependencies.md').matchAll(/^\| ([^|]+) \|/gm)]
+    .flatMap(([, cell]) => (cell as string).split(', '))
+    .filter((name) => name !== 'package' && name !== '---')
+  assert.deepEqual(told.toSorted(), Object.keys({ ...dependencies, ...devDependencies }).toSorted())
 })

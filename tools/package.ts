@@ -1,15 +1,34 @@
 /**
  * `npm run package [-- DIR]`: the published package, in dist/package: the same tree with its types stripped, since Node strips none below
- * `node_modules`. Lines and columns stay where they were; imports of siblings become relative. Nothing is bundled.
+ * `node_modules`. Lines and columns stay where they were; imports of siblings become relative. Nothing is bundled. What programs import
+ * (`LIBRARIES`, docs/library.md) has its declarations beside it, made by tsc.
  *
  *   x.ts --stripTypeScriptTypes--> x.js      '@typevisor/base' --> '../../base/src/index.js'      './y.ts' --> './y.js'
+ *   x.ts --tsc --declaration--> x.d.ts       the same
  */
-import { cpSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { cpSync, globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { stripTypeScriptTypes } from 'node:module'
+import { tmpdir } from 'node:os'
 import { dirname, join, posix, relative, resolve } from 'node:path'
 
 const root = join(import.meta.dirname, '..')
 const out = resolve(root, process.argv[2] ?? 'dist/package')
+
+/** What programs may import of the published package, and what each name stands for in the tree. */
+const LIBRARIES = {
+  './client': '@typevisor/api/client',
+  './host': '@typevisor/agent/host',
+  './toolstack': '@typevisor/toolstack',
+  './driver-qemu': '@typevisor/driver-qemu',
+  './driver-sim': '@typevisor/driver-sim',
+  './saga': '@typevisor/saga',
+  './storage': '@typevisor/storage',
+  './image': '@typevisor/image',
+  './base': '@typevisor/base',
+  './model': '@typevisor/model',
+  './runtime-node': '@typevisor/runtime-node',
+} as const
 
 interface Manifest {
   readonly name: string
@@ -39,6 +58,42 @@ function rewrite(code: string, path: string): string {
   })
 }
 
+const entryOf = (name: string): string => {
+  const entry = entries.get(name)
+  if (entry === undefined) throw new Error(`package: nothing exports ${name}`)
+  return entry
+}
+
+/** Declarations of the libraries and of all that they import. */
+function writeDeclarations(): number {
+  const folder = mkdtempSync(join(tmpdir(), 'typevisor-declarations-'))
+  try {
+    const compilerOptions = {
+      noEmit: false,
+      declaration: true,
+      emitDeclarationOnly: true,
+      rootDir: root,
+      outDir: folder,
+      typeRoots: [join(root, 'node_modules/@types')],
+      // By their paths: what is found by way of node_modules is somebody else's to tsc, and it declares nothing of it.
+      paths: Object.fromEntries([...entries].map(([name, path]) => [name, [join(root, path)]])),
+    }
+    const files = Object.values(LIBRARIES).map((name) => join(root, entryOf(name)))
+    const project = join(folder, 'tsconfig.json')
+    writeFileSync(project, JSON.stringify({ extends: join(root, 'tsconfig.json'), compilerOptions, include: [], files }))
+    execFileSync(join(root, 'node_modules/.bin/tsc'), ['-p', project], { stdio: 'inherit' })
+    const declarations = globSync('**/*.d.ts', { cwd: folder })
+    for (const path of declarations) {
+      const target = join(out, path)
+      mkdirSync(dirname(target), { recursive: true })
+      writeFileSync(target, rewrite(readFileSync(join(folder, path), 'utf8'), path))
+    }
+    return declarations.length
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
 rmSync(out, { recursive: true, force: true })
 const sources = globSync(['packages/**/*.ts', 'apps/{agent,cli,server}/**/*.ts'], {
   cwd: root,
@@ -49,6 +104,7 @@ for (const path of sources) {
   mkdirSync(dirname(target), { recursive: true })
   writeFileSync(target, rewrite(stripTypeScriptTypes(readFileSync(join(root, path), 'utf8')), path))
 }
+const declarationCount = writeDeclarations()
 for (const path of [
   'README.md',
   'LICENSE',
@@ -69,7 +125,15 @@ const manifest = {
   license,
   type,
   bin,
-  exports: { './client': './packages/api/src/client.js', './package.json': './package.json' },
+  exports: {
+    ...Object.fromEntries(
+      Object.entries(LIBRARIES).map(([key, name]) => {
+        const path = `./${entryOf(name).replace(/\.ts$/, '')}`
+        return [key, { types: `${path}.d.ts`, default: `${path}.js` }]
+      }),
+    ),
+    './package.json': './package.json',
+  },
   os: ['linux'],
   cpu: ['x64'],
   engines: { node: '>=20' },
@@ -77,4 +141,4 @@ const manifest = {
   allowScripts,
 }
 writeFileSync(join(out, 'package.json'), `${JSON.stringify(manifest, null, 2)}\n`)
-process.stdout.write(`${out}: ${sources.length} modules\n`)
+process.stdout.write(`${out}: ${sources.length} modules, ${declarationCount} declarations\n`)

@@ -6,14 +6,19 @@ import { bytes, millis, toFault, type Fault } from '@typevisor/base'
 import type { DomainId, DomainStateKind } from '@typevisor/model'
 import type { AgentPort } from '@typevisor/api/agent-wire'
 import { lockFile, nodeDisk } from '@typevisor/runtime-node'
+import type { ImageStore } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
-import { openToolstack } from '@typevisor/toolstack'
+import { openToolstack, type Toolstack } from '@typevisor/toolstack'
 import type { HostOptions } from './host-parts.ts'
 import { createAgentService } from './service.ts'
 import { watchedDisk } from './watched-disk.ts'
 
 export interface Host {
+  /** For a server. */
   readonly agent: AgentPort
+  /** For a program with no server. */
+  readonly toolstack: Omit<Toolstack, 'close'>
+  readonly images: ImageStore
   readonly driver: HostOptions['driver']
   runningCount(): number
   /** Asks each guest to power off, and cuts the power of those that do not; answers the names of those that go on all the same. */
@@ -58,6 +63,8 @@ export async function openHost(options: HostOptions): Promise<Host> {
   let closing: Promise<void> | undefined
   return {
     agent,
+    toolstack,
+    images: parts.images,
     driver: options.driver,
     broken: broken.promise,
     runningCount: () =>

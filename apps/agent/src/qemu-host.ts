@@ -1,12 +1,22 @@
 /**
  * The real host: QEMU, qcow2 files, images from Debian packages. As root guests run as `typevisor-qemu`, a user with no rights but its
- * files'; what that user cannot reach is refused by the driver with the reason.
+ * files', and where there is no such user not at all; what that user cannot reach is refused by the driver with the reason.
  */
 import { chmod, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { Fault } from '@typevisor/base'
 import { createNodeHost, createQemuDriver } from '@typevisor/driver-qemu'
 import { createImageStore, withBuildProcess } from '@typevisor/image'
-import { bootId, isRoot, processIdentity, signalProcess, spawnDetached, userByName, waitForExit } from '@typevisor/runtime-node'
+import {
+  bootId,
+  isRoot,
+  processIdentity,
+  signalProcess,
+  spawnDetached,
+  userByName,
+  waitForExit,
+  type SystemUser,
+} from '@typevisor/runtime-node'
 import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import type { Toolstack } from '@typevisor/toolstack'
 import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
@@ -20,10 +30,20 @@ async function folder(path: string, mode: number): Promise<string> {
   return path
 }
 
+/** @throws Fault `unsupported` where it is missing, or is root itself: what breaks out of a guest would own the machine. */
+function guestUser(): SystemUser {
+  const user = userByName(GUEST_USER)
+  if (user && user.uid !== 0) return user
+  const missing = user ? `the user ${GUEST_USER} is root itself` : `there is no user ${GUEST_USER}`
+  throw new Fault(
+    'unsupported',
+    `guests are not run as root, and ${missing}; this makes it: useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ${GUEST_USER}`,
+  )
+}
+
 export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const { dataDir, clock, ids, log } = options
-  const user = isRoot() ? userByName(GUEST_USER) : null
-  if (isRoot() && !user) log.warn('host.no_guest_user', { user: GUEST_USER, consequence: 'guests run as root' })
+  const user = isRoot() ? guestUser() : null
   const owner = user ? { uid: user.uid, gid: user.gid } : null
   const host = createNodeHost({ bootId, spawnDetached, processIdentity, waitForExit, signalProcess })
   const runDir = await openRunFolder(runParent(), dataDir)

@@ -15,6 +15,18 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
     summary: 'Look at what this machine can do and what is wrong',
     load: async () => (await import('./commands/doctor.ts')).doctor,
   },
+  volume: {
+    summary: 'Volumes of a folder: create, clone, list, resize, rename, delete',
+    load: async () => (await import('./commands/volumes.ts')).volume,
+  },
+  snapshot: {
+    summary: 'Snapshots of volumes: create, list, delete, revert',
+    load: async () => (await import('./commands/volumes.ts')).snapshot,
+  },
+  nbd: {
+    summary: 'Serve disks over NBD: volumes of a folder, or memory',
+    load: async () => (await import('./commands/nbd.ts')).nbd,
+  },
   completion: {
     summary: 'Print the completion script of a shell',
     load: async () => (await import('./commands/completion.ts')).completion,

@@ -1,6 +1,6 @@
 /** Which server, and as whom: `TYPEVISOR_URL` and `TYPEVISOR_TOKEN`, else the credentials file that the server left in `TYPEVISOR_DATA`. */
 import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { Fault } from '@typevisor/base'
 
 export interface Connection {
@@ -16,6 +16,13 @@ export function defaultDataDir(env: NodeJS.ProcessEnv): string {
   return join(env['XDG_DATA_HOME'] ?? join(env['HOME'] ?? '/', '.local/share'), 'typevisor')
 }
 export const dataDirOf = (env: NodeJS.ProcessEnv): string => env['TYPEVISOR_DATA'] ?? defaultDataDir(env)
+
+/** What a shell must be told before the command line finds a platform on this data directory; null when it finds it anyway. */
+export function tellShell(dataDir: string, env: NodeJS.ProcessEnv): string | null {
+  const path = resolve(dataDir)
+  if (path === resolve(dataDirOf(env))) return null
+  return `export TYPEVISOR_DATA=${/^[\w./@%+:,-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`}`
+}
 
 /** @throws Fault `unavailable` naming what was looked for. */
 export function connection(env: NodeJS.ProcessEnv): Connection {

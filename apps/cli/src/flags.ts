@@ -34,3 +34,11 @@ export function parseFlags<const T extends FlagTable>(command: string, table: T,
     throw new Fault('invalid', `${command}: ${(error as Error).message}`, { cause: error })
   }
 }
+
+/** What was given, where it is one of `words`. @throws Fault `invalid` naming the flag and all of them. */
+export function oneOf<const W extends string>(flag: string, got: string, words: readonly W[]): W {
+  const found = words.find((word) => word === got)
+  if (found !== undefined) return found
+  const known = [...words.slice(0, -2), words.slice(-2).join(' or ')].join(', ')
+  throw new Fault('invalid', `${flag}: got ${JSON.stringify(got)}, want ${known}`)
+}

@@ -95,7 +95,7 @@ export const OPERATIONS = define({
   'event.stream': { method: 'GET', path: '/api/v1/events/stream', summary: 'Events as they come; at least once, in order', role: 'viewer', scope: 'event:read', query: s.EventStreamQuery, reply: s.PlatformEvent, status: 200, faults: [], transport: 'events', cli: { positional: [] } },
 
   'image.list': { method: 'GET', path: '/api/v1/images', summary: 'Images', role: 'viewer', scope: 'image:read', reply: s.Page(s.Image), status: 200, faults: [], cli: { positional: [] } },
-  'image.build': { method: 'POST', path: '/api/v1/images/:image/build', summary: 'Build an image by its recipe', role: 'operator', scope: 'image:write', params: s.ImageParams, query: s.WaitQuery, body: s.BuildImage, reply: s.Accepted, status: 202, faults: ['not_found', 'busy', 'unavailable'], saga: true, cli: { positional: ['image'] } },
+  'image.build': { method: 'POST', path: '/api/v1/images/:image/build', summary: 'Build an image by its recipe', role: 'operator', scope: 'image:write', params: s.ImageParams, query: s.WaitQuery, body: s.BuildImage, reply: s.Accepted, status: 202, faults: ['not_found', 'conflict', 'busy', 'unavailable'], saga: true, cli: { positional: ['image'] } },
 
   'host.list': { method: 'GET', path: '/api/v1/hosts', summary: 'Hosts', role: 'viewer', scope: 'host:read', reply: s.Page(s.Host), status: 200, faults: [], cli: { positional: [] } },
   'host.token': { method: 'POST', path: '/api/v1/hosts/token', summary: 'Make a token with which an agent joins', role: 'admin', scope: 'host:write', body: s.CreateHostToken, reply: s.HostToken, status: 201, faults: [], cli: { positional: ['name'] } },

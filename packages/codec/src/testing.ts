@@ -19,4 +19,6 @@ function valueOf(kind: FieldKind): fc.Arbitrary<unknown> {
 }
 
 export const arbitraryRecord = <const F extends readonly Field[]>(of: Layout<F>): fc.Arbitrary<Decoded<F>> =>
-  fc.record(Object.fromEntries(of.fields.map(([name, kind]) => [name, valueOf(kind)])), { noNullPrototype: true }) as unknown as fc.Arbitrary<Decoded<F>>
+  fc.record(Object.fromEntries(of.fields.map(([name, kind]) => [name, valueOf(kind)])), {
+    noNullPrototype: true,
+  }) as unknown as fc.Arbitrary<Decoded<F>>

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { epochMillis, Fault } from '@typevisor/base'
 import { parseImageName } from '@typevisor/model'
@@ -9,14 +9,14 @@ import { withBuildProcess } from './node-build-process.ts'
 import { createImageStore } from './node-image-store.ts'
 import type { ImageStore } from './ports.ts'
 
+const cacheFolder = process.getuid?.() === 0 ? '/var/cache/typevisor' : join(process.env['HOME'] ?? '/', '.cache/typevisor')
+const parts = { cacheFolder, clock: { now: () => epochMillis(Date.now()) } }
 let folder: string
 let store: ImageStore
 let inUse = async (_version: string) => true
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'typevisor-build-'))
-  const cacheFolder = process.getuid?.() === 0 ? '/var/cache/typevisor' : join(process.env['HOME'] ?? '/', '.cache/typevisor')
-  const clock = { now: () => epochMillis(Date.now()) }
-  const images = createImageStore({ folder, cacheFolder, clock, inUse: (version) => inUse(version) })
+  const images = createImageStore({ ...parts, folder, inUse: (version) => inUse(version) })
   store = withBuildProcess(images, { folder, cacheFolder })
 })
 after(() => rm(folder, { recursive: true, force: true }))
@@ -30,6 +30,26 @@ test('an image built in a process of its own is in the store, with progress on t
   assert.equal(first.digest, second.digest)
   assert.deepEqual(await store.get(parseImageName('micro')), second)
   assert.ok(fractions.length > 2 && fractions.every((fraction) => fraction >= 0 && fraction <= 1))
+})
+
+test('of two processes that make the same version the later one keeps what is there by then', async () => {
+  const own = await mkdtemp(join(tmpdir(), 'typevisor-builds-'))
+  try {
+    // Two stores know nothing of each other, as two processes.
+    const folders = await Promise.all(
+      [0, 1].map(async () => {
+        const image = await createImageStore({ ...parts, folder: own }).build(parseImageName('micro'))
+        return (await stat(dirname(image.rootDisk.path))).ino
+      }),
+    )
+    assert.equal(folders[0], folders[1], 'the folder that the first one answered with is still that folder')
+    assert.deepEqual(
+      (await readdir(own)).filter((name) => name.startsWith('.')),
+      [],
+    )
+  } finally {
+    await rm(own, { recursive: true, force: true })
+  }
 })
 
 test('a version that nobody holds is gone after a build, one that is held stays', async () => {

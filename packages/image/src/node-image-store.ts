@@ -164,11 +164,22 @@ async function makeVersion(
     await writeSynced(join(work, 'image.json'), new TextEncoder().encode(`${JSON.stringify(image, null, 2)}\n`))
     await syncFolder(work)
     signal?.throwIfAborted()
-    await rm(version, { recursive: true, force: true }) // without a manifest it is no version
-    await rename(work, version)
+    await putInPlace(work, version)
     await syncFolder(join(version, '..'))
   } finally {
     await rm(work, { recursive: true, force: true })
+  }
+}
+
+/** Another process may have made the same version meanwhile, and somebody may use it by now: then that one stays. */
+async function putInPlace(work: string, version: string): Promise<void> {
+  try {
+    await rename(work, version)
+  } catch (error) {
+    if (!['ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
+    if (await readManifest(version)) return
+    await rm(version, { recursive: true, force: true }) // without a manifest it is no version
+    await rename(work, version)
   }
 }
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
@@ -210,8 +210,19 @@ test('a process runs as the user it was given, without the groups of root', asyn
   assert.equal(await readFile(stderrFile, 'utf8'), '65534\n65534\n')
 })
 
+/** Command lines of our children, from /proc (proc_pid_stat(5): the name in brackets may hold anything, the parent is the second after it). */
+async function childrenCommands(): Promise<string[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
+  const commands = pids.map(async (pid) => {
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8')
+    const [, parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    if (Number(parent) !== process.pid) return []
+    return [(await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0').join(' ').trim()]
+  })
+  // One that has ended meanwhile is none of them.
+  return (await Promise.all(commands.map((command) => command.catch(() => [])))).flat()
+}
+
 test('the tests above end without a process left behind', async () => {
-  await until(
-    () => !spawnSync('ps', ['-o', 'args=', '--ppid', String(process.pid)], { encoding: 'utf8' }).stdout.includes('sleep 20'),
-  )
+  await until(async () => !(await childrenCommands()).includes('sleep 20'))
 })

@@ -18,7 +18,14 @@ const CAPACITY_BYTES = 2 ** 44
 export function nodeStoreFile({ path, create = false, capacityBytes = CAPACITY_BYTES }: NodeStoreFileOptions): StoreFile {
   const fault = (what: string, error: unknown): Fault => {
     const { code, message } = error as NodeJS.ErrnoException
-    const kind = code === 'ENOENT' ? 'not_found' : code === 'EEXIST' ? 'conflict' : code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG' ? 'exhausted' : 'failed'
+    const kind =
+      code === 'ENOENT'
+        ? 'not_found'
+        : code === 'EEXIST'
+          ? 'conflict'
+          : code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG'
+            ? 'exhausted'
+            : 'failed'
     return new Fault(kind, `${what} ${path}: ${message}`, { cause: error })
   }
   let fd: number

@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { bytes, epochMillis, gib, mib, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
 import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
 import type { Image } from '@typevisor/image'
-import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
+import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
 import { stateFile, type SagaDefinition } from '@typevisor/saga'
 import { sagaCrashSuite } from '@typevisor/saga/testing'
 import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
@@ -67,37 +67,46 @@ function machine(clock: Clock) {
 let commands = 0
 const command = () => ({ commandId: `command-${(commands += 1)}` })
 
-async function prepare(toolstack: Toolstack, verbs: readonly (VerbName | 'define')[]): Promise<void> {
+async function prepare(toolstack: Toolstack, verbs: readonly SagaName[]): Promise<void> {
   for (const verb of verbs) {
     if (verb === 'define') await toolstack.define(ID, SPEC, command())
     else await toolstack.carryOut(verb, ID, command())
   }
 }
 
+type SagaName = keyof typeof TOOLSTACK_SAGAS
+
 interface Life {
-  readonly verb: VerbName | 'define'
   /** What leads to the state in which the verb is given. */
-  readonly before: readonly (VerbName | 'define')[]
+  readonly before: readonly SagaName[]
   readonly irreversibleFrom?: string
   readonly end: string
 }
 
-const LIVES: readonly Life[] = [
-  { verb: 'define', before: [], end: 'stopped' },
-  { verb: 'start', before: ['define'], end: 'running' },
-  { verb: 'pause', before: ['define', 'start'], end: 'paused' },
-  { verb: 'unpause', before: ['define', 'start', 'pause'], end: 'running' },
-  { verb: 'shutdown', before: ['define', 'start'], irreversibleFrom: 'await', end: 'stopped' },
-  { verb: 'reboot', before: ['define', 'start'], irreversibleFrom: 'reset', end: 'running' },
-  { verb: 'poweroff', before: ['define', 'start'], irreversibleFrom: 'destroy', end: 'stopped' },
-  { verb: 'poweroff', before: ['define', 'start', 'save'], irreversibleFrom: 'destroy', end: 'stopped' },
-  { verb: 'save', before: ['define', 'start'], irreversibleFrom: 'save', end: 'saved' },
-  { verb: 'save', before: ['define', 'start', 'pause'], irreversibleFrom: 'save', end: 'saved' },
-  { verb: 'restore', before: ['define', 'start', 'save'], irreversibleFrom: 'take-over', end: 'running' },
-  { verb: 'destroy', before: ['define'], irreversibleFrom: 'end', end: 'gone' },
-  { verb: 'destroy', before: ['define', 'start'], irreversibleFrom: 'end', end: 'gone' },
-  { verb: 'destroy', before: ['define', 'start', 'save'], irreversibleFrom: 'end', end: 'gone' },
-]
+/** A saga without a life here is an error of types: none goes undisturbed. */
+const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
+  define: [{ before: [], end: 'stopped' }],
+  start: [{ before: ['define'], end: 'running' }],
+  pause: [{ before: ['define', 'start'], end: 'paused' }],
+  unpause: [{ before: ['define', 'start', 'pause'], end: 'running' }],
+  shutdown: [{ before: ['define', 'start'], irreversibleFrom: 'await', end: 'stopped' }],
+  reboot: [{ before: ['define', 'start'], irreversibleFrom: 'reset', end: 'running' }],
+  poweroff: [
+    { before: ['define', 'start'], irreversibleFrom: 'destroy', end: 'stopped' },
+    { before: ['define', 'start', 'save'], irreversibleFrom: 'destroy', end: 'stopped' },
+  ],
+  save: [
+    { before: ['define', 'start'], irreversibleFrom: 'save', end: 'saved' },
+    { before: ['define', 'start', 'pause'], irreversibleFrom: 'save', end: 'saved' },
+  ],
+  restore: [{ before: ['define', 'start', 'save'], irreversibleFrom: 'take-over', end: 'running' }],
+  destroy: [
+    { before: ['define'], irreversibleFrom: 'end', end: 'gone' },
+    { before: ['define', 'start'], irreversibleFrom: 'end', end: 'gone' },
+    { before: ['define', 'start', 'save'], irreversibleFrom: 'end', end: 'gone' },
+  ],
+}
+const LIVES = (Object.keys(LIVES_OF) as SagaName[]).flatMap((verb) => LIVES_OF[verb].map((life) => ({ verb, ...life })))
 
 for (const { verb, before, irreversibleFrom } of LIVES) {
   const definition = TOOLSTACK_SAGAS[verb] as SagaDefinition<never, ToolstackServices>

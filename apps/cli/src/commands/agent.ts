@@ -1,46 +1,72 @@
+/**
+ * `typevisor agent`: this machine as a host of a server elsewhere. It opens the connection itself, and again for as long as it runs; guests
+ * go on without it.
+ */
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { Fault, toFault } from '@typevisor/base'
+import { isLabel, LABEL_WANT } from '@typevisor/model'
 import { keepJoined, openHost } from '@typevisor/agent'
 import { consoleLog, realClock, realRng, uuidv7Ids } from '@typevisor/runtime-node'
 import type { Command } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
+import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
 import { VERSION } from '../version.ts'
+
+const FLAGS = {
+  server: { value: 'URL', text: "the server's address, such as https://cloud.example:8006" },
+  token: {
+    value: 'TOKEN',
+    text: 'what `typevisor host token NAME` printed on the server; better by TYPEVISOR_HOST_TOKEN, which no other user sees',
+  },
+  name: { value: 'NAME', text: "the host's name, as the token was made for (default: this machine's)" },
+  data: { value: 'DIR', text: 'data directory (default `agent` below the one of `typevisor start`)' },
+  driver: { value: 'qemu|sim', text: 'qemu: real guests; sim: domains in memory, to try it out (default qemu)' },
+  log: { value: 'debug|info|warn|error', text: 'least weight of what is logged to standard error (default warn)' },
+} as const satisfies FlagTable
+
+export interface AgentOptions {
+  readonly server: string
+  readonly token: string
+  readonly name: string
+  readonly dataDir: string
+  readonly driver: 'qemu' | 'sim'
+  readonly logLevel: 'debug' | 'info' | 'warn' | 'error'
+}
+
+/** @throws Fault `invalid` naming the flag. */
+export function parseAgent(words: readonly string[], env: NodeJS.ProcessEnv): AgentOptions {
+  const values = parseFlags('agent', FLAGS, words)
+  const { server } = values
+  if (server === undefined || !/^https?:\/\//.test(server) || !URL.canParse(server))
+    throw new Fault(
+      'invalid',
+      `--server: got ${server === undefined ? 'nothing' : JSON.stringify(server)}, want the server's URL`,
+    )
+  const token = values.token ?? env['TYPEVISOR_HOST_TOKEN']
+  if (token === undefined || token === '')
+    throw new Fault('invalid', '--token: got nothing, want what `typevisor host token NAME` printed')
+  const name = values.name ?? hostname().split('.')[0]?.toLowerCase() ?? 'host'
+  if (!isLabel(name)) throw new Fault('invalid', `--name: got ${JSON.stringify(name)}, want ${LABEL_WANT}`)
+  return {
+    server,
+    token,
+    name,
+    dataDir: values.data ?? join(dataDirOf(env), 'agent'),
+    driver: oneOf('--driver', values.driver ?? 'qemu', ['qemu', 'sim']),
+    logLevel: oneOf('--log', values.log ?? 'warn', ['debug', 'info', 'warn', 'error']),
+  }
+}
 
 export const agent: Command = {
   summary: 'Run the agent of a host for a server elsewhere',
-  usage:
-    'typevisor agent --server URL --token T [--data DIR] [--name NAME] [--driver qemu|sim]   (`typevisor host token NAME` makes the token; TYPEVISOR_HOST_TOKEN is read too)',
+  usage: 'typevisor agent --server URL [--flag VALUE ...]',
+  flags: FLAGS,
   async run(words, terminal) {
-    let values
-    try {
-      values = parseArgs({
-        args: [...words],
-        options: {
-          server: { type: 'string' },
-          token: { type: 'string' },
-          data: { type: 'string' },
-          name: { type: 'string' },
-          driver: { type: 'string' },
-          log: { type: 'string' },
-        },
-      }).values
-    } catch (error) {
-      throw new Fault('invalid', `agent: ${(error as Error).message}`, { cause: error })
-    }
-    const { server, driver = 'qemu' } = values
-    const token = values.token ?? terminal.env['TYPEVISOR_HOST_TOKEN']
-    const name = values.name ?? hostname().split('.')[0]?.toLowerCase() ?? 'host'
-    if (server === undefined || !/^https?:\/\//.test(server))
-      throw new Fault('invalid', `--server: got ${JSON.stringify(server)}, want the server's URL`)
-    if (token === undefined) throw new Fault('invalid', '--token: want what `typevisor host token NAME` printed')
-    if (driver !== 'qemu' && driver !== 'sim')
-      throw new Fault('invalid', `--driver: got ${JSON.stringify(driver)}, want qemu or sim`)
+    const { server, token, name, dataDir, driver, logLevel } = parseAgent(words, terminal.env)
     const clock = realClock()
     const rng = realRng()
-    const log = consoleLog({ level: values.log === 'debug' || values.log === 'info' ? values.log : 'warn' })
-    const dataDir = join(values.data ?? dataDirOf(terminal.env), values.data === undefined ? 'agent' : '.')
+    const log = consoleLog({ level: logLevel })
     const host = await openHost({ name, dataDir, driver, version: VERSION, clock, rng, ids: uuidv7Ids(clock, rng), log })
     const stopping = new AbortController()
     const stop = () => stopping.abort(new Fault('aborted', 'the agent stops'))

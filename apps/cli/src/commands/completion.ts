@@ -14,6 +14,8 @@ import { clientOf, verbsOf } from '../verb.ts'
 
 const NAMES_LIMIT_MS = 800
 const NAMES_COUNT_MAX = 500
+/** What stands behind them is a file or a folder. */
+const FILE_FLAGS: readonly string[] = ['--data', '--tls-cert', '--tls-key']
 
 const nouns = (): string[] =>
   [...new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0] as string))].filter((noun) => verbsOf(noun).length > 0)
@@ -111,13 +113,13 @@ _typevisor() {
   COMPREPLY=()
   # A command in a guest is that guest's affair.
   local word
-  for word in "\${COMP_WORDS[@]:0:COMP_CWORD}"; do [ "$word" = "--" ] && return; done
+  for word in "\${COMP_WORDS[@]:0:$COMP_CWORD}"; do [ "$word" = "--" ] && return; done
   if [ "$COMP_CWORD" -eq 1 ]; then
     words="${[...nouns(), ...commands.keys(), 'help', 'version'].join(' ')}"; more=
   fi
   [ -n "$more" ] && case "$before" in
 ${valueCases.join('\n')}
-    --data|--tls-cert|--tls-key) COMPREPLY=($(compgen -f -- "$current")); return;;
+    ${FILE_FLAGS.join('|')}) COMPREPLY=($(compgen -f -- "$current")); return;;
   esac
   [ -n "$more" ] && case "\${COMP_WORDS[1]}" in
 ${commandCases.join('\n')}
@@ -143,40 +145,58 @@ complete -F _typevisor typevisor ./typevisor`
 }
 
 const zsh = async (): Promise<string> => `# zsh completion for typevisor: source <(typevisor completion zsh)
+(( $+functions[compdef] )) || { autoload -U +X compinit && compinit }
 autoload -U +X bashcompinit && bashcompinit
 ${await bash()}`
 
+/** Where the cursor is, in fish: how many words stand before it, and which the first ones are. After `--` nothing is ours. */
+const FISH_PLACE = `function __typevisor_at
+  set -l words (commandline -opc)
+  contains -- -- $words; and return 1
+  set -l count $argv[1]
+  set -l first $argv[2..-1]
+  test "$count" = any; or test (count $words) -eq "$count"; or return 1
+  test (count $first) -eq 0; and return 0
+  test (count $words) -gt (count $first); or return 1
+  set -l last (math 1 + (count $first))
+  test "$words[2..$last]" = "$first"
+end
+function __typevisor_names
+  set -l words (commandline -opc)
+  $words[1] completion names $argv 2>/dev/null
+end`
+
 async function fish(): Promise<string> {
   const commands = await commandFlags()
-  const top = [...nouns(), ...commands.keys(), 'help', 'version']
   const values = new Map(valuesOfFlags().map((each) => [each.flag, each]))
-  const valueOf = (flag: string): string => {
+  const complete = (place: string, rest: string): string => `complete -c typevisor -n '__typevisor_at ${place}' ${rest}`
+  const flagRest = (flag: string): string => {
     const known = values.get(flag)
-    if (!known) return ''
-    return known.names === undefined
-      ? ` -x -a '${(known.words ?? []).join(' ')}'`
-      : ` -x -a '(typevisor completion names ${known.names} 2>/dev/null)'`
+    const name = `-l ${flag.slice(2)}`
+    if (FILE_FLAGS.includes(flag)) return `${name} -r -F`
+    if (!known) return name
+    return `${name} -x -a '${known.names === undefined ? (known.words ?? []).join(' ') : `(__typevisor_names ${known.names})`}'`
   }
-  const lines = nouns().flatMap((noun) => [
-    `complete -c typevisor -f -n '__fish_seen_subcommand_from ${noun}; and not __fish_seen_subcommand_from ${verbsOf(noun).join(' ')}' -a '${verbsOf(noun).join(' ')}'`,
+  const top = [...nouns(), ...commands.keys()]
+  const verbs = nouns().flatMap((noun) => [
+    complete(`2 ${noun}`, `-a '${verbsOf(noun).join(' ')}'`),
     ...verbsOf(noun).flatMap((verb) => {
-      const when = `-n '__fish_seen_subcommand_from ${noun}; and __fish_seen_subcommand_from ${verb}'`
       const kind = verbOf(noun, verb).params[0]?.name ?? ''
       return [
-        ...(Object.hasOwn(NAMES, kind)
-          ? [`complete -c typevisor -f ${when} -a '(typevisor completion names ${kind} 2>/dev/null)'`]
-          : []),
-        ...flagWords(noun, verb).map((flag) => `complete -c typevisor -f ${when} -l ${flag.slice(2)}${valueOf(flag)}`),
+        ...(Object.hasOwn(NAMES, kind) ? [complete(`3 ${noun} ${verb}`, `-a '(__typevisor_names ${kind})'`)] : []),
+        ...flagWords(noun, verb).map((flag) => complete(`any ${noun} ${verb}`, flagRest(flag))),
       ]
     }),
   ])
-  const own = [...commands].flatMap(([name, flags]) =>
-    flags.map((flag) => `complete -c typevisor -n '__fish_seen_subcommand_from ${name}' -l ${flag.slice(2)}${valueOf(flag)}`),
-  )
+  const own = [...commands].flatMap(([name, flags]) => flags.map((flag) => complete(`any ${name}`, flagRest(flag))))
   return [
     '# fish completion for typevisor: typevisor completion fish | source',
-    `complete -c typevisor -f -n __fish_use_subcommand -a '${top.join(' ')}'`,
-    ...lines,
+    FISH_PLACE,
+    'complete -c typevisor -f',
+    complete('1', `-a '${[...top, 'help', 'version'].join(' ')}'`),
+    complete('2 help', `-a '${top.join(' ')}'`),
+    complete('2 completion', `-a '${Object.keys(SHELLS).join(' ')}'`),
+    ...verbs,
     ...own,
   ].join('\n')
 }

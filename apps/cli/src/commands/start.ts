@@ -5,14 +5,15 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Fault, toFault, type Log } from '@typevisor/base'
+import { isLabel, LABEL_WANT } from '@typevisor/model'
 import { openHost, type Host } from '@typevisor/agent'
 import { startServer, type RunningServer } from '@typevisor/server'
 import { consoleLog, realClock, realRng, uuidv7Ids } from '@typevisor/runtime-node'
 import { createClient, type Client } from '@typevisor/api/client'
 import type { Command, Terminal } from '../terminal.ts'
-import { dataDirOf } from '../connect.ts'
+import { dataDirOf, tellShell } from '../connect.ts'
 import { EXIT } from '../exit-codes.ts'
-import { parseFlags, type FlagTable } from '../flags.ts'
+import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
 import { fetchFor } from '../node-fetch.ts'
 import { Progress } from '../progress.ts'
 import { VERSION } from '../version.ts'
@@ -60,18 +61,10 @@ export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): St
   const port = values.port === undefined ? PORT : Number(values.port)
   if (!Number.isInteger(port) || port < 0 || port > 65_535)
     throw new Fault('invalid', `--port: got ${JSON.stringify(values.port)}, want 0 to 65535 (0: any free one)`)
-  const driver = values.driver ?? 'qemu'
-  if (driver !== 'qemu' && driver !== 'sim')
-    throw new Fault('invalid', `--driver: got ${JSON.stringify(driver)}, want qemu or sim`)
   const hostName = values.host ?? 'local'
-  if (!/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/.test(hostName))
-    throw new Fault('invalid', `--host: got ${JSON.stringify(hostName)}, want a name of a-z, 0-9 and -`)
+  if (!isLabel(hostName)) throw new Fault('invalid', `--host: got ${JSON.stringify(hostName)}, want ${LABEL_WANT}`)
   const [certPath, keyPath] = [values['tls-cert'], values['tls-key']]
   if ((certPath === undefined) !== (keyPath === undefined)) throw new Fault('invalid', '--tls-cert and --tls-key go together')
-  const logLevel = values.log ?? 'warn'
-  if (logLevel !== 'debug' && logLevel !== 'info' && logLevel !== 'warn' && logLevel !== 'error') {
-    throw new Fault('invalid', `--log: got ${JSON.stringify(logLevel)}, want debug, info, warn or error`)
-  }
   return {
     port,
     listen: values.listen,
@@ -81,10 +74,10 @@ export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): St
     dataDir: values.data ?? dataDirOf(env),
     empty: values.empty ?? false,
     agent: !(values['no-agent'] ?? false),
-    driver,
+    driver: oneOf('--driver', values.driver ?? 'qemu', ['qemu', 'sim']),
     hostName,
     tls: certPath !== undefined && keyPath !== undefined ? { certPath, keyPath } : undefined,
-    logLevel,
+    logLevel: oneOf('--log', values.log ?? 'warn', ['debug', 'info', 'warn', 'error']),
   }
 }
 
@@ -141,6 +134,8 @@ function greet(options: StartOptions, server: RunningServer, terminal: Terminal)
       `  (until somebody has signed in with it, each start makes another; \`typevisor account password ${name}\` sets one of your own)`,
     )
   }
+  const shell = tellShell(options.dataDir, terminal.env)
+  if (shell !== null) terminal.out(`command line: \`${shell}\` first, since the data directory is not the default`)
 }
 
 export interface Platform {

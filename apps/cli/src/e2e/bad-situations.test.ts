@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '@typevisor/api/client'
-import { endAll, guestsOf, machine, run, typevisor, until, type Life, type Machine } from './child.ts'
+import { endAll, guestsOf, machine, run, runTagOf, typevisor, until, type Life, type Machine } from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
 const MIB = 1024 * 1024
@@ -169,27 +169,59 @@ describe('with guests under QEMU', () => {
   })
   after(() => host[Symbol.asyncDispose]())
 
+  /** Stopped, with the file of its root disk; it is destroyed at the end. */
+  const instanceWithDisk = async (name: string) => {
+    const { instance } = await create(client, name, { start: false })
+    const disk = join(agentDir, 'volumes', (await readdir(join(agentDir, 'volumes'))).find((file) => file.includes('root')) ?? '')
+    return {
+      id: String(instance?.id),
+      disk,
+      good: readFileSync(disk),
+      [Symbol.asyncDispose]: async () => void (await verb(client, 'destroy', name)),
+    }
+  }
+
   test('an image that is not there is refused by name, and nothing is left', async () => {
     await assert.rejects(create(client, 'no-image', { image: 'nothing' }), /image nothing/)
     assert.equal((await client.call('instance.list', { query: { search: 'no-image' } })).total, 0)
     assert.deepEqual(await readdir(join(agentDir, 'volumes')), [])
   })
 
-  test('QEMU that dies at start: its last words are in the error, nothing is left, and the instance can be started once it is mended', async () => {
-    const { instance } = await create(client, 'bad-disk', { start: false })
-    const disk = join(agentDir, 'volumes', (await readdir(join(agentDir, 'volumes'))).find((name) => name.includes('root')) ?? '')
-    const good = readFileSync(disk)
-    await writeFile(disk, 'no disk at all'.padEnd(1024, '!'))
-    const failed = await verb(client, 'start', 'bad-disk')
+  test('a disk that is none is refused before QEMU starts, and nothing is left', async () => {
+    await using bad = await instanceWithDisk('no-disk')
+    await writeFile(bad.disk, 'no disk at all'.padEnd(1024, '!'))
+    const failed = await verb(client, 'start', 'no-disk')
     assert.equal(failed.operation.state, 'undone')
     assert.match(failed.operation.fault?.message ?? '', /qcow2/i)
     assert.deepEqual([failed.instance?.state.kind, failed.instance?.operation], ['stopped', null])
     assert.equal(guestsOf(agentDir).size, 0)
-    await writeFile(disk, good)
+  })
+
+  test('QEMU that dies at start: its last words are in the error of the API and of the command line, nothing is left, and it starts once it is mended', async () => {
+    await using bad = await instanceWithDisk('bad-disk')
+    // The bit `corrupt` (QEMU docs/interop/qcow2.txt, incompatible features): such a file can be read and looked at, but not opened to be written.
+    const corrupt = Buffer.from(bad.good)
+    corrupt.writeUInt8(corrupt.readUInt8(79) | 2, 79)
+    await writeFile(bad.disk, corrupt)
+    const lastWords =
+      /start bad-disk: QEMU ended at once: (?:.*\n)*.*qemu-system-x86_64: .*qcow2: Image is corrupt; cannot be opened read\/write/
+    const failed = await verb(client, 'start', 'bad-disk')
+    assert.equal(failed.operation.state, 'undone')
+    assert.equal(failed.operation.fault?.code, 'failed')
+    assert.match(failed.operation.fault?.message ?? '', lastWords)
+    const later = await client.call('operation.get', { params: { operation: failed.operation.id } })
+    assert.deepEqual(later.fault, failed.operation.fault, 'it is kept')
+    assert.deepEqual([failed.instance?.state.kind, failed.instance?.operation], ['stopped', null])
+    const { code, said } = await run(['instance', 'start', 'bad-disk'], { TYPEVISOR_DATA: host.dataDir })
+    assert.equal(code, 1)
+    assert.match(said, lastWords)
+    assert.equal(guestsOf(agentDir).size, 0)
+    if (process.geteuid?.() === 0) assert.deepEqual(await readdir(join('/run/typevisor', runTagOf(agentDir))), [])
+
+    await writeFile(bad.disk, bad.good)
     const { operation } = await verb(client, 'start', 'bad-disk')
     assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
-    assert.equal(guestsOf(agentDir).has(String(instance?.id)), true)
-    await verb(client, 'destroy', 'bad-disk')
+    assert.equal(guestsOf(agentDir).has(bad.id), true)
   })
 
   test('a QEMU that hangs during an operation: the operation ends with what did not answer, others go on, and its state follows once it answers', async () => {

@@ -180,7 +180,7 @@ class Loop {
           }
         }
       } catch (error) {
-        if (!signal.aborted && !EXPECTED.has(toFault(error).code) && toFault(error).code !== 'internal') throw error
+        if (!EXPECTED.has(toFault(error).code)) throw error
       }
       await sleep(rng.below(150), undefined, { signal }).catch(() => {})
     }
@@ -200,6 +200,7 @@ class Loop {
     for (const [id, name] of this.operations) {
       const operation = await client.call('operation.get', { params: { operation: id } })
       assert.ok(operation.state === 'done' || operation.state === 'undone', `${name} ${id}: ${operation.state}`)
+      assert.notEqual(operation.fault?.code, 'internal', `${name} ${id}: ${operation.fault?.message}`)
     }
     // What the host tells of the last moments may be a moment behind.
     await until('rows and guests agree', async () => {

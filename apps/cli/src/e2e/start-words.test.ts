@@ -1,9 +1,10 @@
 /** What `start` prints is for people: how to get in, what goes on, how to stop it; and nothing of errors that their callers were told. */
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { test } from 'node:test'
 import { createClient } from '@typevisor/api/client'
-import { endAll, run, typevisor } from './child.ts'
+import { endAll, machine, run, typevisor } from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
 test('start says where it is and how to get in, is quiet about refused requests, and says at Ctrl-C what ends', async () => {
@@ -29,6 +30,29 @@ test('start says where it is and how to get in, is quiet about refused requests,
   } finally {
     await endAll(dataDir)
     await rm(dataDir, { recursive: true, force: true })
+  }
+})
+
+/** Addresses on which something listens at the port, as the kernel knows them (proc_pid_net(5)): 0100007F is 127.0.0.1. */
+const boundAt = (port: number): string[] =>
+  ['tcp', 'tcp6'].flatMap((table) =>
+    readFileSync(`/proc/net/${table}`, 'utf8')
+      .split('\n')
+      .map((line) => line.trim().split(/\s+/))
+      .filter((fields) => fields[3] === '0A' && Number.parseInt(fields[1]?.split(':')[1] ?? '', 16) === port)
+      .map((fields) => fields[1]?.split(':')[0] ?? ''),
+  )
+
+test('start listens on 127.0.0.1 alone, and elsewhere only where it is told to', async () => {
+  await using host = await machine()
+  for (const [words, addresses] of [
+    [[], ['0100007F']],
+    [['--listen', '127.0.0.2'], ['0200007F']],
+    [['--listen', '0.0.0.0'], ['00000000']],
+  ] as const) {
+    const { child, url } = await host.start('--driver', 'sim', ...words)
+    assert.deepEqual(boundAt(Number(new URL(url).port)), addresses, words.join(' '))
+    await child.kill('SIGTERM')
   }
 })
 

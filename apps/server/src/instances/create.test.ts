@@ -34,7 +34,8 @@ test('a creation that cannot succeed is refused at once by the field that is wro
   await refuses(cloud, { host: 'away' }, 'conflict', 'body.host', /not connected/)
   await refuses(cloud, { memoryBytes: mib(64) }, 'invalid', 'body.memoryBytes', /at least/)
   await refuses(cloud, { rootDiskBytes: mib(64) }, 'invalid', 'body.rootDiskBytes', /at least/)
-  await refuses(cloud, { memoryBytes: gib(64) }, 'exhausted', 'body.memoryBytes')
+  await refuses(cloud, { memoryBytes: gib(64) }, 'invalid', 'body.memoryBytes', /largest host/)
+  await refuses(cloud, { memoryBytes: gib(16) }, 'exhausted', 'body.memoryBytes')
   await refuses(cloud, { forwards: [forward] }, 'conflict', 'body.forwards[0].hostPort', /forwarded to first/)
   const twice = [forward, { ...forward, hostPort: 81 }, { ...forward, hostPort: 81 }]
   await refuses(cloud, { forwards: twice }, 'invalid', 'body.forwards[2].hostPort')

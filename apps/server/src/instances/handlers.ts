@@ -75,6 +75,21 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     return { row, id: row.id as DomainId, agent: await agents.need(row.host, AGENT_READ_WAIT_MS, signal) }
   }
 
+  /** The host that builds an image: the one that is asked for, or any. */
+  const builder = async (asked: string | undefined): Promise<string> => {
+    const connected = agents.names()
+    if (asked === undefined) {
+      const [any] = connected
+      if (any === undefined) throw new Fault('unavailable', 'no host is connected')
+      return any
+    }
+    if (connected.includes(asked)) return asked
+    const row = await db.selectFrom('host').select('name').where('name', '=', asked).executeTakeFirst()
+    const details = [{ path: 'body.host', want: connected.join(', ') || 'a connected host', got: asked }]
+    if (!row) throw new Fault('not_found', `host ${asked}: there is none of this name`, { details })
+    throw new Fault('conflict', `host ${asked} is not connected`, { details })
+  }
+
   return {
     'instance.list': ({ query }) => listInstances(db, agents, query),
     'instance.get': async ({ params }) => toWireInstance(await needInstance(db, params.instance), agents),
@@ -165,9 +180,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       return { items, total: items.length, nextCursor: null }
     },
     'image.build': async (call) => {
-      const host = call.body.host ?? agents.names()[0]
-      if (host === undefined) throw new Fault('unavailable', 'no host is connected')
-      if (!agents.get(host)) throw new Fault('unavailable', `host ${host} is not connected`)
+      const host = await builder(call.body.host)
       const input: BuildInput = { image: call.params.image, host }
       const saga = ids.next()
       const { image } = call.params

@@ -47,6 +47,13 @@ test('no host, no image and no memory are told apart', () => {
   refuses([offer('a', { committedBytes: 950 })], wish, 'exhausted', 'body.memoryBytes', /emptiest host \(a\) has 50 left/)
 })
 
+test('more memory than any host has, connected or away, is a wrong wish and no lack of room', () => {
+  const offers = [offer('a', { committedBytes: 900 }), offer('big', { memoryBytes: 5000, connected: false })]
+  refuses(offers, { ...wish, memoryBytes: 5001 }, 'invalid', 'body.memoryBytes', /got 5001, the largest host \(big\) has 5000/)
+  refuses(offers, { ...wish, memoryBytes: 5000 }, 'exhausted', 'body.memoryBytes', /emptiest host \(a\) has 100 left/)
+  refuses(offers, { ...wish, memoryBytes: 1001, host: 'a' }, 'invalid', 'body.memoryBytes', /host a has 1000 in all/)
+})
+
 test('an image that is elsewhere only is said to be there, and how to make it here', () => {
   const offers = [offer('a', { images: new Map() }), offer('b'), offer('away', { connected: false })]
   refuses(offers, { ...wish, host: 'a' }, 'not_found', 'body.image', /host a does not have it \(b, away have it\); .* --host a`/)

@@ -47,6 +47,10 @@ export function chooseHost(offers: readonly HostOffer[], wish: PlacementWish): s
   if (free.length === 0) throw portTaken(fitting[0] as HostOffer, wish) as Fault // as above
   const best = free.toSorted((a, b) => leftBytes(b) - leftBytes(a) || a.name.localeCompare(b.name))[0] as HostOffer
   if (leftBytes(best) < wish.memoryBytes) {
+    const largest = offers
+      .filter(({ name }) => wish.host === undefined || name === wish.host)
+      .toSorted((a, b) => b.memoryBytes - a.memoryBytes)[0]
+    if (largest && largest.memoryBytes < wish.memoryBytes) throw beyondAnyHost(largest, wish)
     const left = Math.max(0, leftBytes(best))
     const where = wish.host === undefined ? `the emptiest host (${best.name})` : `host ${best.name}`
     throw refuse(
@@ -58,6 +62,18 @@ export function chooseHost(offers: readonly HostOffer[], wish: PlacementWish): s
     )
   }
   return best.name
+}
+
+/** Nothing that is stopped or destroyed makes room for it: the wish is wrong, not the moment. */
+function beyondAnyHost({ name, memoryBytes }: HostOffer, wish: PlacementWish): Fault {
+  const who = wish.host === undefined ? `the largest host (${name})` : `host ${name}`
+  return refuse(
+    'invalid',
+    `body.memoryBytes: got ${wish.memoryBytes}, ${who} has ${memoryBytes} in all`,
+    'body.memoryBytes',
+    `at most ${memoryBytes}`,
+    String(wish.memoryBytes),
+  )
 }
 
 const leftBytes = (offer: HostOffer): number => offer.memoryBytes - offer.committedBytes

@@ -19,7 +19,15 @@ import { instanceHandlers } from '../instances/handlers.ts'
 import { INSTANCE_SAGAS, type InstanceServices } from '../instances/sagas.ts'
 import { operationHandlers } from '../operations/handlers.ts'
 import { nodeSecretCrypto as crypto } from '../secrets.ts'
-import { testClock as clock, testDatabase, testIds as ids, testRng as rng, testServer, type TestServer } from '../testing.ts'
+import {
+  testClock as clock,
+  testDatabase,
+  testIds as ids,
+  testRng as rng,
+  testServer,
+  type TestServer,
+  type TestServerOptions,
+} from '../testing.ts'
 
 export interface TestHost {
   readonly toolstack: Toolstack
@@ -55,7 +63,7 @@ export async function until(what: string, holds: () => boolean | Promise<boolean
   }
 }
 
-export async function testCloud(): Promise<TestCloud> {
+export async function testCloud(options: Pick<TestServerOptions, 'http' | 'policy'> = {}): Promise<TestCloud> {
   await using stack = new AsyncDisposableStack()
   const database = stack.use(await testDatabase())
   const { db, executor } = database
@@ -75,7 +83,8 @@ export async function testCloud(): Promise<TestCloud> {
         ...operationHandlers({ db, database: executor, engine, store, agents }),
         ...hostHandlers({ db, database: executor, agents, engine, ids, rng, crypto }),
       },
-      http: { log, extend: (app) => addAgentRoute(app, gateway) },
+      ...(options.policy ? { policy: options.policy } : {}),
+      http: { log, ...options.http, extend: (app) => addAgentRoute(app, gateway) },
     }),
   )
   await engine.start()

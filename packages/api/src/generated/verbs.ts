@@ -857,7 +857,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
     transport: 'http',
     saga: true,
     status: 202,
-    faults: ['not_found', 'busy', 'unavailable'],
+    faults: ['not_found', 'conflict', 'busy', 'unavailable'],
     cli: { positional: ['image'], confirms: false },
     params: [{ name: 'image', type: 'string', required: true, description: '' }],
     query: [

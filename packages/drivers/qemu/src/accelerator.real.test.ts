@@ -30,7 +30,7 @@ test('no device is TCG with the reason; a device node that runs no guest is TCG 
   assert.ok(fake.accelerator === 'kvm' || fake.reason.startsWith('probe guest on /dev/kvm failed: '))
 })
 
-test('the result is kept for this boot and this QEMU, and found out again for another', async (t) => {
+test('the result is kept for this boot, this QEMU and its user, and found out again for another', async (t) => {
   const host = testHost()
   let runCount = 0
   const counting = {
@@ -55,6 +55,26 @@ test('the result is kept for this boot and this QEMU, and found out again for an
   const nextBoot = { ...counting, processes: { ...counting.processes, bootId: async () => 'another' } }
   await createAcceleratorProbe({ ...probe, host: nextBoot })()
   assert.equal(runCount, 2)
+  for (const user of [
+    { uid: 995, gid: 994 },
+    { uid: 995, gid: 994 },
+    { uid: 996, gid: 994 },
+  ])
+    await createAcceleratorProbe({ ...probe, user })()
+  assert.equal(runCount, 4)
+})
+
+test('a device that may not be opened is tried again the next time: groups and modes change', async (t) => {
+  const host = testHost()
+  let answer = { exitCode: 1, stdout: '', stderr: 'qemu: Could not access KVM kernel module: Permission denied\n' }
+  const run = async (_command: string, argv: readonly string[]) =>
+    argv.includes('--version') ? { exitCode: 0, stdout: 'QEMU emulator version 9.1.0', stderr: '' } : answer
+  const probe = await probeOf(t, { host: { ...host, processes: { ...host.processes, run } }, device: '/dev/null' })
+  const refused = await createAcceleratorProbe(probe)()
+  assert.equal(refused.accelerator, 'tcg')
+  assert.match(refused.reason, /Permission denied$/)
+  answer = { exitCode: 1, stdout: 'K', stderr: '' }
+  assert.equal((await createAcceleratorProbe(probe)()).accelerator, 'kvm')
 })
 
 test('a probe that hangs is TCG, and its process is ended', async (t) => {

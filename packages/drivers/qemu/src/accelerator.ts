@@ -4,7 +4,8 @@
  *
  * The probe is a ROM of 64 KiB whose reset vector prints one letter on the debug console and leaves by the debug-exit port, on the very
  * machine and processor model that domains get (`enforce=on`). It counts only when the letter comes, and comes within the limit.
- * The result is kept by boot, QEMU version and QEMU user.
+ * The result is kept by boot, QEMU version and QEMU user, since who may open the device is the user's matter; a refusal to open it is not
+ * kept at all: groups and modes change while a machine is up.
  */
 import { Fault, millis, type IdSource } from '@typevisor/base'
 import { CPU_MODEL, MACHINE } from './hardware.ts'
@@ -33,6 +34,8 @@ const PROBE_LIMIT = millis(3000)
 const ROM_SIZE = 65536
 const RESET_VECTOR = 0xfff0
 const LETTER = 'K'
+/** QEMU: `Could not access KVM kernel module: Permission denied`. */
+const REFUSED = /Permission denied|Operation not permitted/
 /** mov al,'K'; out 0xe9,al; mov al,0; out 0xf4,al; hlt; jmp to hlt */
 const PROGRAM = [0xb0, LETTER.charCodeAt(0), 0xe6, 0xe9, 0xb0, 0x00, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd]
 /** isa-debug-exit ends QEMU with (value << 1) | 1. */
@@ -48,6 +51,9 @@ export function createAcceleratorProbe(probe: AcceleratorProbe): () => Promise<A
   }
 }
 
+/** `own`: the agent's, which never changes for one folder. */
+const userText = (user: ProcessUser | null): string => (user === null ? 'own' : `${user.uid}:${user.gid}`)
+
 async function findOut(probe: AcceleratorProbe): Promise<Acceleration> {
   const version = await qemuVersion(probe)
   if (probe.wanted === 'tcg') return { accelerator: 'tcg', reason: 'asked for', version }
@@ -56,10 +62,11 @@ async function findOut(probe: AcceleratorProbe): Promise<Acceleration> {
   const barred = probe.user ? await probe.host.files.whyUnreachable(device, probe.user, 'write') : null
   if (barred) return { accelerator: 'tcg', reason: barred, version }
   const cachePath = `${probe.folder}/accelerator.json`
-  const key = `${await probe.host.processes.bootId()} ${version} ${CPU_MODEL}`
+  const key = `${await probe.host.processes.bootId()} ${version} ${CPU_MODEL} ${userText(probe.user)}`
   const cached = await readCache(probe.host, cachePath, key, version)
   if (cached) return cached
   const found = { ...(await runProbe(probe)), version }
+  if (REFUSED.test(found.reason)) return found
   await probe.host.files.replace(cachePath, new TextEncoder().encode(`${JSON.stringify({ key, ...found })}\n`), { sync: true })
   return found
 }

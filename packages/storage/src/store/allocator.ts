@@ -90,7 +90,7 @@ export class Allocator {
   /** So many blocks, in as few runs as there are. null: there are not so many, and none is taken. */
   allocateAll(count: number): Run[] | null {
     const runs: Run[] = []
-    for (let left = count; left > 0; ) {
+    for (let left = count; left > 0;) {
       const run = this.allocate(left)
       if (!run) {
         for (const each of runs) this.cancel(each)

@@ -128,7 +128,10 @@ export class Catalog {
 
 /** Where an entry's tree and dead list are on disk. */
 export interface EntryRoots {
-  readonly tree: { readonly height: number; readonly root: { readonly address: number; readonly birth: number; readonly checksum: number } }
+  readonly tree: {
+    readonly height: number
+    readonly root: { readonly address: number; readonly birth: number; readonly checksum: number }
+  }
   readonly dead: { readonly top: { readonly address: number; readonly checksum: number }; readonly count: number }
 }
 
@@ -171,7 +174,8 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
 export function decodeEntry(content: Uint8Array): { record: EntryRecord; decoded: ReturnType<typeof CATALOG_RECORD.decode> } {
   const decoded = CATALOG_RECORD.decode(content)
   const kind = KINDS.find((name) => CATALOG_KIND[name] === decoded.kind)
-  if (!kind || decoded.nameBytes > NAME_BYTES_MAX) throw new Fault('failed', `catalog record: got kind ${decoded.kind}, name of ${decoded.nameBytes} bytes`)
+  if (!kind || decoded.nameBytes > NAME_BYTES_MAX)
+    throw new Fault('failed', `catalog record: got kind ${decoded.kind}, name of ${decoded.nameBytes} bytes`)
   const record: EntryRecord = {
     kind,
     parent: decoded.parent - 1,
@@ -205,4 +209,3 @@ export const emptyRecord: EntryRecord = {
   bytesPerSecondMax: 0,
   name: '',
 }
-

@@ -38,10 +38,16 @@ export interface WrittenExtent {
 }
 
 /** Points the volume's blocks at where they have been written. `checksums` from `from` on, one a block. */
-export function applyWrite(state: StoreState, entry: Entry, extent: WrittenExtent, checksums: ArrayLike<number>, from: number): void {
+export function applyWrite(
+  state: StoreState,
+  entry: Entry,
+  extent: WrittenExtent,
+  checksums: ArrayLike<number>,
+  from: number,
+): void {
   const user = userOf(entry)
   const { epoch } = state
-  for (let done = 0; done < extent.count; ) {
+  for (let done = 0; done < extent.count;) {
     const block = extent.first + done
     const leaf = entry.tree.writableLeaf(block, user)
     let slot = block % ENTRIES_PER_NODE
@@ -70,7 +76,7 @@ export const TRIM_STEP_BLOCKS = 64 * ENTRIES_PER_NODE
 export function applyTrim(state: StoreState, entry: Entry, first: number, count: number, keepsPlace: boolean): void {
   const user = userOf(entry)
   const end = first + count
-  for (let block = first; block < end; ) {
+  for (let block = first; block < end;) {
     const leafEnd = Math.min(end, (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE)
     state.load(entry.tree, block, true)
     const found = entry.tree.leaf(block)
@@ -113,7 +119,12 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
   for (const { slot, record, forkOf, deadListOf } of changes) {
     let entry = catalog.at(slot)
     if (!entry) {
-      entry = new Entry(slot, { ...record, name: '', parent: -1 }, new Tree(state, heightFor(record.sizeBytes / BLOCK_BYTES)), new DeadList())
+      entry = new Entry(
+        slot,
+        { ...record, name: '', parent: -1 },
+        new Tree(state, heightFor(record.sizeBytes / BLOCK_BYTES)),
+        new DeadList(),
+      )
       catalog.put(entry)
     }
     if (forkOf >= 0) entry.tree = catalog.need(forkOf).tree.fork()

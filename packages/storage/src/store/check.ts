@@ -54,7 +54,8 @@ class Check {
   async run(): Promise<CheckReport> {
     const { allocator, catalog, catalogTree } = this.#state
     for (let block = 0; block < allocator.firstBlock; block += 1) this.#reach(block)
-    for (let group = 0; group < allocator.groupCount; group += 1) for (const turn of [0, 1] as const) this.#reach(allocator.homeOf(group, turn))
+    for (let group = 0; group < allocator.groupCount; group += 1)
+      for (const turn of [0, 1] as const) this.#reach(allocator.homeOf(group, turn))
     await this.#tree(catalogTree, 'catalog', 0, true)
     for (const entry of catalog.entries()) {
       const { kind, children, record } = entry
@@ -79,10 +80,18 @@ class Check {
   async #tree(tree: Tree, name: string, fromBlock: number, isCatalog: boolean): Promise<void> {
     const span = ENTRIES_PER_NODE ** tree.height
     if (tree.dirtyRoot) await this.#node(tree.dirtyRoot, name, 0, span, fromBlock, isCatalog)
-    else if (tree.root.address !== 0) await this.#entry({ ...tree.root, level: tree.height - 1 }, name, 0, span, fromBlock, isCatalog)
+    else if (tree.root.address !== 0)
+      await this.#entry({ ...tree.root, level: tree.height - 1 }, name, 0, span, fromBlock, isCatalog)
   }
 
-  async #entry(entry: NodeEntry, name: string, first: number, span: number, fromBlock: number, isCatalog: boolean): Promise<void> {
+  async #entry(
+    entry: NodeEntry,
+    name: string,
+    first: number,
+    span: number,
+    fromBlock: number,
+    isCatalog: boolean,
+  ): Promise<void> {
     // Trees share whole parts: each is looked at once.
     const wasReached = this.#isReached(entry.address)
     this.#reach(entry.address)
@@ -138,15 +147,17 @@ class Check {
       const content = new Uint8Array(BLOCK_BYTES)
       this.#state.parts.file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
       const [found, want] = [this.#state.parts.checksum(content), node.words[word + 3] as number]
-      if (found !== want) this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} has checksum ${hex(found)}, want ${hex(want)}`)
+      if (found !== want)
+        this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} has checksum ${hex(found)}, want ${hex(want)}`)
     } catch (error) {
       this.#found(`${name} at ${block * BLOCK_BYTES}: ${toFault(error).message}`)
     }
   }
 
   #deadList(entry: Entry): void {
-    for (const { node, address } of entry.dead.entries) if ((node?.address ?? address) !== 0) this.#reach(node?.address ?? address)
-    for (let top = entry.dead.top; top.address !== 0; ) {
+    for (const { node, address } of entry.dead.entries)
+      if ((node?.address ?? address) !== 0) this.#reach(node?.address ?? address)
+    for (let top = entry.dead.top; top.address !== 0;) {
       this.#reach(top.address)
       try {
         const content = new Uint8Array(BLOCK_BYTES)
@@ -173,4 +184,3 @@ class Check {
     return ((this.#reached[block >>> 3] ?? 0) & (1 << (block & 7))) !== 0
   }
 }
-

@@ -162,9 +162,14 @@ export async function writeCheckpoint(state: StoreState, frozen: Frozen, options
   const { file, checksum } = state.parts
   await writeNodes(state, frozen.nodes, options)
   await writeBlocks(state, frozen.deadBlocks, options)
-  await writeBlocks(state, frozen.pages.map((page) => ({ address: page.address, content: pageOf(page) })), options, (index, sum) => {
-    setPageChecksum(frozen, index, sum)
-  })
+  await writeBlocks(
+    state,
+    frozen.pages.map((page) => ({ address: page.address, content: pageOf(page) })),
+    options,
+    (index, sum) => {
+      setPageChecksum(frozen, index, sum)
+    },
+  )
   await writeNodes(state, frozen.catalogNodes, options)
   await writeTables(state, frozen, options)
   await file.sync()
@@ -197,17 +202,23 @@ function settleRoot(tree: Tree | null, root: Node | null): void {
 async function writeNodes(state: StoreState, nodes: readonly Node[], options: CheckpointOptions): Promise<void> {
   const blocks = nodes.map((node) => ({ address: node.address, content: node.bytes }))
   // A node's words for its children are right only when these have their checksums.
-  await writeBlocks(state, blocks, options, (index, sum) => {
-    const node = nodes[index] as Node // one block a node
-    node.checksum = sum
-    state.cache.set(node)
-  }, (index) => {
-    const node = nodes[index] as Node
-    node.children?.forEach((child, slot) => {
-      if (child) setEntry(node.words, slot * ENTRY_WORDS, child.address, 0, child.birth, child.checksum)
-    })
-    node.children = null
-  })
+  await writeBlocks(
+    state,
+    blocks,
+    options,
+    (index, sum) => {
+      const node = nodes[index] as Node // one block a node
+      node.checksum = sum
+      state.cache.set(node)
+    },
+    (index) => {
+      const node = nodes[index] as Node
+      node.children?.forEach((child, slot) => {
+        if (child) setEntry(node.words, slot * ENTRY_WORDS, child.address, 0, child.birth, child.checksum)
+      })
+      node.children = null
+    },
+  )
 }
 
 async function writeBlocks(
@@ -218,7 +229,7 @@ async function writeBlocks(
   prepare: (index: number) => void = () => {},
 ): Promise<void> {
   const { file, checksum } = state.parts
-  for (let from = 0; from < blocks.length; ) {
+  for (let from = 0; from < blocks.length;) {
     const parts: Uint8Array[] = []
     const { address } = blocks[from] as { address: number } // it is within
     while (from < blocks.length && parts.length < BATCH_COUNT && blocks[from]?.address === address + parts.length) {

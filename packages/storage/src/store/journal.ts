@@ -48,6 +48,8 @@ const HEAD_BYTES = RECORD_HEAD.sizeBytes
 const SEALED_FROM = RECORD_HEAD.at.previous
 const ALIGN = 8
 const LENGTH_MAX = 1024 * 1024
+/** Looked through at a time. */
+const SCAN_BYTES = 1024 * 1024
 
 export class Journal {
   readonly #file: StoreFile
@@ -137,11 +139,11 @@ export class Journal {
   /** Records from `from` on, to the first break of the chain. A pure look at the file: nothing is changed. */
   *scan(from: JournalPlace): Iterable<JournalRecord> {
     let place = from
-    for (let readBytes = 0; readBytes < this.sizeBytes; ) {
+    for (let readBytes = 0; readBytes < this.sizeBytes;) {
       const restBytes = this.sizeBytes - place.offset
       if (restBytes < HEAD_BYTES) {
         readBytes += restBytes
-        place = { ...place, offset: 0 }
+        place = atStart(place)
         continue
       }
       const record = this.#recordAt(place.offset)
@@ -157,13 +159,16 @@ export class Journal {
 
   /** Whether the break of the chain at `place` is damage: behind it is a record that proves that there was more, and that it was safe. */
   isDamagedAt(place: JournalPlace): boolean {
-    const word = new Uint8Array(4)
-    const view = new DataView(word.buffer)
-    for (let offset = 0; offset + HEAD_BYTES <= this.sizeBytes; offset += ALIGN) {
-      this.#file.readBlocking(this.#startByte + offset, word, 0, 4)
-      if (view.getUint32(0, true) !== RECORD_MAGIC) continue
-      const record = this.#recordAt(offset)
-      if (record && record.sequence > place.sequence && record.safeSequence > place.sequence) return true
+    const piece = new Uint8Array(Math.min(SCAN_BYTES, this.sizeBytes))
+    const words = new Uint32Array(piece.buffer)
+    for (let start = 0; start < this.sizeBytes; start += piece.length) {
+      this.#file.readBlocking(this.#startByte + start, piece, 0, Math.min(piece.length, this.sizeBytes - start))
+      for (let word = 0; word < words.length; word += ALIGN / 4) {
+        const offset = start + word * 4
+        if (words[word] !== RECORD_MAGIC || offset + HEAD_BYTES > this.sizeBytes) continue
+        const record = this.#recordAt(offset)
+        if (record && record.sequence > place.sequence && record.safeSequence > place.sequence) return true
+      }
     }
     return false
   }
@@ -203,7 +208,7 @@ export class Journal {
 
   #wrap(place: JournalPlace, restBytes: number): JournalPlace {
     // Too little even for a head: `scan` goes on at the start by itself.
-    if (restBytes < HEAD_BYTES) return { ...place, offset: 0 }
+    if (restBytes < HEAD_BYTES) return atStart(place)
     const bytes = new Uint8Array(HEAD_BYTES)
     const chain = this.#seal(bytes, new DataView(bytes.buffer), RECORD_TYPE.wrap, 0, HEAD_BYTES, place)
     this.#file.write(this.#startByte + place.offset, [bytes])
@@ -224,6 +229,8 @@ export class Journal {
     return checksum
   }
 }
+
+const atStart = ({ sequence, chain }: JournalPlace): JournalPlace => ({ offset: 0, sequence, chain })
 
 export function setU64(view: DataView, at: number, value: number): void {
   view.setUint32(at, value >>> 0, true)

@@ -16,7 +16,13 @@ import { setU64, type Journal, type JournalRecord } from './journal.ts'
 export const writeBodyBytes = (extentCount: number, blockCount: number): number =>
   WRITE_HEAD.sizeBytes + extentCount * WRITE_EXTENT.sizeBytes + blockCount * 4
 
-export function appendWrite(journal: Journal, slot: number, extents: readonly WrittenExtent[], checksums: ArrayLike<number>, blockCount: number): void {
+export function appendWrite(
+  journal: Journal,
+  slot: number,
+  extents: readonly WrittenExtent[],
+  checksums: ArrayLike<number>,
+  blockCount: number,
+): void {
   const bodyBytes = writeBodyBytes(extents.length, blockCount)
   const { view, start } = journal.begin(bodyBytes)
   view.setUint32(start + WRITE_HEAD.at.slot, slot, true)

@@ -67,7 +67,11 @@ export function emptyState(parts: StoreParts, journalBlocks: number): StoreState
   const head: JournalPlace = { offset: 0, sequence: 1, chain: 0 }
   return new StoreState(parts, {
     storeId: parts.rng.bytes(16),
-    allocator: new Allocator({ firstBlock: SUPERBLOCK_COUNT + journalBlocks, groupCount: 1, blockCountMax: blockCountMaxOf(parts.file) }),
+    allocator: new Allocator({
+      firstBlock: SUPERBLOCK_COUNT + journalBlocks,
+      groupCount: 1,
+      blockCountMax: blockCountMaxOf(parts.file),
+    }),
     journal: journalOf(parts, journalBlocks, head),
     catalog: new Catalog(),
     catalogTree: (owner) => new Tree(owner, 1),
@@ -139,8 +143,10 @@ function loadTables(state: StoreState, { groupCount, generation }: Superblock): 
       file.readBlocking(state.allocator.homeOf(group, turn) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
       const head = TABLE_HEAD.decode(content)
       new DataView(content.buffer).setUint32(TABLE_HEAD.at.checksum, 0, true)
-      if (head.generation === 0n || head.group !== group || head.generation > generation || checksum(content) !== head.checksum) continue
-      if (!best || head.generation > best.generation) best = { generation: head.generation, turn, table: new Uint32Array(content.buffer, TABLE_HEAD.sizeBytes) }
+      if (head.generation === 0n || head.group !== group || head.generation > generation || checksum(content) !== head.checksum)
+        continue
+      if (!best || head.generation > best.generation)
+        best = { generation: head.generation, turn, table: new Uint32Array(content.buffer, TABLE_HEAD.sizeBytes) }
     }
     if (!best) throw new Fault('failed', `table of free blocks, group ${group}: neither of its two homes has one that is whole`)
     state.allocator.load(group, best.table)
@@ -163,7 +169,8 @@ function loadCatalog(state: StoreState, slotCount: number): void {
     const content = new Uint8Array(BLOCK_BYTES)
     file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
     const [found, want] = [checksum(content), leaf.words[word + 3] as number]
-    if (found !== want) throw new Fault('failed', `catalog page ${page} at block ${address}: checksum ${hex(found)}, want ${hex(want)}`)
+    if (found !== want)
+      throw new Fault('failed', `catalog page ${page} at block ${address}: checksum ${hex(found)}, want ${hex(want)}`)
     for (let index = 0; index < CATALOG_RECORDS_PER_PAGE; index += 1) {
       const { record, decoded } = decodeEntry(content.subarray(index * CATALOG_RECORD_BYTES, (index + 1) * CATALOG_RECORD_BYTES))
       if (record.kind === 'none') continue
@@ -218,7 +225,7 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
   }
   for (const from of wrong.values()) forbidden.push({ from: from + 1, to: records.length + 1 })
   let end = records.length
-  for (let looking = true; looking; ) {
+  for (let looking = true; looking;) {
     looking = false
     for (const { from, to } of forbidden) {
       if (end < from || end >= to) continue
@@ -238,7 +245,8 @@ function replay(state: StoreState, record: JournalRecord): void {
       let from = 0
       for (const extent of extents) {
         state.allocator.take(extent.address, extent.count)
-        for (let block = extent.first; block < extent.first + extent.count; block += ENTRIES_PER_NODE) state.load(entry.tree, block, true)
+        for (let block = extent.first; block < extent.first + extent.count; block += ENTRIES_PER_NODE)
+          state.load(entry.tree, block, true)
         state.load(entry.tree, extent.first + extent.count - 1, true)
         applyWrite(state, entry, extent, checksums, from)
         from += extent.count

@@ -81,7 +81,13 @@ export class StoreState implements TreeOwner {
 
   constructor(
     parts: StoreParts,
-    made: { storeId: Uint8Array; allocator: Allocator; journal: Journal; catalog: Catalog; catalogTree: (owner: TreeOwner) => Tree },
+    made: {
+      storeId: Uint8Array
+      allocator: Allocator
+      journal: Journal
+      catalog: Catalog
+      catalogTree: (owner: TreeOwner) => Tree
+    },
   ) {
     this.parts = parts
     this.storeId = made.storeId
@@ -134,7 +140,9 @@ export class StoreState implements TreeOwner {
   /** Stops all writing: what the disk has, or the kernel, is not known any more. */
   wound(what: string, error: unknown): Fault {
     const reason = error instanceof Error ? error.message : String(error)
-    this.wounded ??= new Fault('failed', `store: ${what}: ${reason}; it can be written again when it has been opened anew`, { cause: error })
+    this.wounded ??= new Fault('failed', `store: ${what}: ${reason}; it can be written again when it has been opened anew`, {
+      cause: error,
+    })
     this.parts.log.error('store.wounded', { what, error: reason })
     return this.wounded
   }

@@ -121,7 +121,8 @@ class Run {
         await this.did(this.with(clone, this.world.get(snapshot) as Disk), () => store.clone(snapshot, clone))
       } else if (choice < 87 && snapshot !== undefined)
         await this.did(this.with(volume, this.world.get(snapshot) as Disk), () => store.revert(volume, snapshot))
-      else if (name !== undefined && (name.includes('@') || rng.below(3) === 0)) await this.did(this.with(name, null), () => store.remove(name))
+      else if (name !== undefined && (name.includes('@') || rng.below(3) === 0))
+        await this.did(this.with(name, null), () => store.remove(name))
     } else await store.collect().catch(unlessFull)
   }
 
@@ -158,7 +159,9 @@ class Run {
     const device = volumeDevice(store, name)
     // Of more than one step a crash may have done a part: then it is not one change, and small ones are enough here.
     if (count > 300) return
-    await this.did(this.with(name, { ...disk, blocks }), () => device.zero(first * BLOCK_BYTES, count * BLOCK_BYTES, { noHole: rng.below(3) === 0 }))
+    await this.did(this.with(name, { ...disk, blocks }), () =>
+      device.zero(first * BLOCK_BYTES, count * BLOCK_BYTES, { noHole: rng.below(3) === 0 }),
+    )
   }
 }
 
@@ -169,7 +172,8 @@ function unlessFull(error: unknown): void {
 /** null: the store holds this world. Else what differs. */
 async function difference(store: Store, world: World): Promise<string | null> {
   const names = store.list().map(({ name }) => name)
-  if (names.toSorted().join() !== [...world.keys()].toSorted().join()) return `names ${names.join()} for ${[...world.keys()].join()}`
+  if (names.toSorted().join() !== [...world.keys()].toSorted().join())
+    return `names ${names.join()} for ${[...world.keys()].join()}`
   const content = new Uint8Array(BLOCK_BYTES)
   for (const [name, disk] of world) {
     const device = volumeDevice(store, name)
@@ -200,7 +204,11 @@ async function tight(store: Store, step: string): Promise<void> {
   await store.checkpoint()
   await store.checkpoint()
   const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
-  assert.deepEqual({ ...report, nodeCount: 0, dataCount: 0 }, { nodeCount: 0, dataCount: 0, damage: [], leakedCount: 0, missingCount: 0 }, step)
+  assert.deepEqual(
+    { ...report, nodeCount: 0, dataCount: 0 },
+    { nodeCount: 0, dataCount: 0, damage: [], leakedCount: 0, missingCount: 0 },
+    step,
+  )
 }
 
 async function live(seed: number): Promise<void> {
@@ -276,4 +284,3 @@ test('whatever was acknowledged is there after SIGKILL, whatever was flushed aft
     }
   }
 })
-

@@ -108,7 +108,8 @@ export class Store {
 
   list(): VolumeDescription[] {
     const shown: VolumeDescription[] = []
-    for (const entry of this.state.catalog.entries()) if (entry.kind === 'volume' || entry.kind === 'snapshot') shown.push(this.#describe(entry))
+    for (const entry of this.state.catalog.entries())
+      if (entry.kind === 'volume' || entry.kind === 'snapshot') shown.push(this.#describe(entry))
     return shown
   }
 
@@ -163,7 +164,9 @@ export class Store {
     this.#assertNew(name, 'volume')
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
-      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes: from.record.sizeBytes, parent: from.slot }), forkOf: from.slot }]
+      return [
+        { ...this.#fresh({ kind: 'volume', name, sizeBytes: from.record.sizeBytes, parent: from.slot }), forkOf: from.slot },
+      ]
     })
     return this.#describe(this.entry(name))
   }
@@ -201,7 +204,8 @@ export class Store {
   async resize(name: string, sizeBytes: number): Promise<void> {
     assertSize(sizeBytes)
     const { record } = this.#volume(name)
-    if (sizeBytes < record.sizeBytes) await this.trim(this.entry(name), sizeBytes / BLOCK_BYTES, (record.sizeBytes - sizeBytes) / BLOCK_BYTES, false)
+    if (sizeBytes < record.sizeBytes)
+      await this.trim(this.entry(name), sizeBytes / BLOCK_BYTES, (record.sizeBytes - sizeBytes) / BLOCK_BYTES, false)
     await this.#change(() => [this.#changed(this.#volume(name), { sizeBytes })])
   }
 
@@ -217,7 +221,7 @@ export class Store {
 
   /** Makes holes (or zeros that keep their place) of whole blocks, step by step. */
   async trim(entry: Entry, first: number, count: number, keepsPlace: boolean): Promise<void> {
-    for (let done = 0; done < count; ) {
+    for (let done = 0; done < count;) {
       const block = first + done
       const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % ENTRIES_PER_NODE))
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
@@ -398,7 +402,11 @@ export class Store {
       if (entry.record.cursor > 0) {
         const parentHasBegun = entry.parent?.kind === 'dying' && entry.parent.record.cursor > 0
         if (!parentHasBegun) return entry
-      } else if (found === null && [...entry.children].every(({ kind }) => kind !== 'dying') && !(entry.parent?.kind === 'dying' && entry.parent.record.cursor > 0))
+      } else if (
+        found === null &&
+        [...entry.children].every(({ kind }) => kind !== 'dying') &&
+        !(entry.parent?.kind === 'dying' && entry.parent.record.cursor > 0)
+      )
         found = entry
     }
     return found
@@ -462,7 +470,10 @@ export class Store {
   #assertNew(name: string, kind: 'volume' | 'snapshot'): void {
     const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
     if (!want.test(name) || name.length > NAME_BYTES_MAX)
-      throw new Fault('invalid', `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, 0-9, ., _ and -${kind === 'snapshot' ? ' on both sides of @' : ''}`)
+      throw new Fault(
+        'invalid',
+        `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, 0-9, ., _ and -${kind === 'snapshot' ? ' on both sides of @' : ''}`,
+      )
     if (this.state.catalog.byName(name)) throw new Fault('conflict', `${kind} ${name}: there is one already`)
   }
 

@@ -70,6 +70,8 @@ export interface TreeUser {
   letGo(node: Node): void
 }
 
+const noChildren = (): (Node | null)[] => Array.from({ length: ENTRIES_PER_NODE }, () => null)
+
 /** Blocks that one entry of a node of this level stands for. */
 export const spanOf = (level: number): number => 2 ** (ENTRY_SHIFT * level)
 
@@ -87,7 +89,14 @@ export const slotAt = (block: number, level: number): number =>
 export const addressAt = (words: Uint32Array, word: number): number =>
   ((words[word + 1] as number) & 0xff) * 4294967296 + (words[word] as number)
 
-export function setEntry(words: Uint32Array, word: number, address: number, flags: number, birth: number, checksum: number): void {
+export function setEntry(
+  words: Uint32Array,
+  word: number,
+  address: number,
+  flags: number,
+  birth: number,
+  checksum: number,
+): void {
   words[word] = address >>> 0
   words[word + 1] = Math.floor(address / 4294967296) | flags
   words[word + 2] = birth
@@ -178,7 +187,7 @@ export class Tree {
       const child = this.#child(node, slot)
       assert(child !== MISSING, 'the way to a leaf that is changed is in memory')
       const next = this.#writable(child, level - 1, user)
-      node.children ??= new Array<Node | null>(ENTRIES_PER_NODE).fill(null)
+      node.children ??= noChildren()
       node.children[slot] = next
       node = next
     }
@@ -228,7 +237,7 @@ export class Tree {
     assert(old !== MISSING, 'the root of a tree that grows is in memory')
     if (old !== null) {
       const root = new Node(this.height, epoch, generation)
-      root.children = new Array<Node | null>(ENTRIES_PER_NODE).fill(null)
+      root.children = noChildren()
       root.children[0] = old
       setEntry(root.words, 0, this.root.address, 0, this.root.birth, this.root.checksum)
       this.dirtyRoot = root

@@ -1,5 +1,12 @@
 /** A volume or a snapshot as a disk: bytes to blocks and back. Parts of blocks are read, changed and written as one, in one turn. */
-import { Fault, type BlockDevice, type Extent, type ImmediateBlockDevice, type WriteOptions, type ZeroOptions } from '@typevisor/base'
+import {
+  Fault,
+  type BlockDevice,
+  type Extent,
+  type ImmediateBlockDevice,
+  type WriteOptions,
+  type ZeroOptions,
+} from '@typevisor/base'
 import type { Entry } from './catalog.ts'
 import { BLOCK_BYTES, BLOCK_SHIFT, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
 import type { Store } from './store.ts'
@@ -44,11 +51,12 @@ class VolumeDevice implements BlockDevice {
   }
 
   async read(offset: number, target: Uint8Array): Promise<void> {
-    for (let tries = 0; !this.#readNow(offset, target.length, target, 0, tries >= RETRY_COUNT_MAX); tries += 1) await this.#warm(offset, target.length)
+    for (let tries = 0; !this.#readNow(offset, target.length, target, 0, tries >= RETRY_COUNT_MAX); tries += 1)
+      await this.#warm(offset, target.length)
   }
 
   async write(offset: number, source: Uint8Array, options: WriteOptions = {}): Promise<void> {
-    for (let at = 0; at < source.length; ) {
+    for (let at = 0; at < source.length;) {
       const pieceEnd = Math.min(source.length, at + PIECE_BYTES - ((offset + at) % BLOCK_BYTES))
       await this.#writePiece(offset + at, source.subarray(at, pieceEnd))
       at = pieceEnd
@@ -86,12 +94,15 @@ class VolumeDevice implements BlockDevice {
     const extents: { lengthBytes: number; hole: boolean; zero: boolean }[] = []
     const end = offset + lengthBytes
     const { tree } = this.#entry
-    for (let at = offset; at < end; ) {
+    for (let at = offset; at < end;) {
       const block = Math.floor(at / BLOCK_BYTES)
       if (!this.#store.state.load(tree, block, false)) await this.#store.state.loadLater(tree, block)
       const leaf = tree.leaf(block)
       if (leaf === MISSING) continue
-      const next = Math.min(end, (leaf === null ? (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE : block + 1) * BLOCK_BYTES)
+      const next = Math.min(
+        end,
+        (leaf === null ? (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE : block + 1) * BLOCK_BYTES,
+      )
       const kind = kindOf(leaf, block)
       const extent = extents.at(-1)
       if (extent && extent.hole === (kind === 'hole') && extent.zero === (kind !== 'data')) extent.lengthBytes += next - at
@@ -109,19 +120,25 @@ class VolumeDevice implements BlockDevice {
     const { file } = state.parts
     const lastBlock = (offset + lengthBytes - 1) >> BLOCK_SHIFT
     const content = new Uint8Array(BLOCK_BYTES)
-    for (let block = Math.floor(offset / BLOCK_BYTES); block <= Math.max(lastBlock, Math.floor((offset + lengthBytes - 1) / BLOCK_BYTES)); block += 1) {
+    for (
+      let block = Math.floor(offset / BLOCK_BYTES);
+      block <= Math.max(lastBlock, Math.floor((offset + lengthBytes - 1) / BLOCK_BYTES));
+      block += 1
+    ) {
       if (!state.load(tree, block, false)) await state.loadLater(tree, block)
       const leaf = tree.leaf(block)
       if (leaf === null || leaf === MISSING) continue
       const address = addressAt(leaf.words, (block % ENTRIES_PER_NODE) * ENTRY_WORDS)
-      if (address !== 0 && !file.readNow(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)) await file.read(address * BLOCK_BYTES, content)
+      if (address !== 0 && !file.readNow(address * BLOCK_BYTES, content, 0, BLOCK_BYTES))
+        await file.read(address * BLOCK_BYTES, content)
     }
   }
 
   /** @returns false when something has to be read from the disk first. */
   #readNow(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number, mayBlock: boolean): boolean {
     const { state } = this.#store
-    const { tree } = this.#entry
+    const { tree, kind } = this.#entry
+    if (kind !== 'volume' && kind !== 'snapshot') throw new Fault('unavailable', 'it is not there any more')
     const end = offset + lengthBytes
     let at = offset
     let to = targetStart
@@ -185,7 +202,10 @@ class VolumeDevice implements BlockDevice {
       const want = leaf.words[word + index * ENTRY_WORDS + 3] as number // slots are masked
       if (found !== want) {
         target.fill(0, to, to + lengthBytes)
-        throw new Fault('failed', `${this.#entry.name} at ${(block + index) * BLOCK_BYTES}: block ${address + index} has checksum ${hex(found)}, want ${hex(want)}`)
+        throw new Fault(
+          'failed',
+          `${this.#entry.name} at ${(block + index) * BLOCK_BYTES}: block ${address + index} has checksum ${hex(found)}, want ${hex(want)}`,
+        )
       }
     }
     return true

@@ -119,7 +119,7 @@ function layOut(
   let run = 0
   let used = 0
   for (const { first, count, source } of staged) {
-    for (let done = 0; done < count; ) {
+    for (let done = 0; done < count;) {
       const { address, count: room } = runs[run] as Run // there are as many blocks as are staged
       const part = Math.min(count - done, room - used)
       extents.push({ first: first + done, address: address + used, count: part })

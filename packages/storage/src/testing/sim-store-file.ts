@@ -42,7 +42,7 @@ export class SimStoreFile implements StoreFile {
   }
 
   readBlocking(position: number, target: Uint8Array, start: number, lengthBytes: number): void {
-    for (let done = 0; done < lengthBytes; ) {
+    for (let done = 0; done < lengthBytes;) {
       const at = position + done
       const partBytes = Math.min(PAGE_BYTES - (at % PAGE_BYTES), lengthBytes - done)
       const page = this.#now.get(Math.floor(at / PAGE_BYTES))
@@ -74,7 +74,7 @@ export class SimStoreFile implements StoreFile {
   }
 
   #put(position: number, content: Uint8Array): void {
-    for (let done = 0; done < content.length; ) {
+    for (let done = 0; done < content.length;) {
       const at = position + done
       const sector = Math.floor(at / SECTOR_BYTES)
       const partBytes = Math.min(SECTOR_BYTES - (at % SECTOR_BYTES), content.length - done)

@@ -1,0 +1,178 @@
+/** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
+import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
+import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
+import { EXIT } from '../exit-codes.ts'
+import { parseFlags, type FlagTable } from '../flags.ts'
+import { age, renderTable } from '../table.ts'
+import type { Command, Terminal } from '../terminal.ts'
+import { didYouMean } from '../suggest.ts'
+
+const FLAGS = {
+  dir: { text: 'the folder of the volumes', value: 'DIR' },
+  size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+} as const satisfies FlagTable
+
+interface Verb {
+  readonly usage: string
+  readonly words: readonly [least: number, most: number]
+  /** It makes the folder when there is none. */
+  readonly makes?: boolean
+  run(call: CommandCaller, words: readonly string[], flags: { size?: string }, terminal: Terminal, json: boolean): Promise<void>
+}
+
+/** Opens `dir`, by its server where it has one. */
+async function withFolder<T>(dir: string, makes: boolean, work: (call: CommandCaller) => Promise<T>): Promise<T> {
+  const server = await askServer(dir)
+  if (server) {
+    try {
+      return await work(server.call)
+    } finally {
+      server.close()
+    }
+  }
+  const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
+  await using folder = await openVolumeFolder({ dir, create: makes, lock: lockFile, ...parts })
+  return await work(folder.served.call)
+}
+
+const show = (terminal: Terminal, json: boolean, volume: VolumeDescription): void =>
+  terminal.out(json ? JSON.stringify(volume) : `${volume.name}: ${formatBytes(volume.sizeBytes)}`)
+
+const sizeOf = (size: string | undefined): number => {
+  if (size === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
+  return parseBytes(size)
+}
+
+async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind: 'volume' | 'snapshot' | null): Promise<void> {
+  const items = (await call('list', {})).filter((item) => kind === null || item.kind === kind)
+  if (json) {
+    terminal.out(JSON.stringify({ items }))
+    return
+  }
+  const now = Date.now()
+  terminal.out(
+    renderTable(
+      items,
+      [
+        { title: 'NAME', value: ({ name }) => name },
+        { title: 'KIND', value: (item) => item.kind },
+        { title: 'SIZE', value: ({ sizeBytes }) => formatBytes(sizeBytes), right: true },
+        { title: 'FROM', value: ({ parent }) => parent ?? '-' },
+        { title: 'AGE', value: ({ createdAt }) => age(createdAt, now), right: true },
+      ],
+      terminal.width,
+    ),
+  )
+}
+
+const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
+  create: {
+    usage: 'typevisor volume create NAME --size SIZE --dir DIR',
+    words: [1, 1],
+    makes: true,
+    run: async (call, [name = ''], flags, terminal, json) =>
+      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size) })),
+  },
+  clone: {
+    usage: 'typevisor volume clone VOLUME@SNAPSHOT NAME --dir DIR',
+    words: [2, 2],
+    run: async (call, [snapshot = '', name = ''], _flags, terminal, json) =>
+      show(terminal, json, await call('clone', { snapshot, name })),
+  },
+  list: {
+    usage: 'typevisor volume list --dir DIR',
+    words: [0, 0],
+    run: (call, _words, _flags, terminal, json) => list(call, terminal, json, null),
+  },
+  resize: {
+    usage: 'typevisor volume resize NAME --size SIZE --dir DIR',
+    words: [1, 1],
+    run: async (call, [name = ''], flags, terminal, json) =>
+      show(terminal, json, await call('resize', { name, sizeBytes: sizeOf(flags.size) })),
+  },
+  rename: {
+    usage: 'typevisor volume rename NAME NEW --dir DIR',
+    words: [2, 2],
+    run: async (call, [name = '', next = ''], _flags, terminal, json) =>
+      show(terminal, json, await call('rename', { name, next })),
+  },
+  delete: {
+    usage: 'typevisor volume delete NAME --dir DIR',
+    words: [1, 1],
+    run: async (call, [name = ''], _flags, terminal, json) => {
+      await call('remove', { name })
+      terminal.out(json ? JSON.stringify({ removed: name }) : `${name} is deleted; its snapshots stay`)
+    },
+  },
+  usage: {
+    usage: 'typevisor volume usage --dir DIR',
+    words: [0, 0],
+    run: async (call, _words, _flags, terminal, json) => {
+      const usage = await call('usage', {})
+      terminal.out(json ? JSON.stringify(usage) : `${formatBytes(bytes(usage.usedBytes))} in use`)
+    },
+  },
+}
+
+const SNAPSHOT_VERBS: Readonly<Record<string, Verb>> = {
+  create: {
+    usage: 'typevisor snapshot create VOLUME [NAME] --dir DIR',
+    words: [1, 2],
+    run: async (call, [volume = '', name = new Date().toISOString().replaceAll(/[^0-9TZ]/g, '')], _flags, terminal, json) =>
+      show(terminal, json, await call('snapshot', { volume, name })),
+  },
+  list: {
+    usage: 'typevisor snapshot list --dir DIR',
+    words: [0, 0],
+    run: (call, _words, _flags, terminal, json) => list(call, terminal, json, 'snapshot'),
+  },
+  delete: {
+    usage: 'typevisor snapshot delete VOLUME@NAME --dir DIR',
+    words: [1, 1],
+    run: async (call, [name = ''], _flags, terminal, json) => {
+      if (!name.includes('@')) throw new Fault('invalid', `snapshot delete: got ${JSON.stringify(name)}, want VOLUME@NAME`)
+      await call('remove', { name })
+      terminal.out(json ? JSON.stringify({ removed: name }) : `${name} is deleted`)
+    },
+  },
+  revert: {
+    usage: 'typevisor snapshot revert VOLUME VOLUME@NAME --dir DIR',
+    words: [2, 2],
+    run: async (call, [volume = '', snapshot = ''], _flags, terminal, json) =>
+      show(terminal, json, await call('revert', { volume, snapshot })),
+  },
+}
+
+function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, Verb>>): Command {
+  return {
+    summary,
+    usage: Object.values(verbs)
+      .map(({ usage }) => usage)
+      .join('\n'),
+    flags: FLAGS,
+    async run(words, terminal, json) {
+      const [verbName = '', ...rest] = words
+      const verb = Object.hasOwn(verbs, verbName) ? verbs[verbName] : undefined
+      if (!verb)
+        throw new Fault(
+          'invalid',
+          `${noun}: got ${JSON.stringify(verbName)}, want ${Object.keys(verbs).join(', ')}${didYouMean(verbName, Object.keys(verbs))}`,
+        )
+      const flagAt = rest.findIndex((word) => word.startsWith('-'))
+      const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
+      const { dir, size } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
+      const [least, most] = verb.words
+      if (positional.length < least || positional.length > most)
+        throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
+      if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
+      await withFolder(dir, verb.makes === true, (call) =>
+        verb.run(call, positional, size === undefined ? {} : { size }, terminal, json),
+      )
+      return EXIT.ok
+    },
+  }
+}
+
+export const volume = commandOf('volume', 'Volumes of a folder: create, clone, list, resize, rename, delete', VOLUME_VERBS)
+export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)
