@@ -1,0 +1,129 @@
+/** The server with volumes behind it, as other people's clients see it: QEMU's tools, libnbd's, nbdkit as a proxy. */
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { MIB } from '@typevisor/base'
+import { listenNbd, type NbdServer } from '@typevisor/nbd'
+import { lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { memoryLog } from '@typevisor/sim'
+import { openVolumeFolder, type VolumeFolder } from './node-volume-folder.ts'
+
+let dir: string
+let folder: VolumeFolder
+let server: NbdServer
+const uri = (name: string, socket = 'nbd.sock'): string => `nbd+unix:///${name}?socket=${join(dir, socket)}`
+
+before(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'tv-clients-'))
+  folder = await openVolumeFolder({ dir, create: true, lock: lockFile, clock: realClock(), rng: realRng(), log: memoryLog() })
+  await folder.served.call('create', { name: 'disk', sizeBytes: 64 * MIB })
+  server = await listenNbd({ listen: { socketPath: join(dir, 'nbd.sock') }, source: folder.served.exports(), log: memoryLog() })
+})
+after(async () => {
+  await server.close()
+  await folder.close()
+  await rm(dir, { recursive: true, force: true })
+})
+
+/** What it printed. The server is in this process, so nothing may block it. */
+function run(program: string, ...words: string[]): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, words, { stdio: ['ignore', 'pipe', 'pipe'] })
+    let said = ''
+    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
+    child.stderr.on('data', (chunk: Buffer) => (said += chunk.toString()))
+    child.once('error', reject)
+    child.once('close', (code) =>
+      code === 0 ? resolve(said) : reject(new Error(`${program} ${words.join(' ')}: ${code}: ${said}`)),
+    )
+  })
+}
+
+test('nbdinfo sees the exports, their sizes and what can be asked of them', async () => {
+  const said = await run('nbdinfo', '--json', uri('disk'))
+  const [found] = (JSON.parse(said) as { exports: Record<string, unknown>[] }).exports
+  assert.equal(found?.['export-size'], 64 * MIB)
+  for (const can of ['can_flush', 'can_fua', 'can_trim', 'can_zero', 'can_multi_conn', 'can_df', 'can_cache', 'can_fast_zero'])
+    assert.equal(found?.[can], true, can)
+  assert.equal(found?.['is_read_only'], false)
+  await assert.rejects(run('nbdinfo', uri('nothing')), /No such file/)
+})
+
+test('nbdcopy and qemu-img bring in an image and find it again, holes and all', async () => {
+  const path = join(dir, 'raw')
+  const content = Buffer.alloc(64 * MIB)
+  randomBytes(5 * MIB).copy(content, 3 * MIB + 1234)
+  await writeFile(path, content)
+  await run('nbdcopy', path, uri('disk'))
+  assert.match(await run('qemu-img', 'compare', '-f', 'raw', '-F', 'raw', path, uri('disk')), /identical/)
+  const map = JSON.parse(await run('qemu-img', 'map', '--output', 'json', '-f', 'raw', uri('disk'))) as {
+    start: number
+    data: boolean
+  }[]
+  assert.deepEqual(
+    map.map(({ data }) => data),
+    [false, true, false],
+  )
+  await run('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', uri('disk'), join(dir, 'out.qcow2'))
+  assert.match(await run('qemu-img', 'compare', '-f', 'raw', '-F', 'qcow2', path, join(dir, 'out.qcow2')), /identical/)
+})
+
+test('a snapshot is read-only and stays as it was, a clone goes its own way', async () => {
+  await run('qemu-io', '-f', 'raw', '-c', 'write -P 17 1M 1M', '-c', 'flush', uri('disk'))
+  await folder.served.call('snapshot', { volume: 'disk', name: 's' })
+  await folder.served.call('clone', { snapshot: 'disk@s', name: 'copy' })
+  await run('qemu-io', '-f', 'raw', '-c', 'write -P 18 1M 512k', '-c', 'discard 1600k 64k', uri('disk'))
+  await run('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 17 1M 1M', uri('disk@s'))
+  await run('qemu-io', '-f', 'raw', '-c', 'read -P 17 1M 1M', '-c', 'write -P 19 1M 4k', uri('copy'))
+  await run(
+    'qemu-io',
+    '-f',
+    'raw',
+    '-c',
+    'read -P 18 1M 512k',
+    '-c',
+    'read -P 0 1600k 64k',
+    '-c',
+    'read -P 17 1700k 64k',
+    uri('disk'),
+  )
+  assert.match(await run('nbdinfo', uri('disk@s')), /is_read_only: true/)
+  await assert.rejects(run('qemu-io', '-f', 'raw', '-c', 'write 0 4k', uri('disk@s')), /read.?only|Permission/i)
+})
+
+test('writes of any size and place, from libnbd in Python, come back', async () => {
+  const words = [
+    'h.connect_uri(U)',
+    'import random; r = random.Random(7); size = 1 << 20; m = bytearray(h.pread(size, 0))',
+    'for i in range(300):\n  n = r.randrange(1, 9000); o = r.randrange(0, size - n); b = r.randbytes(n); m[o:o+n] = b; h.pwrite(b, o)',
+    'h.flush()',
+    'assert h.pread(size, 0) == bytes(m)',
+  ]
+  const program = ['import nbd', `U = ${JSON.stringify(uri('copy'))}`, 'h = nbd.NBD()', ...words].join('\n')
+  await run('/usr/bin/python3', '-c', program)
+})
+
+test('behind nbdkit as a proxy that checks each write and delays, all is as it should be', async () => {
+  const proxy = spawn(
+    'nbdkit',
+    ['-f', '-U', join(dir, 'kit.sock'), '--filter=checkwrite', '--filter=delay', 'nbd', `uri=${uri('disk@s')}`, 'rdelay=1ms'],
+    { stdio: 'ignore' },
+  )
+  try {
+    for (let tries = 0; !existsSync(join(dir, 'kit.sock')) && tries < 200; tries += 1)
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    await run('nbdcopy', uri('disk@s'), uri('', 'kit.sock'))
+  } finally {
+    proxy.kill('SIGKILL')
+  }
+})
+
+test('what is served stays served while things are asked of it by the command line of another process', () => {
+  // The lock keeps others from opening the folder; `askServer` is how they get in (apps/cli's test does).
+  assert.equal(spawnSync('flock', ['-n', join(dir, 'lock'), 'true']).status, 1)
+})
