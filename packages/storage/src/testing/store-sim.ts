@@ -1,0 +1,281 @@
+/** The store under one seed: random work, a crash at any turn, recovery, and a comparison with a model. */
+import assert from 'node:assert/strict'
+import { Fault, type Clock, type Rng } from '@typevisor/base'
+import { memoryLog, seededRng } from '@typevisor/sim'
+import { nodeChecksum } from '../node-store-file.ts'
+import { SimStoreFile } from './sim-store-file.ts'
+import { checkStore } from '../store/check.ts'
+import { BLOCK_BYTES } from '../store/format.ts'
+import { Store, type StoreOptions } from '../store/store.ts'
+import { volumeDevice } from '../store/volume-device.ts'
+
+/** What every volume and snapshot holds: a fill byte by block. Blocks that are not in it are zeros. */
+type Disk = { readonly sizeBlocks: number; readonly blocks: ReadonlyMap<number, number> }
+type World = ReadonlyMap<string, Disk>
+
+/** Far apart, so that trees have several levels; near each other, so that writes meet. */
+const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 65_536, 65_537]
+const SIZES = [600, 4096, 66_000]
+
+/** Its zero sleeps are a few turns, its others last until they are aborted. */
+const turnClock = (rng: Rng): Clock => ({
+  now: () => 1_700_000_000_000 as ReturnType<Clock['now']>,
+  monotonic: () => 0,
+  async sleep(duration, options) {
+    if (duration === 0) for (let turn = rng.below(4); turn >= 0; turn -= 1) await null
+    else
+      await new Promise((_resolve, reject) =>
+        options?.signal?.addEventListener('abort', () => reject(options.signal?.reason as Error), { once: true }),
+      )
+  },
+})
+
+class Run {
+  readonly rng: Rng
+  readonly collects: boolean
+  /** The world after each acknowledged operation; the first is what is surely safe. */
+  history: World[] = [new Map()]
+  /** What an operation under way would make of it. */
+  underWay: World | null = null
+  count = 0
+  refusedCount = 0
+
+  constructor(seed: number) {
+    this.rng = seededRng(seed)
+    this.collects = this.rng.below(2) === 0
+  }
+
+  get world(): World {
+    return this.history.at(-1) as World
+  }
+
+  options(file: SimStoreFile): StoreOptions {
+    return {
+      file,
+      checksum: nodeChecksum,
+      clock: turnClock(this.rng),
+      rng: this.rng,
+      log: memoryLog(),
+      journalBytes: 16 * BLOCK_BYTES,
+      dirtyNodeCountMax: 6 + this.rng.below(30),
+      collects: this.collects,
+    }
+  }
+
+  pick<T>(from: readonly T[]): T | undefined {
+    return from.length === 0 ? undefined : from[this.rng.below(from.length)]
+  }
+  names(kind: 'volume' | 'snapshot' | 'any'): string[] {
+    return [...this.world.keys()].filter((name) => kind === 'any' || name.includes('@') === (kind === 'snapshot'))
+  }
+
+  /** Runs `work`; when it is done the world is `next`. */
+  async did(next: World, work: () => Promise<unknown>): Promise<void> {
+    this.underWay = next
+    try {
+      await work()
+      this.history.push(next)
+    } catch (error) {
+      // A full store refuses, and is as before.
+      if (!(error instanceof Fault) || error.code !== 'exhausted') throw error
+      this.refusedCount += 1
+    }
+    this.underWay = null
+  }
+
+  with(name: string, disk: Disk | null, also?: readonly [string, Disk]): World {
+    const next = new Map(this.world)
+    if (disk) next.set(name, disk)
+    else next.delete(name)
+    if (also) next.set(also[0], also[1])
+    return next
+  }
+
+  async step(store: Store): Promise<void> {
+    const { rng } = this
+    const volume = this.pick(this.names('volume'))
+    if (volume === undefined) return this.create(store)
+    const snapshot = this.pick(this.names('snapshot'))
+    const choice = rng.below(100)
+    if (choice < 50) await this.write(store, volume)
+    else if (choice < 57) await this.trim(store, volume)
+    else if (choice < 62) {
+      await store.flush()
+      this.history = [this.world]
+    } else if (choice < 65) await store.checkpoint().catch(unlessFull)
+    else if (choice < 68) await this.create(store)
+    else if (choice < 80) {
+      if (this.names('snapshot').length >= 8) return
+      const name = `s${(this.count += 1)}`
+      await this.did(this.with(`${volume}@${name}`, this.world.get(volume) as Disk), () => store.snapshot(volume, name))
+      this.history = [this.world]
+    } else if (choice < 98) {
+      const name = this.pick(this.names('any'))
+      if (choice < 84 && snapshot !== undefined && this.names('volume').length < 6) {
+        const clone = `c${(this.count += 1)}`
+        await this.did(this.with(clone, this.world.get(snapshot) as Disk), () => store.clone(snapshot, clone))
+      } else if (choice < 87 && snapshot !== undefined)
+        await this.did(this.with(volume, this.world.get(snapshot) as Disk), () => store.revert(volume, snapshot))
+      else if (name !== undefined && (name.includes('@') || rng.below(3) === 0))
+        await this.did(this.with(name, null), () => store.remove(name))
+    } else await store.collect().catch(unlessFull)
+  }
+
+  async create(store: Store): Promise<void> {
+    if (this.names('volume').length >= 5) return
+    const name = `v${(this.count += 1)}`
+    const sizeBlocks = this.pick(SIZES) as number
+    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () => store.createVolume(name, sizeBlocks * BLOCK_BYTES))
+  }
+
+  async write(store: Store, name: string): Promise<void> {
+    const { rng } = this
+    const disk = this.world.get(name) as Disk
+    const first = Math.min(this.pick(PLACES) as number, disk.sizeBlocks - 1)
+    const count = Math.min(1 + rng.below(4), disk.sizeBlocks - first)
+    const fill = 1 + rng.below(255)
+    const blocks = new Map(disk.blocks)
+    for (let block = first; block < first + count; block += 1) blocks.set(block, fill)
+    const content = new Uint8Array(count * BLOCK_BYTES).fill(fill)
+    const device = volumeDevice(store, name)
+    await this.did(this.with(name, { ...disk, blocks }), async () => {
+      const { now } = device
+      if (rng.below(2) === 0 && now?.write(first * BLOCK_BYTES, content)) now.commit()
+      else await device.write(first * BLOCK_BYTES, content)
+    })
+  }
+
+  async trim(store: Store, name: string): Promise<void> {
+    const { rng } = this
+    const disk = this.world.get(name) as Disk
+    const first = Math.min(this.pick(PLACES) as number, disk.sizeBlocks - 1)
+    const count = rng.below(3) === 0 ? disk.sizeBlocks - first : Math.min(1 + rng.below(300), disk.sizeBlocks - first)
+    const blocks = new Map([...disk.blocks].filter(([block]) => block < first || block >= first + count))
+    const device = volumeDevice(store, name)
+    // Of more than one step a crash may have done a part: then it is not one change, and small ones are enough here.
+    if (count > 300) return
+    await this.did(this.with(name, { ...disk, blocks }), () =>
+      device.zero(first * BLOCK_BYTES, count * BLOCK_BYTES, { noHole: rng.below(3) === 0 }),
+    )
+  }
+}
+
+function unlessFull(error: unknown): void {
+  if (!(error instanceof Fault) || error.code !== 'exhausted') throw error
+}
+
+/** null: the store holds this world. Else what differs. */
+async function difference(store: Store, world: World): Promise<string | null> {
+  const names = store.list().map(({ name }) => name)
+  if (names.toSorted().join() !== [...world.keys()].toSorted().join())
+    return `names ${names.join()} for ${[...world.keys()].join()}`
+  const content = new Uint8Array(BLOCK_BYTES)
+  for (const [name, disk] of world) {
+    const device = volumeDevice(store, name)
+    if (device.sizeBytes !== disk.sizeBlocks * BLOCK_BYTES) return `size of ${name}`
+    for (const place of PLACES) {
+      for (let block = place; block < Math.min(place + 4, disk.sizeBlocks); block += 1) {
+        await device.read(block * BLOCK_BYTES, content)
+        const want = disk.blocks.get(block) ?? 0
+        if (!content.every((byte) => byte === want)) return `${name} block ${block}: got ${content[0]}, want ${want}`
+      }
+    }
+  }
+  return null
+}
+
+/** On a copy, on which nothing else works. */
+async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> {
+  const store = await Store.open({ ...run.options(file.copy()), collects: false })
+  const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
+  assert.deepEqual(report.damage, [], step)
+  assert.equal(report.missingCount, 0, `${step}: blocks that something leads to count as free`)
+}
+
+/** When nothing is left to do, nothing is in use that nothing leads to. */
+async function tight(store: Store, step: string): Promise<void> {
+  await store.flush()
+  await store.collected()
+  await store.checkpoint()
+  await store.checkpoint()
+  const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
+  assert.deepEqual(
+    { ...report, nodeCount: 0, dataCount: 0 },
+    { nodeCount: 0, dataCount: 0, damage: [], leakedCount: 0, missingCount: 0 },
+    step,
+  )
+}
+
+async function live(seed: number): Promise<void> {
+  const run = new Run(seed)
+  const { rng } = run
+  // Small ones are full again and again, and use every block many times.
+  const capacityBytes = rng.below(2) === 0 ? 2 ** 32 : (340 + rng.below(400)) * BLOCK_BYTES
+  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes })
+  let store = await Store.create(run.options(file))
+  const lives = 1 + rng.below(4)
+  for (let life = 0; life < lives; life += 1) {
+    const kind = rng.below(2) === 0 ? 'kill' : 'power'
+    // The crash comes in the middle of whatever is going on.
+    const turns = rng.below(rng.below(4) === 0 ? 500 : 12_000)
+    let crashed = false
+    const working = (async () => {
+      for (let step = 0; !crashed; step += 1) {
+        try {
+          await run.step(store)
+        } catch (error) {
+          if (crashed) return
+          throw error
+        }
+      }
+    })()
+    const failure = working.catch((error: unknown) => error)
+    for (let turn = 0; turn < turns; turn += 1) await null
+    crashed = true
+    const next = file.crash(kind)
+    const error = await Promise.race([failure, new Promise((resolve) => setImmediate(resolve, undefined))])
+    if (error) throw error instanceof Error ? error : new Error(String(error))
+    const possible = [...run.history, ...(run.underWay ? [run.underWay] : [])]
+    // A killed process loses nothing that was acknowledged.
+    const allowed = kind === 'kill' ? possible.slice(run.history.length - 1) : possible
+    file = next
+    await sound(run, file, `life ${life} (${kind})`)
+    store = await Store.open(run.options(file))
+    let found: World | null = null
+    const reasons: string[] = []
+    for (const world of allowed.toReversed()) {
+      const reason = await difference(store, world)
+      if (reason === null) {
+        found = world
+        break
+      }
+      reasons.push(reason)
+    }
+    assert.ok(found, `life ${life} (${kind}): none of ${allowed.length} worlds: ${reasons.slice(0, 5).join('; ')}`)
+    run.history = [found]
+    run.underWay = null
+  }
+  for (const name of run.names('any').slice(0, 6)) {
+    await store.remove(name)
+    run.history.push(run.with(name, null))
+  }
+  await tight(store, 'at the end')
+  assert.equal(await difference(store, run.world), null)
+  await store.close()
+  const again = await Store.open(run.options(file.crash('kill')))
+  assert.equal(await difference(again, run.world), null)
+  await tight(again, 'opened again')
+}
+
+/** Runs each seed; one that fails is told with the command that runs it again. `SEED=n` runs that one alone. */
+export async function liveAll(seeds: Iterable<number>): Promise<void> {
+  const only = process.env['SEED']
+  for (const seed of only === undefined ? seeds : [Number(only)]) {
+    try {
+      await live(seed)
+    } catch (error) {
+      process.stderr.write(`SEED=${seed} npm test -- store.sim\n`)
+      throw error
+    }
+  }
+}
