@@ -17,7 +17,8 @@ export class ByteReader {
 
   push(chunk: Uint8Array): void {
     if (chunk.length === 0 || this.#ended) return
-    this.#chunks.push(chunk)
+    // A plain view: `slice` of Node's Buffer does not copy.
+    this.#chunks.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length))
     this.#waitingBytes += chunk.length
     if (this.#waitingBytes >= this.#wanted) this.#wakeUp()
   }

@@ -24,6 +24,8 @@ export interface VolumeFolderOptions {
   readonly lock: (path: string) => Disposable
   /** A folder without a store gets one. */
   readonly create: boolean
+  /** Only looked at and mended: nothing else works on it meanwhile. */
+  readonly checks?: boolean
 }
 
 export interface VolumeFolder extends AsyncDisposable {
@@ -38,7 +40,7 @@ const controlPath = (dir: string): string => join(dir, 'control.sock')
 
 /** @throws Fault `conflict` when another process has it open, `not_found` when there is none, `failed` for damage. */
 export async function openVolumeFolder(options: VolumeFolderOptions): Promise<VolumeFolder> {
-  const { dir, create, lock, ...parts } = options
+  const { dir, create, lock, checks = false, ...parts } = options
   const path = storePath(dir)
   if (!create && !existsSync(path)) throw new Fault('not_found', `${dir}: there are no volumes (no ${path})`)
   await using building = new AsyncDisposableStack()
@@ -46,7 +48,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
   const file = nodeStoreFile({ path, create: isNew })
-  const store = await (isNew ? Store.create : Store.open)({ ...parts, file, checksum: nodeChecksum }).catch(
+  const store = await (isNew ? Store.create : Store.open)({ ...parts, file, checksum: nodeChecksum, collects: !checks }).catch(
     async (error: unknown) => {
       await file.close()
       // A store that was never made whole is none: the next one makes it.
@@ -55,7 +57,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     },
   )
   building.defer(() => store.close())
-  const served = new ServedStore(store)
+  const served = new ServedStore(store, { repairs: checks })
   const done = building.move()
   let closing: Promise<void> | null = null
   const close = (): Promise<void> => (closing ??= done.disposeAsync())

@@ -1,7 +1,7 @@
 /** What can be asked of a store, as data: the same for who has it open and for who asks its server over a control socket. */
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
-import type { Store, StoreUsage, VolumeDescription } from './store/store.ts'
+import type { Store, StoreCheck, StoreUsage, VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
 /** Arguments and answer of each. */
@@ -15,6 +15,7 @@ export interface VolumeCommands {
   rename: { args: { name: string; next: string }; answer: VolumeDescription }
   resize: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
   remove: { args: { name: string }; answer: null }
+  check: { args: Record<string, never>; answer: StoreCheck }
 }
 export type VolumeCommand = keyof VolumeCommands
 export type CommandCaller = <C extends VolumeCommand>(
@@ -28,8 +29,12 @@ export class ServedStore {
   /** Connections by name of what they opened. */
   readonly #users = new Map<string, number>()
 
-  constructor(store: Store) {
+  /** Nobody else uses the store. */
+  readonly #repairs: boolean
+
+  constructor(store: Store, options: { repairs?: boolean } = {}) {
     this.store = store
+    this.#repairs = options.repairs ?? false
   }
 
   readonly call: CommandCaller = async (command, args) => {
@@ -59,6 +64,7 @@ export class ServedStore {
       await this.store.resize(name, sizeBytes)
       return this.#need(name)
     },
+    check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
     remove: async ({ name }) => {
       this.#assertUnused(name, 'delete')
       await this.store.remove(name)

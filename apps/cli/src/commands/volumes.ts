@@ -13,16 +13,32 @@ const FLAGS = {
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
 } as const satisfies FlagTable
 
+/** As those who check file systems have it. */
+const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
+
 interface Verb {
   readonly usage: string
   readonly words: readonly [least: number, most: number]
   /** It makes the folder when there is none. */
   readonly makes?: boolean
-  run(call: CommandCaller, words: readonly string[], flags: { size?: string }, terminal: Terminal, json: boolean): Promise<void>
+  /** Nothing else may work on the volumes meanwhile, unless they are served. */
+  readonly checks?: boolean
+  /** @returns the exit code, where it is another than 0. */
+  run(
+    call: CommandCaller,
+    words: readonly string[],
+    flags: { size?: string },
+    terminal: Terminal,
+    json: boolean,
+  ): Promise<number | void>
 }
 
 /** Opens `dir`, by its server where it has one. */
-async function withFolder<T>(dir: string, makes: boolean, work: (call: CommandCaller) => Promise<T>): Promise<T> {
+async function withFolder<T>(
+  dir: string,
+  { makes = false, checks = false }: Verb,
+  work: (call: CommandCaller) => Promise<T>,
+): Promise<T> {
   const server = await askServer(dir)
   if (server) {
     try {
@@ -32,7 +48,7 @@ async function withFolder<T>(dir: string, makes: boolean, work: (call: CommandCa
     }
   }
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  await using folder = await openVolumeFolder({ dir, create: makes, lock: lockFile, ...parts })
+  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, ...parts })
   return await work(folder.served.call)
 }
 
@@ -105,6 +121,24 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
       terminal.out(json ? JSON.stringify({ removed: name }) : `${name} is deleted; its snapshots stay`)
     },
   },
+  check: {
+    usage: 'typevisor volume check --dir DIR',
+    words: [0, 0],
+    checks: true,
+    run: async (call, _words, _flags, terminal, json) => {
+      const found = await call('check', {})
+      if (json) terminal.out(JSON.stringify(found))
+      else {
+        for (const line of found.damage) terminal.out(line)
+        const looked = `${found.dataCount} blocks of data, ${found.nodeCount} nodes`
+        const mended = `${found.leakedCount} blocks given back, ${found.missingCount} taken`
+        terminal.out(
+          found.damage.length > 0 ? `damaged: ${looked}` : found.isRepaired ? `mended: ${mended}; ${looked}` : `sound: ${looked}`,
+        )
+      }
+      return found.damage.length > 0 ? CHECK_EXIT.damaged : found.isRepaired ? CHECK_EXIT.repaired : CHECK_EXIT.sound
+    },
+  },
   usage: {
     usage: 'typevisor volume usage --dir DIR',
     words: [0, 0],
@@ -166,13 +200,12 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      await withFolder(dir, verb.makes === true, (call) =>
-        verb.run(call, positional, size === undefined ? {} : { size }, terminal, json),
-      )
-      return EXIT.ok
+      const flags = size === undefined ? {} : { size }
+      const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
+      return code ?? EXIT.ok
     },
   }
 }
 
-export const volume = commandOf('volume', 'Volumes of a folder: create, clone, list, resize, rename, delete', VOLUME_VERBS)
+export const volume = commandOf('volume', 'Volumes of a folder: create, clone, list, resize, rename, delete, check', VOLUME_VERBS)
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)

@@ -1,8 +1,10 @@
 /** Volumes with no platform: the command line on a folder, served and not. */
 import assert from 'node:assert/strict'
-import { rm } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { Fault } from '@typevisor/base'
+import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { run, typevisor } from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
@@ -38,6 +40,48 @@ test('volumes and snapshots are made on a folder, through its server while it is
     )
     assert.equal((await run(['snapshot', 'delete', 'web@monday', ...at])).code, 0)
     assert.equal((await run(['volume', 'delete', 'nothing', ...at])).code, 3)
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
+test('a byte that rots is named by check, and never served', async () => {
+  const dir = await temporaryFolder()
+  const at = ['--dir', dir]
+  try {
+    assert.equal((await run(['volume', 'create', 'web', '--size', '16MiB', ...at])).code, 0)
+    const words = Buffer.from('a block that nobody else has. ').toString()
+    const socketPath = join(dir, 'nbd.sock')
+    const serve = async (work: (client: NbdClient) => Promise<void>): Promise<void> => {
+      await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath])
+      await child.says(/serving/)
+      await using client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+      await work(client)
+    }
+    await serve(async (client) => {
+      await client.write(8 * 4096, Buffer.alloc(4096, words))
+      await client.write(9 * 4096, Buffer.alloc(4096, 'another'))
+      await client.flush()
+    })
+    assert.deepEqual([(await run(['volume', 'check', ...at])).code, (await run(['volume', 'check', ...at])).code], [0, 0])
+    const path = join(dir, 'store')
+    const store = await readFile(path)
+    const place = store.indexOf(Buffer.alloc(4096, words))
+    assert.ok(place > 0)
+    store.writeUInt8(store.readUInt8(place + 100) ^ 1, place + 100)
+    await writeFile(path, store)
+    const { code, said } = await run(['volume', 'check', ...at])
+    assert.equal(code, 2)
+    assert.match(said, /web at 32768: block \d+ has checksum/)
+    await serve(async (client) => {
+      const content = new Uint8Array(4096)
+      await assert.rejects(client.read(8 * 4096, content), (error) => error instanceof Fault && error.code === 'failed')
+      await client.read(9 * 4096, content)
+      assert.ok(Buffer.from(content).equals(Buffer.alloc(4096, 'another')))
+      // What is written anew is whole again.
+      await client.write(8 * 4096, content)
+    })
+    assert.equal((await run(['volume', 'check', ...at])).code, 0)
   } finally {
     await rm(dir, { recursive: true, force: true })
   }

@@ -23,10 +23,10 @@ export interface CheckReport {
   readonly dataCount: number
   /** In words: what is wrong, and where. */
   readonly damage: readonly string[]
-  /** Blocks in use that nothing leads to. */
-  readonly leakedCount: number
-  /** Blocks that something leads to and that count as free. */
-  readonly missingCount: number
+  /** Blocks in use that nothing leads to: true only of a store on which nothing else works. */
+  readonly leaked: readonly number[]
+  /** Blocks that something leads to and that count as free: likewise. */
+  readonly missing: readonly number[]
 }
 
 const DAMAGE_COUNT_MAX = 1000
@@ -66,15 +66,15 @@ class Check {
     }
     // Behind all trees: what is reached here is not looked into.
     for (const entry of catalog.entries()) this.#deadList(entry)
-    let leakedCount = 0
-    let missingCount = 0
+    const leaked: number[] = []
+    const missing: number[] = []
     for (let block = 0; block < allocator.blockCount; block += 1) {
       const isReached = this.#isReached(block)
       const isUsed = allocator.isUsed(block)
-      if (isUsed && !isReached) leakedCount += 1
-      if (isReached && !isUsed) missingCount += 1
+      if (isUsed && !isReached) leaked.push(block)
+      if (isReached && !isUsed) missing.push(block)
     }
-    return { nodeCount: this.#nodeCount, dataCount: this.#dataCount, damage: this.damage, leakedCount, missingCount }
+    return { nodeCount: this.#nodeCount, dataCount: this.#dataCount, damage: this.damage, leaked, missing }
   }
 
   async #tree(tree: Tree, name: string, fromBlock: number, isCatalog: boolean): Promise<void> {

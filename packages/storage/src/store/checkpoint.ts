@@ -185,7 +185,7 @@ export async function writeCheckpoint(state: StoreState, frozen: Frozen, options
 export function finishCheckpoint(state: StoreState, frozen: Frozen): void {
   state.checkpointGeneration = frozen.generation
   state.allocator.thaw()
-  for (const address of frozen.releases) state.allocator.letGo(address)
+  state.release(frozen.releases)
   state.journal.moveTail(frozen.place)
   for (const { entries } of frozen.pages) for (const entry of entries) if (entry) settleRoot(entry.tree, entry.rootNode)
   settleRoot(state.catalogTree, frozen.catalogRoot)

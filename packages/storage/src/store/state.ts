@@ -97,6 +97,32 @@ export class StoreState implements TreeOwner {
     this.catalogTree = made.catalogTree(this)
   }
 
+  #pinCount = 0
+  #pinned: number[] = []
+
+  /** Blocks that can be used again, unless somebody reads what was there. */
+  release(addresses: readonly number[]): void {
+    if (this.#pinCount > 0) for (const address of addresses) this.#pinned.push(address)
+    else for (const address of addresses) this.allocator.letGo(address)
+  }
+
+  /** Until it is disposed of no block is used again: whatever leads somewhere leads to what was there. */
+  pin(): Disposable {
+    this.#pinCount += 1
+    let isOver = false
+    return {
+      [Symbol.dispose]: () => {
+        if (isOver) return
+        isOver = true
+        this.#pinCount -= 1
+        if (this.#pinCount > 0) return
+        const released = this.#pinned
+        this.#pinned = []
+        this.release(released)
+      },
+    }
+  }
+
   /** The home to be written next. */
   turnOf(group: number): 0 | 1 {
     return this.#tableTurns.get(group) === 0 ? 1 : 0

@@ -12,6 +12,7 @@
 import { assert, Fault, millis, toFault } from '@typevisor/base'
 import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
+import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, NAME_BYTES_MAX, RECORD_TYPE } from './format.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
@@ -45,6 +46,17 @@ export interface StoreUsage {
   readonly availableBytes: number
   readonly journalUsedBytes: number
   readonly journalBytes: number
+}
+
+export interface StoreCheck {
+  readonly nodeCount: number
+  readonly dataCount: number
+  /** In words: what is wrong, and where. */
+  readonly damage: readonly string[]
+  /** Blocks that counted as in use and are not, and the other way round. */
+  readonly leakedCount: number
+  readonly missingCount: number
+  readonly isRepaired: boolean
 }
 
 const JOURNAL_BYTES = 64 * 1024 * 1024
@@ -286,7 +298,7 @@ export class Store {
 
   async #syncOnce(): Promise<void> {
     const { state } = this
-    const { journal, allocator } = state
+    const { journal } = state
     const safe = journal.head.sequence
     const released = state.heldUntilSync
     state.heldUntilSync = []
@@ -296,7 +308,7 @@ export class Store {
       throw state.wound('sync', error)
     }
     journal.markSafe(safe)
-    for (const address of released) allocator.letGo(address)
+    state.release(released)
     if (journal.hasRoom(0) && !state.wounded) {
       journal.begin(0)
       journal.append(RECORD_TYPE.mark, 0, 0)
@@ -410,6 +422,30 @@ export class Store {
         found = entry
     }
     return found
+  }
+
+  /**
+   * Looks at all that the store leads to, beside the load: a bad block is named. With `repairs`, when nobody uses the store, the table of free
+   * blocks is also compared with what is in use, and mended; what is damaged cannot be, and then nothing is given back.
+   */
+  async check(options: { readsData: boolean; repairs: boolean; onProgress?: CheckOptions['onProgress'] }): Promise<StoreCheck> {
+    const { onProgress, readsData, repairs } = options
+    const report = await this.#checkOnce(readsData, onProgress)
+    const { damage, nodeCount, dataCount } = report
+    const counts = { damage, nodeCount, dataCount }
+    const isWhole = report.leaked.length === 0 && report.missing.length === 0
+    if (!repairs || isWhole)
+      return { ...counts, leakedCount: report.leaked.length, missingCount: report.missing.length, isRepaired: false }
+    for (const block of report.missing) this.state.allocator.take(block, 1)
+    if (damage.length === 0) for (const block of report.leaked) this.state.freeMetadata(block)
+    await this.checkpoint()
+    return { ...counts, leakedCount: report.leaked.length, missingCount: report.missing.length, isRepaired: true }
+  }
+
+  async #checkOnce(readsData: boolean, onProgress: CheckOptions['onProgress']): Promise<CheckReport> {
+    using _pin = this.state.pin()
+    const pause = (): Promise<void> => this.#options.clock.sleep(millis(0))
+    return await checkStore(this.state, { readsData, pause, ...(onProgress ? { onProgress } : {}) })
   }
 
   /** A last checkpoint, so that the next opening has nothing to do. */
