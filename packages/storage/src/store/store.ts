@@ -245,7 +245,7 @@ export class Store {
       await this.#room(64)
       this.#assertWritable(entry)
       this.writer.commit()
-      appendTrim(this.state.journal, entry.slot, block, step, keepsPlace)
+      this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
       applyTrim(this.state, entry, block, step, keepsPlace)
       done += step
       if (done < count) await this.#options.clock.sleep(millis(0))
@@ -310,8 +310,10 @@ export class Store {
     journal.markSafe(safe)
     state.release(released)
     if (journal.hasRoom(0) && !state.wounded) {
-      journal.begin(0)
-      journal.append(RECORD_TYPE.mark, 0, 0)
+      this.#append(() => {
+        journal.begin(0)
+        journal.append(RECORD_TYPE.mark, 0, 0)
+      })
     }
   }
 
@@ -398,7 +400,7 @@ export class Store {
         continue
       }
       const { parent, slot } = entry
-      appendReap(this.state.journal, slot, REAP_STEP)
+      this.#append(() => appendReap(this.state.journal, slot, REAP_STEP))
       const isGone = applyReap(this.state, entry, REAP_STEP)
       if (isGone && parent?.kind === 'branch' && parent.children.size <= 1)
         await this.#change(() => [this.#changed(parent, { kind: 'dying', cursor: 0 })])
@@ -464,12 +466,17 @@ export class Store {
     this.writer.commit()
     const changes = make()
     const epoch = this.state.epoch + (beginsEpoch ? 1 : 0)
+    this.#append(() => appendCatalog(this.state.journal, epoch, changes))
+    applyCatalog(this.state, epoch, changes)
+  }
+
+  /** How much of a record that failed is there is not known. */
+  #append(append: () => void): void {
     try {
-      appendCatalog(this.state.journal, epoch, changes)
+      append()
     } catch (error) {
       throw this.state.wound('append to the journal', error)
     }
-    applyCatalog(this.state, epoch, changes)
   }
 
   #fresh(record: Partial<EntryRecord>): CatalogChange {

@@ -39,6 +39,10 @@ class Run {
   underWay: World | null = null
   count = 0
   refusedCount = 0
+  /** The disk fails now and then. */
+  isFaulty = false
+  /** Nothing more can be written. */
+  isWounded: () => boolean = () => false
 
   constructor(seed: number) {
     this.rng = seededRng(seed)
@@ -76,8 +80,8 @@ class Run {
       await work()
       this.history.push(next)
     } catch (error) {
-      // A full store refuses, and is as before.
-      if (!(error instanceof Fault) || error.code !== 'exhausted') throw error
+      // A full store, or a disk that fails while data is written, refuses, and all is as before.
+      if (!(error instanceof Fault) || (error.code !== 'exhausted' && error.code !== 'failed') || this.isWounded()) throw error
       this.refusedCount += 1
     }
     this.underWay = null
@@ -207,7 +211,9 @@ async function live(seed: number): Promise<void> {
   const { rng } = run
   // Small ones are full again and again, and use every block many times.
   const capacityBytes = rng.below(2) === 0 ? 2 ** 32 : (340 + rng.below(400)) * BLOCK_BYTES
-  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes })
+  const faultPerMille = rng.below(3) === 0 ? 4 : 0
+  const faults = () => (run.isFaulty && rng.below(1000) < faultPerMille ? new Fault('failed', 'the disk says no') : null)
+  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes, faults })
   let store = await Store.create(run.options(file))
   const lives = 1 + rng.below(4)
   for (let life = 0; life < lives; life += 1) {
@@ -215,12 +221,15 @@ async function live(seed: number): Promise<void> {
     // The crash comes in the middle of whatever is going on.
     const turns = rng.below(rng.below(4) === 0 ? 500 : 12_000)
     let crashed = false
+    run.isFaulty = true
+    run.isWounded = () => store.state.wounded !== null
     const working = (async () => {
       for (let step = 0; !crashed; step += 1) {
         try {
           await run.step(store)
         } catch (error) {
-          if (crashed) return
+          // After a journal or a flush that failed there is nothing to do but to open the store anew.
+          if (crashed || run.isWounded()) return
           throw error
         }
       }
@@ -228,6 +237,7 @@ async function live(seed: number): Promise<void> {
     const failure = working.catch((error: unknown) => error)
     for (let turn = 0; turn < turns; turn += 1) await null
     crashed = true
+    run.isFaulty = false
     const next = file.crash(kind)
     const error = await Promise.race([failure, new Promise((resolve) => setImmediate(resolve, undefined))])
     if (error) throw error instanceof Error ? error : new Error(String(error))
