@@ -52,6 +52,7 @@ const QUEUED_BYTES_MAX = 8 * 1024 * 1024
 /** Reads from this size on are asked for holes first, where the client can be told of them. */
 const HOLES_FROM_BYTES = 32 * 1024
 const EXTENT_COUNT_MAX = 2048
+const SPARE_PAYLOAD_COUNT = 2
 const FLAGS_ALLOWED: Readonly<Record<number, number>> = {
   [CMD.read]: CMD_FLAG.df | CMD_FLAG.fua,
   [CMD.write]: CMD_FLAG.fua | CMD_FLAG.payloadLength,
@@ -108,6 +109,9 @@ export class Transmission {
   #payload: Uint8Array | null = null
   #payloadBytes = 0
   #payloadOf: Request | null = null
+  /** Buffers of ours in which payloads of staged writes lie, and one or two that can be used again. */
+  readonly #stagedPayloads: Uint8Array[] = []
+  readonly #sparePayloads: Uint8Array[] = []
   /** Bytes of a payload that is passed over. */
   #skipBytes = 0
   #skipOf: Request | null = null
@@ -201,7 +205,7 @@ export class Transmission {
         this.#payload = null
         this.#payloadOf = null
         assert(request !== null, 'a payload has its request')
-        this.#write(request, payload)
+        this.#write(request, payload, true)
         continue
       }
       if (this.#skipOf !== null) {
@@ -266,12 +270,12 @@ export class Transmission {
         return at
       }
       if (chunk.length - at < lengthBytes) {
-        this.#payload = new Uint8Array(lengthBytes)
+        this.#payload = this.#payloadBuffer(lengthBytes)
         this.#payloadBytes = 0
         this.#payloadOf = request
         return at
       }
-      this.#write(request, chunk.subarray(at, at + lengthBytes))
+      this.#write(request, chunk.subarray(at, at + lengthBytes), false)
       return at + lengthBytes
     }
     this.#other(request)
@@ -301,7 +305,8 @@ export class Transmission {
     return true
   }
 
-  #write(request: Request, payload: Uint8Array): void {
+  /** `isGathered`: the payload lies in a buffer of ours, which can be used again when the device has carried the write out. */
+  #write(request: Request, payload: Uint8Array, isGathered: boolean): void {
     const refusal = this.#refusalOf(request)
     if (refusal) {
       this.#refuse(request, refusal.error, refusal.message)
@@ -312,6 +317,7 @@ export class Transmission {
       try {
         if (this.#now.write(offset, payload)) {
           this.#staged.push(request)
+          if (isGathered) this.#stagedPayloads.push(payload)
           return
         }
       } catch (error) {
@@ -442,10 +448,20 @@ export class Transmission {
     } catch (error) {
       for (const request of staged) this.#fail(request, error)
       staged.length = 0
+      this.#stagedPayloads.length = 0
       return
     }
     for (const request of staged) this.#done(request)
     staged.length = 0
+    for (const payload of this.#stagedPayloads)
+      if (this.#sparePayloads.length < SPARE_PAYLOAD_COUNT) this.#sparePayloads.push(payload)
+    this.#stagedPayloads.length = 0
+  }
+
+  /** A new one has to be cleared by the machine page by page: as costly as what is then put into it. */
+  #payloadBuffer(lengthBytes: number): Uint8Array {
+    const index = this.#sparePayloads.findIndex((spare) => spare.length === lengthBytes)
+    return index === -1 ? new Uint8Array(lengthBytes) : (this.#sparePayloads.splice(index, 1)[0] as Uint8Array) // it was found there
   }
 
   #checkIdle(): void {
