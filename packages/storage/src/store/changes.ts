@@ -7,7 +7,7 @@ import { Entry, type EntryRecord } from './catalog.ts'
 import { DeadList } from './dead-list.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
 import type { StoreState } from './state.ts'
-import { addressAt, heightFor, MISSING, setEntry, Tree, type Node, type TreeUser } from './tree.ts'
+import { addressAt, heightFor, MISSING, setEntry, spanOf, Tree, type Node, type TreeUser } from './tree.ts'
 
 /** Who changes an entry's tree. */
 export class EntryUser implements TreeUser {
@@ -207,7 +207,7 @@ function readProven(state: StoreState, address: number, checksum: number): Uint8
 /** Goes through the tree from the cursor on. A node is freed when all that is below it has been. */
 function treeStep(state: StoreState, entry: Entry, count: number): boolean {
   const { tree } = entry
-  const end = ENTRIES_PER_NODE ** tree.height
+  const end = spanOf(tree.height)
   let block = entry.record.cursor
   for (let part = 0; part < count && block < end; part += PART_COST) block = reapBranch(state, entry, block)
   if (block < end) {
@@ -226,7 +226,7 @@ function reapBranch(state: StoreState, entry: Entry, block: number): number {
   const ownedAfter = entry.ownedAfter
   // The highest level whose node begins at this block and is not there, or is shared as a whole, is passed over at once.
   for (let level = tree.height - 1; level >= 0; level -= 1) {
-    const span = ENTRIES_PER_NODE ** (level + 1)
+    const span = spanOf(level + 1)
     if (block % span !== 0 && level > 0) continue
     const node = nodeFor(state, tree, level, block)
     if (node === null || node.birth <= ownedAfter) {
@@ -249,7 +249,7 @@ function reapBranch(state: StoreState, entry: Entry, block: number): number {
 /** Nodes from `level` up that end at `next`: nothing below them is left to be looked at. */
 function freeAncestors(state: StoreState, entry: Entry, block: number, level: number, next: number): void {
   for (let at = level; at < entry.tree.height; at += 1) {
-    if (next % ENTRIES_PER_NODE ** (at + 1) !== 0) return
+    if (next % spanOf(at + 1) !== 0) return
     const node = nodeFor(state, entry.tree, at, block)
     if (node !== null && node.birth > entry.ownedAfter) state.freeNode(node)
   }

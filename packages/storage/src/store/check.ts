@@ -9,7 +9,7 @@ import type { Entry } from './catalog.ts'
 import { openDeadBlock } from './dead-list.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
 import { hex, type StoreState } from './state.ts'
-import { addressAt, entryAt, type Node, type NodeEntry, type Tree } from './tree.ts'
+import { addressAt, entryAt, spanOf, type Node, type NodeEntry, type Tree } from './tree.ts'
 
 export interface CheckOptions {
   /** Every block of data is read and proven; without it nodes and tables only. */
@@ -78,7 +78,7 @@ class Check {
   }
 
   async #tree(tree: Tree, name: string, fromBlock: number, isCatalog: boolean): Promise<void> {
-    const span = ENTRIES_PER_NODE ** tree.height
+    const span = spanOf(tree.height)
     if (tree.dirtyRoot) await this.#node(tree.dirtyRoot, name, 0, span, fromBlock, isCatalog)
     else if (tree.root.address !== 0)
       await this.#entry({ ...tree.root, level: tree.height - 1 }, name, 0, span, fromBlock, isCatalog)

@@ -18,6 +18,7 @@ import { BLOCK_BYTES, ENTRIES_PER_NODE, NAME_BYTES_MAX, RECORD_TYPE } from './fo
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
+import { spanOf } from './tree.ts'
 import { hasSpace, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
@@ -257,7 +258,7 @@ export class Store {
     let span = ENTRIES_PER_NODE
     for (let level = 1; level < entry.tree.height; level += 1) {
       if (entry.tree.nodeAt(level, block) !== null) break
-      span = ENTRIES_PER_NODE ** (level + 1)
+      span = spanOf(level + 1)
     }
     return span - (block % span)
   }
