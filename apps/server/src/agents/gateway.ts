@@ -39,7 +39,7 @@ export async function serveHost(options: GatewayOptions, { name, agent, over, ma
     await mayJoin?.()
     ending.signal.throwIfAborted()
     const sync = await attachHost(options, { name, agent, own: over === null }, AbortSignal.any([ending.signal, signal]))
-    agents.attach(name, agent)
+    agents.attach(name, agent, sync)
     onJoined?.()
     log.info('host.connected', { host: name, driver: agent.hello.driver, accelerator: agent.hello.accelerator })
     try {

@@ -15,6 +15,30 @@ import { imageEffect } from '../instances/sagas.ts'
 export interface HostSync {
   /** Ends when the agent's events end or `signal` is aborted; then the host is not connected. */
   readonly done: Promise<void>
+  /** Resolves when every transition up to `sequence` was taken in, and when this ends; never rejects. */
+  takenIn(sequence: number): Promise<void>
+}
+
+/** How far a host's transitions were taken in, and who waits for it. */
+class Watermark {
+  #sequence: number
+  #waiting: { readonly sequence: number; readonly wake: () => void }[] = []
+
+  constructor(sequence: number) {
+    this.#sequence = sequence
+  }
+
+  rise(sequence: number): void {
+    this.#sequence = Math.max(this.#sequence, sequence)
+    const due = this.#waiting.filter((waiter) => waiter.sequence <= this.#sequence)
+    this.#waiting = this.#waiting.filter((waiter) => waiter.sequence > this.#sequence)
+    for (const { wake } of due) wake()
+  }
+
+  reached(sequence: number): Promise<void> {
+    if (sequence <= this.#sequence) return Promise.resolve()
+    return new Promise((wake) => this.#waiting.push({ sequence, wake }))
+  }
 }
 
 /** Transitions taken in with one commit, when many wait. */
@@ -72,12 +96,14 @@ export async function attachHost(options: HostSyncOptions, host: AttachedHost, s
     return { from: isNew ? 0 : after, epoch: rows[0]?.['connection_epoch'] }
   })
   await compare(options, name, agent)
-  const done = follow(database, name, agent, from, log, signal).finally(() =>
-    database
+  const watermark = new Watermark(from)
+  const done = follow(database, name, agent, from, watermark, log, signal).finally(() => {
+    watermark.rise(Infinity)
+    return database
       .query('UPDATE host SET connected = false, last_seen_at = now() WHERE name = $1 AND connection_epoch = $2', [name, epoch])
-      .catch((error: unknown) => log.error('host.detach_failed', { host: name, error: toFault(error).message })),
-  )
-  return { done: done.then(() => {}) }
+      .catch((error: unknown) => log.error('host.detach_failed', { host: name, error: toFault(error).message }))
+  })
+  return { done: done.then(() => {}), takenIn: (sequence) => watermark.reached(sequence) }
 }
 
 /** Rows and domains side by side: rows follow the host; what one side lacks is said; what was destroyed meanwhile is ended there too. */
@@ -122,6 +148,7 @@ async function follow(
   name: string,
   agent: AgentPort,
   from: number,
+  watermark: Watermark,
   log: Log,
   signal: AbortSignal,
 ): Promise<void> {
@@ -139,6 +166,7 @@ async function follow(
           for (const event of group) await takeIn(tx, name, event)
           await tx.query('UPDATE host SET event_sequence = $2, last_seen_at = now() WHERE name = $1', [name, last])
         })
+        watermark.rise(last)
         await agent.acknowledge(last)
       }
     } catch (error) {

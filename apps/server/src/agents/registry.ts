@@ -1,6 +1,7 @@
 /** The agents that are connected now. Nothing is decided from it but where a command goes: what should be is in the database. */
 import { Fault, millis, type Clock } from '@typevisor/base'
 import type { AgentPort } from '@typevisor/api/agent-wire'
+import type { HostSync } from './host-sync.ts'
 
 /** A connection of a host's agent, for as long as it lasts. */
 export interface HostConnection {
@@ -17,6 +18,7 @@ export class AgentRegistry {
   readonly since: number
   readonly #seen = new Set<string>()
   readonly #agents = new Map<string, AgentPort>()
+  readonly #syncs = new Map<AgentPort, Pick<HostSync, 'takenIn'>>()
   readonly #connections = new Map<string, HostConnection>()
   readonly #waiters = new Map<string, Set<(agent: AgentPort) => void>>()
 
@@ -49,8 +51,9 @@ export class AgentRegistry {
     await connection.ended
   }
 
-  attach(name: string, agent: AgentPort): void {
+  attach(name: string, agent: AgentPort, sync: Pick<HostSync, 'takenIn'>): void {
     this.#agents.set(name, agent)
+    this.#syncs.set(agent, sync)
     this.#seen.add(name)
     for (const wake of this.#waiters.get(name) ?? []) wake(agent)
     this.#waiters.delete(name)
@@ -58,6 +61,24 @@ export class AgentRegistry {
 
   detach(name: string, agent: AgentPort): void {
     if (this.#agents.get(name) === agent) this.#agents.delete(name)
+    this.#syncs.delete(agent)
+  }
+
+  /**
+   * Waits until what `agent` said of its domains up to `sequence` is in the rows and told as events; no longer than `limitMs`, nor than the
+   * agent is connected.
+   */
+  async takenIn(agent: AgentPort, sequence: number, limitMs: number, signal: AbortSignal): Promise<void> {
+    const sync = this.#syncs.get(agent)
+    if (!sync) return
+    const done = new AbortController()
+    const limit = this.clock.sleep(millis(limitMs), { signal: AbortSignal.any([done.signal, signal]) })
+    try {
+      await Promise.race([sync.takenIn(sequence), limit])
+    } finally {
+      done.abort()
+      await limit.catch(() => {})
+    }
   }
 
   /** Whether a connection of the host is there, be it only on its way in or out. */

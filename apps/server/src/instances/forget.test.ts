@@ -82,7 +82,7 @@ test('what a connected host refuses to destroy by force is gone from the list at
     acknowledge: (sequence) => agent.acknowledge(sequence),
     openStream: (kind, domain, options) => agent.openStream(kind, domain, options),
   }
-  cloud.agents.attach('near', refusing)
+  cloud.agents.attach('near', refusing, { takenIn: async () => {} })
   const { operation } = await destroy(cloud, 'web', 'true')
   assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
   assert.deepEqual(await names(cloud), [])

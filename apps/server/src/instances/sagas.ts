@@ -12,7 +12,7 @@ import { Fault, retryable, toFault, type FaultJson, type Json } from '@typevisor
 import { VERB_NAMES, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
-import type { DomainReply } from '@typevisor/api/agent-wire'
+import type { AgentPort, DomainReply } from '@typevisor/api/agent-wire'
 import { destroyedEffect, eventEffect, failedEffect, leftBehindEffect, observedEffect, releaseEffect } from './effects.ts'
 
 export interface InstanceServices {
@@ -45,7 +45,17 @@ type Context<I> = StepContext<I, InstanceServices>
 async function carryOut<I>(context: Context<I>, host: string, id: DomainId, verb: VerbName, step: string): Promise<DomainReply> {
   const agent = await context.services.agents.need(host, AGENT_AWAY_LIMIT_MS, context.signal)
   const commandId = `${context.sagaId}.${step}`
-  return agent.call('domain.carry-out', { commandId, fence: context.fence, id, verb }, { signal: context.signal })
+  const reply = await agent.call('domain.carry-out', { commandId, fence: context.fence, id, verb }, { signal: context.signal })
+  if (verb === 'destroy') await lastWords(context, agent, reply)
+  return reply
+}
+
+/** How long the end of an instance waits for what its host has said of it. */
+const LAST_WORDS_LIMIT_MS = 5000
+
+/** The host's last words about the instance, its end among them, are told before the control plane says that it is gone. */
+async function lastWords<I>({ services, signal }: Context<I>, agent: AgentPort, { sequence }: DomainReply): Promise<void> {
+  await services.agents.takenIn(agent, sequence, LAST_WORDS_LIMIT_MS, signal)
 }
 
 const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] =>
@@ -154,11 +164,12 @@ async function destroyedThere(context: Context<VerbInput>, host: string): Promis
   if (agent === null) return false
   const limit = AbortSignal.any([signal, AbortSignal.timeout(FORCE_LIMIT_MS)])
   try {
-    await agent.call(
+    const reply = await agent.call(
       'domain.carry-out',
       { commandId: `${sagaId}.destroy`, fence, id: input.id, verb: 'destroy' },
       { signal: limit },
     )
+    await lastWords(context, agent, reply)
     return true
   } catch (error) {
     signal.throwIfAborted()
