@@ -20,7 +20,7 @@ import { createClient, type Client } from '@typevisor/api/client'
 import { buildSeed, createImageStore, type Image } from '@typevisor/image'
 import { bootBareGuest } from '@typevisor/image/testing'
 import { parseImageName, parseVolumeId } from '@typevisor/model'
-import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
+import { fileOf, nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 
 /** What an instance gets when nothing is said; the guest grows its file system to it at its first boot. */
 const DISK_BYTES = gib(1)
@@ -126,7 +126,7 @@ async function bareToReady(image: Image, folder: string, index: number): Promise
     '-sandbox',
     'on,obsolete=deny,elevateprivileges=deny,spawn=deny',
   ]
-  await using guest = await bootBareGuest({ image, diskPath: disk.path, seedPath: seed.path, extra })
+  await using guest = await bootBareGuest({ image, diskPath: fileOf(disk).path, seedPath: fileOf(seed).path, extra })
   return guest.readyMs
 }
 

@@ -11,7 +11,7 @@ import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { epochMillis } from '@typevisor/base'
 import { parseImageName, parseVolumeId } from '@typevisor/model'
-import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
+import { fileOf, nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import { createImageStore } from './node-image-store.ts'
 import { buildSeed } from './seed.ts'
 import { bootBareGuest } from './testing.ts'
@@ -37,7 +37,7 @@ try {
     const disk = await volumes.clone(parseVolumeId(name), image.rootDisk, image.rootDisk.virtualBytes)
     const cloudInit = { hostname: 'bench', user: 'root', sshKeys: [], userData: null }
     const seed = await volumes.put(parseVolumeId(`${name}.seed`), buildSeed({ instanceId: name, cloudInit }))
-    await using guest = await bootBareGuest({ image, diskPath: disk.path, seedPath: seed.path })
+    await using guest = await bootBareGuest({ image, diskPath: fileOf(disk).path, seedPath: fileOf(seed).path })
     times.push(Math.round(guest.readyMs))
   }
   times.sort((a, b) => a - b)

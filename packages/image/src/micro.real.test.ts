@@ -10,7 +10,14 @@ import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { epochMillis, Fault, gib, mib } from '@typevisor/base'
 import { parseImageName, parseVolumeId, type CloudInitSpec } from '@typevisor/model'
-import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore, type CommandRunner, type VolumeStore } from '@typevisor/storage'
+import {
+  fileOf,
+  nodeCommandRunner,
+  nodeVolumeFiles,
+  qcow2VolumeStore,
+  type CommandRunner,
+  type VolumeStore,
+} from '@typevisor/storage'
 import { createImageStore } from './node-image-store.ts'
 import type { Image, ImageStore } from './ports.ts'
 import { buildSeed } from './seed.ts'
@@ -68,7 +75,7 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
       cloudInit: { hostname: `guest-${index}`, user: 'kim', sshKeys: [key], userData: null, ...cloudInit },
     })
     const seed = await volumes.put(id(index, `.${instance}`), content)
-    return bootBareGuest({ image, diskPath: disk.path, seedPath: seed.path, sshPort })
+    return bootBareGuest({ image, diskPath: fileOf(disk).path, seedPath: fileOf(seed).path, sshPort })
   }
 
   test('a second build of the same packages gives the same digest and disk, and takes seconds', async () => {
@@ -196,7 +203,7 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
 
   test('without a seed it boots as micro, in the least memory that the image names', async () => {
     const disk = await volumes.clone(id(6), image.rootDisk, image.rootDisk.virtualBytes)
-    await using vm = await bootBareGuest({ image, diskPath: disk.path, memoryMib: image.minimum.memoryBytes / mib(1) })
+    await using vm = await bootBareGuest({ image, diskPath: fileOf(disk).path, memoryMib: image.minimum.memoryBytes / mib(1) })
     assert.equal((await vm.exec('/bin/hostname')).stdout, 'micro\n')
     await vm.agent('guest-shutdown').catch(() => {}) // the agent may be gone before it answers
     assert.equal(await vm.exited(20_000), 0)
@@ -204,11 +211,11 @@ describe('the micro image', { skip: missingQemu(), timeout: 600_000 }, () => {
 
   test('a reboot comes to an end of the machine, and a panic stops it as a panic', async () => {
     const disk = await volumes.clone(id(7), image.rootDisk, image.rootDisk.virtualBytes)
-    await using vm = await bootBareGuest({ image, diskPath: disk.path })
+    await using vm = await bootBareGuest({ image, diskPath: fileOf(disk).path })
     const answer = vm.type('reboot', /Restarting system|reboot: /).catch(() => '') // -no-reboot ends QEMU at the reset
     assert.equal(await vm.exited(20_000), 0)
     await answer
-    await using other = await bootBareGuest({ image, diskPath: disk.path, extra: ['-action', 'panic=shutdown'] })
+    await using other = await bootBareGuest({ image, diskPath: fileOf(disk).path, extra: ['-action', 'panic=shutdown'] })
     await other.exec('/bin/sh', '-c', 'echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger').catch(() => {})
     assert.equal(await other.exited(20_000), 0)
   })

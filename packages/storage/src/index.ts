@@ -24,7 +24,18 @@ export { memoryVolumeStore, type MemoryVolumeOptions } from './memory.ts'
 export { nodeCommandRunner } from './node-command.ts'
 export { nodeVolumeFiles, type NodeVolumeFilesOptions } from './node-files.ts'
 export { qcow2VolumeStore, type Qcow2Options } from './qcow2.ts'
-export type { CommandOptions, CommandResult, CommandRunner, VolumeFiles, VolumeInfo, VolumeStore } from './ports.ts'
+export { fileOf } from './ports.ts'
+export type {
+  CommandOptions,
+  CommandResult,
+  CommandRunner,
+  SnapshotRef,
+  VolumeFiles,
+  VolumeInfo,
+  VolumeSnapshots,
+  VolumeSource,
+  VolumeStore,
+} from './ports.ts'
 export { askServer, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
 export { nodeChecksum, nodeStoreFile, type NodeStoreFileOptions } from './node-store-file.ts'
 export type { Checksum, StoreFile } from './store/ports.ts'

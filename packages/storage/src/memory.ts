@@ -3,6 +3,9 @@ import { bytes, Fault } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import type { VolumeInfo, VolumeStore } from './ports.ts'
 
+type Format = 'qcow2' | 'raw'
+const formatOf = ({ source }: VolumeInfo): Format => (source.kind === 'file' ? source.format : 'raw')
+
 export interface MemoryVolumeOptions {
   /** Base path to its virtual size; missing: every base is there, with `defaultBaseBytes`. */
   readonly bases?: ReadonlyMap<string, number>
@@ -25,9 +28,10 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
     volumes.set(info.id, info)
     return info
   }
-  const again = (id: VolumeId, format: VolumeInfo['format']): VolumeInfo | null => {
+  const again = (id: VolumeId, format: Format): VolumeInfo | null => {
     const there = volumes.get(id)
-    if (there && there.format !== format) throw new Fault('conflict', `volume ${id} is there as ${there.format}, want ${format}`)
+    if (there && formatOf(there) !== format)
+      throw new Fault('conflict', `volume ${id} is there as ${formatOf(there)}, want ${format}`)
     return there ?? null
   }
   return {
@@ -45,8 +49,7 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
         id,
         virtualBytes: bytes(Math.ceil(virtualBytes / 512) * 512),
         allocatedBytes: bytes(CLONE_BYTES),
-        format: 'qcow2',
-        path: `/sim/volumes/${id}.qcow2`,
+        source: { kind: 'file', path: `/sim/volumes/${id}.qcow2`, format: 'qcow2' },
         basePath: base.path,
       })
     },
@@ -61,8 +64,7 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
         id,
         virtualBytes: sizeBytes,
         allocatedBytes: sizeBytes,
-        format: 'raw',
-        path: `/sim/volumes/${id}.raw`,
+        source: { kind: 'file', path: `/sim/volumes/${id}.raw`, format: 'raw' },
         basePath: null,
       })
       contents.set(id, content.slice())

@@ -1,18 +1,48 @@
-import type { Bytes } from '@typevisor/base'
+import { assert, type Bytes } from '@typevisor/base'
 import type { VolumeId } from '@typevisor/model'
+
+/** How whoever uses a volume opens it. */
+export type VolumeSource =
+  | { readonly kind: 'file'; readonly path: string; readonly format: 'qcow2' | 'raw' }
+  | { readonly kind: 'nbd'; readonly socketPath: string; readonly exportName: string }
+
+/** Of a volume that is a file. */
+export function fileOf({ id, source }: VolumeInfo): VolumeSource & { kind: 'file' } {
+  assert(source.kind === 'file', `volume ${id} is a file`)
+  return source
+}
 
 export interface VolumeInfo {
   readonly id: VolumeId
   readonly virtualBytes: Bytes
   readonly allocatedBytes: Bytes
-  readonly format: 'qcow2' | 'raw'
-  readonly path: string
-  /** The file that it is an overlay of; null: it stands by itself. */
+  readonly source: VolumeSource
+  /** The file that it was made of; null: it stands by itself. */
   readonly basePath: string | null
 }
 
-/** Where volumes come from. Today qcow2 files through qemu-img; volumes of our own come behind the same port. */
+/** A snapshot by its volume and its name: `[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}`, of one volume only once. */
+export interface SnapshotRef {
+  readonly volume: VolumeId
+  readonly snapshot: string
+}
+
+/** Absent where a store has no snapshots. All of it takes constant time and is idempotent. */
+export interface VolumeSnapshots {
+  /** Of what has been written to the volume up to now; whoever has it open goes on. @throws Fault `not_found`, `exhausted`. */
+  take(of: SnapshotRef): Promise<void>
+  /** The volume is again as the snapshot is. @throws Fault `conflict` while the volume is in use. */
+  revert(to: SnapshotRef): Promise<void>
+  /** A new volume that begins as the snapshot is. */
+  clone(id: VolumeId, from: SnapshotRef): Promise<VolumeInfo>
+  /** Volumes that were cloned from it stay. Also of a volume that is gone: snapshots outlive their volume. */
+  remove(of: SnapshotRef): Promise<void>
+  list(volume: VolumeId): Promise<readonly string[]>
+}
+
+/** Where volumes come from. */
 export interface VolumeStore {
+  readonly snapshots?: VolumeSnapshots
   /** A copy-on-write overlay over `base` (a read-only file that outlives it), grown to `virtualBytes`. Idempotent on `id`. @throws Fault `exhausted` without space, `not_found` without base. */
   clone(
     id: VolumeId,

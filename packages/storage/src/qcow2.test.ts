@@ -9,7 +9,7 @@ import { parseVolumeId } from '@typevisor/model'
 import { memoryVolumeStore } from './memory.ts'
 import { nodeCommandRunner } from './node-command.ts'
 import { nodeVolumeFiles } from './node-files.ts'
-import type { CommandRunner } from './ports.ts'
+import { fileOf, type CommandRunner } from './ports.ts'
 import { qcow2VolumeStore } from './qcow2.ts'
 import { volumeStoreConformance } from './testing.ts'
 
@@ -48,11 +48,11 @@ test('an overlay names its base and format, and qemu-img finds it sound', { skip
   const { store, base, close } = await world()
   try {
     const made = await store.clone(id, base, mib(80))
-    const info = JSON.parse(spawnSync('qemu-img', ['info', '--output=json', `file:${made.path}`]).stdout.toString())
+    const info = JSON.parse(spawnSync('qemu-img', ['info', '--output=json', `file:${fileOf(made).path}`]).stdout.toString())
     assert.equal(info['full-backing-filename'], base.path)
     assert.equal(info['backing-filename-format'], 'raw')
-    assert.equal(spawnSync('qemu-img', ['check', `file:${made.path}`]).status, 0)
-    assert.equal((await stat(made.path)).mode & 0o777, 0o600)
+    assert.equal(spawnSync('qemu-img', ['check', `file:${fileOf(made).path}`]).status, 0)
+    assert.equal((await stat(fileOf(made).path)).mode & 0o777, 0o600)
   } finally {
     await close()
   }
@@ -62,7 +62,7 @@ test('what was put is there byte for byte, padded with zeros', { skip: noQemuImg
   const { store, close } = await world()
   try {
     const made = await store.put(id, new TextEncoder().encode('seed'))
-    const content = await readFile(made.path)
+    const content = await readFile(fileOf(made).path)
     assert.equal(content.subarray(0, 4).toString(), 'seed')
     assert.ok(content.subarray(4).every((byte) => byte === 0))
   } finally {

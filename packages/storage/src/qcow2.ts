@@ -21,7 +21,8 @@ export interface Qcow2Options {
   readonly log?: Log | undefined
 }
 
-type Format = VolumeInfo['format']
+type Format = 'qcow2' | 'raw'
+const formatOf = ({ source }: VolumeInfo): Format => (source.kind === 'file' ? source.format : 'raw')
 
 const TEMPORARY = '.new-'
 const SECTOR = 512
@@ -63,7 +64,7 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
       const path = files.path(fileName(id, format))
       const { virtualBytes, basePath } =
         format === 'raw' ? { virtualBytes: bytes(there.sizeBytes), basePath: null } : await inspect(runner, path, 'qcow2')
-      return { id, virtualBytes, allocatedBytes: bytes(there.allocatedBytes), format, path, basePath }
+      return { id, virtualBytes, allocatedBytes: bytes(there.allocatedBytes), source: { kind: 'file', path, format }, basePath }
     }
     return null
   }
@@ -163,7 +164,7 @@ function sizeFor(id: VolumeId, wanted: Bytes, baseBytes: Bytes): number {
 
 /** Idempotent means: the same call again. The same id for something else is a mistake of the caller. */
 function sameKind(there: VolumeInfo, format: Format): VolumeInfo {
-  if (there.format !== format) throw new Fault('conflict', `volume ${there.id} is there as ${there.format}, want ${format}`)
+  if (formatOf(there) !== format) throw new Fault('conflict', `volume ${there.id} is there as ${formatOf(there)}, want ${format}`)
   return there
 }
 

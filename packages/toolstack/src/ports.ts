@@ -1,5 +1,6 @@
 /** The port behind which every hypervisor stands. `sim` is its first driver, `qemu` the first real one; one conformance suite runs on all. */
 import type { EpochMillis } from '@typevisor/base'
+import type { VolumeSource } from '@typevisor/storage'
 import type {
   DomainBoot,
   DomainCause,
@@ -46,10 +47,8 @@ export interface DriverDomain {
   readonly volumes: Readonly<Record<VolumeId, VolumeAttachment>>
 }
 
-/** How a driver reaches a volume: a file now, an NBD export when volumes are served. */
-export type VolumeAttachment =
-  | { readonly kind: 'file'; readonly path: string; readonly format: 'qcow2' | 'raw' }
-  | { readonly kind: 'nbd'; readonly socketPath: string; readonly exportName: string }
+/** How a driver reaches a volume. */
+export type VolumeAttachment = VolumeSource
 
 /** A domain as the hypervisor has it now. `gone`: no process, nothing held. */
 export type DriverState =

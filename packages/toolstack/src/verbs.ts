@@ -26,9 +26,9 @@ import {
 } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepContext, type StepOutcome } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
-import type { VolumeInfo, VolumeStore } from '@typevisor/storage'
+import type { VolumeStore } from '@typevisor/storage'
 import type { Ledger } from './ledger.ts'
-import type { DomainDriver, DriverState, VolumeAttachment } from './ports.ts'
+import type { DomainDriver, DriverState } from './ports.ts'
 import { holdsProcess } from './state.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
@@ -71,8 +71,6 @@ async function imageOf(services: ToolstackServices, name: ImageName): Promise<Im
     })
   return image
 }
-
-const attachment = (volume: VolumeInfo): VolumeAttachment => ({ kind: 'file', path: volume.path, format: volume.format })
 
 const define = defineSaga<DefineInput, ToolstackServices>({
   name: 'domain.define',
@@ -134,7 +132,7 @@ const define = defineSaga<DefineInput, ToolstackServices>({
           spec: input.spec,
           hardware,
           boot,
-          volumes: { [root.id]: attachment(root), [seed.id]: attachment(seed) },
+          volumes: { [root.id]: root.source, [seed.id]: seed.source },
           forwards: [],
           state: { kind: 'stopped', cause: 'requested', detail: null },
           createdAt: clock.now(),
