@@ -68,14 +68,23 @@ class VolumeDevice implements BlockDevice {
     return this.#store.flush()
   }
 
-  trim(offset: number, lengthBytes: number, options: WriteOptions = {}): Promise<void> {
-    return this.zero(offset, lengthBytes, options)
+  /** Of parts of blocks nothing can be given back: they stay as they are. */
+  async trim(offset: number, lengthBytes: number, options: WriteOptions = {}): Promise<void> {
+    const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
+    if (first < last)
+      await this.zero(first * BLOCK_BYTES, Math.min(last * BLOCK_BYTES, this.sizeBytes) - first * BLOCK_BYTES, options)
+  }
+
+  /** Blocks that lie in a range as a whole; the disk's last one may be cut short. */
+  #wholeBlocksOf(offset: number, lengthBytes: number): [first: number, last: number] {
+    const end = offset + lengthBytes
+    const isLast = end === this.sizeBytes
+    return [Math.ceil(offset / BLOCK_BYTES), isLast ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES)]
   }
 
   async zero(offset: number, lengthBytes: number, options: ZeroOptions = {}): Promise<void> {
     const end = offset + lengthBytes
-    const first = Math.ceil(offset / BLOCK_BYTES)
-    const last = end === this.sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES)
+    const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
     if (first >= last) await this.write(offset, new Uint8Array(lengthBytes))
     else {
       if (offset < first * BLOCK_BYTES) await this.write(offset, new Uint8Array(first * BLOCK_BYTES - offset))
