@@ -36,7 +36,13 @@ export type {
   VolumeSource,
   VolumeStore,
 } from './ports.ts'
-export { askServer, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
+export {
+  askServer,
+  initVolumeFolder,
+  openVolumeFolder,
+  type VolumeFolder,
+  type VolumeFolderOptions,
+} from './node-volume-folder.ts'
 export { nodeChecksum, nodeStoreFile, type FileCalls, type NodeStoreFileOptions } from './node-store-file.ts'
 export type { Checksum, StoreFile } from './store/ports.ts'
 export { Store, type StoreCheck, type StoreOptions, type StoreUsage, type VolumeDescription } from './store/store.ts'

@@ -1,17 +1,17 @@
 /**
  * A store in a folder: its file, its lock, and while it is served the socket by which others ask for things.
  *
- *   DIR/store          the store
+ *   DIR/store          the store: a file, or a link to a block device
  *   DIR/lock           held by whoever has it open
  *   DIR/control.sock   there while it is served: one line of JSON asks, one answers
  */
 import { existsSync } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
+import { mkdir, rm, symlink } from 'node:fs/promises'
 import { connect, createServer, type Socket } from 'node:net'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
-import { nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
+import { blockDeviceBytes, nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
 import { Store } from './store/store.ts'
 import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
 
@@ -70,6 +70,39 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     [Symbol.asyncDispose]: close,
   }
 }
+
+/**
+ * Makes a store on a block device, which a folder's `store` then points at. Nothing else may have it, and what is on it must be nothing.
+ * @throws Fault `conflict` when the folder has a store or the device is in use or not empty, `invalid` when it is no block device.
+ */
+export async function initVolumeFolder(
+  options: Omit<VolumeFolderOptions, 'create' | 'checks'> & { readonly device: string },
+): Promise<{ sizeBytes: number }> {
+  const { dir, device, lock, calls = null, ...parts } = options
+  const sizeBytes = blockDeviceBytes(device)
+  if (sizeBytes === null) throw new Fault('invalid', `--device: got ${JSON.stringify(device)}, want a block device`)
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  using _lock = lock(join(dir, 'lock'))
+  const path = storePath(dir)
+  if (existsSync(path)) throw new Fault('conflict', `${dir}: it has a store already`)
+  const file = nodeStoreFile({ path: device, calls })
+  try {
+    const start = new Uint8Array(Math.min(sizeBytes, BLANK_BYTES))
+    await file.read(0, start)
+    if (start.some((byte) => byte !== 0))
+      throw new Fault('conflict', `${device}: there is something on it; wipefs and zeros over its first MiB would make it empty`)
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+  const store = await Store.create({ ...parts, file, checksum: nodeChecksum })
+  await store.close()
+  await symlink(resolve(device), path)
+  return { sizeBytes }
+}
+
+/** Where partition tables, file systems and volume managers leave their marks. */
+const BLANK_BYTES = 1024 * 1024
 
 async function answerOn(path: string, served: ServedStore): Promise<AsyncDisposable> {
   await rm(path, { force: true }) // the lock says that nobody else answers there
