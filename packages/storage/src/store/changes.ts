@@ -143,7 +143,7 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
       state.changed(from)
     }
     catalog.change(entry, record)
-    entry.cipher = state.cipherFor(record.key)
+    entry.cipher = state.keyring.cipherFor(record.key)
     state.changed(entry)
   }
   if (epoch === state.epoch && changes.every(({ forkOf }) => forkOf < 0)) return

@@ -4,7 +4,8 @@ import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
 import { BLOCK_BYTES } from './format.ts'
 import type { Journal } from './journal.ts'
-import type { BlockCipher, Checksum, StoreFile, VolumeCrypto, WrappedKey } from './ports.ts'
+import { Keyring } from './keyring.ts'
+import type { Checksum, StoreFile, VolumeCrypto } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
 
 export interface StoreParts {
@@ -60,6 +61,7 @@ export class StoreState implements TreeOwner {
   readonly allocator: Allocator
   readonly journal: Journal
   readonly catalog: Catalog
+  readonly keyring: Keyring
   readonly cache = new NodeCache()
   /** Pages of the catalog on disk: block n is slots 8n to 8n+7. */
   readonly catalogTree: Tree
@@ -96,19 +98,8 @@ export class StoreState implements TreeOwner {
     this.allocator = made.allocator
     this.journal = made.journal
     this.catalog = made.catalog
+    this.keyring = new Keyring(parts, made.catalog)
     this.catalogTree = made.catalogTree(this)
-  }
-
-  /** Of keys that were unwrapped, by their wrapping. */
-  readonly #ciphers = new Map<string, BlockCipher>()
-
-  cipherFor(key: WrappedKey | null): BlockCipher | null {
-    return key && (this.#ciphers.get(wrappingOf(key)) ?? null)
-  }
-  /** Everything whose key is wrapped in this way is unlocked from now on. */
-  unlocked(key: WrappedKey, cipher: BlockCipher): void {
-    this.#ciphers.set(wrappingOf(key), cipher)
-    for (const entry of this.catalog.entries()) entry.cipher ??= this.cipherFor(entry.record.key)
   }
 
   #pinCount = 0
@@ -236,8 +227,6 @@ export class StoreState implements TreeOwner {
     this.changedSlots.add(entry.slot)
   }
 }
-
-const wrappingOf = ({ nonce, tag, wrapped }: WrappedKey): string => [...nonce, ...tag, ...wrapped].join()
 
 export const lockedFault = ({ name }: Entry): Fault =>
   new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (volume unlock)`)

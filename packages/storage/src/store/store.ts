@@ -14,8 +14,9 @@ import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
-import { BLOCK_BYTES, KEY_BYTES, NAME_BYTES_MAX, RECORD_TYPE } from './format.ts'
-import type { VolumeCrypto, WrappedKey } from './ports.ts'
+import { BLOCK_BYTES, NAME_BYTES_MAX, RECORD_TYPE } from './format.ts'
+import { wrappingOf } from './keyring.ts'
+import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
@@ -153,13 +154,7 @@ export class Store {
   async createVolume(name: string, sizeBytes: number, options: { secret?: Uint8Array } = {}): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
     assertSize(sizeBytes)
-    const { rng } = this.#options
-    let key: EntryRecord['key'] = null
-    if (options.secret) {
-      const volumeKey = rng.bytes(KEY_BYTES)
-      key = await this.#crypto().wrap(volumeKey, options.secret, (count) => rng.bytes(count))
-      this.state.unlocked(key, this.#crypto().cipher(volumeKey))
-    }
+    const key = options.secret ? await this.state.keyring.make(options.secret) : null
     await this.#change(() => {
       this.#assertNew(name, 'volume')
       return [this.#fresh({ kind: 'volume', name, sizeBytes, key })]
@@ -170,45 +165,29 @@ export class Store {
   /** Unlocks whatever of `names` (left out: of all) is locked and has its key from this key file. @returns their names. */
   async unlock(secret: Uint8Array, names?: readonly string[]): Promise<string[]> {
     const isAsked = (entry: Entry): boolean => entry.isLocked && entry.name !== '' && (!names || names.includes(entry.name))
-    const tried = new Set<string>()
-    const unlocked: string[] = []
-    for (const asked of [...this.state.catalog.entries()].filter(isAsked)) {
-      const { key } = asked.record
-      // Those that came of one volume are unlocked together.
-      if (asked.isLocked && key && !tried.has(String(key.wrapped))) {
-        tried.add(String(key.wrapped))
-        const volumeKey = await this.#crypto().unwrap(key, secret)
-        if (volumeKey) this.state.unlocked(key, this.#crypto().cipher(volumeKey))
-      }
-      if (!asked.isLocked) unlocked.push(asked.name)
-    }
-    return unlocked
+    const asked = [...this.state.catalog.entries()].filter(isAsked)
+    // Those that came of one volume are unlocked together.
+    const keys = new Map(asked.flatMap(({ record: { key } }) => (key ? [[wrappingOf(key), key]] : [])))
+    for (const key of keys.values()) await this.state.keyring.unlock(key, secret)
+    return asked.flatMap((entry) => (entry.isLocked ? [] : [entry.name]))
   }
 
   /** The volume's key, and that of its snapshots, is wrapped by another key file's from now on. Clones keep theirs. @throws Fault `unauthenticated` for a wrong key file. */
   async rekey(name: string, secret: Uint8Array, nextSecret: Uint8Array): Promise<VolumeDescription> {
     const { key } = this.#volume(name).record
     if (!key) throw new Fault('conflict', `${name}: it is not encrypted`)
-    const volumeKey = await this.#crypto().unwrap(key, secret)
-    if (!volumeKey) throw new Fault('unauthenticated', `${name}: it is not encrypted with this key file`)
-    const next = await this.#crypto().wrap(volumeKey, nextSecret, (count) => this.#options.rng.bytes(count))
-    this.state.unlocked(next, this.#crypto().cipher(volumeKey))
+    const next = await this.state.keyring.rewrap(key, secret, nextSecret)
+    if (!next) throw new Fault('unauthenticated', `${name}: it is not encrypted with this key file`)
     // The volume last: done again after a crash, the rest of them follow.
-    while (isSameWrapping(this.entry(name).record.key, key))
+    while (isWrappedAs(this.entry(name), key))
       await this.#change(() => {
-        const wrapped = [...this.state.catalog.entries()].filter(({ record }) => isSameWrapping(record.key, key))
+        const wrapped = [...this.state.catalog.entries()].filter((entry) => isWrappedAs(entry, key))
         const snapshots = wrapped.filter((entry) => entry.name.startsWith(`${name}@`)).slice(0, CHANGE_COUNT_MAX)
         const part = snapshots.length > 0 ? snapshots : wrapped.filter((entry) => entry.name === name)
         return part.map((entry) => this.#changed(entry, { key: next }))
       })
     await this.flush()
     return this.#describe(this.entry(name))
-  }
-
-  #crypto(): VolumeCrypto {
-    const { crypto } = this.#options
-    if (!crypto) throw new Fault('unsupported', 'store: it was opened without a crypto port, so it has no encrypted volumes')
-    return crypto
   }
 
   /** Constant time, whatever the size. Its name is `VOLUME@NAME`. Resolves when it is safe. */
@@ -605,8 +584,8 @@ function* inParts(names: readonly string[]): Iterable<readonly string[]> {
   for (let from = 0; from < names.length; from += CHANGE_COUNT_MAX) yield names.slice(from, from + CHANGE_COUNT_MAX)
 }
 
-const isSameWrapping = (key: WrappedKey | null, other: WrappedKey): boolean =>
-  key !== null && key.wrapped.every((byte, index) => byte === other.wrapped[index])
+const isWrappedAs = ({ record }: Entry, key: WrappedKey): boolean =>
+  record.key !== null && wrappingOf(record.key) === wrappingOf(key)
 
 const uuidOf = (id: Uint8Array): string => {
   const text = [...id].map((byte) => byte.toString(16).padStart(2, '0')).join('')
