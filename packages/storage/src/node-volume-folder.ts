@@ -12,6 +12,7 @@ import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { blockDeviceBytes, nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
+import { nodeVolumeCrypto } from './node-volume-crypto.ts'
 import { Store } from './store/store.ts'
 import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
 
@@ -50,14 +51,13 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
   const file = nodeStoreFile({ path, calls, create: isNew })
-  const store = await (isNew ? Store.create : Store.open)({ ...parts, file, checksum: nodeChecksum, collects: !checks }).catch(
-    async (error: unknown) => {
-      await file.close()
-      // A store that was never made whole is none: the next one makes it.
-      if (isNew) await rm(path, { force: true })
-      throw error
-    },
-  )
+  const made = { ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), collects: !checks }
+  const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
+    await file.close()
+    // A store that was never made whole is none: the next one makes it.
+    if (isNew) await rm(path, { force: true })
+    throw error
+  })
   building.defer(() => store.close())
   const served = new ServedStore(store, { repairs: checks })
   const done = building.move()
@@ -95,7 +95,7 @@ export async function initVolumeFolder(
     await file.close()
     throw error
   }
-  const store = await Store.create({ ...parts, file, checksum: nodeChecksum })
+  const store = await Store.create({ ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto() })
   await store.close()
   await symlink(resolve(device), path)
   return { sizeBytes }
