@@ -1,0 +1,89 @@
+/** Limits, statistics, warnings and leases of volumes from the command line, on a folder that is served. */
+import assert from 'node:assert/strict'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { connectNbd, type NbdClient } from '@typevisor/nbd'
+import { run, typevisor } from './child.ts'
+import { temporaryFolder } from './harness.ts'
+
+const json = (said: string): unknown => JSON.parse(said.trim().split('\n').at(-1) ?? '')
+
+interface Served {
+  readonly at: readonly string[]
+  readonly child: ReturnType<typeof typevisor>
+  /** What a command said that ended well. */
+  command(...words: readonly string[]): Promise<string>
+  client(exportName: string): Promise<NbdClient>
+}
+
+/** A volume `web` of 64 MiB, served. */
+async function withServer(work: (served: Served) => Promise<void>): Promise<void> {
+  const dir = await temporaryFolder()
+  const at = ['--dir', dir]
+  const command = async (...words: readonly string[]): Promise<string> => {
+    const { code, said } = await run([...words, ...at])
+    assert.equal(code, 0, said)
+    return said
+  }
+  try {
+    await command('volume', 'create', 'web', '--size', '64MiB')
+    const socketPath = join(dir, 'nbd.sock')
+    await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath])
+    await child.says(/serving/)
+    const client = (exportName: string) => connectNbd({ address: { socketPath }, exportName })
+    await work({ at, child, command, client })
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+}
+
+test('a limit holds while a volume is in use, goes when it is taken off, and outlives the server', async () => {
+  await withServer(async ({ at, child, command, client }) => {
+    assert.match(await command('volume', 'limit', 'web'), /web: no limit/)
+    await using web = await client('web')
+    assert.match(
+      await command('volume', 'limit', 'web', '--iops', '20', '--bandwidth', '50MiB', '--burst', '0'),
+      /web: 20 operations\/s, 50 MiB\/s/,
+    )
+    const begin = performance.now()
+    for (let index = 0; index < 13; index += 1) await web.write(index * 4096, new Uint8Array(4096))
+    const tookMs = performance.now() - begin
+    assert.ok(tookMs > 450, `13 writes at 20 a second took ${tookMs} ms, want 12 times 50 less a burst of 100 at least`)
+    // At a byte a second the second write would wait for an hour.
+    await command('volume', 'limit', 'web', '--iops', 'none', '--bandwidth', '1')
+    const writes = [0, 1].map((index) => web.write(index * 4096, new Uint8Array(4096)))
+    await command('volume', 'limit', 'web', '--bandwidth', 'none')
+    await Promise.all(writes)
+    await command('volume', 'limit', 'web', '--iops', '500', '--bandwidth', '1MiB/s', '--burst', '10')
+    process.kill(child.pid, 'SIGKILL')
+    await child.exited
+    assert.deepEqual((json((await run(['volume', 'limit', 'web', '--json', ...at])).said) as { limits: unknown }).limits, {
+      iopsMax: 500,
+      bytesPerSecondMax: 1024 * 1024,
+      burstSeconds: 10,
+    })
+  })
+})
+
+test('wrong limits are told with what is wanted', async () => {
+  const dir = await temporaryFolder()
+  try {
+    assert.equal((await run(['volume', 'create', 'web', '--size', '1MiB', '--dir', dir])).code, 0)
+    const wrong = async (words: readonly string[], want: RegExp, wantCode = 2): Promise<void> => {
+      const { code, said } = await run(['volume', ...words, '--dir', dir])
+      assert.match(said, want)
+      assert.equal(code, wantCode, said)
+    }
+    await wrong(['limit', 'web', '--iops', 'many'], /--iops: got "many", want a whole number, or none/)
+    await wrong(['limit', 'web', '--bandwidth', 'fast'], /size: got "fast"/)
+    await wrong(
+      ['limit', 'web', '--iops', '5000000000'],
+      /iopsMax: got 5000000000, want a whole number from 0 \(no limit\) to 4294967295/,
+    )
+    await wrong(['limit', 'wob', '--iops', '5'], /there is none/, 3)
+    await wrong(['create', 'x', '--size', '1MiB', '--iops', '5'], /unknown flag --iops/)
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
