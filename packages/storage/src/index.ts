@@ -39,6 +39,7 @@ export type {
 export { askServer, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
 export { nodeChecksum, nodeStoreFile, type NodeStoreFileOptions } from './node-store-file.ts'
 export type { Checksum, StoreFile } from './store/ports.ts'
+export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
 export type { VolumeLimits } from './store/limits.ts'
 export { Store, type StoreCheck, type StoreOptions, type StoreUsage, type VolumeDescription } from './store/store.ts'
 export { volumeDevice } from './store/volume-device.ts'

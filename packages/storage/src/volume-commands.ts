@@ -1,14 +1,14 @@
 /** What can be asked of a store, as data: the same for who has it open and for who asks its server over a control socket. */
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
-import type { LimitCommands } from './served/limit-commands.ts'
+import type { ServedCommands } from './served/served-commands.ts'
 import { ServedVolume } from './served/served-volume.ts'
 import type { Entry } from './store/catalog.ts'
 import { limitsOf, type Store, type StoreCheck, type StoreUsage, type VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
 /** Arguments and answer of each. */
-export interface VolumeCommands extends LimitCommands {
+export interface VolumeCommands extends ServedCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
   usage: { args: Record<string, never>; answer: StoreUsage }
   create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
@@ -72,6 +72,7 @@ export class ServedStore {
       this.#volumes.get(entry)?.limiter.set(limitsOf(entry))
       return this.#need(name)
     },
+    stats: async ({ name }) => this.#volume(this.store.entry(name)).report(name),
     check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
     remove: async ({ name }) => {
       this.#assertUnused(name, 'delete')
@@ -134,6 +135,7 @@ const COMMANDS = [
   'remove',
   'check',
   'limit',
+  'stats',
 ] as const satisfies VolumeCommand[]
 const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume'])
 const NUMBER_ARGS: ReadonlySet<string> = new Set(['sizeBytes', 'iopsMax', 'bytesPerSecondMax', 'burstSeconds'])

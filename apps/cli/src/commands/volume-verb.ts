@@ -11,6 +11,8 @@ export interface VolumeVerb {
   readonly makes?: boolean
   /** Nothing else may work on the volumes meanwhile, unless they are served. */
   readonly checks?: boolean
+  /** Why it makes sense only where somebody serves the folder. */
+  readonly wantsServer?: string
   /** @returns the exit code, where it is another than 0. */
   run(
     call: CommandCaller,

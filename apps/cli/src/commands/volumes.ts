@@ -8,6 +8,7 @@ import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
+import { STATISTICS_VERBS } from './volume-statistics.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
 const FLAGS = {
@@ -22,7 +23,7 @@ const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false }: VolumeVerb,
+  { makes = false, checks = false, wantsServer }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
 ): Promise<T> {
   const server = await askServer(dir)
@@ -33,6 +34,7 @@ async function withFolder<T>(
       server.close()
     }
   }
+  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
   await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, ...parts })
   return await work(folder.served.call)
@@ -136,6 +138,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     },
   },
   ...LIMIT_VERBS,
+  ...STATISTICS_VERBS,
 }
 
 const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
@@ -207,7 +210,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
 
 export const volume = commandOf(
   'volume',
-  'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats',
   VOLUME_VERBS,
 )
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)

@@ -4,6 +4,7 @@ import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
+import { OPERATIONS, type VolumeStatisticsReport } from '@typevisor/storage'
 import { run, typevisor } from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
@@ -63,6 +64,41 @@ test('a limit holds while a volume is in use, goes when it is taken off, and out
       bytesPerSecondMax: 1024 * 1024,
       burstSeconds: 10,
     })
+  })
+})
+
+test('statistics tell what a served volume has done; where nobody serves, there are none', async () => {
+  await withServer(async ({ at, child, command, client }) => {
+    await using web = await client('web')
+    for (let index = 0; index < 20; index += 1) await web.write(index * 4096, new Uint8Array(4096))
+    for (let index = 0; index < 30; index += 1) await web.read(index * 4096, new Uint8Array(4096))
+    await web.flush()
+    await web.trim(0, 8192)
+    const { operations, connectionCount } = json(await command('volume', 'stats', 'web', '--json')) as VolumeStatisticsReport
+    assert.deepEqual(
+      OPERATIONS.map((each) => [each, operations[each].count, operations[each].bytes, operations[each].errorCount]),
+      [
+        ['read', 30, 30 * 4096, 0],
+        ['write', 20, 20 * 4096, 0],
+        ['flush', 1, 0, 0],
+        ['trim', 1, 8192, 0],
+        ['zero', 0, 0, 0],
+      ],
+    )
+    assert.equal(connectionCount, 1)
+    for (const each of ['read', 'write', 'flush', 'trim'] as const) {
+      const { p50Ns, p99Ns, maxNs } = operations[each].latency
+      assert.ok(p50Ns > 0 && p50Ns <= p99Ns && p99Ns <= maxNs, each)
+    }
+    const picture = await command('volume', 'stats', 'web')
+    assert.match(picture, /web: 1 connection, 0 under way/)
+    assert.match(picture, /writes +20 +80 KiB +0/)
+    assert.match(picture, /reads by how long they took\n {2}below .*█/)
+    process.kill(child.pid, 'SIGKILL')
+    await child.exited
+    const { code, said } = await run(['volume', 'stats', 'web', ...at])
+    assert.match(said, /nobody serves .*: statistics are those of the server/)
+    assert.notEqual(code, 0)
   })
 })
 
