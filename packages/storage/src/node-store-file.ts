@@ -1,6 +1,7 @@
 /** A store's file on Linux: synchronous calls for what the page cache has or takes, libuv's pool for what waits for the disk. */
 import { crc32 } from 'node:zlib'
 import { closeSync, fdatasync, fstatSync, openSync, read, readSync, writevSync } from 'node:fs'
+import { statfs } from 'node:fs/promises'
 import { Fault } from '@typevisor/base'
 import type { Checksum, StoreFile } from './store/ports.ts'
 
@@ -83,6 +84,12 @@ export function nodeStoreFile({ path, create = false, capacityBytes = CAPACITY_B
     },
     sync: () => new Promise((resolve, reject) => fdatasync(fd, (error) => (error ? reject(fault('sync', error)) : resolve()))),
     punch() {},
+    async hostSpace() {
+      const found = fstatSync(fd)
+      if (!found.isFile()) return null
+      const { bavail, bsize } = await statfs(path)
+      return { availableBytes: bavail * bsize, allocatedBytes: found.blocks * STAT_BLOCK_BYTES }
+    },
     async close() {
       closeSync(fd)
     },
@@ -90,6 +97,8 @@ export function nodeStoreFile({ path, create = false, capacityBytes = CAPACITY_B
 }
 
 const IOV_MAX = 1024
+/** Of `st_blocks`: stat(2). */
+const STAT_BLOCK_BYTES = 512
 
 /** All of it, also when the kernel takes it in pieces. @returns where the next byte goes. */
 function writeAll(fd: number, parts: readonly Uint8Array[], position: number): number {

@@ -3,14 +3,15 @@ import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
 import type { ServedCommands } from './served/served-commands.ts'
 import { ServedVolume } from './served/served-volume.ts'
+import { volumeUsage, type VolumeUsage } from './served/space.ts'
 import type { Entry } from './store/catalog.ts'
-import { limitsOf, type Store, type StoreCheck, type StoreUsage, type VolumeDescription } from './store/store.ts'
+import { limitsOf, type Store, type StoreCheck, type VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
 /** Arguments and answer of each. */
 export interface VolumeCommands extends ServedCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
-  usage: { args: Record<string, never>; answer: StoreUsage }
+  usage: { args: Record<string, never>; answer: VolumeUsage }
   create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
   clone: { args: { snapshot: string; name: string }; answer: VolumeDescription }
   snapshot: { args: { volume: string; name: string }; answer: VolumeDescription }
@@ -46,7 +47,7 @@ export class ServedStore {
 
   readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
     list: async () => this.store.list(),
-    usage: async () => this.store.usage(),
+    usage: () => volumeUsage(this.store),
     create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
     clone: ({ snapshot, name }) => this.store.clone(snapshot, name),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),

@@ -1,5 +1,5 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
+import { Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
@@ -9,6 +9,7 @@ import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
 import { STATISTICS_VERBS } from './volume-statistics.ts'
+import { renderUsage } from './volume-usage.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
 const FLAGS = {
@@ -134,7 +135,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     words: [0, 0],
     run: async (call, _words, _flags, terminal, json) => {
       const usage = await call('usage', {})
-      terminal.out(json ? JSON.stringify(usage) : `${formatBytes(bytes(usage.usedBytes))} in use`)
+      terminal.out(json ? JSON.stringify(usage) : renderUsage(usage, terminal.width))
     },
   },
   ...LIMIT_VERBS,

@@ -1,10 +1,10 @@
 /** Limits, statistics, warnings and leases of volumes from the command line, on a folder that is served. */
 import assert from 'node:assert/strict'
-import { rm } from 'node:fs/promises'
+import { rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
-import { OPERATIONS, type VolumeStatisticsReport } from '@typevisor/storage'
+import { OPERATIONS, type VolumeStatisticsReport, type VolumeUsage } from '@typevisor/storage'
 import { run, typevisor } from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
@@ -99,6 +99,28 @@ test('statistics tell what a served volume has done; where nobody serves, there 
     const { code, said } = await run(['volume', 'stats', 'web', ...at])
     assert.match(said, /nobody serves .*: statistics are those of the server/)
     assert.notEqual(code, 0)
+  })
+})
+
+test('usage tells what is used and available, and what each volume has of its own', async () => {
+  await withServer(async ({ command, client }) => {
+    await using web = await client('web')
+    await web.write(0, new Uint8Array(1024 * 1024).fill(1))
+    await command('snapshot', 'create', 'web', 'monday')
+    await command('volume', 'clone', 'web@monday', 'copy')
+    await web.write(0, new Uint8Array(256 * 1024).fill(2))
+    const usage = json(await command('volume', 'usage', '--json')) as VolumeUsage
+    const own = Object.fromEntries(usage.volumes.map(({ name, ownBytes }) => [name, ownBytes]))
+    // Its blocks, its leaf and its root's nodes above it.
+    assert.ok((own['web'] ?? 0) >= 256 * 1024 && (own['web'] ?? 0) <= 256 * 1024 + 4 * 4096, `got ${own['web']}`)
+    assert.deepEqual([own['copy'], own['web@monday']], [0, 0])
+    assert.equal(usage.capacityBytes, usage.usedBytes + usage.availableBytes)
+    const host = await statfs('/tmp')
+    assert.ok(usage.capacityBytes <= host.blocks * host.bsize || usage.limitedBy === 'store')
+    assert.match(
+      await command('volume', 'usage'),
+      /used .* of .*%\)\navailable .* would be full first[^]*copy +volume +64 MiB +0 B/,
+    )
   })
 })
 
