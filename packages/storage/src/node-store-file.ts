@@ -15,6 +15,7 @@ import {
   statSync,
   writevSync,
 } from 'node:fs'
+import { statfs } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { Fault } from '@typevisor/base'
 import type { Checksum, StoreFile } from './store/ports.ts'
@@ -131,6 +132,12 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
     punch(position, lengthBytes) {
       if (punches && calls && calls.punchHole(fd, position, lengthBytes) < 0) punches = false
     },
+    async hostSpace() {
+      const found = fstatSync(fd)
+      if (!found.isFile()) return null
+      const { bavail, bsize } = await statfs(path)
+      return { availableBytes: bavail * bsize, allocatedBytes: found.blocks * STAT_BLOCK_BYTES }
+    },
     async close() {
       closeSync(fd)
     },
@@ -146,6 +153,8 @@ export function blockDeviceBytes(path: string): number | null {
 }
 
 const IOV_MAX = 1024
+/** Of `st_blocks`: stat(2). */
+const STAT_BLOCK_BYTES = 512
 
 /** All of it, also when the kernel takes it in pieces. @returns where the next byte goes. */
 function writeAll(fd: number, parts: readonly Uint8Array[], position: number): number {

@@ -13,6 +13,8 @@ import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { blockDeviceBytes, nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
 import { nodeVolumeCrypto } from './node-volume-crypto.ts'
+import { spaceUsage } from './served/space.ts'
+import { watchSpace } from './served/space-watch.ts'
 import { Store } from './store/store.ts'
 import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
 
@@ -65,7 +67,10 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   const close = (): Promise<void> => (closing ??= done.disposeAsync())
   return {
     served,
-    answer: async () => void done.use(await answerOn(controlPath(dir), served)),
+    async answer() {
+      done.use(watchSpace({ usage: () => spaceUsage(store), clock: parts.clock, log: parts.log.with({ dir }) }))
+      done.use(await answerOn(controlPath(dir), served))
+    },
     close,
     [Symbol.asyncDispose]: close,
   }

@@ -3,6 +3,12 @@
 /** Zlib's CRC-32 of `content`, going on from `start`. */
 export type Checksum = (content: Uint8Array, start?: number) => number
 
+/** What the file system has for a file: bytes that are still free, and those that the file has already, holes not counted. */
+export interface HostSpace {
+  readonly availableBytes: number
+  readonly allocatedBytes: number
+}
+
 export interface StoreFile {
   /** Bytes that can be read now; a file grows when it is written behind its end. */
   readonly sizeBytes: number
@@ -21,6 +27,8 @@ export interface StoreFile {
   allocate(position: number, lengthBytes: number): void
   /** Gives the room of a range back, where that can be done; it reads as zeros then, or as before. */
   punch(position: number, lengthBytes: number): void
+  /** Left out, or null: what the file can have it has already, as a block device. */
+  hostSpace?(): Promise<HostSpace | null>
   close(): Promise<void>
 }
 

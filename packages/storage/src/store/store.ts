@@ -16,6 +16,7 @@ import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
 import { BLOCK_BYTES, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
 import { wrappingOf } from './keyring.ts'
+import { assertLimits, type VolumeLimits } from './limits.ts'
 import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
@@ -42,6 +43,7 @@ export interface VolumeDescription {
   /** The snapshot that it goes on from, while it has a name. */
   readonly parent: string | null
   readonly encryption: 'none' | 'unlocked' | 'locked'
+  readonly limits: VolumeLimits
 }
 
 export interface StoreUsage {
@@ -258,6 +260,17 @@ export class Store {
     if (sizeBytes < record.sizeBytes)
       await this.trim(this.entry(name), sizeBytes / BLOCK_BYTES, (record.sizeBytes - sizeBytes) / BLOCK_BYTES, false)
     await this.#change(() => [this.#changed(this.#volume(name), { sizeBytes })])
+  }
+
+  /** Resolves when it is safe. The rest of them stay as they are. */
+  async setLimits(name: string, limits: Partial<VolumeLimits>): Promise<void> {
+    await this.#change(() => {
+      const head = this.#volume(name)
+      const next = { ...limitsOf(head), ...limits }
+      assertLimits(next)
+      return [this.#changed(head, next)]
+    })
+    await this.flush()
   }
 
   /** A volume or a snapshot; those that came of it stay. What nobody else has is given back by the collector. */
@@ -588,12 +601,19 @@ export class Store {
       volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
       parent: nameOf(parent),
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
+      limits: limitsOf(entry),
     }
   }
 }
 
 const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/
 const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}@[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
+
+export const limitsOf = ({ record: { iopsMax, bytesPerSecondMax, burstSeconds } }: Entry): VolumeLimits => ({
+  iopsMax,
+  bytesPerSecondMax,
+  burstSeconds,
+})
 
 function assertSize(sizeBytes: number): void {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES !== 0 || sizeBytes > SIZE_BYTES_MAX)
