@@ -210,7 +210,7 @@ class Keeper implements VolumeKeeper {
   }
 
   async #attachTo(server: VolumeServerConnection, volume: string, socketPath: string): Promise<void> {
-    await server.call('attach', { volume, socketPath, ...(this.#options.owner ?? {}) })
+    await server.call('attach', { volume, socketPath, ...this.#options.owner })
   }
 
   /** One that cannot be is no reason to keep the others waiting. */
