@@ -22,8 +22,8 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
   const volumes = new Map<VolumeId, VolumeInfo>()
   const contents = new Map<VolumeId, Uint8Array>()
   const add = (info: VolumeInfo): VolumeInfo => {
-    const used = [...volumes.values()].reduce((sum, each) => sum + each.allocatedBytes, 0)
-    if (used + info.allocatedBytes > (options.capacityBytes ?? Infinity))
+    const used = [...volumes.values()].reduce((sum, each) => sum + (each.allocatedBytes ?? 0), 0)
+    if (used + (info.allocatedBytes ?? 0) > (options.capacityBytes ?? Infinity))
       throw new Fault('exhausted', `make volume ${info.id}: no space left`)
     volumes.set(info.id, info)
     return info
