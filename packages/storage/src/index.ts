@@ -20,7 +20,7 @@
  * References: QEMU docs/interop/qcow2.txt; `man qemu-img`; docs/system/images.rst.
  */
 export { commandFault, runChecked } from './command.ts'
-export { memoryVolumeStore, type MemoryVolumeOptions } from './memory.ts'
+export { memoryVolumeStore, type MemoryVolumeOptions, type MemoryVolumeStore } from './memory.ts'
 export { nodeCommandRunner } from './node-command.ts'
 export { nodeVolumeFiles, type NodeVolumeFilesOptions } from './node-files.ts'
 export { qcow2VolumeStore, type Qcow2Options } from './qcow2.ts'
