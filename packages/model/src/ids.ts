@@ -8,6 +8,8 @@ export type VolumeId = Brand<string, 'VolumeId'>
 export type ImageName = Brand<string, 'ImageName'>
 /** A name as DNS labels are: `web-1`. Safe as a file name, an option value and a host name. */
 export type DomainName = Brand<string, 'DomainName'>
+/** UUIDv7, chosen by whoever has the snapshot taken. */
+export type SnapshotId = Brand<string, 'SnapshotId'>
 /** A name of a snapshot, as DNS labels are; of one domain only once. */
 export type SnapshotName = Brand<string, 'SnapshotName'>
 

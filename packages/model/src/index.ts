@@ -33,6 +33,7 @@ export {
   type DomainName,
   type HostId,
   type ImageName,
+  type SnapshotId,
   type SnapshotName,
   type VolumeId,
 } from './ids.ts'

@@ -1,5 +1,5 @@
 import type { Bytes, EpochMillis } from '@typevisor/base'
-import type { SnapshotName, VolumeId } from './ids.ts'
+import type { SnapshotId, SnapshotName, VolumeId } from './ids.ts'
 
 /** Whether the guest's file systems are frozen while its disks are taken: `try` goes on without where the guest does not answer. */
 export type Quiesce = 'try' | 'must' | 'no'
@@ -10,8 +10,8 @@ export const SNAPSHOT_COUNT_MAX = 128
 
 /** A domain as it was at one moment: its disks, and its memory if that was asked for. */
 export interface DomainSnapshot {
-  /** UUIDv7; the volumes' snapshots carry it as their name. */
-  readonly id: string
+  /** The volumes' snapshots carry it as their name. */
+  readonly id: SnapshotId
   readonly name: SnapshotName
   readonly takenAt: EpochMillis
   /** What the domain was then; with memory it is that again after a revert. */

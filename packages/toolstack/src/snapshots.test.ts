@@ -10,6 +10,7 @@ import {
   type DomainName,
   type DomainSpec,
   type ImageName,
+  type SnapshotId,
   type SnapshotName,
   type VolumeId,
 } from '@typevisor/model'
@@ -63,9 +64,16 @@ interface World {
 
 let commands = 0
 const command = () => ({ commandId: `command-${(commands += 1)}` })
-const named = (name: string): SnapshotName => name as SnapshotName
+/** One for each name. */
+const snapshotIds = new Map<string, SnapshotId>()
+const idOf = (name: string): SnapshotId => {
+  const id = snapshotIds.get(name) ?? (`0192f000-0000-7000-8000-${String(snapshotIds.size).padStart(12, '0')}` as SnapshotId)
+  snapshotIds.set(name, id)
+  return id
+}
 const request = (name: string, more: Partial<SnapshotRequest> = {}): SnapshotRequest => ({
-  name: named(name),
+  snapshot: idOf(name),
+  name: name as SnapshotName,
   memory: false,
   quiesce: 'try',
   timeoutMs: 1000,
@@ -128,7 +136,7 @@ scene('with memory the guest goes on, and a revert brings back memory and disk o
   assert.equal(await count(), '2')
   writeDisk('now')
   for (let again = 0; again < 2; again += 1) {
-    assert.equal((await toolstack.revert(ID, named('good'), command())).state.kind, 'running')
+    assert.equal((await toolstack.revert(ID, idOf('good'), command())).state.kind, 'running')
     assert.equal(disk(), 'then')
     assert.equal(await count(), '2', 'it counts from the snapshot on, each time')
     writeDisk('now')
@@ -150,9 +158,9 @@ scene('of disks alone the guest was frozen while they were taken; a revert leave
   assert.deepEqual([snapshots[0]?.memory, snapshots[0]?.quiesced], [null, true])
   writeDisk('now')
   await count()
-  assert.equal((await toolstack.revert(ID, named('disks'), command())).state.kind, 'stopped')
+  assert.equal((await toolstack.revert(ID, idOf('disks'), command())).state.kind, 'stopped')
   assert.deepEqual([disk(), hypervisor.guests.size], ['then', 0])
-  assert.equal((await toolstack.revert(ID, named('disks'), { ...command(), start: true })).state.kind, 'running')
+  assert.equal((await toolstack.revert(ID, idOf('disks'), { ...command(), start: true })).state.kind, 'running')
   assert.equal(await count(), '1', 'it has booted')
 })
 
@@ -193,7 +201,7 @@ scene('a clone is a domain of its own on the disk of the snapshot, and outlives 
   writeDisk('then')
   await toolstack.snapshot(ID, request('gold', { memory: true }), command())
   writeDisk('now')
-  const made = await toolstack.clone(CLONE, specOf('web-2'), { domain: ID, snapshot: named('gold') }, command())
+  const made = await toolstack.clone(CLONE, specOf('web-2'), { domain: ID, snapshot: idOf('gold') }, command())
   const own = toolstack.get(ID)
   assert.equal(made.state.kind, 'stopped')
   assert.deepEqual(made.snapshots, [])
@@ -210,12 +218,12 @@ scene('a clone is a domain of its own on the disk of the snapshot, and outlives 
 scene('what cannot be is refused in words, and leaves nothing', async ({ toolstack, hypervisor, volumes }) => {
   const snapshot = (name: string, more?: Partial<SnapshotRequest>) => toolstack.snapshot(ID, request(name, more), command())
   await snapshot('one')
-  await assert.rejects(snapshot('one'), isFault('conflict', /there is one of this name/))
-  await assert.rejects(toolstack.revert(ID, named('two'), command()), isFault('not_found', /snapshot two of web/))
-  await assert.rejects(toolstack.removeSnapshot(ID, named('two'), command()), isFault('not_found', /snapshot two of web/))
-  const clone = (spec: DomainSpec, name = 'one') => toolstack.clone(CLONE, spec, { domain: ID, snapshot: named(name) }, command())
+  await assert.rejects(snapshot('again', { name: 'one' as SnapshotName }), isFault('conflict', /there is one of this name/))
+  await assert.rejects(toolstack.revert(ID, idOf('two'), command()), isFault('not_found', /snapshot .* of web: there is none/))
+  assert.equal((await toolstack.removeSnapshot(ID, idOf('two'), command())).snapshots.length, 1, 'it is deleted already')
+  const clone = (spec: DomainSpec, name = 'one') => toolstack.clone(CLONE, spec, { domain: ID, snapshot: idOf(name) }, command())
   await assert.rejects(clone(specOf('web')), isFault('conflict', /has this name/))
-  await assert.rejects(clone(specOf('other'), 'two'), isFault('not_found', /snapshot two of web/))
+  await assert.rejects(clone(specOf('other'), 'two'), isFault('not_found', /snapshot .* of web: there is none/))
   await assert.rejects(clone({ ...specOf('other'), rootDiskBytes: gib(2) }), isFault('invalid', /rootDiskBytes/))
   hypervisor.freeBytes = 100 * 1024 * 1024
   await assert.rejects(snapshot('full', { memory: true }), isFault('exhausted', /100 MiB are free for it, want 128 MiB/))
@@ -232,7 +240,7 @@ scene('what cannot be is refused in words, and leaves nothing', async ({ toolsta
 scene(`a domain has at most ${SNAPSHOT_COUNT_MAX} snapshots, and room again when one is removed`, async ({ toolstack }) => {
   for (let count = 0; count < SNAPSHOT_COUNT_MAX; count += 1) await toolstack.snapshot(ID, request(`s${count}`), command())
   await assert.rejects(toolstack.snapshot(ID, request('more'), command()), isFault('exhausted', /want at most 128/))
-  await toolstack.removeSnapshot(ID, named('s5'), command())
+  await toolstack.removeSnapshot(ID, idOf('s5'), command())
   assert.equal((await toolstack.snapshot(ID, request('more'), command())).snapshots.at(-1)?.name, 'more')
 })
 
@@ -251,7 +259,7 @@ scene('a save that was made before a revert is not restored after it', async ({ 
   writeDisk('then')
   await toolstack.snapshot(ID, request('before'), command())
   await toolstack.carryOut('save', ID, command())
-  await toolstack.revert(ID, named('before'), command())
+  await toolstack.revert(ID, idOf('before'), command())
   await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('conflict', /it is stopped/))
   assert.equal(hypervisor.saves.size, 0)
 })

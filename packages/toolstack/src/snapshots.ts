@@ -7,8 +7,8 @@
  *   revert     guest ended --> disks --> memory stream, or booted if asked, or stopped
  *   clone      a new domain on a clone of the disk; memory stays where it is
  *
- * A snapshot has an id of its own, by which its volumes' snapshots and its memory stream are named: one of the same name that was taken or
- * removed half-way lies elsewhere and is never taken for it. It is there from its record in the ledger on; what no record names is litter,
+ * Its volumes' snapshots and its memory stream are named by the snapshot's id: another of the same name that was taken or removed half-way
+ * lies elsewhere and is never taken for it. It is there from its record in the ledger on; what no record names is litter,
  * and goes with its domain.
  *
  * Whatever is killed, a guest that was frozen is thawed: freezing, taking and thawing are one step, which the next process does again from
@@ -22,6 +22,7 @@ import {
   type DomainSnapshot,
   type DomainSpec,
   type Quiesce,
+  type SnapshotId,
   type SnapshotName,
   type VolumeId,
 } from '@typevisor/model'
@@ -41,6 +42,7 @@ import {
 import type { StoredDomain } from './stored-domain.ts'
 
 export type SnapshotRequest = {
+  readonly snapshot: SnapshotId
   readonly name: SnapshotName
   /** Of a running or paused domain. */
   readonly memory: boolean
@@ -52,12 +54,12 @@ export type SnapshotRequest = {
 export const SNAPSHOT_DEFAULTS = { memory: false, quiesce: 'try', timeoutMs: 10_000 } as const satisfies Partial<SnapshotRequest>
 
 export type SnapshotInput = SnapshotRequest & { readonly id: DomainId }
-export type RevertInput = { readonly id: DomainId; readonly snapshot: SnapshotName; readonly start: boolean }
-export type RemoveSnapshotInput = { readonly id: DomainId; readonly snapshot: SnapshotName }
+export type RevertInput = { readonly id: DomainId; readonly snapshot: SnapshotId; readonly start: boolean }
+export type RemoveSnapshotInput = { readonly id: DomainId; readonly snapshot: SnapshotId }
 export type CloneInput = {
   readonly id: DomainId
   readonly spec: DomainSpec
-  readonly from: { readonly domain: DomainId; readonly snapshot: SnapshotName }
+  readonly from: { readonly domain: DomainId; readonly snapshot: SnapshotId }
 }
 
 function storeOf({ volumes }: Pick<ToolstackServices, 'volumes'>, what: string): VolumeSnapshots {
@@ -65,25 +67,20 @@ function storeOf({ volumes }: Pick<ToolstackServices, 'volumes'>, what: string):
   throw new Fault('unsupported', `${what}: the volumes of this host have no snapshots`)
 }
 
-function needSnapshot(domain: StoredDomain, name: SnapshotName): DomainSnapshot {
-  const found = domain.snapshots.find((each) => each.name === name)
+function needSnapshot(domain: StoredDomain, snapshot: SnapshotId): DomainSnapshot {
+  const found = domain.snapshots.find(({ id }) => id === snapshot)
   if (found) return found
-  throw new Fault('not_found', `snapshot ${name} of ${domain.name}: there is none of this name`, {
-    details: [{ path: 'snapshot', want: 'a snapshot of the domain', got: name }],
+  throw new Fault('not_found', `snapshot ${snapshot} of ${domain.name}: there is none of this id`, {
+    details: [{ path: 'snapshot', want: 'a snapshot of the domain', got: snapshot }],
   })
 }
 
 const writableVolumes = ({ hardware }: StoredDomain): VolumeId[] =>
   hardware.devices.flatMap((device) => (device.kind === 'disk' && !device.readOnly ? [device.volume] : []))
 
-/** What the first step found; the steps go by it and not by a state that they change themselves. */
-interface Begun {
-  readonly snapshot: string
-  readonly state: DomainSnapshot['state']
-}
-const begunOf = ({ outputs }: Context<SnapshotInput>): Begun => outputs['check'] as unknown as Begun
-const memoryPath = (context: Context<SnapshotInput>): string =>
-  context.services.saves.pathOf(context.input.id, begunOf(context).snapshot)
+/** What the first step found; the others go by it and not by a state that they change themselves. */
+const stateThen = ({ outputs }: Context<SnapshotInput>) => outputs['check'] as DomainSnapshot['state']
+const memoryPath = ({ services, input }: Context<SnapshotInput>): string => services.saves.pathOf(input.id, input.snapshot)
 
 async function assertMemory({ services }: Context<SnapshotInput>, domain: StoredDomain): Promise<void> {
   const { name, spec, state } = domain
@@ -108,8 +105,8 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         const { state, snapshots } = domain
         assertCanSnapshot('snapshot', state.kind, domain.name)
         storeOf(services, `snapshot ${domain.name}`)
-        if (snapshots.some(({ name }) => name === input.name))
-          throw new Fault('conflict', `snapshot ${input.name} of ${domain.name}: there is one of this name`, {
+        if (snapshots.some(({ id, name }) => id === input.snapshot || name === input.name))
+          throw new Fault('conflict', `snapshot ${input.name} of ${domain.name}: there is one of this name or id`, {
             details: [{ path: 'name', want: 'a name that no snapshot of the domain has', got: input.name }],
           })
         if (snapshots.length >= SNAPSHOT_COUNT_MAX)
@@ -117,7 +114,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         if (input.memory) await assertMemory(context, domain)
         else if (input.quiesce === 'must' && state.kind === 'paused')
           throw new Fault('conflict', `snapshot ${domain.name}: a paused guest cannot freeze its file systems, want running`)
-        return { output: { snapshot: services.ids.next(), state: state.kind } }
+        return { output: state.kind }
       },
     },
     {
@@ -132,7 +129,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         const { input, services } = context
         if (!input.memory) return
         const seen = await seenBy(context)
-        if (begunOf(context).state === 'running' && seen?.kind === 'paused' && seen.cause === 'requested')
+        if (stateThen(context) === 'running' && seen?.kind === 'paused' && seen.cause === 'requested')
           await services.driver.unpause(input.id)
         await dropSaves(context)
       },
@@ -142,7 +139,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
       name: 'go-on',
       do: async (context) => {
         const { input, services, signal } = context
-        if (input.memory && begunOf(context).state === 'running') await services.driver.unpause(input.id, { signal })
+        if (input.memory && stateThen(context) === 'running') await services.driver.unpause(input.id, { signal })
       },
     },
     {
@@ -150,15 +147,14 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
       do: async (context) => {
         const { input, services, outputs } = context
         const domain = services.ledger.need(input.id)
-        const { snapshot: id, state } = begunOf(context)
-        if (domain.snapshots.some((each) => each.id === id)) return
+        if (domain.snapshots.some(({ id }) => id === input.snapshot)) return
         const { takenAt, quiesced } = outputs['disks'] as unknown as Taken
         const memory = input.memory ? { path: memoryPath(context), sizeBytes: bytes(Number(outputs['memory'])) } : null
         const made: DomainSnapshot = {
-          id,
+          id: input.snapshot,
           name: input.name,
           takenAt,
-          state,
+          state: stateThen(context),
           memory,
           quiesced,
           volumes: writableVolumes(domain),
@@ -169,7 +165,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         const { input, services } = context
         const domain = services.ledger.get(input.id)
         if (!domain) return
-        const snapshots = domain.snapshots.filter(({ id }) => id !== begunOf(context).snapshot)
+        const snapshots = domain.snapshots.filter(({ id }) => id !== input.snapshot)
         if (snapshots.length < domain.snapshots.length) await services.ledger.update({ ...domain, snapshots })
       },
     },
@@ -185,7 +181,7 @@ async function takeDisks(context: Context<SnapshotInput>): Promise<{ output: Jso
   const { input, services, attempt } = context
   const domain = services.ledger.need(input.id)
   const store = storeOf(services, `snapshot ${domain.name}`)
-  const { snapshot, state } = begunOf(context)
+  const [snapshot, state] = [input.snapshot, stateThen(context)]
   const volumes = writableVolumes(domain)
   // What an earlier run took may be of another moment.
   if (attempt > 1) for (const volume of volumes) await store.remove({ volume, snapshot })
@@ -217,7 +213,7 @@ async function dropDisks(context: Context<SnapshotInput>): Promise<void> {
   const { input, services, log } = context
   const domain = services.ledger.get(input.id)
   if (!domain) return
-  const { snapshot, state } = begunOf(context)
+  const [snapshot, state] = [input.snapshot, stateThen(context)]
   if (input.quiesce !== 'no' && !input.memory && state === 'running') {
     // A guest without its agent cannot be thawed from here; it must not be held for that, since a reboot thaws it.
     await services.driver
@@ -332,31 +328,25 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
   ],
 })
 
+/** One that is not there is deleted already, and what is left of one that was never recorded goes: an owner takes its command back by this. */
 export const removeSnapshot = defineSaga<RemoveSnapshotInput, ToolstackServices>({
   name: 'domain.snapshot-delete',
   steps: [
     {
-      name: 'check',
+      name: 'disks',
       do: async ({ input, services }) => {
         const domain = services.ledger.need(input.id)
-        storeOf(services, `delete snapshot ${input.snapshot} of ${domain.name}`)
-        return { output: needSnapshot(domain, input.snapshot) as unknown as Json }
-      },
-    },
-    {
-      name: 'disks',
-      do: async ({ input, services, outputs }) => {
-        const { id, volumes } = outputs['check'] as unknown as DomainSnapshot
-        const store = storeOf(services, `delete snapshot ${input.snapshot}`)
-        for (const volume of volumes) await store.remove({ volume, snapshot: id })
+        const store = storeOf(services, `delete a snapshot of ${domain.name}`)
+        const volumes = domain.snapshots.find(({ id }) => id === input.snapshot)?.volumes ?? writableVolumes(domain)
+        for (const volume of volumes) await store.remove({ volume, snapshot: input.snapshot })
       },
     },
     {
       name: 'record',
-      do: async ({ input, services, outputs }) => {
-        const { id } = outputs['check'] as unknown as DomainSnapshot
+      do: async ({ input, services }) => {
         const domain = services.ledger.need(input.id)
-        await services.ledger.update({ ...domain, snapshots: domain.snapshots.filter((each) => each.id !== id) })
+        const snapshots = domain.snapshots.filter(({ id }) => id !== input.snapshot)
+        if (snapshots.length < domain.snapshots.length) await services.ledger.update({ ...domain, snapshots })
       },
     },
     { name: 'drop-saves', do: dropSaves },

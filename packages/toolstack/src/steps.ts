@@ -1,5 +1,5 @@
 /** What the sagas of `verbs.ts` and `snapshots.ts` share: their services, and the steps that both have. */
-import { Fault, retryable, toFault, type Clock, type IdSource } from '@typevisor/base'
+import { Fault, retryable, toFault, type Clock } from '@typevisor/base'
 import type { DomainBoot, DomainId, DomainSpec, ImageName, VerbName, VolumeId } from '@typevisor/model'
 import type { SagaStep, StepContext } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
@@ -24,7 +24,6 @@ export interface ToolstackServices {
   readonly ledger: Ledger
   readonly saves: SaveFolder
   readonly clock: Clock
-  readonly ids: IdSource
   /** Resolves when the domain's process has powered off, was destroyed or crashed; used by shutdown. */
   readonly untilNotRunning: (id: DomainId, signal: AbortSignal) => Promise<void>
   /** Asks the driver how the domain is, and records what follows from it. */

@@ -20,7 +20,7 @@ import type {
   ExecResult,
   GuestAddress,
   ImageName,
-  SnapshotName,
+  SnapshotId,
   VerbName,
 } from '@typevisor/model'
 import {
@@ -96,9 +96,9 @@ export interface Toolstack {
    * Ends the guest and puts the disks back; what was written since is gone. With memory the domain goes on from the snapshot, running or paused
    * as it was; without it is stopped, or with `start` boots from the disks.
    */
-  revert(id: DomainId, snapshot: SnapshotName, options: CommandOptions & { start?: boolean }): Promise<DomainRecord>
-  /** Those that were cloned from it stay. */
-  removeSnapshot(id: DomainId, snapshot: SnapshotName, options: CommandOptions): Promise<DomainRecord>
+  revert(id: DomainId, snapshot: SnapshotId, options: CommandOptions & { start?: boolean }): Promise<DomainRecord>
+  /** Those that were cloned from it stay. One that is not there is deleted already. */
+  removeSnapshot(id: DomainId, snapshot: SnapshotId, options: CommandOptions): Promise<DomainRecord>
   /**
    * Makes a new domain, stopped, whose root disk begins as the snapshot's; the rest is new: id, name, addresses, seed. Memory is not cloned:
    * there would be two of one identity. `spec` has the image and the disk's size of the domain that it comes from.
@@ -106,7 +106,7 @@ export interface Toolstack {
   clone(
     id: DomainId,
     spec: DomainSpec,
-    from: { readonly domain: DomainId; readonly snapshot: SnapshotName },
+    from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
     options: CommandOptions,
   ): Promise<DomainRecord>
   /**
@@ -176,7 +176,6 @@ class SagaToolstack implements Toolstack {
       ledger: this.#ledger,
       saves: options.saves,
       clock: options.clock,
-      ids: options.ids,
       untilNotRunning: (id, signal) => this.#untilNotRunning(id, signal),
       look: (id, signal) => this.#lookAt(id, { reconstructed: true, signal }),
       intend: (id, verb) => {
@@ -232,12 +231,12 @@ class SagaToolstack implements Toolstack {
     return toRecord(this.#ledger.need(id))
   }
 
-  async revert(id: DomainId, snapshot: SnapshotName, options: CommandOptions & { start?: boolean }): Promise<DomainRecord> {
+  async revert(id: DomainId, snapshot: SnapshotId, options: CommandOptions & { start?: boolean }): Promise<DomainRecord> {
     await this.#command('domain.revert', id, { id, snapshot, start: options.start ?? false }, options)
     return toRecord(this.#ledger.need(id))
   }
 
-  async removeSnapshot(id: DomainId, snapshot: SnapshotName, options: CommandOptions): Promise<DomainRecord> {
+  async removeSnapshot(id: DomainId, snapshot: SnapshotId, options: CommandOptions): Promise<DomainRecord> {
     await this.#command('domain.snapshot-delete', id, { id, snapshot }, options)
     return toRecord(this.#ledger.need(id))
   }
@@ -245,7 +244,7 @@ class SagaToolstack implements Toolstack {
   async clone(
     id: DomainId,
     spec: DomainSpec,
-    from: { readonly domain: DomainId; readonly snapshot: SnapshotName },
+    from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
     options: CommandOptions,
   ): Promise<DomainRecord> {
     await this.#command('domain.clone', id, { id, spec, from } as unknown as Json, options)

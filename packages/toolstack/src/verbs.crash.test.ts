@@ -12,6 +12,7 @@ import {
   type DomainRecord,
   type DomainSpec,
   type ImageName,
+  type SnapshotId,
   type SnapshotName,
   type VolumeId,
 } from '@typevisor/model'
@@ -48,7 +49,7 @@ const SPEC: DomainSpec = {
   labels: {},
 }
 
-const SNAPSHOT = 'first' as SnapshotName
+const SNAPSHOT = '0192f000-0000-7000-8000-00000000cccc' as SnapshotId
 const ROOT = `${ID}.root` as VolumeId
 const CLONE = '0192f000-0000-7000-8000-00000000bbbb' as DomainId
 const CLONE_SPEC: DomainSpec = { ...SPEC, name: 'clone' as DomainName }
@@ -89,7 +90,7 @@ type SagaName = keyof typeof TOOLSTACK_SAGAS
 /** A saga, or one of its ways. */
 type Act = SagaName | 'snapshot with memory'
 
-const REQUEST = { name: SNAPSHOT, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
+const REQUEST = { snapshot: SNAPSHOT, name: 'first' as SnapshotName, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
 const inputOf = (act: Act): Json => {
   if (act === 'define') return { id: ID, spec: SPEC } as unknown as Json
   if (act === 'clone') return { id: CLONE, spec: CLONE_SPEC, from: { domain: ID, snapshot: SNAPSHOT } } as unknown as Json
