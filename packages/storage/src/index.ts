@@ -37,7 +37,7 @@ export type {
   VolumeStore,
 } from './ports.ts'
 export { askServer, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
-export { nodeChecksum, nodeStoreFile, type NodeStoreFileOptions } from './node-store-file.ts'
+export { nodeChecksum, nodeStoreFile, type FileCalls, type NodeStoreFileOptions } from './node-store-file.ts'
 export type { Checksum, StoreFile } from './store/ports.ts'
 export { Store, type StoreCheck, type StoreOptions, type StoreUsage, type VolumeDescription } from './store/store.ts'
 export { volumeDevice } from './store/volume-device.ts'

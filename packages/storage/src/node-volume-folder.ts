@@ -11,7 +11,7 @@ import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
-import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
+import { nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
 import { Store } from './store/store.ts'
 import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
 
@@ -22,6 +22,8 @@ export interface VolumeFolderOptions {
   readonly log: Log
   /** Locks for as long as the process lives. @throws Fault `conflict`. */
   readonly lock: (path: string) => Disposable
+  /** What of the kernel Node lacks; null where it cannot be called. */
+  readonly calls?: FileCalls | null
   /** A folder without a store gets one. */
   readonly create: boolean
   /** Only looked at and mended: nothing else works on it meanwhile. */
@@ -40,14 +42,14 @@ const controlPath = (dir: string): string => join(dir, 'control.sock')
 
 /** @throws Fault `conflict` when another process has it open, `not_found` when there is none, `failed` for damage. */
 export async function openVolumeFolder(options: VolumeFolderOptions): Promise<VolumeFolder> {
-  const { dir, create, lock, checks = false, ...parts } = options
+  const { dir, create, lock, calls = null, checks = false, ...parts } = options
   const path = storePath(dir)
   if (!create && !existsSync(path)) throw new Fault('not_found', `${dir}: there are no volumes (no ${path})`)
   await using building = new AsyncDisposableStack()
   if (create) await mkdir(dir, { recursive: true, mode: 0o700 })
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
-  const file = nodeStoreFile({ path, create: isNew })
+  const file = nodeStoreFile({ path, calls, create: isNew })
   const store = await (isNew ? Store.create : Store.open)({ ...parts, file, checksum: nodeChecksum, collects: !checks }).catch(
     async (error: unknown) => {
       await file.close()

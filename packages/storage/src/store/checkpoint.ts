@@ -10,7 +10,8 @@
  * A crash before the superblock leaves the checkpoint before with its journal. A failure of the disk wounds the store: what it has by then
  * is not known.
  */
-import { assert } from '@typevisor/base'
+import { assert, Fault } from '@typevisor/base'
+import { HOME_COUNT, type Run } from './allocator.ts'
 import { encodeEntry, type Entry, type EntryRecord } from './catalog.ts'
 import {
   BLOCK_BYTES,
@@ -86,6 +87,17 @@ export function freeze(state: StoreState): Frozen | null {
   const spare = pages.length * (1 + catalogTree.height + 1)
   const runs = allocator.allocateAll(nodes.length + deadBlockCount + spare)
   if (!runs) return null
+  // A checkpoint that has begun must not fail because something else has filled the disk.
+  const back = (run: Run): void =>
+    allocator.back(run, (address, count) => state.parts.file.allocate(address * BLOCK_BYTES, count * BLOCK_BYTES))
+  try {
+    for (const run of runs) back(run)
+    for (const group of allocator.dirtyGroups) back({ address: allocator.homeOf(group, 0), count: HOME_COUNT })
+  } catch (error) {
+    for (const run of runs) allocator.cancel(run)
+    if (error instanceof Fault && error.code === 'exhausted') return null
+    throw error
+  }
   const addresses = runs.flatMap(({ address, count }) => Array.from({ length: count }, (_, index) => address + index)).reverse()
   const place = (): number => addresses.pop() as number // counted above
 

@@ -17,7 +17,9 @@ export interface StoreFile {
   write(position: number, parts: readonly Uint8Array[]): void
   /** Resolves when all that was written before the call is safe from a power cut. */
   sync(): Promise<void>
-  /** Gives the space of a range back, where that can be done; it reads as zeros then, or as before. */
+  /** Room for a range, so that writing to it later does not fail for want of space. Where that cannot be had for sure it does nothing. @throws Fault `exhausted` without space. */
+  allocate(position: number, lengthBytes: number): void
+  /** Gives the room of a range back, where that can be done; it reads as zeros then, or as before. */
   punch(position: number, lengthBytes: number): void
   close(): Promise<void>
 }

@@ -2,7 +2,7 @@
 import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
 import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
-import { BLOCK_BYTES } from './format.ts'
+import { BLOCK_BYTES, GROUP_BLOCKS } from './format.ts'
 import type { Journal } from './journal.ts'
 import type { Checksum, StoreFile } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
@@ -74,6 +74,9 @@ export class StoreState implements TreeOwner {
   /** Blocks that are free, but on which something depends until the next flush, or the next checkpoint. */
   heldUntilSync: number[] = []
   heldUntilCheckpoint: number[] = []
+  /** Groups in which something was freed that is not soon written again: their room in the file can be given back. */
+  readonly emptied = new Set<number>()
+  #empties = false
   /** Which home of each group's table is in force. */
   readonly #tableTurns = new Map<number, 0 | 1>()
   /** Why nothing can be written any more. The way out is to open the store anew. */
@@ -146,7 +149,18 @@ export class StoreState implements TreeOwner {
 
   freeData(address: number): void {
     this.allocator.free(address)
+    if (this.#empties) this.emptied.add(Math.floor(address / GROUP_BLOCKS))
     this.heldUntilSync.push(address)
+  }
+
+  /** What `work` frees is not soon written again. */
+  emptying<T>(work: () => T): T {
+    this.#empties = true
+    try {
+      return work()
+    } finally {
+      this.#empties = false
+    }
   }
 
   /** A block that the last checkpoint may lead to. */

@@ -14,7 +14,7 @@ import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, NAME_BYTES_MAX, RECORD_TYPE } from './format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
@@ -67,6 +67,8 @@ const DIRTY_NODE_COUNT_MAX = 16_384
 const HELD_COUNT_MAX = 16_384
 /** And at least as often as this, while there is something to make safe. */
 const SYNC_EVERY_MS = 1000
+/** Free runs shorter than this keep their room in the file. */
+const GIVEN_BACK_COUNT_MIN = 16
 /** Entries or blocks that one step of the collector goes over. */
 const REAP_STEP = 4096
 const SIZE_BYTES_MAX = 2 ** 46
@@ -102,7 +104,10 @@ export class Store {
   static async create(options: StoreOptions): Promise<Store> {
     const journalBytes = Math.max(JOURNAL_BYTES_MIN, options.journalBytes ?? JOURNAL_BYTES)
     if (readSuperblock(options.file, options.checksum)) throw new Fault('conflict', 'store: there is one already')
-    const state = emptyState(options, Math.ceil(journalBytes / BLOCK_BYTES))
+    const journalBlocks = Math.ceil(journalBytes / BLOCK_BYTES)
+    // A record must never fail because something else has filled the disk.
+    options.file.allocate(0, (SUPERBLOCK_COUNT + journalBlocks) * BLOCK_BYTES)
+    const state = emptyState(options, journalBlocks)
     appendOpening(state.journal, options.rng)
     const store = new Store(options, state, { recordCount: 0, cutCount: 0 })
     await store.checkpoint()
@@ -247,7 +252,7 @@ export class Store {
       this.#assertWritable(entry)
       this.writer.commit()
       this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
-      applyTrim(this.state, entry, block, step, keepsPlace)
+      this.state.emptying(() => applyTrim(this.state, entry, block, step, keepsPlace))
       done += step
       if (done < count) await this.#options.clock.sleep(millis(0))
     }
@@ -361,6 +366,21 @@ export class Store {
       await this.#options.clock.sleep(millis(SYNC_EVERY_MS), { signal }).catch(() => {})
       if (signal.aborted || this.state.wounded) continue
       await this.flush().catch(() => {})
+      if (!this.state.wounded) await this.#giveBack()
+    }
+  }
+
+  /** What a trim or the collector freed is the file system's again. */
+  async #giveBack(): Promise<void> {
+    const { state } = this
+    const { file } = state.parts
+    for (const group of state.emptied) {
+      if (state.wounded || this.#closing.signal.aborted) return
+      state.emptied.delete(group)
+      state.allocator.giveBack(group, GIVEN_BACK_COUNT_MIN, (address, count) =>
+        file.punch(address * BLOCK_BYTES, count * BLOCK_BYTES),
+      )
+      await this.#options.clock.sleep(millis(0))
     }
   }
 
@@ -402,7 +422,7 @@ export class Store {
       }
       const { parent, slot } = entry
       this.#append(() => appendReap(this.state.journal, slot, REAP_STEP))
-      const isGone = applyReap(this.state, entry, REAP_STEP)
+      const isGone = this.state.emptying(() => applyReap(this.state, entry, REAP_STEP))
       if (isGone && parent?.kind === 'branch' && parent.children.size <= 1)
         await this.#change(() => [this.#changed(parent, { kind: 'dying', cursor: 0 })])
       await this.#options.clock.sleep(millis(0))

@@ -17,16 +17,17 @@ type World = ReadonlyMap<string, Disk>
 const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 65_536, 65_537]
 const SIZES = [600, 4096, 66_000]
 
-/** Its zero sleeps are a few turns, its others last until they are aborted. */
-const turnClock = (rng: Rng): Clock => ({
+/** Time is counted in turns: a sleep of nothing is a few, any other some hundreds. Who is dead sleeps for ever. */
+const turnClock = (rng: Rng, isDead: () => boolean): Clock => ({
   now: () => 1_700_000_000_000 as ReturnType<Clock['now']>,
   monotonic: () => 0,
-  async sleep(duration, options) {
-    if (duration === 0) for (let turn = rng.below(4); turn >= 0; turn -= 1) await null
-    else
-      await new Promise((_resolve, reject) =>
-        options?.signal?.addEventListener('abort', () => reject(options.signal?.reason as Error), { once: true }),
-      )
+  async sleep(duration, { signal } = {}) {
+    const turns = duration === 0 ? rng.below(4) : 500 + rng.below(8000)
+    for (let turn = turns; turn >= 0; turn -= 1) {
+      if (isDead()) await new Promise(() => {})
+      await null
+      signal?.throwIfAborted()
+    }
   },
 })
 
@@ -57,7 +58,7 @@ class Run {
     return {
       file,
       checksum: nodeChecksum,
-      clock: turnClock(this.rng),
+      clock: turnClock(this.rng, () => file.isDead),
       rng: this.rng,
       log: memoryLog(),
       journalBytes: 16 * BLOCK_BYTES,
@@ -190,10 +191,12 @@ async function difference(store: Store, world: World): Promise<string | null> {
 
 /** On a copy, on which nothing else works. */
 async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> {
-  const store = await Store.open({ ...run.options(file.copy()), collects: false })
+  const copy = file.copy()
+  const store = await Store.open({ ...run.options(copy), collects: false })
   const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
   assert.deepEqual(report.damage, [], step)
   assert.deepEqual(report.missing, [], `${step}: blocks that something leads to count as free`)
+  copy.crash('kill')
 }
 
 /** When nothing is left to do, nothing is in use that nothing leads to. */
@@ -271,6 +274,7 @@ async function live(seed: number): Promise<void> {
   const again = await Store.open(run.options(file.crash('kill')))
   assert.equal(await difference(again, run.world), null)
   await tight(again, 'opened again')
+  await again.close()
 }
 
 /** Runs each seed; one that fails is told with the command that runs it again. `SEED=n` runs that one alone. */
