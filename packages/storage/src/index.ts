@@ -39,6 +39,7 @@ export type {
 export { askServer, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
 export { nodeChecksum, nodeStoreFile, type NodeStoreFileOptions } from './node-store-file.ts'
 export type { Checksum, HostSpace, StoreFile } from './store/ports.ts'
+export type { LeaseReport } from './served/lease-commands.ts'
 export type { OwnSpace, VolumeUsage } from './served/space.ts'
 export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
 export type { VolumeLimits } from './store/limits.ts'

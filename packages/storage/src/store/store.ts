@@ -14,6 +14,7 @@ import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
+import { assertMayWrite, leaseOf, Opening, type LeaseChange, type VolumeLease } from './lease.ts'
 import { assertLimits, type VolumeLimits } from './limits.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, NAME_BYTES_MAX, RECORD_TYPE } from './format.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
@@ -42,6 +43,11 @@ export interface VolumeDescription {
   /** The snapshot that it goes on from, while it has a name. */
   readonly parent: string | null
   readonly limits: VolumeLimits
+  readonly lease: {
+    /** Of the epoch in force; null: nobody, and all who open the volume may write. */
+    readonly holder: string | null
+    readonly epoch: number
+  }
 }
 
 export interface StoreUsage {
@@ -235,6 +241,21 @@ export class Store {
     await this.flush()
   }
 
+  /**
+   * Carries out a change of a volume's lease, in one turn with its record. Writes that were acknowledged before it, and the change, are safe
+   * when it resolves; those that were not taken in by then are refused, unless they are the new holder's.
+   */
+  async changeLease(name: string, change: LeaseChange): Promise<VolumeLease> {
+    await this.#change(() => {
+      const head = this.#volume(name)
+      const next = change(leaseOf(head.record), name)
+      if (next === null) return []
+      return [this.#changed(head, { leaseEpoch: next.epoch, leaseHolder: next.holder, leaseOffered: next.offeredEpoch })]
+    })
+    await this.flush()
+    return leaseOf(this.#volume(name).record)
+  }
+
   /** A volume or a snapshot; those that came of it stay. What nobody else has is given back by the collector. */
   async remove(name: string): Promise<void> {
     this.writer.commit()
@@ -246,7 +267,7 @@ export class Store {
   }
 
   /** Makes holes (or zeros that keep their place) of whole blocks, step by step. */
-  async trim(entry: Entry, first: number, count: number, keepsPlace: boolean): Promise<void> {
+  async trim(entry: Entry, first: number, count: number, keepsPlace: boolean, opening = Opening.plain(entry)): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
       const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % ENTRIES_PER_NODE))
@@ -257,7 +278,8 @@ export class Store {
         continue
       }
       await this.#room(64)
-      this.#assertWritable(entry)
+      if (this.state.wounded) throw this.state.wounded
+      assertMayWrite(entry, opening)
       this.writer.commit()
       this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
       applyTrim(this.state, entry, block, step, keepsPlace)
@@ -479,6 +501,7 @@ export class Store {
     if (this.state.wounded) throw this.state.wounded
     this.writer.commit()
     const changes = make()
+    if (changes.length === 0) return
     const epoch = this.state.epoch + (beginsEpoch ? 1 : 0)
     this.#append(() => appendCatalog(this.state.journal, epoch, changes))
     applyCatalog(this.state, epoch, changes)
@@ -519,11 +542,6 @@ export class Store {
     return entry
   }
 
-  #assertWritable(entry: Entry): void {
-    if (this.state.wounded) throw this.state.wounded
-    if (entry.kind !== 'volume') throw new Fault('unavailable', 'the volume is not there any more')
-  }
-
   #assertNew(name: string, kind: 'volume' | 'snapshot'): void {
     const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
     if (!want.test(name) || name.length > NAME_BYTES_MAX)
@@ -547,6 +565,7 @@ export class Store {
       volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
       parent: nameOf(parent),
       limits: limitsOf(entry),
+      lease: { holder: record.leaseHolder && uuidOf(record.leaseHolder), epoch: record.leaseEpoch },
     }
   }
 }
@@ -565,7 +584,7 @@ function assertSize(sizeBytes: number): void {
     throw new Fault('invalid', `size: got ${sizeBytes}, want a multiple of ${BLOCK_BYTES} up to ${SIZE_BYTES_MAX}`)
 }
 
-const uuidOf = (id: Uint8Array): string => {
+export const uuidOf = (id: Uint8Array): string => {
   const text = [...id].map((byte) => byte.toString(16).padStart(2, '0')).join('')
   return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`
 }

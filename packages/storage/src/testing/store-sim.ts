@@ -18,7 +18,7 @@ const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 
 const SIZES = [600, 4096, 66_000]
 
 /** Its zero sleeps are a few turns, its others last until they are aborted. */
-const turnClock = (rng: Rng): Clock => ({
+export const turnClock = (rng: Rng): Clock => ({
   now: () => 1_700_000_000_000 as ReturnType<Clock['now']>,
   monotonic: () => 0,
   async sleep(duration, options) {
