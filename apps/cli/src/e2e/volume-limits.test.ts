@@ -1,9 +1,10 @@
 /** Limits, statistics, warnings and leases of volumes from the command line, on a folder that is served. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { rm, statfs } from 'node:fs/promises'
+import { mkdir, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { Fault } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { OPERATIONS, type VolumeStatisticsReport, type VolumeUsage } from '@typevisor/storage'
@@ -125,6 +126,39 @@ test('usage tells what is used and available, and what each volume has of its ow
       /used .* of .*%\)\navailable .* would be full first[^]*copy +volume +64 MiB +0 B/,
     )
   })
+})
+
+test('whoever serves a store says when the file system below it fills', async (t) => {
+  const folder = await temporaryFolder()
+  const socketPath = join(folder, 'nbd.sock')
+  const dir = join(folder, 'volumes')
+  try {
+    await mkdir(dir)
+    // A file system of its own, of 100 MiB, which goes with the process; the journal's 64 MiB count as used.
+    const script = [
+      'mount -t tmpfs -o size=100m none "$0"',
+      '"$2" "$3" volume create web --size 1GiB --dir "$0"',
+      'exec "$2" "$3" nbd serve --dir "$0" --socket "$1"',
+    ].join(' && ')
+    const unshare = ['unshare', '--map-root-user', '--mount']
+    if (spawnSync('unshare', [...unshare.slice(1), 'true']).status !== 0)
+      return t.skip(`no mount namespace can be made here (${unshare.join(' ')})`)
+    const main = fileURLToPath(new URL('../main.ts', import.meta.url))
+    await using child = typevisor([dir, socketPath, process.execPath, main], {}, [...unshare, 'sh', '-c', script])
+    await child.says(/serving/)
+    await using web = await connectNbd({ address: { socketPath }, exportName: 'web' })
+    const fill = async (fromMib: number, toMib: number): Promise<void> => {
+      for (let mib = fromMib; mib < toMib; mib += 1) await web.write(mib * 2 ** 20, new Uint8Array(2 ** 20).fill(mib))
+    }
+    await fill(0, 20)
+    assert.doesNotMatch(child.said(), /store\.fills/)
+    await fill(20, 72)
+    await child.says(/store\.fills.*host.*80/)
+    await fill(72, 88)
+    await child.says(/store\.fills.*host.*90/)
+  } finally {
+    await rm(folder, { recursive: true, force: true })
+  }
 })
 
 test('a leased volume is written by its holder alone, QEMU’s tools included, and by the next one after a hand-over', async () => {
