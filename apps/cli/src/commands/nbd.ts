@@ -1,11 +1,12 @@
 /** Serves disks over NBD, with no platform: the volumes of a folder, or one in memory. */
 import { Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { listenNbd, memoryDevice, type ExportSource, type NbdServer } from '@typevisor/nbd'
-import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { openVolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
 import type { Command, Terminal } from '../terminal.ts'
+import { VERSION } from '../version.ts'
 
 const FLAGS = {
   dir: { text: 'serve the volumes of this folder; each is an export of its name, each snapshot a read-only one', value: 'DIR' },
@@ -27,19 +28,28 @@ export const nbd: Command = {
     if ((dir === undefined) === (memory === undefined)) throw new Fault('invalid', 'nbd serve: want either --dir or --memory')
     if ((socket === undefined) === (port === undefined)) throw new Fault('invalid', 'nbd serve: want either --socket or --port')
     const log = consoleLog({ level: 'warn' })
+    const asked = Promise.withResolvers<void>()
     await using stack = new AsyncDisposableStack()
     let source: ExportSource
     if (dir !== undefined) {
       const folder = stack.use(
-        await openVolumeFolder({ dir, create: true, lock: lockFile, clock: realClock(), rng: realRng(), log }),
+        await openVolumeFolder({
+          dir,
+          create: true,
+          lock: lockFile,
+          calls: fileCalls(),
+          clock: realClock(),
+          rng: realRng(),
+          log,
+        }),
       )
-      await folder.answer()
+      await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()
     } else source = memorySource(parseBytes(memory ?? ''))
     const listen = socket === undefined ? { host: host ?? '127.0.0.1', port: portOf(port ?? '') } : { socketPath: socket }
     const server = stack.use(await listenNbd({ listen, source, log }))
     await announce(server, source, terminal, json)
-    await stopSignal()
+    await Promise.race([stopSignal(), asked.promise])
     return EXIT.ok
   },
 }

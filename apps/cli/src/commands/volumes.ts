@@ -1,6 +1,6 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
 import { Fault, formatBytes, parseBytes } from '@typevisor/base'
-import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
@@ -39,7 +39,7 @@ async function withFolder<T>(
   }
   if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, ...parts })
+  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
   return await work(folder.served.call)
 }
 

@@ -40,9 +40,14 @@ class World {
   }
 
   tell(writer: number, epoch: number): void {
-    assert.equal(this.owners.get(epoch) ?? writer, writer, `epoch ${epoch} was given to two`)
+    assert.ok(!this.owners.has(epoch), `epoch ${epoch} was given out twice`)
     this.owners.set(epoch, writer)
     this.epochs[writer]?.push(epoch)
+  }
+
+  /** Of two changes the earlier one may be answered later. */
+  inForce(epoch: number): void {
+    this.epoch = Math.max(this.epoch, epoch)
   }
 
   /** A flush (or a change, which ends with one) makes safe what was acknowledged when it began. */
@@ -123,7 +128,7 @@ class Life {
     acknowledged[block] = Math.max(acknowledged[block] ?? 0, opening.epoch)
   }
 
-  /** Who decides whose the volume is: it knows what it was answered, and asks the store otherwise. */
+  /** Who decides whose the volume is, one of two who do not know of each other: by what the store says, and what was answered. */
   async decide(): Promise<void> {
     const world = this.#world
     const { rng } = world
@@ -137,13 +142,13 @@ class Life {
         if (choice < 4) {
           const lease = await change(acquireLease(holderOf(writer), leaseHolder ? epoch : undefined))
           world.tell(writer, lease.epoch)
-          world.epoch = lease.epoch
+          world.inForce(lease.epoch)
         } else if (choice < 7 && leaseHolder) {
           const { offeredEpoch } = await change(offerLease(epoch))
           world.tell(writer, offeredEpoch)
           for (let turn = rng.below(40); turn > 0; turn -= 1) await null
-          world.epoch = (await change(handOverLease(epoch, holderOf(writer), offeredEpoch))).epoch
-        } else if (choice < 8 && leaseHolder) world.epoch = (await change(releaseLease(epoch))).epoch
+          world.inForce((await change(handOverLease(epoch, holderOf(writer), offeredEpoch))).epoch)
+        } else if (choice < 8 && leaseHolder) world.inForce((await change(releaseLease(epoch))).epoch)
         else if (choice < 9) await world.flushed(() => this.#store.flush())
         else await this.#store.checkpoint()
       } catch (error) {
@@ -173,7 +178,7 @@ async function live(seed: number): Promise<World> {
   const optionsOf = (file: SimStoreFile) => ({
     file,
     checksum: nodeChecksum,
-    clock: turnClock(rng),
+    clock: turnClock(rng, () => file.isDead),
     rng,
     log: memoryLog(),
     journalBytes: 16 * BLOCK_BYTES,
@@ -185,7 +190,7 @@ async function live(seed: number): Promise<World> {
   await store.flush()
   for (let count = 1 + rng.below(4); count > 0; count -= 1) {
     const life = new Life(world, store)
-    const parts = [life.watch(), life.decide(), ...world.epochs.map((_, writer) => life.write(writer))]
+    const parts = [life.watch(), life.decide(), life.decide(), ...world.epochs.map((_, writer) => life.write(writer))]
     const failure = Promise.all(parts).then(
       () => null,
       (error: unknown) => error,
