@@ -11,6 +11,7 @@ import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
+import { nodeCompressor } from './node-compressor.ts'
 import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
 import { nodeVolumeCrypto } from './node-volume-crypto.ts'
 import { Store } from './store/store.ts'
@@ -49,7 +50,8 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
   const file = nodeStoreFile({ path, create: isNew })
-  const made = { ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), collects: !checks }
+  const ports = { file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), compressor: nodeCompressor }
+  const made = { ...parts, ...ports, collects: !checks }
   const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
     await file.close()
     // A store that was never made whole is none: the next one makes it.

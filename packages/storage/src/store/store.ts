@@ -10,7 +10,7 @@
  * checkpoints, the collector, cold reads) works between them. One checkpoint and one flush are under way at a time.
  */
 import { assert, Fault, millis, toFault } from '@typevisor/base'
-import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
+import { emptyRecord, type CompressionKind, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
@@ -20,6 +20,8 @@ import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
+import { cutsPackedUnit, unitStep } from './units.ts'
+import { deviceOf } from './volume-device.ts'
 import { hasSpace, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
@@ -29,6 +31,12 @@ export interface StoreOptions extends StoreParts {
   readonly dirtyNodeCountMax?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
+}
+
+export interface VolumeOptions {
+  /** The content of a key file: it is encrypted, and unlocked. */
+  readonly secret?: Uint8Array
+  readonly compression?: CompressionKind
 }
 
 export interface VolumeDescription {
@@ -42,6 +50,9 @@ export interface VolumeDescription {
   /** The snapshot that it goes on from, while it has a name. */
   readonly parent: string | null
   readonly encryption: 'none' | 'unlocked' | 'locked'
+  readonly compression: CompressionKind
+  /** Data that it leads to on disk, shared or not. */
+  readonly storedBytes: number
 }
 
 export interface StoreUsage {
@@ -150,14 +161,16 @@ export class Store {
     }
   }
 
-  /** With `secret`, the content of a key file, it is encrypted, and unlocked. */
-  async createVolume(name: string, sizeBytes: number, options: { secret?: Uint8Array } = {}): Promise<VolumeDescription> {
+  async createVolume(name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
     assertSize(sizeBytes)
+    const { compression = 'none' } = options
+    if (compression !== 'none' && !this.#options.compressor)
+      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
     const key = options.secret ? await this.state.keyring.make(options.secret) : null
     await this.#change(() => {
       this.#assertNew(name, 'volume')
-      return [this.#fresh({ kind: 'volume', name, sizeBytes, key })]
+      return [this.#fresh({ kind: 'volume', name, sizeBytes, key, compression })]
     })
     return this.#describe(this.entry(name))
   }
@@ -196,8 +209,9 @@ export class Store {
     this.#assertNew(full, 'snapshot')
     await this.#change(() => {
       const head = this.#volume(volumeName)
-      const { sizeBytes, parent, key } = head.record
-      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, epoch: this.state.epoch })
+      const { sizeBytes, parent, key, compression } = head.record
+      const { epoch } = this.state
+      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, compression, epoch })
       return [
         { ...taken, forkOf: head.slot, deadListOf: head.slot },
         { slot: head.slot, record: { ...head.record, parent: taken.slot }, forkOf: -1, deadListOf: -1 },
@@ -212,8 +226,8 @@ export class Store {
     this.#assertNew(name, 'volume')
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes, key } = from.record
-      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes, key, parent: from.slot }), forkOf: from.slot }]
+      const { sizeBytes, key, compression } = from.record
+      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes, key, compression, parent: from.slot }), forkOf: from.slot }]
     })
     return this.#describe(this.entry(name))
   }
@@ -223,12 +237,18 @@ export class Store {
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes, key } = from.record
+      const { sizeBytes, key, compression } = from.record
       const { record } = head
-      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent: record.parent, key: record.key })
+      const { parent, key: oldKey } = record
+      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent, key: oldKey })
       return [
         { ...old, forkOf: head.slot, deadListOf: head.slot },
-        { slot: head.slot, record: { ...record, parent: from.slot, sizeBytes, key }, forkOf: from.slot, deadListOf: -1 },
+        {
+          slot: head.slot,
+          record: { ...record, parent: from.slot, sizeBytes, key, compression },
+          forkOf: from.slot,
+          deadListOf: -1,
+        },
       ]
     })
     this.#wakeCollector()
@@ -269,7 +289,8 @@ export class Store {
   async trim(entry: Entry, first: number, count: number, keepsPlace: boolean): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
-      const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const most = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const step = entry.isCompressed ? unitStep(block, most) : most
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
@@ -279,6 +300,11 @@ export class Store {
       await this.#room(64)
       this.#assertWritable(entry)
       this.writer.commit()
+      if (entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
+        await deviceOf(this, entry).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
+        done += step
+        continue
+      }
       this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
       applyTrim(this.state, entry, block, step, keepsPlace)
       done += step
@@ -568,6 +594,8 @@ export class Store {
       volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
       parent: nameOf(parent),
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
+      compression: record.compression,
+      storedBytes: entry.storedCount * BLOCK_BYTES,
     }
   }
 }
