@@ -39,6 +39,14 @@ export type {
 export { askServer, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
 export { nodeChecksum, nodeStoreFile, type NodeStoreFileOptions } from './node-store-file.ts'
 export type { Checksum, StoreFile } from './store/ports.ts'
-export { Store, type StoreCheck, type StoreOptions, type StoreUsage, type VolumeDescription } from './store/store.ts'
+export {
+  Store,
+  type StoreCheck,
+  type StoreOptions,
+  type StoreUsage,
+  type VolumeDescription,
+  type VolumeOptions,
+} from './store/store.ts'
+export { COMPRESSION_KINDS, type CompressionKind } from './store/catalog.ts'
 export { volumeDevice } from './store/volume-device.ts'
 export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommands } from './volume-commands.ts'

@@ -6,7 +6,7 @@
  *   DIR/control.sock   there while it is served: one line of JSON asks, one answers
  */
 import { existsSync } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
+import { chmod, mkdir, rm } from 'node:fs/promises'
 import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -89,6 +89,8 @@ async function answerOn(path: string, served: ServedStore): Promise<AsyncDisposa
     server.once('error', (error) => reject(new Fault('failed', `listen on ${path}: ${error.message}`, { cause: error })))
     server.listen({ path }, resolve)
   })
+  // Keys come over it.
+  await chmod(path, 0o600)
   return {
     async [Symbol.asyncDispose]() {
       for (const socket of open) socket.destroy()

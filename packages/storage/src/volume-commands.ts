@@ -1,14 +1,21 @@
 /** What can be asked of a store, as data: the same for who has it open and for who asks its server over a control socket. */
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
+import { COMPRESSION_KINDS, type CompressionKind } from './store/catalog.ts'
 import type { Store, StoreCheck, StoreUsage, VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
-/** Arguments and answer of each. */
+/** Arguments and answer of each. `secret`s are the content of key files, in base64. */
 export interface VolumeCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
   usage: { args: Record<string, never>; answer: StoreUsage }
-  create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
+  create: {
+    args: { name: string; sizeBytes: number; compression?: CompressionKind; secret?: string }
+    answer: VolumeDescription
+  }
+  /** @throws Fault `unauthenticated` when it stays locked. */
+  unlock: { args: { name: string; secret: string }; answer: { unlocked: string[] } }
+  rekey: { args: { name: string; secret: string; nextSecret: string }; answer: VolumeDescription }
   clone: { args: { snapshot: string; name: string }; answer: VolumeDescription }
   snapshot: { args: { volume: string; name: string }; answer: VolumeDescription }
   revert: { args: { volume: string; snapshot: string }; answer: VolumeDescription }
@@ -45,7 +52,20 @@ export class ServedStore {
   readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
     list: async () => this.store.list(),
     usage: async () => this.store.usage(),
-    create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
+    create: ({ name, sizeBytes, compression, secret }) =>
+      this.store.createVolume(name, sizeBytes, {
+        ...(compression === undefined ? {} : { compression }),
+        ...(secret === undefined ? {} : { secret: secretOf(secret) }),
+      }),
+    unlock: async ({ name, secret }) => {
+      const { encryption } = this.#need(name)
+      if (encryption === 'none') throw new Fault('conflict', `unlock ${name}: it is not encrypted`)
+      const unlocked = await this.store.unlock(secretOf(secret), [name])
+      if (this.#need(name).encryption === 'locked')
+        throw new Fault('unauthenticated', `unlock ${name}: it is not encrypted with this key file`)
+      return { unlocked }
+    },
+    rekey: ({ name, secret, nextSecret }) => this.store.rekey(name, secretOf(secret), secretOf(nextSecret)),
     clone: ({ snapshot, name }) => this.store.clone(snapshot, name),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot }) => {
@@ -114,6 +134,8 @@ const COMMANDS = [
   'list',
   'usage',
   'create',
+  'unlock',
+  'rekey',
   'clone',
   'snapshot',
   'revert',
@@ -122,6 +144,24 @@ const COMMANDS = [
   'remove',
 ] as const satisfies VolumeCommand[]
 const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume'])
+const SECRET_ARGS: ReadonlySet<string> = new Set(['secret', 'nextSecret'])
+
+const isText = (value: unknown): value is string => typeof value === 'string'
+
+function isRight(key: string, value: unknown): boolean {
+  if (TEXT_ARGS.has(key) || SECRET_ARGS.has(key)) return isText(value)
+  if (key === 'sizeBytes') return typeof value === 'number'
+  return key === 'compression' && COMPRESSION_KINDS.some((kind) => kind === value)
+}
+
+/** @throws Fault `invalid`, which does not say what was there. */
+function secretOf(base64: string): Uint8Array {
+  try {
+    return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0))
+  } catch {
+    throw new Fault('invalid', `secret: got ${base64.length} characters that are not base64`)
+  }
+}
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {
@@ -131,8 +171,8 @@ export function parseVolumeCommand(json: unknown): { command: VolumeCommand; arg
   if (typeof args !== 'object' || args === null)
     throw new Fault('invalid', `args of ${known}: got ${JSON.stringify(args)}, want an object`)
   for (const [key, value] of Object.entries(args)) {
-    const wrong = TEXT_ARGS.has(key) ? typeof value !== 'string' : key === 'sizeBytes' ? typeof value !== 'number' : true
-    if (wrong) throw new Fault('invalid', `args.${key} of ${known}: got ${JSON.stringify(value)}`)
+    if (!isRight(key, value))
+      throw new Fault('invalid', `args.${key} of ${known}: got ${SECRET_ARGS.has(key) ? typeof value : JSON.stringify(value)}`)
   }
   return { command: known, args: args as never } // the store itself refuses what is missing
 }

@@ -2,13 +2,15 @@
 import { Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { listenNbd, memoryDevice, type ExportSource, type NbdServer } from '@typevisor/nbd'
 import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
-import { openVolumeFolder } from '@typevisor/storage'
+import { openVolumeFolder, type VolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
 import type { Command, Terminal } from '../terminal.ts'
+import { readKeyFile } from './key-file.ts'
 
 const FLAGS = {
   dir: { text: 'serve the volumes of this folder; each is an export of its name, each snapshot a read-only one', value: 'DIR' },
+  'key-file': { text: 'unlock the encrypted volumes that this file opens', value: 'FILE', many: true },
   memory: { text: 'serve one disk of this size in memory instead, gone with this process', value: 'SIZE' },
   socket: { text: 'listen on this Unix socket', value: 'PATH' },
   port: { text: 'listen on this TCP port (0: any free one)', value: 'PORT' },
@@ -17,12 +19,12 @@ const FLAGS = {
 
 export const nbd: Command = {
   summary: 'Serve disks over NBD: volumes of a folder, or memory',
-  usage: 'typevisor nbd serve --dir DIR|--memory SIZE --socket PATH|--port PORT',
+  usage: 'typevisor nbd serve --dir DIR|--memory SIZE --socket PATH|--port PORT [--key-file FILE ...]',
   flags: FLAGS,
   async run(words, terminal, json) {
     const [verb, ...rest] = words
     if (verb !== 'serve') throw new Fault('invalid', `nbd: got ${JSON.stringify(verb ?? '')}, want serve`)
-    const { dir, memory, socket, port, host } = parseFlags('nbd serve', FLAGS, rest)
+    const { dir, memory, socket, port, host, 'key-file': keyFiles = [] } = parseFlags('nbd serve', FLAGS, rest)
     if ((dir === undefined) === (memory === undefined)) throw new Fault('invalid', 'nbd serve: want either --dir or --memory')
     if ((socket === undefined) === (port === undefined)) throw new Fault('invalid', 'nbd serve: want either --socket or --port')
     const log = consoleLog({ level: 'warn' })
@@ -32,6 +34,7 @@ export const nbd: Command = {
       const folder = stack.use(
         await openVolumeFolder({ dir, create: true, lock: lockFile, clock: realClock(), rng: realRng(), log }),
       )
+      await unlockAll(folder, keyFiles, terminal)
       await folder.answer()
       source = folder.served.exports()
     } else source = memorySource(parseBytes(memory ?? ''))
@@ -41,6 +44,15 @@ export const nbd: Command = {
     await stopSignal()
     return EXIT.ok
   },
+}
+
+async function unlockAll({ served }: VolumeFolder, keyFiles: readonly string[], terminal: Terminal): Promise<void> {
+  for (const path of keyFiles) {
+    const unlocked = await served.store.unlock(await readKeyFile(path))
+    if (unlocked.length === 0) terminal.say(`${path}: no locked volume has its key from this file`)
+  }
+  const locked = served.store.list().filter(({ encryption }) => encryption === 'locked')
+  if (locked.length > 0) terminal.say(`locked: ${locked.map(({ name }) => name).join(', ')}; typevisor volume unlock opens them`)
 }
 
 function memorySource(sizeBytes: number): ExportSource {

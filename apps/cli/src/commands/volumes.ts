@@ -1,17 +1,23 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
 import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
-import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
+import { askServer, COMPRESSION_KINDS, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
-import { parseFlags, type FlagTable } from '../flags.ts'
+import { oneOf, parseFlags, type FlagTable, type FlagValues } from '../flags.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { readKeyFile } from './key-file.ts'
 
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+  'key-file': { text: 'encrypted with what is in this file: 32 random bytes or more, or a passphrase', value: 'FILE' },
+  'new-key-file': { text: 'the key file from now on (rekey)', value: 'FILE' },
+  compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
 } as const satisfies FlagTable
+
+type Flags = FlagValues<typeof FLAGS>
 
 /** As those who check file systems have it. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
@@ -23,20 +29,16 @@ interface Verb {
   readonly makes?: boolean
   /** Nothing else may work on the volumes meanwhile, unless they are served. */
   readonly checks?: boolean
+  /** It is about who serves the folder. */
+  readonly asksServer?: boolean
   /** @returns the exit code, where it is another than 0. */
-  run(
-    call: CommandCaller,
-    words: readonly string[],
-    flags: { size?: string },
-    terminal: Terminal,
-    json: boolean,
-  ): Promise<number | void>
+  run(call: CommandCaller, words: readonly string[], flags: Flags, terminal: Terminal, json: boolean): Promise<number | void>
 }
 
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false }: Verb,
+  { makes = false, checks = false, asksServer = false }: Verb,
   work: (call: CommandCaller) => Promise<T>,
 ): Promise<T> {
   const server = await askServer(dir)
@@ -47,6 +49,7 @@ async function withFolder<T>(
       server.close()
     }
   }
+  if (asksServer) throw new Fault('unavailable', `${dir}: nobody serves it; nbd serve --key-file FILE unlocks what it serves`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
   await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, ...parts })
   return await work(folder.served.call)
@@ -59,6 +62,15 @@ const sizeOf = (size: string | undefined): number => {
   if (size === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
   return parseBytes(size)
 }
+
+async function secretOf(flags: Flags, flag: 'key-file' | 'new-key-file'): Promise<string> {
+  const path = flags[flag]
+  if (path === undefined) throw new Fault('invalid', `--${flag}: got nothing, want a file`)
+  return Buffer.from(await readKeyFile(path)).toString('base64')
+}
+
+const formOf = ({ encryption, compression }: VolumeDescription): string =>
+  [encryption === 'unlocked' ? 'encrypted' : encryption, compression].filter((word) => word !== 'none').join(' ') || '-'
 
 async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind: 'volume' | 'snapshot' | null): Promise<void> {
   const items = (await call('list', {})).filter((item) => kind === null || item.kind === kind)
@@ -74,6 +86,8 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
         { title: 'NAME', value: ({ name }) => name },
         { title: 'KIND', value: (item) => item.kind },
         { title: 'SIZE', value: ({ sizeBytes }) => formatBytes(sizeBytes), right: true },
+        { title: 'STORED', value: ({ storedBytes }) => formatBytes(bytes(storedBytes)), right: true },
+        { title: 'FORM', value: formOf },
         { title: 'FROM', value: ({ parent }) => parent ?? '-' },
         { title: 'AGE', value: ({ createdAt }) => age(createdAt, now), right: true },
       ],
@@ -84,11 +98,32 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
 
 const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
   create: {
-    usage: 'typevisor volume create NAME --size SIZE --dir DIR',
+    usage: 'typevisor volume create NAME --size SIZE [--key-file FILE] [--compression zstd] --dir DIR',
     words: [1, 1],
     makes: true,
-    run: async (call, [name = ''], flags, terminal, json) =>
-      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size) })),
+    run: async (call, [name = ''], flags, terminal, json) => {
+      const compression = oneOf('--compression', flags.compression ?? 'none', COMPRESSION_KINDS)
+      const secret = flags['key-file'] === undefined ? {} : { secret: await secretOf(flags, 'key-file') }
+      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size), compression, ...secret }))
+    },
+  },
+  unlock: {
+    usage: 'typevisor volume unlock NAME --key-file FILE --dir DIR (while it is served)',
+    words: [1, 1],
+    asksServer: true,
+    run: async (call, [name = ''], flags, terminal, json) => {
+      const { unlocked } = await call('unlock', { name, secret: await secretOf(flags, 'key-file') })
+      terminal.out(json ? JSON.stringify({ unlocked }) : `${name} is unlocked for as long as it is served`)
+    },
+  },
+  rekey: {
+    usage: 'typevisor volume rekey NAME --key-file FILE --new-key-file FILE --dir DIR',
+    words: [1, 1],
+    run: async (call, [name = ''], flags, terminal, json) => {
+      const [secret, nextSecret] = [await secretOf(flags, 'key-file'), await secretOf(flags, 'new-key-file')]
+      const volume = await call('rekey', { name, secret, nextSecret })
+      terminal.out(json ? JSON.stringify(volume) : `${name} and its snapshots have the new key file; clones keep theirs`)
+    },
   },
   clone: {
     usage: 'typevisor volume clone VOLUME@SNAPSHOT NAME --dir DIR',
@@ -195,17 +230,21 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
         )
       const flagAt = rest.findIndex((word) => word.startsWith('-'))
       const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, size } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
+      const flags = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
       const [least, most] = verb.words
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
+      const { dir } = flags
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const flags = size === undefined ? {} : { size }
       const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
       return code ?? EXIT.ok
     },
   }
 }
 
-export const volume = commandOf('volume', 'Volumes of a folder: create, clone, list, resize, rename, delete, check', VOLUME_VERBS)
+export const volume = commandOf(
+  'volume',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, unlock, rekey',
+  VOLUME_VERBS,
+)
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)

@@ -35,8 +35,9 @@ export interface EntryRecord {
   readonly compression: CompressionKind
 }
 
-export type CompressionKind = keyof typeof COMPRESSION
 const COMPRESSION = { none: 0, zstd: 1 } as const
+export type CompressionKind = keyof typeof COMPRESSION
+export const COMPRESSION_KINDS = Object.keys(COMPRESSION) as CompressionKind[]
 
 export const geometryOf = ({ key }: EntryRecord): Geometry => (key ? SEALED : PLAIN)
 
@@ -238,7 +239,7 @@ export function decodeEntry(content: Uint8Array): { record: EntryRecord; decoded
 }
 
 function compressionOf(number: number): CompressionKind {
-  for (const kind of ['none', 'zstd'] as const) if (COMPRESSION[kind] === number) return kind
+  for (const kind of COMPRESSION_KINDS) if (COMPRESSION[kind] === number) return kind
   throw new Fault('unsupported', `catalog record: got compression ${number}, want ${Object.values(COMPRESSION).join(' or ')}`)
 }
 
