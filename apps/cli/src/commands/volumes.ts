@@ -69,6 +69,19 @@ async function secretOf(flags: Flags, flag: 'key-file' | 'new-key-file'): Promis
   return Buffer.from(await readKeyFile(path)).toString('base64')
 }
 
+/** What is locked after all has been tried with the key file, where one is given. */
+async function stillLocked(call: CommandCaller, flags: Flags): Promise<string[]> {
+  const locked = async (): Promise<string[]> =>
+    (await call('list', {})).flatMap(({ name, encryption }) => (encryption === 'locked' ? [name] : []))
+  if (flags['key-file'] === undefined) return locked()
+  const secret = await secretOf(flags, 'key-file')
+  for (const name of await locked())
+    await call('unlock', { name, secret }).catch((error: unknown) => {
+      if (!(error instanceof Fault) || error.code !== 'unauthenticated') throw error
+    })
+  return locked()
+}
+
 const formOf = ({ encryption, compression }: VolumeDescription): string =>
   [encryption === 'unlocked' ? 'encrypted' : encryption, compression].filter((word) => word !== 'none').join(' ') || '-'
 
@@ -157,14 +170,16 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
     },
   },
   check: {
-    usage: 'typevisor volume check --dir DIR',
+    usage: 'typevisor volume check [--key-file FILE] --dir DIR',
     words: [0, 0],
     checks: true,
-    run: async (call, _words, _flags, terminal, json) => {
+    run: async (call, _words, flags, terminal, json) => {
+      const locked = await stillLocked(call, flags)
       const found = await call('check', {})
-      if (json) terminal.out(JSON.stringify(found))
+      if (json) terminal.out(JSON.stringify({ ...found, locked }))
       else {
         for (const line of found.damage) terminal.out(line)
+        if (locked.length > 0) terminal.say(`locked, so that only checksums are proven: ${locked.join(', ')}`)
         const looked = `${found.dataCount} blocks of data, ${found.nodeCount} nodes`
         const mended = `${found.leakedCount} blocks given back, ${found.missingCount} taken`
         terminal.out(

@@ -130,7 +130,11 @@ test('an encrypted volume is served to who has its key file, told to others, and
       await child.exited
     }
     assert.ok(!(await readFile(join(dir, 'store'))).includes('that nobody may'))
-    assert.equal((await run(['volume', 'check', ...at])).code, 0)
+    const locked = await run(['volume', 'check', ...at])
+    assert.equal(locked.code, 0)
+    assert.match(locked.said, /only checksums are proven: web/)
+    const checked = await run(['volume', 'check', '--json', '--key-file', other, ...at])
+    assert.deepEqual((json(checked.said) as { locked: string[] }).locked, [])
     await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath, '--key-file', key, '--key-file', other])
     await child.says(/no locked volume has its key from this file/)
     await child.says(/serving/)
