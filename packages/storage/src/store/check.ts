@@ -5,9 +5,10 @@
  * blocks in use, never too many.
  */
 import { toFault } from '@typevisor/base'
+import { opensAt } from './blocks.ts'
 import type { Entry } from './catalog.ts'
 import { openDeadBlock } from './dead-list.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
 import type { BlockCipher } from './ports.ts'
 import { hex, type StoreState } from './state.ts'
 import { addressAt, entryAt, type Geometry, type Node, type NodeEntry, type Tree } from './tree.ts'
@@ -143,7 +144,8 @@ class Check {
     }
   }
 
-  #data(node: Node, { name, geometry, isCatalog, cipher }: Owner, block: number): void {
+  #data(node: Node, owner: Owner, block: number): void {
+    const { name, geometry, isCatalog } = owner
     const word = geometry.wordOf(block)
     const address = addressAt(node.words, word)
     if (address === 0) return
@@ -159,7 +161,7 @@ class Check {
       const [found, want] = [this.#state.parts.checksum(content), node.words[word + 3] as number]
       if (found !== want)
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} has checksum ${hex(found)}, want ${hex(want)}`)
-      else if (cipher && !cipher.open(block, node.words[word + 2] as number, content, 0, node.bytes, (word + ENTRY_WORDS) * 4))
+      else if (owner.cipher && !opensAt(owner, node.words, node.bytes, word, block, content, 0))
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} is not what was sealed there`)
     } catch (error) {
       this.#found(`${name} at ${block * BLOCK_BYTES}: ${toFault(error).message}`)

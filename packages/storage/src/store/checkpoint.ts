@@ -39,6 +39,7 @@ interface FrozenEntry {
   readonly rootNode: Node | null
   readonly root: Tree['root'] | null
   readonly dead: { address: number; checksum: number; count: number }
+  readonly storedCount: number
 }
 
 export interface Frozen {
@@ -156,7 +157,7 @@ export function freeze(state: StoreState): Frozen | null {
 }
 
 function frozenEntry(entry: Entry): FrozenEntry {
-  const { tree, dead } = entry
+  const { tree, dead, storedCount } = entry
   return {
     slot: entry.slot,
     record: entry.record,
@@ -165,6 +166,7 @@ function frozenEntry(entry: Entry): FrozenEntry {
     rootNode: tree.dirtyRoot,
     root: tree.root,
     dead: { ...dead.top, count: dead.count },
+    storedCount,
   }
 }
 
@@ -264,6 +266,7 @@ function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
     const encoded = encodeEntry(entry.record, {
       tree: { height: entry.height, root: { address: at?.address ?? 0, birth: at?.birth ?? 0, checksum: at?.checksum ?? 0 } },
       dead: { top: entry.dead, count: entry.dead.count },
+      storedCount: entry.storedCount,
     })
     content.set(encoded, index * CATALOG_RECORD_BYTES)
   }

@@ -22,6 +22,10 @@ export const ENTRIES_PER_NODE = 256
 export const ENTRY_SHIFT = 8
 /** Word 0: address, low. Word 1: address, high (8 bits), and flags. Word 2: birth. Word 3: checksum. */
 export const FLAG_ZERO = 0x100
+/** Compressed volumes: of a unit that is packed. Those of its entries that have no address are no holes. */
+export const FLAG_PACKED = 0x400
+/** Blocks that are packed together. */
+export const UNIT_BLOCKS = 16
 /** In the leaves of an encrypted volume: four words more, the block's SIV. */
 export const SIV_WORDS = 4
 export const SIV_BYTES = 4 * SIV_WORDS
@@ -94,11 +98,11 @@ export const RECORD_HEAD = layout(
 export const RECORD_TYPE = { wrap: 1, open: 2, write: 3, trim: 4, catalog: 5, reap: 6, mark: 7 } as const
 export type RecordType = (typeof RECORD_TYPE)[keyof typeof RECORD_TYPE]
 
-/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block in their order; `sealed`: then a SIV for each. */
+/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block that has an address, in their order; `sealed`: then a SIV for each. */
 export const WRITE_HEAD = layout(
   [
     ['slot', 'u32'],
-    ['blockCount', 'u32'],
+    ['blockCount', 'u32', 'with an address'],
     ['sealed', 'u32', '1: of an encrypted volume'],
     ['reserved', 'u32'],
   ],
@@ -107,9 +111,9 @@ export const WRITE_HEAD = layout(
 export const WRITE_EXTENT = layout(
   [
     ['first', 'u64', 'block of the volume'],
-    ['address', 'u64'],
+    ['address', 'u64', '0: none of its blocks has one'],
     ['count', 'u32'],
-    ['reserved', 'u32'],
+    ['flags', 'u32', 'of the entries'],
   ],
   LITTLE,
 )
@@ -189,6 +193,9 @@ export const CATALOG_RECORD = layout(
     ['keyNonce', KEY_NONCE_BYTES],
     ['keyTag', KEY_TAG_BYTES],
     ['keyWrapped', KEY_BYTES, 'the volume key, AES-256-GCM'],
+    ['compression', 'u32', '0: none; 1: zstd'],
+    ['reserved2', 'u32'],
+    ['storedCount', 'u64', 'blocks that its tree leads to, whoever else has them'],
   ],
   LITTLE,
 )

@@ -2,9 +2,9 @@
 import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
 import { openDeadBlock } from './dead-list.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
 import { hex, type StoreState } from './state.ts'
-import { addressAt, entryAt, Node, type NodeEntry } from './tree.ts'
+import { addressAt, entryAt, Node, NODE_WORDS, type Geometry, type NodeEntry } from './tree.ts'
 
 export interface CountBudget {
   /** Nodes and blocks of dead lists that may still be looked at; each may have to be read. */
@@ -27,7 +27,7 @@ export async function ownBlockCount(state: StoreState, entry: Entry, budget: Cou
   // It stays as a branch, with all that it has.
   if (entry.children.size > 1) return 0
   const [child] = entry.children
-  const count = new Count(state, entry.ownedAfter, budget)
+  const count = new Count(state, entry, budget)
   try {
     return child ? await count.deadList(child) : await count.tree(entry)
   } catch (error) {
@@ -39,11 +39,13 @@ export async function ownBlockCount(state: StoreState, entry: Entry, budget: Cou
 class Count {
   readonly #state: StoreState
   readonly #ownedAfter: number
+  readonly #geometry: Geometry
   readonly #budget: CountBudget
 
-  constructor(state: StoreState, ownedAfter: number, budget: CountBudget) {
+  constructor(state: StoreState, { ownedAfter, tree }: Entry, budget: CountBudget) {
     this.#state = state
     this.#ownedAfter = ownedAfter
+    this.#geometry = tree.geometry
     this.#budget = budget
   }
 
@@ -76,16 +78,19 @@ class Count {
   async #node(node: Node): Promise<number> {
     if (node.birth <= this.#ownedAfter) return 0
     await this.#spend()
+    if (node.level === 0) return 1 + this.#dataOf(node)
     let count = 1
     for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
-      if (node.level === 0) {
-        const word = slot * ENTRY_WORDS
-        if (addressAt(node.words, word) !== 0 && (node.words[word + 2] as number) > this.#ownedAfter) count += 1
-      } else {
-        const child = node.children?.[slot]
-        count += child ? await this.#node(child) : await this.#entry(entryAt(node, slot))
-      }
+      const child = node.children?.[slot]
+      count += child ? await this.#node(child) : await this.#entry(entryAt(node, slot))
     }
+    return count
+  }
+
+  #dataOf({ words }: Node): number {
+    let count = 0
+    for (let word = 0; word < NODE_WORDS; word += this.#geometry.entryWords)
+      if (addressAt(words, word) !== 0 && (words[word + 2] as number) > this.#ownedAfter) count += 1
     return count
   }
 

@@ -174,14 +174,8 @@ function loadCatalog(state: StoreState, slotCount: number): void {
       if (record.kind === 'none') continue
       const root = { address: Number(decoded.rootAddress), birth: decoded.rootBirth, checksum: decoded.rootChecksum }
       const dead = new DeadList({ address: Number(decoded.deadAddress), checksum: decoded.deadChecksum }, decoded.deadCount)
-      catalog.put(
-        new Entry(
-          page * CATALOG_RECORDS_PER_PAGE + index,
-          record,
-          new Tree(state, geometryOf(record), decoded.height, root),
-          dead,
-        ),
-      )
+      const tree = new Tree(state, geometryOf(record), decoded.height, root)
+      catalog.put(new Entry(page * CATALOG_RECORDS_PER_PAGE + index, record, tree, dead, Number(decoded.storedCount)))
     }
   }
   catalog.link()
@@ -207,11 +201,13 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
       const { slot, extents, proofs } = readWrite(record)
       let at = 0
       for (const { first, address, count } of extents) {
-        for (let block = 0; block < count; block += 1, at += 1) {
+        for (let block = 0; block < count; block += 1) {
           const key = `${slot}:${first + block}`
           letGo(key, index)
+          if (address === 0) continue
           file.readBlocking((address + block) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
           if (checksum(content) !== proofs.checksums[at]) wrong.set(key, index)
+          at += 1
         }
       }
     } else if (record.type === RECORD_TYPE.trim && wrong.size > 0) {
@@ -250,12 +246,12 @@ function replay(state: StoreState, record: JournalRecord): void {
       const { leafEntries } = entry.tree.geometry
       let from = 0
       for (const extent of extents) {
-        state.allocator.take(extent.address, extent.count)
+        if (extent.address !== 0) state.allocator.take(extent.address, extent.count)
         for (let block = extent.first; block < extent.first + extent.count; block += leafEntries)
           state.load(entry.tree, block, true)
         state.load(entry.tree, extent.first + extent.count - 1, true)
         applyWrite(state, entry, extent, proofs, from)
-        from += extent.count
+        if (extent.address !== 0) from += extent.count
       }
       return
     }

@@ -5,8 +5,9 @@ import type { Catalog, Entry } from './catalog.ts'
 import { BLOCK_BYTES, GROUP_BLOCKS } from './format.ts'
 import type { Journal } from './journal.ts'
 import { Keyring } from './keyring.ts'
-import type { Checksum, StoreFile, VolumeCrypto } from './ports.ts'
+import type { Checksum, Compressor, StoreFile, VolumeCrypto } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
+import { UnitCache } from './units.ts'
 
 export interface StoreParts {
   readonly file: StoreFile
@@ -16,6 +17,8 @@ export interface StoreParts {
   readonly log: Log
   /** Without it there are no encrypted volumes. */
   readonly crypto?: VolumeCrypto
+  /** Without it there are no compressed ones. */
+  readonly compressor?: Compressor
 }
 
 /** Clean nodes in memory: 4 KiB each, and a little. */
@@ -63,6 +66,7 @@ export class StoreState implements TreeOwner {
   readonly catalog: Catalog
   readonly keyring: Keyring
   readonly cache = new NodeCache()
+  readonly units = new UnitCache()
   /** Pages of the catalog on disk: block n is slots 8n to 8n+7. */
   readonly catalogTree: Tree
   readonly catalogUser = { ownedAfter: 0, letGo: () => {} }

@@ -10,7 +10,7 @@
  * checkpoints, the collector, cold reads) works between them. One checkpoint and one flush are under way at a time.
  */
 import { assert, Fault, millis, toFault } from '@typevisor/base'
-import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
+import { emptyRecord, type CompressionKind, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
@@ -22,6 +22,8 @@ import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
+import { cutsPackedUnit, unitStep } from './units.ts'
+import { deviceOf } from './volume-device.ts'
 import { hasSpace, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
@@ -31,6 +33,12 @@ export interface StoreOptions extends StoreParts {
   readonly dirtyNodeCountMax?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
+}
+
+export interface VolumeOptions {
+  /** The content of a key file: it is encrypted, and unlocked. */
+  readonly secret?: Uint8Array
+  readonly compression?: CompressionKind
 }
 
 export interface VolumeDescription {
@@ -44,6 +52,9 @@ export interface VolumeDescription {
   /** The snapshot that it goes on from, while it has a name. */
   readonly parent: string | null
   readonly encryption: 'none' | 'unlocked' | 'locked'
+  readonly compression: CompressionKind
+  /** Data that it leads to on disk, shared or not. */
+  readonly storedBytes: number
   readonly limits: VolumeLimits
   readonly lease: {
     /** Of the epoch in force; null: nobody, and all who open the volume may write. */
@@ -163,14 +174,16 @@ export class Store {
     }
   }
 
-  /** With `secret`, the content of a key file, it is encrypted, and unlocked. */
-  async createVolume(name: string, sizeBytes: number, options: { secret?: Uint8Array } = {}): Promise<VolumeDescription> {
+  async createVolume(name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
     assertSize(sizeBytes)
+    const { compression = 'none' } = options
+    if (compression !== 'none' && !this.#options.compressor)
+      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
     const key = options.secret ? await this.state.keyring.make(options.secret) : null
     await this.#change(() => {
       this.#assertNew(name, 'volume')
-      return [this.#fresh({ kind: 'volume', name, sizeBytes, key })]
+      return [this.#fresh({ kind: 'volume', name, sizeBytes, key, compression })]
     })
     return this.#describe(this.entry(name))
   }
@@ -209,8 +222,9 @@ export class Store {
     this.#assertNew(full, 'snapshot')
     await this.#change(() => {
       const head = this.#volume(volumeName)
-      const { sizeBytes, parent, key } = head.record
-      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, epoch: this.state.epoch })
+      const { sizeBytes, parent, key, compression } = head.record
+      const { epoch } = this.state
+      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, compression, epoch })
       return [
         { ...taken, forkOf: head.slot, deadListOf: head.slot },
         { slot: head.slot, record: { ...head.record, parent: taken.slot }, forkOf: -1, deadListOf: -1 },
@@ -226,11 +240,12 @@ export class Store {
     if (sizeBytes !== undefined) assertSize(sizeBytes)
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
-      const { key } = from.record
+      const { key, compression } = from.record
       const size = sizeBytes ?? from.record.sizeBytes
       if (size < from.record.sizeBytes)
         throw new Fault('invalid', `clone ${snapshotName}: got ${size} bytes, want at least its ${from.record.sizeBytes}`)
-      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes: size, key, parent: from.slot }), forkOf: from.slot }]
+      const made = this.#fresh({ kind: 'volume', name, sizeBytes: size, key, compression, parent: from.slot })
+      return [{ ...made, forkOf: from.slot }]
     })
     return this.#describe(this.entry(name))
   }
@@ -240,12 +255,18 @@ export class Store {
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes, key } = from.record
+      const { sizeBytes, key, compression } = from.record
       const { record } = head
-      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent: record.parent, key: record.key })
+      const { parent, key: oldKey } = record
+      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent, key: oldKey })
       return [
         { ...old, forkOf: head.slot, deadListOf: head.slot },
-        { slot: head.slot, record: { ...record, parent: from.slot, sizeBytes, key }, forkOf: from.slot, deadListOf: -1 },
+        {
+          slot: head.slot,
+          record: { ...record, parent: from.slot, sizeBytes, key, compression },
+          forkOf: from.slot,
+          deadListOf: -1,
+        },
       ]
     })
     this.#wakeCollector()
@@ -317,7 +338,8 @@ export class Store {
   async trim(entry: Entry, first: number, count: number, keepsPlace: boolean, opening = Opening.plain(entry)): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
-      const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const most = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const step = entry.isCompressed ? unitStep(block, most) : most
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
@@ -328,6 +350,11 @@ export class Store {
       if (this.state.wounded) throw this.state.wounded
       assertMayWrite(entry, opening)
       this.writer.commit()
+      if (entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
+        await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
+        done += step
+        continue
+      }
       this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
       this.state.emptying(() => applyTrim(this.state, entry, block, step, keepsPlace))
       done += step
@@ -628,6 +655,8 @@ export class Store {
       volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
       parent: nameOf(parent),
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
+      compression: record.compression,
+      storedBytes: entry.storedCount * BLOCK_BYTES,
       limits: limitsOf(entry),
       lease: { holder: record.leaseHolder && uuidOf(record.leaseHolder), epoch: record.leaseEpoch },
     }

@@ -2,16 +2,22 @@
 import assert from 'node:assert/strict'
 import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
+import { nodeCompressor } from '../node-compressor.ts'
 import { nodeChecksum } from '../node-store-file.ts'
 import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
 import { SimStoreFile } from './sim-store-file.ts'
 import { checkStore } from '../store/check.ts'
-import { BLOCK_BYTES } from '../store/format.ts'
+import { BLOCK_BYTES, UNIT_BLOCKS } from '../store/format.ts'
 import { Store, type StoreOptions } from '../store/store.ts'
 import { volumeDevice } from '../store/volume-device.ts'
 
-/** What every volume and snapshot holds: a fill byte by block. Blocks that are not in it are zeros. */
-type Disk = { readonly sizeBlocks: number; readonly blocks: ReadonlyMap<number, number> }
+/** What every volume and snapshot holds: the number of a content by block. Blocks that are not in it are zeros. */
+type Disk = { readonly sizeBlocks: number; readonly isCompressed: boolean; readonly blocks: ReadonlyMap<number, number> }
+
+/** Some are packed to next to nothing, some not at all. */
+const CONTENTS = Array.from({ length: 256 }, (_, number) =>
+  number % 3 === 2 ? seededRng(number).bytes(BLOCK_BYTES) : new Uint8Array(BLOCK_BYTES).fill(number),
+)
 type World = ReadonlyMap<string, Disk>
 
 /** Far apart, so that trees have several levels; near each other, so that writes meet. */
@@ -45,6 +51,7 @@ class Run {
   readonly rng: Rng
   readonly collects: boolean
   readonly encryptedPerCent: number
+  readonly compressedPerCent: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
   /** What an operation under way would make of it. */
@@ -60,6 +67,7 @@ class Run {
     this.rng = seededRng(seed)
     this.collects = this.rng.below(2) === 0
     this.encryptedPerCent = this.pick([0, 50, 100]) as number
+    this.compressedPerCent = this.pick([0, 50, 100]) as number
   }
 
   get world(): World {
@@ -71,6 +79,7 @@ class Run {
       file,
       checksum: nodeChecksum,
       crypto,
+      compressor: nodeCompressor,
       clock: turnClock(this.rng, () => file.isDead),
       rng: this.rng,
       log: memoryLog(),
@@ -143,8 +152,12 @@ class Run {
     if (this.names('volume').length >= 5) return
     const name = `v${(this.count += 1)}`
     const sizeBlocks = this.pick(SIZES) as number
-    const options = this.rng.below(100) < this.encryptedPerCent ? { secret: SECRET } : {}
-    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () =>
+    const isCompressed = this.rng.below(100) < this.compressedPerCent
+    const options = {
+      ...(this.rng.below(100) < this.encryptedPerCent ? { secret: SECRET } : {}),
+      compression: isCompressed ? ('zstd' as const) : ('none' as const),
+    }
+    await this.did(this.with(name, { sizeBlocks, isCompressed, blocks: new Map() }), () =>
       store.createVolume(name, sizeBlocks * BLOCK_BYTES, options),
     )
   }
@@ -154,10 +167,13 @@ class Run {
     const disk = this.world.get(name) as Disk
     const first = Math.min(this.pick(PLACES) as number, disk.sizeBlocks - 1)
     const count = Math.min(1 + rng.below(4), disk.sizeBlocks - first)
-    const fill = 1 + rng.below(255)
+    const number = rng.below(256)
     const blocks = new Map(disk.blocks)
-    for (let block = first; block < first + count; block += 1) blocks.set(block, fill)
-    const content = new Uint8Array(count * BLOCK_BYTES).fill(fill)
+    const content = new Uint8Array(count * BLOCK_BYTES)
+    for (let index = 0; index < count; index += 1) {
+      blocks.set(first + index, number)
+      content.set(CONTENTS[number] as Uint8Array, index * BLOCK_BYTES)
+    }
     const device = volumeDevice(store, name)
     await this.did(this.with(name, { ...disk, blocks }), async () => {
       const { now } = device
@@ -175,6 +191,8 @@ class Run {
     const device = volumeDevice(store, name)
     // Of more than one step a crash may have done a part: then it is not one change, and small ones are enough here.
     if (count > 300) return
+    const isWholeUnits = first % UNIT_BLOCKS === 0 && count % UNIT_BLOCKS === 0
+    if (disk.isCompressed && !isWholeUnits && (first % UNIT_BLOCKS) + count > UNIT_BLOCKS) return
     await this.did(this.with(name, { ...disk, blocks }), () =>
       device.zero(first * BLOCK_BYTES, count * BLOCK_BYTES, { noHole: rng.below(3) === 0 }),
     )
@@ -197,8 +215,10 @@ async function difference(store: Store, world: World): Promise<string | null> {
     for (const place of PLACES) {
       for (let block = place; block < Math.min(place + 4, disk.sizeBlocks); block += 1) {
         await device.read(block * BLOCK_BYTES, content)
-        const want = disk.blocks.get(block) ?? 0
-        if (!content.every((byte) => byte === want)) return `${name} block ${block}: got ${content[0]}, want ${want}`
+        const number = disk.blocks.get(block) ?? 0
+        const want = CONTENTS[number] as Uint8Array
+        if (!content.every((byte, index) => byte === want[index]))
+          return `${name} block ${block}: got ${content[0]}.., want ${number}`
       }
     }
   }
