@@ -10,6 +10,8 @@ export interface SimStoreFileOptions {
   readonly capacityBytes?: number
   /** Chance in 1000 that a read would have to wait. */
   readonly coldPerMille?: number
+  /** Where superblocks and journal end: a power cut may take what is before it and leave what is behind it, and the other way round. */
+  readonly journalEndBytes?: number
   /** Asked before each write and sync; a Fault makes it fail, a write perhaps half-way. */
   readonly faults?: (operation: 'write' | 'sync') => Fault | null
 }
@@ -116,10 +118,13 @@ export class SimStoreFile implements StoreFile {
     const { rng } = this.#options
     const content = new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()]))
     if (kind === 'power') {
-      // Some cuts lose nearly all, some nearly nothing.
-      const keptPerCent = [0, 50, 90, 100][rng.below(4)] as number
+      // Some cuts lose nearly all, some nearly nothing, some only the journal or only the data; of what is lost some is as old as can be.
+      const pick = <T>(from: readonly T[]): T => from[rng.below(from.length)] as T
+      const keptPerCent = [pick([0, 50, 90, 100]), pick([0, 50, 90, 100])] as const
+      const oldest = rng.below(3) === 0
       for (const [sector, versions] of this.#unsafe) {
-        const version = rng.below(100) < keptPerCent ? versions.at(-1) : versions[rng.below(versions.length)]
+        const kept = keptPerCent[sector * SECTOR_BYTES < (this.#options.journalEndBytes ?? 0) ? 0 : 1]
+        const version = rng.below(100) < kept ? versions.at(-1) : versions[oldest ? 0 : rng.below(versions.length)]
         const page = Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES)
         content.get(page)?.set(version as Uint8Array, (sector * SECTOR_BYTES) % PAGE_BYTES)
       }

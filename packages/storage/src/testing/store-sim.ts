@@ -15,6 +15,8 @@ type World = ReadonlyMap<string, Disk>
 
 /** Far apart, so that trees have several levels; near each other, so that writes meet. */
 const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 65_536, 65_537]
+const JOURNAL_BLOCKS = 16
+const SUPERBLOCKS = 4
 const SIZES = [600, 4096, 66_000]
 
 /** Its zero sleeps are a few turns, its others last until they are aborted. */
@@ -30,13 +32,28 @@ const turnClock = (rng: Rng): Clock => ({
   },
 })
 
+interface Write {
+  readonly name: string
+  readonly first: number
+  readonly count: number
+  readonly fill: number
+}
+
 class Run {
   readonly rng: Rng
   readonly collects: boolean
+  /** Of a hundred steps so many flush; few of them leave much that a power cut may take. */
+  readonly flushPerCent: number
+  /** Different contents of blocks: with few of them what is written is often what was there in another life. */
+  readonly fillCount: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
   /** What an operation under way would make of it. */
   underWay: World | null = null
+  /** Writes of this life with the world that each made. */
+  writes: { world: World; write: Write }[] = []
+  /** One that the crash before took: as guests do, this life begins with it. */
+  again: Write | null = null
   count = 0
   refusedCount = 0
   /** The disk fails now and then. */
@@ -47,6 +64,8 @@ class Run {
   constructor(seed: number) {
     this.rng = seededRng(seed)
     this.collects = this.rng.below(2) === 0
+    this.flushPerCent = this.pick([1, 5, 15]) as number
+    this.fillCount = this.pick([2, 255]) as number
   }
 
   get world(): World {
@@ -60,7 +79,7 @@ class Run {
       clock: turnClock(this.rng),
       rng: this.rng,
       log: memoryLog(),
-      journalBytes: 16 * BLOCK_BYTES,
+      journalBytes: JOURNAL_BLOCKS * BLOCK_BYTES,
       dirtyNodeCountMax: 6 + this.rng.below(30),
       collects: this.collects,
     }
@@ -96,17 +115,17 @@ class Run {
   }
 
   async step(store: Store): Promise<void> {
-    const { rng } = this
+    const { rng, again } = this
+    this.again = null
+    if (again && this.world.has(again.name)) return this.write(store, again)
     const volume = this.pick(this.names('volume'))
     if (volume === undefined) return this.create(store)
     const snapshot = this.pick(this.names('snapshot'))
+    if (rng.below(100) < this.flushPerCent) return this.flush(store)
     const choice = rng.below(100)
-    if (choice < 50) await this.write(store, volume)
-    else if (choice < 57) await this.trim(store, volume)
-    else if (choice < 62) {
-      await store.flush()
-      this.history = [this.world]
-    } else if (choice < 65) await store.checkpoint().catch(unlessFull)
+    if (choice < 54) await this.write(store, this.newWrite(volume))
+    else if (choice < 62) await this.trim(store, volume)
+    else if (choice < 65) await store.checkpoint().catch(unlessFull)
     else if (choice < 68) await this.create(store)
     else if (choice < 80) {
       if (this.names('snapshot').length >= 8) return
@@ -125,6 +144,16 @@ class Run {
     } else await store.collect().catch(unlessFull)
   }
 
+  /** When it is done, what had been acknowledged before is safe; now and then others work meanwhile. */
+  async flush(store: Store): Promise<void> {
+    const { world } = this
+    const work = store.flush().then(() => {
+      this.history = this.history.slice(Math.max(0, this.history.indexOf(world)))
+    })
+    if (this.rng.below(2) === 0) await work
+    else void work.catch(() => {})
+  }
+
   async create(store: Store): Promise<void> {
     if (this.names('volume').length >= 5) return
     const name = `v${(this.count += 1)}`
@@ -132,19 +161,25 @@ class Run {
     await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () => store.createVolume(name, sizeBlocks * BLOCK_BYTES))
   }
 
-  async write(store: Store, name: string): Promise<void> {
+  newWrite(name: string): Write {
     const { rng } = this
+    const { sizeBlocks } = this.world.get(name) as Disk
+    const first = Math.min(this.pick(PLACES) as number, sizeBlocks - 1)
+    return { name, first, count: Math.min(1 + rng.below(4), sizeBlocks - first), fill: 1 + rng.below(this.fillCount) }
+  }
+
+  async write(store: Store, write: Write): Promise<void> {
+    const { name, first, count, fill } = write
     const disk = this.world.get(name) as Disk
-    const first = Math.min(this.pick(PLACES) as number, disk.sizeBlocks - 1)
-    const count = Math.min(1 + rng.below(4), disk.sizeBlocks - first)
-    const fill = 1 + rng.below(255)
     const blocks = new Map(disk.blocks)
     for (let block = first; block < first + count; block += 1) blocks.set(block, fill)
     const content = new Uint8Array(count * BLOCK_BYTES).fill(fill)
     const device = volumeDevice(store, name)
-    await this.did(this.with(name, { ...disk, blocks }), async () => {
+    const next = this.with(name, { ...disk, blocks })
+    this.writes.push({ world: next, write })
+    await this.did(next, async () => {
       const { now } = device
-      if (rng.below(2) === 0 && now?.write(first * BLOCK_BYTES, content)) now.commit()
+      if (this.rng.below(2) === 0 && now?.write(first * BLOCK_BYTES, content)) now.commit()
       else await device.write(first * BLOCK_BYTES, content)
     })
   }
@@ -213,13 +248,14 @@ async function live(seed: number): Promise<void> {
   const capacityBytes = rng.below(2) === 0 ? 2 ** 32 : (340 + rng.below(400)) * BLOCK_BYTES
   const faultPerMille = rng.below(3) === 0 ? 4 : 0
   const faults = () => (run.isFaulty && rng.below(1000) < faultPerMille ? new Fault('failed', 'the disk says no') : null)
-  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes, faults })
+  const journalEndBytes = (SUPERBLOCKS + JOURNAL_BLOCKS) * BLOCK_BYTES
+  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes, faults, journalEndBytes })
   let store = await Store.create(run.options(file))
-  const lives = 1 + rng.below(4)
+  const lives = 1 + rng.below(6)
   for (let life = 0; life < lives; life += 1) {
     const kind = rng.below(2) === 0 ? 'kill' : 'power'
     // The crash comes in the middle of whatever is going on.
-    const turns = rng.below(rng.below(4) === 0 ? 500 : 12_000)
+    const turns = rng.below(run.pick([40, 500, 4000, 12_000]) as number)
     let crashed = false
     run.isFaulty = true
     run.isWounded = () => store.state.wounded !== null
@@ -258,6 +294,9 @@ async function live(seed: number): Promise<void> {
       reasons.push(reason)
     }
     assert.ok(found, `life ${life} (${kind}): none of ${allowed.length} worlds: ${reasons.slice(0, 5).join('; ')}`)
+    const lost = new Set(possible.slice(possible.indexOf(found) + 1))
+    run.again = rng.below(2) === 0 ? (run.writes.find(({ world }) => lost.has(world))?.write ?? null) : null
+    run.writes = []
     run.history = [found]
     run.underWay = null
   }
