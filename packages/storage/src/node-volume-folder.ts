@@ -12,6 +12,7 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
+import { nodeVolumeCrypto } from './node-volume-crypto.ts'
 import { Store } from './store/store.ts'
 import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
 
@@ -48,14 +49,13 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
   const file = nodeStoreFile({ path, create: isNew })
-  const store = await (isNew ? Store.create : Store.open)({ ...parts, file, checksum: nodeChecksum, collects: !checks }).catch(
-    async (error: unknown) => {
-      await file.close()
-      // A store that was never made whole is none: the next one makes it.
-      if (isNew) await rm(path, { force: true })
-      throw error
-    },
-  )
+  const made = { ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), collects: !checks }
+  const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
+    await file.close()
+    // A store that was never made whole is none: the next one makes it.
+    if (isNew) await rm(path, { force: true })
+    throw error
+  })
   building.defer(() => store.close())
   const served = new ServedStore(store, { repairs: checks })
   const done = building.move()

@@ -4,7 +4,7 @@ import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
 import { BLOCK_BYTES } from './format.ts'
 import type { Journal } from './journal.ts'
-import type { Checksum, StoreFile } from './ports.ts'
+import type { BlockCipher, Checksum, StoreFile, VolumeCrypto, WrappedKey } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
 
 export interface StoreParts {
@@ -13,6 +13,8 @@ export interface StoreParts {
   readonly clock: Clock
   readonly rng: Rng
   readonly log: Log
+  /** Without it there are no encrypted volumes. */
+  readonly crypto?: VolumeCrypto
 }
 
 /** Clean nodes in memory: 4 KiB each, and a little. */
@@ -95,6 +97,18 @@ export class StoreState implements TreeOwner {
     this.journal = made.journal
     this.catalog = made.catalog
     this.catalogTree = made.catalogTree(this)
+  }
+
+  /** Of keys that were unwrapped, by their wrapping. */
+  readonly #ciphers = new Map<string, BlockCipher>()
+
+  cipherFor(key: WrappedKey | null): BlockCipher | null {
+    return key && (this.#ciphers.get(wrappingOf(key)) ?? null)
+  }
+  /** Everything whose key is wrapped in this way is unlocked from now on. */
+  unlocked(key: WrappedKey, cipher: BlockCipher): void {
+    this.#ciphers.set(wrappingOf(key), cipher)
+    for (const entry of this.catalog.entries()) entry.cipher ??= this.cipherFor(entry.record.key)
   }
 
   #pinCount = 0
@@ -222,5 +236,10 @@ export class StoreState implements TreeOwner {
     this.changedSlots.add(entry.slot)
   }
 }
+
+const wrappingOf = ({ nonce, tag, wrapped }: WrappedKey): string => [...nonce, ...tag, ...wrapped].join()
+
+export const lockedFault = ({ name }: Entry): Fault =>
+  new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (volume unlock)`)
 
 export const hex = (value: number): string => value.toString(16).padStart(8, '0')

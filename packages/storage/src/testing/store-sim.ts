@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
+import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
 import { SimStoreFile } from './sim-store-file.ts'
 import { checkStore } from '../store/check.ts'
 import { BLOCK_BYTES } from '../store/format.ts'
@@ -18,6 +19,15 @@ const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 
 const JOURNAL_BLOCKS = 16
 const SUPERBLOCKS = 4
 const SIZES = [600, 4096, 66_000]
+
+const crypto = nodeVolumeCrypto()
+const SECRET = Uint8Array.from({ length: 32 }, (_, index) => 255 - index)
+
+async function openUnlocked(options: StoreOptions): Promise<Store> {
+  const store = await Store.open(options)
+  await store.unlock(SECRET)
+  return store
+}
 
 /** Its zero sleeps are a few turns, its others last until they are aborted. */
 const turnClock = (rng: Rng): Clock => ({
@@ -46,6 +56,7 @@ class Run {
   readonly flushPerCent: number
   /** Different contents of blocks: with few of them what is written is often what was there in another life. */
   readonly fillCount: number
+  readonly encryptedPerCent: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
   /** What an operation under way would make of it. */
@@ -66,6 +77,7 @@ class Run {
     this.collects = this.rng.below(2) === 0
     this.flushPerCent = this.pick([1, 5, 15]) as number
     this.fillCount = this.pick([2, 255]) as number
+    this.encryptedPerCent = this.pick([0, 50, 100]) as number
   }
 
   get world(): World {
@@ -76,6 +88,7 @@ class Run {
     return {
       file,
       checksum: nodeChecksum,
+      crypto,
       clock: turnClock(this.rng),
       rng: this.rng,
       log: memoryLog(),
@@ -158,7 +171,10 @@ class Run {
     if (this.names('volume').length >= 5) return
     const name = `v${(this.count += 1)}`
     const sizeBlocks = this.pick(SIZES) as number
-    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () => store.createVolume(name, sizeBlocks * BLOCK_BYTES))
+    const options = this.rng.below(100) < this.encryptedPerCent ? { secret: SECRET } : {}
+    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () =>
+      store.createVolume(name, sizeBlocks * BLOCK_BYTES, options),
+    )
   }
 
   newWrite(name: string): Write {
@@ -225,7 +241,7 @@ async function difference(store: Store, world: World): Promise<string | null> {
 
 /** On a copy, on which nothing else works. */
 async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> {
-  const store = await Store.open({ ...run.options(file.copy()), collects: false })
+  const store = await openUnlocked({ ...run.options(file.copy()), collects: false })
   const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
   assert.deepEqual(report.damage, [], step)
   assert.deepEqual(report.missing, [], `${step}: blocks that something leads to count as free`)
@@ -282,7 +298,7 @@ async function live(seed: number): Promise<void> {
     const allowed = kind === 'kill' ? possible.slice(run.history.length - 1) : possible
     file = next
     await sound(run, file, `life ${life} (${kind})`)
-    store = await Store.open(run.options(file))
+    store = await openUnlocked(run.options(file))
     let found: World | null = null
     const reasons: string[] = []
     for (const world of allowed.toReversed()) {
@@ -307,7 +323,7 @@ async function live(seed: number): Promise<void> {
   await tight(store, 'at the end')
   assert.equal(await difference(store, run.world), null)
   await store.close()
-  const again = await Store.open(run.options(file.crash('kill')))
+  const again = await openUnlocked(run.options(file.crash('kill')))
   assert.equal(await difference(again, run.world), null)
   await tight(again, 'opened again')
 }
