@@ -98,9 +98,10 @@ export async function killsUnderFio(
   const { fileSystem, seed, killCount } = options
   const dir = await temporaryFolder()
   const at = ['--dir', dir]
-  assert.equal((await run(['volume', 'create', 'disk', '--size', '384MiB', ...at])).code, 0)
   await using stack = new AsyncDisposableStack()
   stack.defer(() => rm(dir, { recursive: true, force: true }))
+  const made = await run(['volume', 'create', 'disk', '--size', '384MiB', ...at])
+  assert.equal(made.code, 0, made.said)
   const bench: Bench = { dir, fileSystem, guest, rng: seededRng(seed), server: await serve(dir) }
   stack.defer(() => bench.server.kill('SIGKILL'))
 
