@@ -3,7 +3,7 @@
  *
  *   DIR/store          the store
  *   DIR/lock           held by whoever has it open
- *   DIR/control.sock   there while it is served: one line of JSON asks, one answers
+ *   DIR/control.sock   there while it is served: one line of JSON asks, one answers; before that some may tell how far it is
  */
 import { existsSync } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
@@ -14,7 +14,7 @@ import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@
 import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
 import { nodeVolumeCrypto } from './node-volume-crypto.ts'
 import { Store } from './store/store.ts'
-import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
+import { parseVolumeCommand, ServedStore, type CommandCaller, type OnProgress } from './volume-commands.ts'
 
 export interface VolumeFolderOptions {
   readonly dir: string
@@ -49,7 +49,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
   const file = nodeStoreFile({ path, create: isNew })
-  const made = { ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), collects: !checks }
+  const made = { ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), collects: !checks, repairs: checks }
   const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
     await file.close()
     // A store that was never made whole is none: the next one makes it.
@@ -78,7 +78,12 @@ async function answerOn(path: string, served: ServedStore): Promise<AsyncDisposa
     socket.on('error', () => {})
     void (async () => {
       for await (const line of createInterface({ input: socket })) {
-        const reply = await answerLine(line, served)
+        let percent = 0
+        const reply = await answerLine(line, served, (fraction) => {
+          if (Math.floor(fraction * 100) === percent) return
+          percent = Math.floor(fraction * 100)
+          socket.write(`${JSON.stringify({ progress: fraction })}\n`)
+        })
         socket.write(`${JSON.stringify(reply)}\n`)
       }
     })().catch(() => socket.destroy())
@@ -95,10 +100,10 @@ async function answerOn(path: string, served: ServedStore): Promise<AsyncDisposa
   }
 }
 
-async function answerLine(line: string, served: ServedStore): Promise<unknown> {
+async function answerLine(line: string, served: ServedStore, onProgress: OnProgress): Promise<unknown> {
   try {
     const { command, args } = parseVolumeCommand(JSON.parse(line))
-    return { answer: await served.call(command, args) }
+    return { answer: await served.call(command, args, onProgress) }
   } catch (error) {
     return { error: (error instanceof SyntaxError ? new Fault('invalid', `line: ${error.message}`) : toFault(error)).toJSON() }
   }
@@ -114,13 +119,16 @@ export async function askServer(dir: string): Promise<{ call: CommandCaller; clo
   if (!isThere) return null
   const lines = createInterface({ input: socket })[Symbol.asyncIterator]()
   return {
-    call: async (command, args) => {
+    call: async (command, args, onProgress) => {
       socket.write(`${JSON.stringify({ command, args })}\n`)
-      const { value, done } = await lines.next()
-      if (done) throw new Fault('unavailable', `the volume server of ${dir} went away`)
-      const reply = JSON.parse(value) as { answer?: unknown; error?: unknown }
-      if (reply.error !== undefined) throw faultFromJson(reply.error)
-      return reply.answer as never // it comes from the same table
+      for (;;) {
+        const { value, done } = await lines.next()
+        if (done) throw new Fault('unavailable', `the volume server of ${dir} went away`)
+        const reply = JSON.parse(value) as { answer?: unknown; error?: unknown; progress?: number }
+        if (reply.error !== undefined) throw faultFromJson(reply.error)
+        if (reply.progress === undefined) return reply.answer as never // it comes from the same table
+        onProgress?.(reply.progress)
+      }
     },
     close: () => socket.destroy(),
   }

@@ -15,13 +15,17 @@ export interface VolumeCommands {
   rename: { args: { name: string; next: string }; answer: VolumeDescription }
   resize: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
   remove: { args: { name: string }; answer: null }
-  check: { args: Record<string, never>; answer: StoreCheck }
+  /** Rests, so that it reads not more than so much in a second. */
+  check: { args: { bytesPerSecondMax?: number }; answer: StoreCheck }
 }
 export type VolumeCommand = keyof VolumeCommands
 export type CommandCaller = <C extends VolumeCommand>(
   command: C,
   args: VolumeCommands[C]['args'],
+  onProgress?: OnProgress,
 ) => Promise<VolumeCommands[C]['answer']>
+/** Of what takes long: from 0 to 1. */
+export type OnProgress = (fraction: number) => void
 
 /** A store with who uses what of it. */
 export class ServedStore {
@@ -37,12 +41,14 @@ export class ServedStore {
     this.#repairs = options.repairs ?? false
   }
 
-  readonly call: CommandCaller = async (command, args) => {
-    const carryOut = this.#table[command] as (args: unknown) => Promise<unknown>
-    return (await carryOut(args)) as never // the table has each command's own answer
+  readonly call: CommandCaller = async (command, args, onProgress = () => {}) => {
+    const carryOut = this.#table[command] as (args: unknown, onProgress: OnProgress) => Promise<unknown>
+    return (await carryOut(args, onProgress)) as never // the table has each command's own answer
   }
 
-  readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
+  readonly #table: {
+    [C in VolumeCommand]: (args: VolumeCommands[C]['args'], onProgress: OnProgress) => Promise<VolumeCommands[C]['answer']>
+  } = {
     list: async () => this.store.list(),
     usage: async () => this.store.usage(),
     create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
@@ -64,7 +70,13 @@ export class ServedStore {
       await this.store.resize(name, sizeBytes)
       return this.#need(name)
     },
-    check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
+    check: (options, onProgress) =>
+      this.store.check({
+        ...options,
+        readsData: true,
+        repairs: this.#repairs,
+        onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
+      }),
     remove: async ({ name }) => {
       this.#assertUnused(name, 'delete')
       await this.store.remove(name)
@@ -120,8 +132,10 @@ const COMMANDS = [
   'rename',
   'resize',
   'remove',
+  'check',
 ] as const satisfies VolumeCommand[]
 const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume'])
+const NUMBER_ARGS: ReadonlySet<string> = new Set(['sizeBytes', 'bytesPerSecondMax'])
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {
@@ -131,7 +145,7 @@ export function parseVolumeCommand(json: unknown): { command: VolumeCommand; arg
   if (typeof args !== 'object' || args === null)
     throw new Fault('invalid', `args of ${known}: got ${JSON.stringify(args)}, want an object`)
   for (const [key, value] of Object.entries(args)) {
-    const wrong = TEXT_ARGS.has(key) ? typeof value !== 'string' : key === 'sizeBytes' ? typeof value !== 'number' : true
+    const wrong = TEXT_ARGS.has(key) ? typeof value !== 'string' : NUMBER_ARGS.has(key) ? typeof value !== 'number' : true
     if (wrong) throw new Fault('invalid', `args.${key} of ${known}: got ${JSON.stringify(value)}`)
   }
   return { command: known, args: args as never } // the store itself refuses what is missing

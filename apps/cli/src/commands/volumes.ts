@@ -4,12 +4,14 @@ import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-nod
 import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
+import { Progress } from '../progress.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
 
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
+  rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
 } as const satisfies FlagTable
 
@@ -27,7 +29,7 @@ interface Verb {
   run(
     call: CommandCaller,
     words: readonly string[],
-    flags: { size?: string },
+    flags: { size?: string; rate?: string },
     terminal: Terminal,
     json: boolean,
   ): Promise<number | void>
@@ -122,16 +124,20 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
     },
   },
   check: {
-    usage: 'typevisor volume check --dir DIR',
+    usage: 'typevisor volume check [--rate SIZE] --dir DIR',
     words: [0, 0],
     checks: true,
-    run: async (call, _words, _flags, terminal, json) => {
-      const found = await call('check', {})
+    run: async (call, _words, { rate }, terminal, json) => {
+      using progress = new Progress('check')
+      const args = rate === undefined ? {} : { bytesPerSecondMax: parseBytes(rate) }
+      const found = await call('check', args, (fraction) => progress.show('reading', fraction))
+      progress.clear()
       if (json) terminal.out(JSON.stringify(found))
       else {
         for (const line of found.damage) terminal.out(line)
         const looked = `${found.dataCount} blocks of data, ${found.nodeCount} nodes`
-        const mended = `${found.leakedCount} blocks given back, ${found.missingCount} taken`
+        const tables = `${found.rebuiltCount} tables made anew, ${found.leakedCount} blocks given back, ${found.missingCount} taken`
+        const mended = `${found.mendedCount} blocks written again from their second copy, ${tables}`
         terminal.out(
           found.damage.length > 0 ? `damaged: ${looked}` : found.isRepaired ? `mended: ${mended}; ${looked}` : `sound: ${looked}`,
         )
@@ -195,14 +201,21 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
         )
       const flagAt = rest.findIndex((word) => word.startsWith('-'))
       const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, size } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
+      const { dir, size, rate } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
       const [least, most] = verb.words
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const flags = size === undefined ? {} : { size }
-      const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
-      return code ?? EXIT.ok
+      const flags = { ...(size === undefined ? {} : { size }), ...(rate === undefined ? {} : { rate }) }
+      try {
+        const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
+        return code ?? EXIT.ok
+      } catch (error) {
+        // What cannot be opened for damage is damaged.
+        if (!verb.checks || !(error instanceof Fault) || error.code !== 'failed') throw error
+        terminal.out(json ? JSON.stringify({ damage: [error.message] }) : `damaged: ${error.message}`)
+        return CHECK_EXIT.damaged
+      }
     },
   }
 }

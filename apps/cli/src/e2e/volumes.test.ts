@@ -95,7 +95,9 @@ test('wrong words are told with what is wanted', async () => {
   }
   await wrong(['volume', 'crate', 'x'], /did you mean create/)
   await wrong(['volume', 'create', 'x', '--size', '1GiB'], /got no --dir/)
-  await wrong(['volume', 'create', 'x', '--dir', '/tmp/x', '--size', 'much'], /size: got "much"/)
+  const dir = await temporaryFolder()
+  await wrong(['volume', 'create', 'x', '--dir', dir, '--size', 'much'], /size: got "much"/)
+  await rm(dir, { recursive: true, force: true })
   await wrong(['nbd', 'serve', '--memory', '1GiB'], /--socket or --port/)
   await wrong(['nbd', 'serve', '--memory', '1GiB', '--port', '99999'], /--port: got "99999"/)
 })

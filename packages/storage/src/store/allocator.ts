@@ -102,13 +102,20 @@ export class Allocator {
     return runs
   }
 
-  /** Takes blocks that a record of the journal says were given out. */
-  take(address: number, count: number): void {
+  /** Takes blocks that a record of the journal says were given out. `mayBeUsed`: it may not be known that they were free by then. */
+  take(address: number, count: number, mayBeUsed = false): void {
     while (this.#groupCount * GROUP_BLOCKS < address + count) this.#addGroup()
     for (let block = address; block < address + count; block += 1) {
-      assert(!this.isUsed(block), `block ${block} was given out twice`)
-      this.#setUsed(block)
+      if (this.isUsed(block)) assert(mayBeUsed, `block ${block} was given out twice`)
+      else this.#setUsed(block)
     }
+  }
+
+  /** Nothing is known of a group: all of it counts as in use, and its table is written by the next checkpoint. */
+  takeGroup(group: number): void {
+    while (this.#groupCount <= group) this.#addGroup()
+    this.take(group * GROUP_BLOCKS, GROUP_BLOCKS, true)
+    this.#dirty.add(group)
   }
 
   /** Gives back what nothing ever pointed at. */
@@ -127,6 +134,11 @@ export class Allocator {
   letGo(block: number): void {
     this.#held[block >>> 5] = (this.#held[block >>> 5] as number) & ~(1 << (block & 31))
     this.#heldCount -= 1
+  }
+
+  /** Between `freeze` and `thaw`. */
+  get isFrozen(): boolean {
+    return this.#freezing !== null
   }
 
   /** Begins a checkpoint. @returns the groups whose tables it has to write: `frozenTable` gives them as they are now, until `thaw`. */

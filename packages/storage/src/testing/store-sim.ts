@@ -242,7 +242,7 @@ async function difference(store: Store, world: World): Promise<string | null> {
 /** On a copy, on which nothing else works. */
 async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> {
   const store = await openUnlocked({ ...run.options(file.copy()), collects: false })
-  const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
+  const report = await checkStore(store.state, { readsData: true, sleep: async () => {} })
   assert.deepEqual(report.damage, [], step)
   assert.deepEqual(report.missing, [], `${step}: blocks that something leads to count as free`)
 }
@@ -253,7 +253,7 @@ async function tight(store: Store, step: string): Promise<void> {
   await store.collected()
   await store.checkpoint()
   await store.checkpoint()
-  const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
+  const report = await checkStore(store.state, { readsData: true, sleep: async () => {} })
   assert.deepEqual([report.damage, report.leaked, report.missing], [[], [], []], step)
 }
 
