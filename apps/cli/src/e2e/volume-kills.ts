@@ -80,7 +80,8 @@ export const killGuest = (folder: string): Promise<ToolGuest> =>
     script: SCRIPT,
   })
 
-const ROUND_MS = 120_000
+/** A machine may be busy with other things. */
+const ROUND_MS = 900_000
 
 interface Bench {
   readonly dir: string

@@ -137,6 +137,11 @@ export class SimStoreFile implements StoreFile {
     return new SimStoreFile(this.#options, new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()])))
   }
 
+  /** Blocks that were ever written. */
+  get pageNumbers(): number[] {
+    return [...this.#now.keys()]
+  }
+
   /** Damages one byte of what is there. */
   rot(position: number): void {
     const page = this.#now.get(Math.floor(position / PAGE_BYTES))

@@ -11,19 +11,20 @@ import { Store, type StoreOptions } from '../store/store.ts'
 import { volumeDevice } from '../store/volume-device.ts'
 
 /** What every volume and snapshot holds: a fill byte by block. Blocks that are not in it are zeros. */
-type Disk = { readonly sizeBlocks: number; readonly blocks: ReadonlyMap<number, number> }
-type World = ReadonlyMap<string, Disk>
+export type Disk = { readonly sizeBlocks: number; readonly blocks: ReadonlyMap<number, number> }
+export type World = ReadonlyMap<string, Disk>
 
 /** Far apart, so that trees have several levels; near each other, so that writes meet. */
-const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 65_536, 65_537]
+export const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 65_536, 65_537]
 const JOURNAL_BLOCKS = 16
 const SUPERBLOCKS = 4
+export const JOURNAL_END_BYTES = (SUPERBLOCKS + JOURNAL_BLOCKS) * BLOCK_BYTES
 const SIZES = [600, 4096, 66_000]
 
 const crypto = nodeVolumeCrypto()
 const SECRET = Uint8Array.from({ length: 32 }, (_, index) => 255 - index)
 
-async function openUnlocked(options: StoreOptions): Promise<Store> {
+export async function openUnlocked(options: StoreOptions): Promise<Store> {
   const store = await Store.open(options)
   await store.unlock(SECRET)
   return store
@@ -49,7 +50,7 @@ interface Write {
   readonly fill: number
 }
 
-class Run {
+export class Run {
   readonly rng: Rng
   readonly collects: boolean
   /** Of a hundred steps so many flush; few of them leave much that a power cut may take. */
@@ -264,8 +265,7 @@ async function live(seed: number): Promise<void> {
   const capacityBytes = rng.below(2) === 0 ? 2 ** 32 : (340 + rng.below(400)) * BLOCK_BYTES
   const faultPerMille = rng.below(3) === 0 ? 4 : 0
   const faults = () => (run.isFaulty && rng.below(1000) < faultPerMille ? new Fault('failed', 'the disk says no') : null)
-  const journalEndBytes = (SUPERBLOCKS + JOURNAL_BLOCKS) * BLOCK_BYTES
-  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes, faults, journalEndBytes })
+  let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes, faults, journalEndBytes: JOURNAL_END_BYTES })
   let store = await Store.create(run.options(file))
   const lives = 1 + rng.below(6)
   for (let life = 0; life < lives; life += 1) {
@@ -329,13 +329,15 @@ async function live(seed: number): Promise<void> {
 }
 
 /** Runs each seed; one that fails is told with the command that runs it again. `SEED=n` runs that one alone. */
-export async function liveAll(seeds: Iterable<number>): Promise<void> {
+export const liveAll = (seeds: Iterable<number>): Promise<void> => underSeeds('store.sim', live, seeds)
+
+export async function underSeeds(name: string, live: (seed: number) => Promise<void>, seeds: Iterable<number>): Promise<void> {
   const only = process.env['SEED']
   for (const seed of only === undefined ? seeds : [Number(only)]) {
     try {
       await live(seed)
     } catch (error) {
-      process.stderr.write(`SEED=${seed} npm test -- store.sim\n`)
+      process.stderr.write(`SEED=${seed} npm test -- ${name}\n`)
       throw error
     }
   }
