@@ -122,9 +122,15 @@ export class SimStoreFile implements StoreFile {
       const pick = <T>(from: readonly T[]): T => from[rng.below(from.length)] as T
       const keptPerCent = [pick([0, 50, 90, 100]), pick([0, 50, 90, 100])] as const
       const oldest = rng.below(3) === 0
+      // Disks lose sectors, or whole pages.
+      const unitBytes = pick([SECTOR_BYTES, PAGE_BYTES])
+      const isKept = new Map<number, boolean>()
       for (const [sector, versions] of this.#unsafe) {
-        const kept = keptPerCent[sector * SECTOR_BYTES < (this.#options.journalEndBytes ?? 0) ? 0 : 1]
-        const version = rng.below(100) < kept ? versions.at(-1) : versions[oldest ? 0 : rng.below(versions.length)]
+        const perCent = keptPerCent[sector * SECTOR_BYTES < (this.#options.journalEndBytes ?? 0) ? 0 : 1]
+        const unit = Math.floor((sector * SECTOR_BYTES) / unitBytes)
+        const kept = isKept.get(unit) ?? rng.below(100) < perCent
+        isKept.set(unit, kept)
+        const version = kept ? versions.at(-1) : versions[oldest ? 0 : rng.below(versions.length)]
         const page = Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES)
         content.get(page)?.set(version as Uint8Array, (sector * SECTOR_BYTES) % PAGE_BYTES)
       }

@@ -267,11 +267,13 @@ async function live(seed: number): Promise<void> {
   const faults = () => (run.isFaulty && rng.below(1000) < faultPerMille ? new Fault('failed', 'the disk says no') : null)
   let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes, faults, journalEndBytes: JOURNAL_END_BYTES })
   let store = await Store.create(run.options(file))
-  const lives = 1 + rng.below(6)
+  // Some have many short lives: what one leaves in the journal meets what the next writes.
+  const isRestless = rng.below(3) === 0
+  const lives = 1 + rng.below(isRestless ? 30 : 4)
   for (let life = 0; life < lives; life += 1) {
     const kind = rng.below(2) === 0 ? 'kill' : 'power'
     // The crash comes in the middle of whatever is going on.
-    const turns = rng.below(run.pick([40, 500, 4000, 12_000]) as number)
+    const turns = rng.below(run.pick(isRestless ? [20, 60, 200] : [500, 4000, 12_000]) as number)
     let crashed = false
     run.isFaulty = true
     run.isWounded = () => store.state.wounded !== null
