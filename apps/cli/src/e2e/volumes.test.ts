@@ -1,6 +1,6 @@
 /** Volumes with no platform: the command line on a folder, served and not. */
 import assert from 'node:assert/strict'
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { open, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Fault } from '@typevisor/base'
@@ -82,6 +82,52 @@ test('a byte that rots is named by check, and never served', async () => {
       await client.write(8 * 4096, content)
     })
     assert.equal((await run(['volume', 'check', ...at])).code, 0)
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
+test('a check mends what it can, tells a script by its exit code, and works beside the load where the folder is served', async () => {
+  const dir = await temporaryFolder()
+  const at = ['--dir', dir]
+  try {
+    assert.equal((await run(['volume', 'create', 'web', '--size', '16MiB', ...at])).code, 0)
+    const path = join(dir, 'store')
+    const damage = async (...blocks: number[]): Promise<void> => {
+      await using store = await open(path, 'r+')
+      for (const block of blocks) {
+        const { buffer } = await store.read(Buffer.alloc(1), 0, 1, block * 4096 + 100)
+        await store.write(Uint8Array.of(buffer.readUInt8(0) ^ 1), 0, 1, block * 4096 + 100)
+      }
+    }
+    // Both homes of the table of free blocks, behind four superblocks and a journal of 64 MiB.
+    await damage(16_388, 16_389)
+    const refused = await run(['volume', 'list', ...at])
+    assert.equal(refused.code, 1)
+    assert.match(refused.said, /table of free blocks, group 0: .*volume check makes it anew/)
+    const mended = await run(['volume', 'check', ...at])
+    assert.equal(mended.code, 1)
+    assert.match(mended.said, /^mended: .*1 tables made anew/m)
+    assert.equal((await run(['volume', 'check', ...at])).code, 0)
+    {
+      const socketPath = join(dir, 'nbd.sock')
+      await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath])
+      await child.says(/serving/)
+      await using client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+      const content = Buffer.alloc(1024 * 1024, 'something to be read again')
+      await client.write(0, content)
+      await client.flush()
+      const sound = await run(['volume', 'check', '--rate', '64MiB', '--json', ...at])
+      assert.deepEqual([sound.code, (json(sound.said) as { dataCount: number }).dataCount >= 256], [0, true])
+      await damage(16_388 + (await readFile(path)).subarray(16_388 * 4096).indexOf(content.subarray(0, 4096)) / 4096)
+      const found = await run(['volume', 'check', ...at])
+      assert.equal(found.code, 2)
+      assert.match(found.said, /web at 0: block \d+ has checksum/)
+    }
+    // All superblocks: there is nothing to go by.
+    await damage(0, 1, 2, 3)
+    const lost = await run(['volume', 'check', ...at])
+    assert.deepEqual([lost.code, lost.said.includes('none of the four superblocks is whole')], [2, true])
   } finally {
     await rm(dir, { recursive: true, force: true })
   }

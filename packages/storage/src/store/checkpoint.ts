@@ -199,7 +199,8 @@ export async function writeCheckpoint(state: StoreState, frozen: Frozen, options
     setPageChecksum(frozen, index, sum)
   })
   await writeNodes(state, frozen.catalogNodes, options)
-  const doubled = [...[...frozen.nodes, ...frozen.catalogNodes].map(({ copy, bytes }) => ({ copy, content: bytes })), ...pages]
+  const doubledNodes = [...frozen.nodes.filter(({ level }) => level > 0), ...frozen.catalogNodes]
+  const doubled = [...doubledNodes.map(({ copy, bytes }) => ({ copy, content: bytes })), ...pages]
   const copies = doubled.flatMap(({ copy, content }) => (copy === 0 ? [] : [{ address: copy, content }]))
   await writeBlocks(
     state,
