@@ -118,6 +118,11 @@ export class Allocator {
     this.#dirty.add(group)
   }
 
+  /** The next checkpoint writes the table of this group, whether it has changed or not. */
+  writeTable(group: number): void {
+    this.#dirty.add(group)
+  }
+
   /** Gives back what nothing ever pointed at. */
   cancel(run: Run): void {
     for (let block = run.address; block < run.address + run.count; block += 1) this.#setFree(block)

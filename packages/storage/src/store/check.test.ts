@@ -5,7 +5,7 @@ import { epochMillis, Fault, type Clock } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
-import { BLOCK_BYTES, GROUP_BLOCKS, SUPERBLOCK_COUNT } from './format.ts'
+import { BLOCK_BYTES, SUPERBLOCK_COUNT } from './format.ts'
 import { Store, type StoreOptions } from './store.ts'
 import { MISSING, type Node } from './tree.ts'
 import { volumeDevice } from './volume-device.ts'
@@ -26,6 +26,8 @@ const clock: Clock = {
 
 let file: SimStoreFile
 let store: Store
+/** Syncs are refused. */
+let isFailing = false
 
 const options = (of: SimStoreFile): StoreOptions => ({
   file: of,
@@ -37,7 +39,11 @@ const options = (of: SimStoreFile): StoreOptions => ({
 })
 
 beforeEach(async () => {
-  file = new SimStoreFile({ rng: seededRng(1), capacityBytes: 2 ** 32 })
+  file = new SimStoreFile({
+    rng: seededRng(1),
+    capacityBytes: 2 ** 32,
+    faults: (operation) => (isFailing && operation === 'sync' ? new Fault('failed', 'the disk says no') : null),
+  })
   store = await Store.create(options(file))
   await store.createVolume('web', SIZE_BYTES)
   for (const block of WRITTEN) await write(store, block, block % 200)
@@ -250,16 +256,56 @@ test('a damaged record at the end of the journal was not safe and is cut off; on
   await refused(rotten(middle), /journal: record \d+ is damaged/, true)
 })
 
-test('groups that come while a checkpoint is written have their tables with the next', async () => {
-  const device = volumeDevice(store, 'web')
-  const piece = new Uint8Array(256 * BLOCK_BYTES)
-  for (let block = 0; block < GROUP_BLOCKS + 256; block += 256) {
-    piece.fill(1 + ((block / 256) % 200))
-    await device.write(block * BLOCK_BYTES, piece)
-    if (block === GROUP_BLOCKS - 128) void store.checkpoint()
+/** Writes until there is hardly room in the first group. @returns the block behind. */
+async function fillGroup(): Promise<number> {
+  const { allocator } = store.state
+  let block = 512
+  for (; allocator.blockCount - allocator.usedCount > 600; block += PIECE_BLOCKS) await writePiece(block)
+  await store.checkpoint()
+  assert.equal(allocator.groupCount, 1)
+  return block
+}
+
+const PIECE_BLOCKS = 256
+const writePiece = (block: number): Promise<void> =>
+  volumeDevice(store, 'web').write(block * BLOCK_BYTES, new Uint8Array(PIECE_BLOCKS * BLOCK_BYTES).fill(7))
+
+test('a group that comes while a checkpoint is written has its table with the next', async () => {
+  const { now } = volumeDevice(store, 'web')
+  let block = await fillGroup()
+  const written = store.checkpoint()
+  for (; store.state.allocator.groupCount === 1; block += PIECE_BLOCKS) {
+    assert.ok(now?.write(block * BLOCK_BYTES, new Uint8Array(PIECE_BLOCKS * BLOCK_BYTES).fill(7)))
+    now?.commit()
   }
-  await store.flush()
-  assert.equal(store.state.allocator.groupCount, 2)
+  await written
   const { first } = await checkTwice(killed())
   assert.partialDeepStrictEqual(first, SOUND)
+})
+
+test('a table that an unfinished checkpoint has left is never taken for one in force', async () => {
+  let block = await fillGroup()
+  for (; store.state.allocator.groupCount === 1; block += PIECE_BLOCKS) await writePiece(block)
+  await volumeDevice(store, 'web').zero(1024 * BLOCK_BYTES, 1024 * BLOCK_BYTES)
+  await store.checkpoint()
+  // A store that is opened looks for room from the front: from here on all that is written anew is in the first group.
+  file = file.copy()
+  store = await serve(file)
+  await write(store, 9, 9)
+  await store.checkpoint()
+  // Up to the second group, and never safe: the power goes when the tables are written and the superblock is not.
+  const last = SUPERBLOCK_COUNT * BLOCK_BYTES + store.state.journal.head.offset
+  for (let piece = 0; piece < 5; piece += 1) await writePiece(block + piece * PIECE_BLOCKS)
+  isFailing = true
+  await assert.rejects(store.checkpoint(), /checkpoint: the disk says no/)
+  isFailing = false
+  const left = killed()
+  left.rot(last + 40)
+  const opened = await serve(left)
+  assert.equal(await read(opened, block), 0)
+  await write(opened, 10, 10)
+  await opened.checkpoint()
+  const { first, mended } = await checkTwice(left.copy())
+  assert.partialDeepStrictEqual(first, SOUND)
+  assert.equal(await read(await serve(mended), 10), 10)
 })

@@ -135,7 +135,7 @@ export function freeze(state: StoreState): Frozen | null {
   state.changedSlots.clear()
   state.dirtyNodeCount = 0
   const frozen: Frozen = {
-    generation: state.checkpointGeneration + 1 + state.passedCount,
+    generation: state.checkpointGeneration + 1,
     epoch: state.epoch,
     slotCount: catalog.slotCount,
     place: state.journal.head,
@@ -220,7 +220,6 @@ export async function writeCheckpoint(state: StoreState, frozen: Frozen, options
 /** What follows when the superblock is safe. */
 export function finishCheckpoint(state: StoreState, frozen: Frozen): void {
   state.checkpointGeneration = frozen.generation
-  state.passedCount = 0
   state.allocator.thaw()
   state.release(frozen.releases)
   state.journal.moveTail(frozen.place)

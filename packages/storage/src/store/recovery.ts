@@ -160,6 +160,8 @@ function loadTables(state: StoreState, { groupCount, generation, tablesSum }: Su
   const lost: number[] = []
   /** Groups with a home that is not whole: by a checkpoint that was not finished, or since it is the one in force. */
   const doubtful: number[] = []
+  /** Groups with a table of a checkpoint that was not finished: it must be gone when one of that generation is. */
+  const unfinished: number[] = []
   for (let group = 0; group < groupCount; group += 1) {
     let best: { generation: number; turn: 0 | 1; table: Uint32Array } | null = null
     let isDoubtful = false
@@ -173,8 +175,7 @@ function loadTables(state: StoreState, { groupCount, generation, tablesSum }: Su
       const head = TABLE_HEAD.decode(content)
       new DataView(content.buffer).setUint32(TABLE_HEAD.at.checksum, 0, true)
       if (head.group !== group || checksum(content) !== head.checksum) isDoubtful = true
-      else if (head.generation > generation)
-        state.passedCount = Math.max(state.passedCount, 2 * Math.ceil(Number(head.generation - generation) / 2))
+      else if (head.generation > generation) unfinished.push(group)
       else if (head.generation > 0 && (!best || head.generation > best.generation))
         best = {
           generation: Number(head.generation),
@@ -191,6 +192,7 @@ function loadTables(state: StoreState, { groupCount, generation, tablesSum }: Su
     state.tableIs(group, best.turn, best.generation)
   }
   state.allocator.clean()
+  for (const group of unfinished) state.allocator.writeTable(group)
   if (lost.length === 0 && state.tablesSum !== tablesSum) return doubtful.length > 0 ? doubtful : [...Array(groupCount).keys()]
   return lost
 }

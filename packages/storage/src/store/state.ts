@@ -80,8 +80,6 @@ export class StoreState implements TreeOwner {
   generation = 1
   /** Of the last checkpoint. */
   checkpointGeneration = 0
-  /** So many generations are passed over, an even number: a checkpoint that was not finished may have left tables of theirs. */
-  passedCount = 0
   /** About how many blocks of nodes a checkpoint would have to write. */
   dirtyNodeCount = 0
   /** How often something could not be done since what it needs is damaged: some blocks count as in use that nobody has any more. */
