@@ -53,7 +53,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   const isNew = !existsSync(path)
   const file = nodeStoreFile({ path, calls, create: isNew })
   const ports = { file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), compressor: nodeCompressor }
-  const made = { ...parts, ...ports, collects: !checks }
+  const made = { ...parts, ...ports, collects: !checks, repairs: checks }
   const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
     await file.close()
     // A store that was never made whole is none: the next one makes it.

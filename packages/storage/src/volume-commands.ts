@@ -30,13 +30,17 @@ export interface VolumeCommands extends ServedCommands, LeaseCommands {
   rename: { args: { name: string; next: string }; answer: VolumeDescription }
   resize: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
   remove: { args: { name: string }; answer: null }
-  check: { args: Record<string, never>; answer: StoreCheck }
+  /** Rests, so that it reads not more than so much in a second. */
+  check: { args: { bytesPerSecondMax?: number }; answer: StoreCheck }
 }
 export type VolumeCommand = keyof VolumeCommands
 export type CommandCaller = <C extends VolumeCommand>(
   command: C,
   args: VolumeCommands[C]['args'],
+  onProgress?: OnProgress,
 ) => Promise<VolumeCommands[C]['answer']>
+/** Of what takes long: from 0 to 1. */
+export type OnProgress = (fraction: number) => void
 
 /** A store with who uses what of it. */
 export class ServedStore {
@@ -54,14 +58,16 @@ export class ServedStore {
   }
 
   /** What was changed is safe from a power cut when it is answered. */
-  readonly call: CommandCaller = async (command, args) => {
-    const carryOut = this.#table[command] as (args: unknown) => Promise<unknown>
-    const answer = await carryOut(args)
+  readonly call: CommandCaller = async (command, args, onProgress = () => {}) => {
+    const carryOut = this.#table[command] as (args: unknown, onProgress: OnProgress) => Promise<unknown>
+    const answer = await carryOut(args, onProgress)
     if (!LOOKS.has(command)) await this.store.flush()
     return answer as never // the table has each command's own answer
   }
 
-  readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
+  readonly #table: {
+    [C in VolumeCommand]: (args: VolumeCommands[C]['args'], onProgress: OnProgress) => Promise<VolumeCommands[C]['answer']>
+  } = {
     list: async () => this.store.list(),
     get: async ({ name }) => this.store.get(name),
     usage: () => volumeUsage(this.store),
@@ -108,7 +114,13 @@ export class ServedStore {
     offerLease: (args) => this.#leases.offerLease(args),
     handOverLease: (args) => this.#leases.handOverLease(args),
     releaseLease: (args) => this.#leases.releaseLease(args),
-    check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
+    check: (options, onProgress) =>
+      this.store.check({
+        ...options,
+        readsData: true,
+        repairs: this.#repairs,
+        onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
+      }),
     remove: async ({ name }) => {
       this.#assertUnused(name, 'delete')
       await this.store.remove(name)

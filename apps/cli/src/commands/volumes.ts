@@ -4,6 +4,7 @@ import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/
 import { askServer, COMPRESSION_KINDS, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
+import { Progress } from '../progress.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
@@ -17,6 +18,7 @@ import type { VolumeVerb } from './volume-verb.ts'
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+  rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
   compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
   ...KEY_FLAGS,
   ...LIMIT_FLAGS,
@@ -31,6 +33,7 @@ async function withFolder<T>(
   dir: string,
   { makes = false, checks = false, wantsServer }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
+  whenDamaged: (fault: Fault) => T,
 ): Promise<T> {
   const server = await askServer(dir)
   if (server) {
@@ -42,7 +45,19 @@ async function withFolder<T>(
   }
   if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
+  const opened = await openVolumeFolder({
+    dir,
+    create: makes,
+    checks,
+    lock: lockFile,
+    calls: fileCalls(),
+    ...parts,
+  }).catch((error: unknown) => {
+    if (checks && error instanceof Fault && error.code === 'failed') return error
+    throw error
+  })
+  if (opened instanceof Fault) return whenDamaged(opened)
+  await using folder = opened
   return await work(folder.served.call)
 }
 
@@ -126,19 +141,23 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     },
   },
   check: {
-    usage: 'typevisor volume check [--key-file FILE] --dir DIR',
+    usage: 'typevisor volume check [--rate SIZE] [--key-file FILE] --dir DIR',
     words: [0, 0],
-    flags: ['key-file'],
+    flags: ['rate', 'key-file'],
     checks: true,
     run: async (call, _words, flags, terminal, json) => {
       const locked = await stillLocked(call, flags)
-      const found = await call('check', {})
+      using progress = new Progress('check')
+      const args = flags.rate === undefined ? {} : { bytesPerSecondMax: parseBytes(flags.rate) }
+      const found = await call('check', args, (fraction) => progress.show('reading', fraction))
+      progress.clear()
       if (json) terminal.out(JSON.stringify({ ...found, locked }))
       else {
         for (const line of found.damage) terminal.out(line)
         if (locked.length > 0) terminal.say(`locked, so that only checksums are proven: ${locked.join(', ')}`)
         const looked = `${found.dataCount} blocks of data, ${found.nodeCount} nodes`
-        const mended = `${found.leakedCount} blocks given back, ${found.missingCount} taken`
+        const tables = `${found.rebuiltCount} tables made anew, ${found.leakedCount} blocks given back, ${found.missingCount} taken`
+        const mended = `${found.mendedCount} blocks written again from their second copy, ${tables}`
         terminal.out(
           found.damage.length > 0 ? `damaged: ${looked}` : found.isRepaired ? `mended: ${mended}; ${looked}` : `sound: ${looked}`,
         )
@@ -222,7 +241,15 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
+      const code = await withFolder(
+        dir,
+        verb,
+        (call) => verb.run(call, positional, flags, terminal, json),
+        ({ message }) => {
+          terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)
+          return CHECK_EXIT.damaged
+        },
+      )
       return code ?? EXIT.ok
     },
   }

@@ -1,7 +1,7 @@
 /** Volumes with no platform: the command line on a folder, served and not. */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Fault } from '@typevisor/base'
@@ -147,6 +147,52 @@ test('an encrypted volume is served to who has its key file, told to others, and
   }
 })
 
+test('a check mends what it can, tells a script by its exit code, and works beside the load where the folder is served', async () => {
+  const dir = await temporaryFolder()
+  const at = ['--dir', dir]
+  try {
+    assert.equal((await run(['volume', 'create', 'web', '--size', '16MiB', ...at])).code, 0)
+    const path = join(dir, 'store')
+    const damage = async (...blocks: number[]): Promise<void> => {
+      await using store = await open(path, 'r+')
+      for (const block of blocks) {
+        const { buffer } = await store.read(Buffer.alloc(1), 0, 1, block * 4096 + 100)
+        await store.write(Uint8Array.of(buffer.readUInt8(0) ^ 1), 0, 1, block * 4096 + 100)
+      }
+    }
+    // Both homes of the table of free blocks, behind four superblocks and a journal of 64 MiB.
+    await damage(16_388, 16_389)
+    const refused = await run(['volume', 'list', ...at])
+    assert.equal(refused.code, 1)
+    assert.match(refused.said, /table of free blocks, group 0: .*volume check makes it anew/)
+    const mended = await run(['volume', 'check', ...at])
+    assert.equal(mended.code, 1)
+    assert.match(mended.said, /^mended: .*1 tables made anew/m)
+    assert.equal((await run(['volume', 'check', ...at])).code, 0)
+    {
+      const socketPath = join(dir, 'nbd.sock')
+      await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath])
+      await child.says(/serving/)
+      await using client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+      const content = Buffer.alloc(1024 * 1024, 'something to be read again')
+      await client.write(0, content)
+      await client.flush()
+      const sound = await run(['volume', 'check', '--rate', '64MiB', '--json', ...at])
+      assert.deepEqual([sound.code, (json(sound.said) as { dataCount: number }).dataCount >= 256], [0, true])
+      await damage(16_388 + (await readFile(path)).subarray(16_388 * 4096).indexOf(content.subarray(0, 4096)) / 4096)
+      const found = await run(['volume', 'check', ...at])
+      assert.equal(found.code, 2)
+      assert.match(found.said, /web at 0: block \d+ has checksum/)
+    }
+    // All superblocks: there is nothing to go by.
+    await damage(0, 1, 2, 3)
+    const lost = await run(['volume', 'check', ...at])
+    assert.deepEqual([lost.code, lost.said.includes('none of the four superblocks is whole')], [2, true])
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
 test('wrong words are told with what is wanted', async () => {
   const wrong = async (words: string[], want: RegExp) => {
     const { code, said } = await run(words)
@@ -155,12 +201,14 @@ test('wrong words are told with what is wanted', async () => {
   }
   await wrong(['volume', 'crate', 'x'], /did you mean create/)
   await wrong(['volume', 'create', 'x', '--size', '1GiB'], /got no --dir/)
-  await wrong(['volume', 'create', 'x', '--dir', '/tmp/x', '--size', 'much'], /size: got "much"/)
+  const dir = await temporaryFolder()
+  await wrong(['volume', 'create', 'x', '--dir', dir, '--size', 'much'], /size: got "much"/)
   await wrong(
-    ['volume', 'create', 'x', '--dir', '/tmp/x', '--size', '1MiB', '--compression', 'zip'],
+    ['volume', 'create', 'x', '--dir', dir, '--size', '1MiB', '--compression', 'zip'],
     /--compression: got "zip", want none or zstd/,
   )
-  await wrong(['volume', 'rekey', 'x', '--dir', '/tmp/x'], /--key-file: got nothing/)
+  await wrong(['volume', 'rekey', 'x', '--dir', dir], /--key-file: got nothing/)
+  await rm(dir, { recursive: true, force: true })
   await wrong(['nbd', 'serve', '--memory', '1GiB'], /--socket or --port/)
   await wrong(['nbd', 'serve', '--memory', '1GiB', '--port', '99999'], /--port: got "99999"/)
 })

@@ -1,7 +1,7 @@
 /** Blocks of data as they are read: proven by their checksums, and opened where they are sealed. */
 import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
-import { BLOCK_BYTES, ENTRY_WORDS, FLAG_PACKED } from './format.ts'
+import { BLOCK_BYTES, ENTRY_WORDS, FLAG_PACKED, SIV_BYTES } from './format.ts'
 import { hex, type StoreState } from './state.ts'
 import { addressAt, NODE_WORDS, type Node } from './tree.ts'
 
@@ -52,10 +52,9 @@ export function fetchBlocks(
 
 /** Opens sealed blocks where they were read to. */
 function openBlocks(entry: Entry, leaf: Node, word: number, block: number, count: number, target: Uint8Array, to: number): void {
-  const { bytes } = leaf
   for (let index = 0; index < count; index += 1) {
     const at = word + index * entry.tree.geometry.entryWords
-    if (opensAt(entry, leaf.words, bytes, at, block + index, target, to + index * BLOCK_BYTES)) continue
+    if (opensAt(entry, leaf.words, at, block + index, target, to + index * BLOCK_BYTES)) continue
     target.fill(0, to, to + count * BLOCK_BYTES)
     throw wrongBlock(entry, leaf.words, at, block + index, 'is not what was sealed there')
   }
@@ -65,14 +64,14 @@ function openBlocks(entry: Entry, leaf: Node, word: number, block: number, count
 export function opensAt(
   { cipher }: Pick<Entry, 'cipher'>,
   words: Uint32Array,
-  bytes: Uint8Array,
   word: number,
   block: number,
   target: Uint8Array,
   start: number,
 ): boolean {
   const [flags, birth] = [(words[word + 1] as number) & FLAG_PACKED, words[word + 2] as number] // slots are masked
-  return cipher?.open(block, birth, flags, target, start, bytes, (word + ENTRY_WORDS) * 4) ?? false
+  const siv = new Uint8Array(words.buffer, words.byteOffset + (word + ENTRY_WORDS) * 4, SIV_BYTES)
+  return cipher?.open(block, birth, flags, target, start, siv, 0) ?? false
 }
 
 const wrongBlock = ({ name }: Entry, words: Uint32Array, word: number, block: number, reason: string): Fault =>

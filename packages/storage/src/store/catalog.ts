@@ -13,7 +13,7 @@ import {
   type CatalogKind,
 } from './format.ts'
 import type { BlockCipher, WrappedKey } from './ports.ts'
-import { PLAIN, SEALED, type Geometry, type Tree } from './tree.ts'
+import { encodePlace, PLAIN, SEALED, type Geometry, type Tree } from './tree.ts'
 
 /** What of an entry goes into a record. Slots of others; -1: none. */
 export interface EntryRecord {
@@ -164,7 +164,7 @@ export class Catalog {
 export interface EntryRoots {
   readonly tree: {
     readonly height: number
-    readonly root: { readonly address: number; readonly birth: number; readonly checksum: number }
+    readonly root: { readonly address: number; readonly copy: number; readonly birth: number; readonly checksum: number }
   }
   readonly dead: { readonly top: { readonly address: number; readonly checksum: number }; readonly count: number }
   readonly storedCount: number
@@ -182,7 +182,7 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       epoch: record.epoch,
       height: roots?.tree.height ?? 0,
       sizeBytes: BigInt(record.sizeBytes),
-      rootAddress: BigInt(roots?.tree.root.address ?? 0),
+      rootAddress: roots ? encodePlace(roots.tree.root) : 0n,
       rootBirth: roots?.tree.root.birth ?? 0,
       rootChecksum: roots?.tree.root.checksum ?? 0,
       createdAt: BigInt(record.createdAt),

@@ -94,13 +94,14 @@ export function applyTrim(state: StoreState, entry: Entry, first: number, count:
   const user = userOf(entry)
   const { geometry } = entry.tree
   const end = first + count
-  if (entry.isCompressed) {
-    assert(!cutsPackedUnit(state, entry, first, count), 'a unit that is packed stays whole')
-    state.units.forget(entry, first, count)
-  }
+  if (entry.isCompressed) state.units.forget(entry, first, count)
   for (let block = first; block < end;) {
     const leafEnd = Math.min(end, geometry.leafEnd(block))
-    state.load(entry.tree, block, true)
+    if (!state.loadUnlessLost(entry, block)) {
+      block = leafEnd
+      continue
+    }
+    assert(!entry.isCompressed || !cutsPackedUnit(state, entry, block, leafEnd - block), 'a unit that is packed stays whole')
     const found = entry.tree.leaf(block)
     if (
       keepsPlace ||
@@ -209,7 +210,7 @@ function mergeStep(state: StoreState, entry: Entry, child: Entry, count: number)
     }
     if (dead.birth <= ownedAfter) entry.dead.push(dead)
     else if (dead.node) state.freeNode(dead.node)
-    else if (dead.isNode) state.freeMetadata(dead.address)
+    else if (dead.isNode) state.freeMetadata(dead.address, dead.copy)
     else state.freeData(dead.address)
   }
   return false
@@ -218,19 +219,16 @@ function mergeStep(state: StoreState, entry: Entry, child: Entry, count: number)
 function popDead(state: StoreState, dead: DeadList): ReturnType<DeadList['pop']> {
   const entry = dead.pop()
   if (entry || dead.top.address === 0) return entry
-  const content = readProven(state, dead.top.address, dead.top.checksum)
-  state.freeMetadata(dead.top.address)
-  dead.load(content)
+  try {
+    const content = state.readProven({ ...dead.top, copy: 0 }, 'dead list')
+    state.freeMetadata(dead.top.address)
+    dead.load(content)
+  } catch (error) {
+    // What it led to stays in use, until a check finds that nobody has it.
+    state.lost('dead list', error)
+    dead.top = { address: 0, checksum: 0 }
+  }
   return dead.pop()
-}
-
-function readProven(state: StoreState, address: number, checksum: number): Uint8Array {
-  const content = new Uint8Array(BLOCK_BYTES)
-  state.parts.file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
-  // A level that no tree has: a list's block is proven as a node's is.
-  state.nodeOf({ level: -1, address, birth: 0, checksum }, content)
-  state.cache.delete(address)
-  return content
 }
 
 /** Goes through the tree from the cursor on. A node is freed when all that is below it has been. */
@@ -285,12 +283,18 @@ function freeAncestors(state: StoreState, entry: Entry, block: number, level: nu
   }
 }
 
+/** null: there is none, or it is lost. Then what it led to stays in use, until a check finds that nobody has it. */
 function nodeFor(state: StoreState, tree: Tree, level: number, block: number): Node | null {
   for (;;) {
     const node = tree.nodeAt(level, block)
     if (node !== MISSING) return node
     const missing = tree.missing(block)
     assert(missing !== null, 'a node that is missing can be read')
-    state.readNode(missing, true)
+    try {
+      state.readNode(missing, true)
+    } catch (error) {
+      state.lost(`tree of deleted volume or snapshot`, error)
+      return null
+    }
   }
 }

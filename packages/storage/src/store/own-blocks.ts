@@ -1,9 +1,8 @@
 /** How many blocks of data and nodes the deletion of a volume or snapshot would give back: those that nobody else has. */
-import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
-import { openDeadBlock } from './dead-list.ts'
+import { openDeadBlock, type DeadEntry } from './dead-list.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
-import { hex, type StoreState } from './state.ts'
+import type { ProvenPlace, StoreState } from './state.ts'
 import { addressAt, entryAt, Node, NODE_WORDS, type Geometry, type NodeEntry } from './tree.ts'
 
 export interface CountBudget {
@@ -16,6 +15,9 @@ export interface CountBudget {
 const PAUSE_EVERY = 64
 
 class OverBudget extends Error {}
+
+/** Blocks that it takes up, with its second copy. */
+const placesOf = ({ copy }: { readonly copy: number }): number => (copy === 0 ? 1 : 2)
 
 /**
  * Counted beside the load: what is written meanwhile may be in it or not. What is shared is not gone through, so that it costs as much as there
@@ -56,30 +58,36 @@ class Count {
 
   /** What the child has let go of and the grandparent does not have. */
   async deadList({ dead }: Entry): Promise<number> {
-    let count = dead.entries.filter(({ birth }) => birth > this.#ownedAfter).length
+    let count = this.#ownOf(dead.entries)
     for (let top = dead.top; top.address !== 0;) {
       await this.#spend()
-      const { entries, previous } = openDeadBlock(await this.#read(top.address, top.checksum))
-      count += entries.filter(({ birth }) => birth > this.#ownedAfter).length
+      const { entries, previous } = openDeadBlock(await this.#read({ ...top, copy: 0 }, 'dead list'))
+      count += this.#ownOf(entries)
       top = previous
     }
     return count
+  }
+
+  #ownOf(entries: readonly DeadEntry[]): number {
+    return entries.reduce((sum, entry) => (entry.birth > this.#ownedAfter ? sum + placesOf(entry.node ?? entry) : sum), 0)
   }
 
   async #entry(entry: NodeEntry): Promise<number> {
     if (entry.address === 0 || entry.birth <= this.#ownedAfter) return 0
     const known = this.#state.cache.get(entry.address)
     if (known) return await this.#node(known)
-    const content = await this.#read(entry.address, entry.checksum)
+    const content = await this.#read(entry, 'node')
     // Not put into the cache: it would push out what is in use.
-    return await this.#node(new Node(entry.level, entry.birth, 0, new Uint32Array(content.buffer)))
+    const node = new Node(entry.level, entry.birth, 0, new Uint32Array(content.buffer))
+    node.copy = entry.copy
+    return await this.#node(node)
   }
 
   async #node(node: Node): Promise<number> {
     if (node.birth <= this.#ownedAfter) return 0
     await this.#spend()
-    if (node.level === 0) return 1 + this.#dataOf(node)
-    let count = 1
+    if (node.level === 0) return placesOf(node) + this.#dataOf(node)
+    let count = placesOf(node)
     for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
       const child = node.children?.[slot]
       count += child ? await this.#node(child) : await this.#entry(entryAt(node, slot))
@@ -94,13 +102,10 @@ class Count {
     return count
   }
 
-  async #read(address: number, want: number): Promise<Uint8Array> {
-    const { file, checksum } = this.#state.parts
+  async #read(place: ProvenPlace, what: string): Promise<Uint8Array> {
     const content = new Uint8Array(BLOCK_BYTES)
-    await file.read(address * BLOCK_BYTES, content)
-    const found = checksum(content)
-    if (found !== want) throw new Fault('failed', `block ${address}: checksum ${hex(found)}, want ${hex(want)}`)
-    return content
+    await this.#state.parts.file.read(place.address * BLOCK_BYTES, content)
+    return this.#state.proven(place, content, what)
   }
 
   async #spend(): Promise<void> {

@@ -33,6 +33,8 @@ export interface StoreOptions extends StoreParts {
   readonly dirtyNodeCountMax?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
+  /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
+  readonly repairs?: boolean
 }
 
 export interface VolumeOptions {
@@ -75,6 +77,10 @@ export interface StoreCheck {
   readonly dataCount: number
   /** In words: what is wrong, and where. */
   readonly damage: readonly string[]
+  /** Blocks that were damaged and are written again from their second copy. */
+  readonly mendedCount: number
+  /** Tables of free blocks that were lost and are made anew. */
+  readonly rebuiltCount: number
   /** Blocks that counted as in use and are not, and the other way round. */
   readonly leakedCount: number
   readonly missingCount: number
@@ -102,6 +108,7 @@ export class Store {
   readonly writer: Writer
   readonly report: RecoveryReport
   readonly #checkpointOptions: CheckpointOptions
+  #lostGroupCount: number
   #checkpoint: Promise<void> | null = null
   #sync: Promise<void> | null = null
   #collecting: Promise<void> | null = null
@@ -112,6 +119,7 @@ export class Store {
     this.#options = options
     this.state = state
     this.report = report
+    this.#lostGroupCount = report.lostGroupCount
     this.writer = new Writer(state)
     this.#checkpointOptions = {
       journalBlocks: state.journal.sizeBytes / BLOCK_BYTES,
@@ -130,18 +138,21 @@ export class Store {
     options.file.allocate(0, (SUPERBLOCK_COUNT + journalBlocks) * BLOCK_BYTES)
     const state = emptyState(options, journalBlocks)
     appendOpening(state.journal, options.rng)
-    const store = new Store(options, state, { recordCount: 0, cutCount: 0 })
+    const store = new Store(options, state, { recordCount: 0, cutCount: 0, lostGroupCount: 0 })
     await store.checkpoint()
     // Twice, so that every superblock is one.
     await store.checkpoint()
     return store
   }
 
-  /** @throws Fault `not_found` when the file has no store, `unsupported` for another format, `failed` for damage. */
+  /** @throws Fault `not_found` when the file is empty, `unsupported` for another format, `failed` for damage. */
   static async open(options: StoreOptions): Promise<Store> {
     const superblock = readSuperblock(options.file, options.checksum)
-    if (!superblock) throw new Fault('not_found', 'store: the file has none (no superblock is whole)')
-    const { state, report } = await recover(options, superblock)
+    if (!superblock)
+      throw options.file.sizeBytes === 0
+        ? new Fault('not_found', 'store: the file is empty')
+        : new Fault('failed', 'store: none of the four superblocks is whole')
+    const { state, report } = await recover(options, superblock, { rebuildsTables: options.repairs ?? false })
     return new Store(options, state, report)
   }
 
@@ -349,6 +360,8 @@ export class Store {
       await this.#room(64)
       if (this.state.wounded) throw this.state.wounded
       assertMayWrite(entry, opening)
+      for (let each = block; each < block + step; each = entry.tree.geometry.leafEnd(each))
+        this.state.load(entry.tree, each, true)
       this.writer.commit()
       if (entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
         await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
@@ -423,7 +436,7 @@ export class Store {
     if (journal.hasRoom(0) && !state.wounded) {
       this.#append(() => {
         journal.begin(0)
-        journal.append(RECORD_TYPE.mark, 0, 0)
+        journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
       })
     }
   }
@@ -527,7 +540,12 @@ export class Store {
       }
       const { parent, slot } = entry
       this.#append(() => appendReap(this.state.journal, slot, REAP_STEP))
-      const isGone = this.state.emptying(() => applyReap(this.state, entry, REAP_STEP))
+      let isGone = false
+      try {
+        isGone = this.state.emptying(() => applyReap(this.state, entry, REAP_STEP))
+      } catch (error) {
+        throw this.state.wound('collect', error)
+      }
       if (isGone && parent?.kind === 'branch' && parent.children.size <= 1)
         await this.#change(() => [this.#changed(parent, { kind: 'dying', cursor: 0 })])
       await this.#options.clock.sleep(millis(0))
@@ -553,27 +571,32 @@ export class Store {
   }
 
   /**
-   * Looks at all that the store leads to, beside the load: a bad block is named. With `repairs`, when nobody uses the store, the table of free
-   * blocks is also compared with what is in use, and mended; what is damaged cannot be, and then nothing is given back.
+   * Looks at all that the store leads to, beside the load: a bad block is named, one of two copies that is bad is written again. With
+   * `repairs`, when nobody uses the store, the table of free blocks is also compared with what is in use, and mended; what is damaged in all
+   * its copies cannot be, and then nothing is given back.
    */
-  async check(options: { readsData: boolean; repairs: boolean; onProgress?: CheckOptions['onProgress'] }): Promise<StoreCheck> {
-    const { onProgress, readsData, repairs } = options
-    const report = await this.#checkOnce(readsData, onProgress)
-    const { damage, nodeCount, dataCount } = report
-    const counts = { damage, nodeCount, dataCount }
-    const isWhole = report.leaked.length === 0 && report.missing.length === 0
-    if (!repairs || isWhole)
-      return { ...counts, leakedCount: report.leaked.length, missingCount: report.missing.length, isRepaired: false }
-    for (const block of report.missing) this.state.allocator.take(block, 1)
-    if (damage.length === 0) for (const block of report.leaked) this.state.freeMetadata(block)
-    await this.checkpoint()
-    return { ...counts, leakedCount: report.leaked.length, missingCount: report.missing.length, isRepaired: true }
+  async check(options: { repairs: boolean } & Omit<CheckOptions, 'sleep'>): Promise<StoreCheck> {
+    const { repairs, ...rest } = options
+    const { state } = this
+    // What opening has mended is told with the rest.
+    const mendedBefore = repairs ? 0 : state.mendedCount
+    const { damage, nodeCount, dataCount, leaked, missing } = await this.#checkOnce(rest)
+    const found = { damage, nodeCount, dataCount, mendedCount: state.mendedCount - mendedBefore }
+    // While others work, blocks come and go.
+    if (!repairs) return { ...found, rebuiltCount: 0, leakedCount: 0, missingCount: 0, isRepaired: found.mendedCount > 0 }
+    const rebuiltCount = this.#lostGroupCount
+    this.#lostGroupCount = 0
+    for (const block of missing) state.allocator.take(block, 1)
+    if (damage.length === 0) for (const block of leaked) state.freeMetadata(block)
+    const isTableWrong = rebuiltCount + leaked.length + missing.length > 0
+    if (isTableWrong) await this.checkpoint()
+    const counts = { rebuiltCount, leakedCount: leaked.length, missingCount: missing.length }
+    return { ...found, ...counts, isRepaired: isTableWrong || found.mendedCount > 0 }
   }
 
-  async #checkOnce(readsData: boolean, onProgress: CheckOptions['onProgress']): Promise<CheckReport> {
+  async #checkOnce(options: Omit<CheckOptions, 'sleep'>): Promise<CheckReport> {
     using _pin = this.state.pin()
-    const pause = (): Promise<void> => this.#options.clock.sleep(millis(0))
-    return await checkStore(this.state, { readsData, pause, ...(onProgress ? { onProgress } : {}) })
+    return await checkStore(this.state, { ...options, sleep: (ms) => this.#options.clock.sleep(millis(ms)) })
   }
 
   /** A last checkpoint, so that the next opening has nothing to do. */

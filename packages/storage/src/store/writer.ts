@@ -157,7 +157,7 @@ function sealAll(
 /** A checkpoint needs a block for each dirty node, and some for the catalog. */
 export function hasSpace(state: StoreState, blockCount: number): boolean {
   const { allocator, dirtyNodeCount, changedSlots } = state
-  return allocator.availableCount >= blockCount + dirtyNodeCount + 4 * changedSlots.size + RESERVE_BLOCKS
+  return allocator.availableCount >= blockCount + dirtyNodeCount + 6 * changedSlots.size + RESERVE_BLOCKS
 }
 
 /** Staged blocks over the runs that were found for them: both in order. */

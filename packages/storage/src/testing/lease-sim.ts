@@ -185,6 +185,9 @@ async function live(seed: number): Promise<World> {
     dirtyNodeCountMax: 10,
   })
   let file = new SimStoreFile({ rng, capacityBytes: 2 ** 32 })
+  // A store that is still open would go on for ever.
+  using stack = new DisposableStack()
+  stack.defer(() => file[Symbol.dispose]())
   let store = await Store.create(optionsOf(file))
   await store.createVolume(VOLUME, 2 ** 20)
   await store.flush()
