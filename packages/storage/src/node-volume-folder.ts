@@ -4,6 +4,7 @@
  *   DIR/store          the store
  *   DIR/lock           held by whoever has it open
  *   DIR/control.sock   there while it is served: one line of JSON asks, one answers
+ *   DIR/data.sock      likewise: NBD, for exports and imports; it has what is being brought in too
  */
 import { existsSync } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
@@ -11,7 +12,9 @@ import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
+import { listenNbd } from '@typevisor/nbd'
 import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
+import { sweepImages } from './store/import.ts'
 import { Store } from './store/store.ts'
 import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
 
@@ -37,6 +40,7 @@ export interface VolumeFolder extends AsyncDisposable {
 
 const storePath = (dir: string): string => join(dir, 'store')
 const controlPath = (dir: string): string => join(dir, 'control.sock')
+export const dataPath = (dir: string): string => join(dir, 'data.sock')
 
 /** @throws Fault `conflict` when another process has it open, `not_found` when there is none, `failed` for damage. */
 export async function openVolumeFolder(options: VolumeFolderOptions): Promise<VolumeFolder> {
@@ -57,13 +61,18 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     },
   )
   building.defer(() => store.close())
+  if (!checks) await sweepImages(store)
   const served = new ServedStore(store, { repairs: checks })
   const done = building.move()
   let closing: Promise<void> | null = null
   const close = (): Promise<void> => (closing ??= done.disposeAsync())
   return {
     served,
-    answer: async () => void done.use(await answerOn(controlPath(dir), served)),
+    answer: async () => {
+      const source = served.exports({ withHidden: true })
+      done.use(await listenNbd({ listen: { socketPath: dataPath(dir) }, source, log: options.log }))
+      done.use(await answerOn(controlPath(dir), served))
+    },
     close,
     [Symbol.asyncDispose]: close,
   }

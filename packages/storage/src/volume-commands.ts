@@ -1,11 +1,20 @@
 /** What can be asked of a store, as data: the same for who has it open and for who asks its server over a control socket. */
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
+import {
+  TRANSFER_COMMANDS,
+  TRANSFER_NUMBER_ARGS,
+  TRANSFER_TEXT_ARGS,
+  transferTable,
+  type TransferCommands,
+} from './served/transfer-commands.ts'
+import { volumeContexts } from './served/volume-contexts.ts'
+import { isHidden } from './store/import.ts'
 import type { Store, StoreCheck, StoreUsage, VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
 /** Arguments and answer of each. */
-export interface VolumeCommands {
+export interface VolumeCommands extends TransferCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
   usage: { args: Record<string, never>; answer: StoreUsage }
   create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
@@ -28,6 +37,8 @@ export class ServedStore {
   readonly store: Store
   /** Connections by name of what they opened. */
   readonly #users = new Map<string, number>()
+  /** Who waits for one of them to end. */
+  #leaving: (() => void)[] = []
 
   /** Nobody else uses the store. */
   readonly #repairs: boolean
@@ -38,63 +49,79 @@ export class ServedStore {
   }
 
   readonly call: CommandCaller = async (command, args) => {
+    assertVisible(args)
     const carryOut = this.#table[command] as (args: unknown) => Promise<unknown>
     return (await carryOut(args)) as never // the table has each command's own answer
   }
 
   readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
-    list: async () => this.store.list(),
+    list: async () => this.store.list().filter(({ name }) => !isHidden(name)),
     usage: async () => this.store.usage(),
     create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
     clone: ({ snapshot, name }) => this.store.clone(snapshot, name),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot }) => {
-      this.#assertUnused(volume, 'revert')
+      this.assertUnused(volume, 'revert')
       await this.store.revert(volume, snapshot)
       return this.#need(volume)
     },
     rename: async ({ name, next }) => {
-      this.#assertUnused(name, 'rename')
+      this.assertUnused(name, 'rename')
       await this.store.rename(name, next)
       return this.#need(next)
     },
     resize: async ({ name, sizeBytes }) => {
       // A client learns a disk's size when it opens it.
-      this.#assertUnused(name, 'resize')
+      this.assertUnused(name, 'resize')
       await this.store.resize(name, sizeBytes)
       return this.#need(name)
     },
     check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
     remove: async ({ name }) => {
-      this.#assertUnused(name, 'delete')
+      this.assertUnused(name, 'delete')
       await this.store.remove(name)
       return null
     },
+    ...transferTable(this),
   }
 
-  /** Each volume is an export of its name; each snapshot a read-only one. */
-  exports(): ExportSource {
+  /** Each volume is an export of its name; each snapshot a read-only one. `withHidden`: also what is being brought in, to one at a time. */
+  exports({ withHidden = false } = {}): ExportSource {
     const look = async (name: string): Promise<NbdExport | null> => {
-      const found = this.store.get(name)
+      const found = isHidden(name) && !withHidden ? null : this.store.get(name)
       return (
         found && {
           name,
           description: `${found.kind} of ${found.sizeBytes} bytes`,
           device: volumeDevice(this.store, name),
           canMultiConn: true,
+          contexts: volumeContexts(this.store, this.store.entry(name)),
         }
       )
     }
     return {
-      list: async () => this.store.list().map(({ name }) => ({ name })),
+      list: async () => this.store.list().flatMap(({ name }) => (isHidden(name) ? [] : [{ name }])),
       look,
       open: async (name) => {
         const found = await look(name)
         if (!found) return null
+        if (isHidden(name)) this.assertUnused(name, 'write')
         this.#users.set(name, (this.#users.get(name) ?? 0) + 1)
-        return { ...found, release: () => this.#users.set(name, (this.#users.get(name) ?? 1) - 1) }
+        return { ...found, release: () => this.#release(name) }
       },
     }
+  }
+
+  #release(name: string): void {
+    this.#users.set(name, (this.#users.get(name) ?? 1) - 1)
+    const waiting = this.#leaving
+    this.#leaving = []
+    for (const go of waiting) go()
+  }
+
+  /** Resolves when no connection uses it any more. */
+  async left(name: string): Promise<void> {
+    while ((this.#users.get(name) ?? 0) > 0) await new Promise<void>((resolve) => this.#leaving.push(resolve))
   }
 
   #need(name: string): VolumeDescription {
@@ -103,11 +130,19 @@ export class ServedStore {
     return found
   }
 
-  #assertUnused(name: string, what: string): void {
+  /** @throws Fault `conflict`. */
+  assertUnused(name: string, what: string): void {
     const count = this.#users.get(name) ?? 0
     if (count > 0)
       throw new Fault('conflict', `${what} ${name}: ${count === 1 ? 'a connection uses it' : `${count} connections use it`}`)
   }
+}
+
+/** What is being brought in is nobody's but the commands' that bring it in. */
+function assertVisible(args: object): void {
+  for (const [key, value] of Object.entries(args))
+    if (key !== 'exportName' && typeof value === 'string' && isHidden(value))
+      throw new Fault('not_found', `${key} ${JSON.stringify(value)}: there is none`)
 }
 
 const COMMANDS = [
@@ -120,8 +155,11 @@ const COMMANDS = [
   'rename',
   'resize',
   'remove',
+  'check',
+  ...TRANSFER_COMMANDS,
 ] as const satisfies VolumeCommand[]
-const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume'])
+const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', ...TRANSFER_TEXT_ARGS])
+const NUMBER_ARGS: ReadonlySet<string> = new Set(['sizeBytes', ...TRANSFER_NUMBER_ARGS])
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {
@@ -131,7 +169,7 @@ export function parseVolumeCommand(json: unknown): { command: VolumeCommand; arg
   if (typeof args !== 'object' || args === null)
     throw new Fault('invalid', `args of ${known}: got ${JSON.stringify(args)}, want an object`)
   for (const [key, value] of Object.entries(args)) {
-    const wrong = TEXT_ARGS.has(key) ? typeof value !== 'string' : key === 'sizeBytes' ? typeof value !== 'number' : true
+    const wrong = TEXT_ARGS.has(key) ? typeof value !== 'string' : NUMBER_ARGS.has(key) ? typeof value !== 'number' : true
     if (wrong) throw new Fault('invalid', `args.${key} of ${known}: got ${JSON.stringify(value)}`)
   }
   return { command: known, args: args as never } // the store itself refuses what is missing

@@ -7,36 +7,23 @@ import { parseFlags, type FlagTable } from '../flags.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { DIFF_VERBS } from './volume-diff.ts'
+import { TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
+import type { VolumeVerb } from './volume-verb.ts'
 
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+  ...TRANSFER_FLAGS,
 } as const satisfies FlagTable
 
 /** As those who check file systems have it. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
 
-interface Verb {
-  readonly usage: string
-  readonly words: readonly [least: number, most: number]
-  /** It makes the folder when there is none. */
-  readonly makes?: boolean
-  /** Nothing else may work on the volumes meanwhile, unless they are served. */
-  readonly checks?: boolean
-  /** @returns the exit code, where it is another than 0. */
-  run(
-    call: CommandCaller,
-    words: readonly string[],
-    flags: { size?: string },
-    terminal: Terminal,
-    json: boolean,
-  ): Promise<number | void>
-}
-
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false }: Verb,
+  { makes = false, checks = false, transfers = false }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
 ): Promise<T> {
   const server = await askServer(dir)
@@ -49,6 +36,7 @@ async function withFolder<T>(
   }
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
   await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, ...parts })
+  if (transfers) await folder.answer()
   return await work(folder.served.call)
 }
 
@@ -82,7 +70,7 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
   )
 }
 
-const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
+const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
     usage: 'typevisor volume create NAME --size SIZE --dir DIR',
     words: [1, 1],
@@ -147,9 +135,10 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
       terminal.out(json ? JSON.stringify(usage) : `${formatBytes(bytes(usage.usedBytes))} in use`)
     },
   },
+  ...TRANSFER_VOLUME_VERBS,
 }
 
-const SNAPSHOT_VERBS: Readonly<Record<string, Verb>> = {
+const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
     usage: 'typevisor snapshot create VOLUME [NAME] --dir DIR',
     words: [1, 2],
@@ -176,9 +165,11 @@ const SNAPSHOT_VERBS: Readonly<Record<string, Verb>> = {
     run: async (call, [volume = '', snapshot = ''], _flags, terminal, json) =>
       show(terminal, json, await call('revert', { volume, snapshot })),
   },
+  ...DIFF_VERBS,
+  ...TRANSFER_SNAPSHOT_VERBS,
 }
 
-function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, Verb>>): Command {
+function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, VolumeVerb>>): Command {
   return {
     summary,
     usage: Object.values(verbs)
@@ -195,17 +186,25 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
         )
       const flagAt = rest.findIndex((word) => word.startsWith('-'))
       const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, size } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
+      const { dir, ...given } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
       const [least, most] = verb.words
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const flags = size === undefined ? {} : { size }
-      const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
+      const flags = Object.fromEntries(Object.entries(given).filter(([, value]) => typeof value === 'string')) as Record<
+        string,
+        string
+      >
+      const more = { dir, switches: new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name))) }
+      const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json, more))
       return code ?? EXIT.ok
     },
   }
 }
 
-export const volume = commandOf('volume', 'Volumes of a folder: create, clone, list, resize, rename, delete, check', VOLUME_VERBS)
-export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)
+export const volume = commandOf(
+  'volume',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, import, export',
+  VOLUME_VERBS,
+)
+export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert, diff, export', SNAPSHOT_VERBS)

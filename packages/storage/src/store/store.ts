@@ -149,7 +149,7 @@ export class Store {
   }
 
   async createVolume(name: string, sizeBytes: number): Promise<VolumeDescription> {
-    this.#assertNew(name, 'volume')
+    this.assertNew(name, 'volume')
     assertSize(sizeBytes)
     await this.#change(() => [this.#fresh({ kind: 'volume', name, sizeBytes })])
     return this.#describe(this.entry(name))
@@ -158,7 +158,7 @@ export class Store {
   /** Constant time, whatever the size. Its name is `VOLUME@NAME`. Resolves when it is safe. */
   async snapshot(volumeName: string, name: string): Promise<VolumeDescription> {
     const full = `${volumeName}@${name}`
-    this.#assertNew(full, 'snapshot')
+    this.assertNew(full, 'snapshot')
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const { sizeBytes } = head.record
@@ -174,7 +174,7 @@ export class Store {
 
   /** A volume that begins as a snapshot is, in constant time. */
   async clone(snapshotName: string, name: string): Promise<VolumeDescription> {
-    this.#assertNew(name, 'volume')
+    this.assertNew(name, 'volume')
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
       return [
@@ -201,7 +201,7 @@ export class Store {
 
   async rename(name: string, next: string): Promise<void> {
     const { kind } = this.entry(name)
-    this.#assertNew(next, kind === 'snapshot' ? 'snapshot' : 'volume')
+    this.assertNew(next, kind === 'snapshot' ? 'snapshot' : 'volume')
     if (kind === 'volume') {
       // Its snapshots first: done again after a crash, the rest of them follow.
       const names = this.list().flatMap((one) => (one.volume === name ? [one.name] : []))
@@ -471,6 +471,22 @@ export class Store {
     applyCatalog(this.state, epoch, changes)
   }
 
+  /** For the modules of this folder that make changes of their own kind: one record of the catalog, as `#change` has it. */
+  async changeCatalog(
+    make: (tools: {
+      fresh(record: Partial<EntryRecord>): CatalogChange
+      changed(entry: Entry, difference: Partial<EntryRecord>): CatalogChange
+    }) => CatalogChange[],
+    beginsEpoch = false,
+  ): Promise<void> {
+    const tools = {
+      fresh: (record: Partial<EntryRecord>) => this.#fresh(record),
+      changed: (entry: Entry, difference: Partial<EntryRecord>) => this.#changed(entry, difference),
+    }
+    await this.#change(() => make(tools), beginsEpoch)
+    this.#wakeCollector()
+  }
+
   /** How much of a record that failed is there is not known. */
   #append(append: () => void): void {
     try {
@@ -511,7 +527,8 @@ export class Store {
     if (entry.kind !== 'volume') throw new Fault('unavailable', 'the volume is not there any more')
   }
 
-  #assertNew(name: string, kind: 'volume' | 'snapshot'): void {
+  /** @throws Fault `invalid` for a name that cannot be, `conflict` for one that is taken. */
+  assertNew(name: string, kind: 'volume' | 'snapshot'): void {
     const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
     if (!want.test(name) || name.length > NAME_BYTES_MAX)
       throw new Fault(
@@ -540,12 +557,13 @@ export class Store {
 const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/
 const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}@[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
 
-function assertSize(sizeBytes: number): void {
+/** @throws Fault `invalid`. */
+export function assertSize(sizeBytes: number): void {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES !== 0 || sizeBytes > SIZE_BYTES_MAX)
     throw new Fault('invalid', `size: got ${sizeBytes}, want a multiple of ${BLOCK_BYTES} up to ${SIZE_BYTES_MAX}`)
 }
 
-const uuidOf = (id: Uint8Array): string => {
+export const uuidOf = (id: Uint8Array): string => {
   const text = [...id].map((byte) => byte.toString(16).padStart(2, '0')).join('')
   return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`
 }
