@@ -6,7 +6,7 @@ import { dataPath } from './node-volume-folder.ts'
 import { nodeChecksum } from './node-store-file.ts'
 import { diffExtents } from './served/diff-extents.ts'
 import { readStream, writeStream, type StreamHead, type StreamParts } from './served/volume-stream.ts'
-import type { StreamTarget } from './store/import.ts'
+import type { StreamTarget } from './store/transfers.ts'
 import type { VolumeDescription } from './store/store.ts'
 import type { CommandCaller } from './volume-commands.ts'
 

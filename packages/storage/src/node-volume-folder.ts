@@ -14,7 +14,7 @@ import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { listenNbd } from '@typevisor/nbd'
 import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
-import { sweepImages } from './store/import.ts'
+import { sweep } from './store/transfers.ts'
 import { Store } from './store/store.ts'
 import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
 
@@ -61,7 +61,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     },
   )
   building.defer(() => store.close())
-  if (!checks) await sweepImages(store)
+  if (!checks) await sweep(store)
   const served = new ServedStore(store, { repairs: checks })
   const done = building.move()
   let closing: Promise<void> | null = null
@@ -85,12 +85,15 @@ async function answerOn(path: string, served: ServedStore): Promise<AsyncDisposa
     open.add(socket)
     socket.on('close', () => open.delete(socket))
     socket.on('error', () => {})
+    const caller = served.caller()
     void (async () => {
       for await (const line of createInterface({ input: socket })) {
-        const reply = await answerLine(line, served)
+        const reply = await answerLine(line, caller.call)
         socket.write(`${JSON.stringify(reply)}\n`)
       }
-    })().catch(() => socket.destroy())
+    })()
+      .catch(() => socket.destroy())
+      .finally(() => caller.leave())
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error) => reject(new Fault('failed', `listen on ${path}: ${error.message}`, { cause: error })))
@@ -104,10 +107,10 @@ async function answerOn(path: string, served: ServedStore): Promise<AsyncDisposa
   }
 }
 
-async function answerLine(line: string, served: ServedStore): Promise<unknown> {
+async function answerLine(line: string, call: CommandCaller): Promise<unknown> {
   try {
     const { command, args } = parseVolumeCommand(JSON.parse(line))
-    return { answer: await served.call(command, args) }
+    return { answer: await call(command, args) }
   } catch (error) {
     return { error: (error instanceof SyntaxError ? new Fault('invalid', `line: ${error.message}`) : toFault(error)).toJSON() }
   }

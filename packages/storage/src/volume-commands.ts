@@ -9,7 +9,7 @@ import {
   type TransferCommands,
 } from './served/transfer-commands.ts'
 import { volumeContexts } from './served/volume-contexts.ts'
-import { isHidden } from './store/import.ts'
+import { isHidden } from './store/transfers.ts'
 import type { Store, StoreCheck, StoreUsage, VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
@@ -52,6 +52,21 @@ export class ServedStore {
     assertVisible(args)
     const carryOut = this.#table[command] as (args: unknown) => Promise<unknown>
     return (await carryOut(args)) as never // the table has each command's own answer
+  }
+
+  /** One who asks: what it began and did not finish is taken away when it leaves. */
+  caller(): { call: CommandCaller; leave(): Promise<void> } {
+    const begun = new Set<string>()
+    const call: CommandCaller = async (command, args) => {
+      const answer = await this.call(command, args)
+      if (command === 'imageBegin' || command === 'exportBegin') begun.add((answer as { exportName: string }).exportName)
+      return answer
+    }
+    return {
+      call,
+      // Most of it was finished: then there is nothing.
+      leave: async () => void (await Promise.allSettled([...begun].map((exportName) => this.call('takeAway', { exportName })))),
+    }
   }
 
   readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {

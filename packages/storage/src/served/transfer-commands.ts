@@ -1,17 +1,18 @@
 /** What diffs, exports and imports ask of a store. The bytes themselves go over NBD. */
 import { diffPage, type DiffPage } from '../store/diff.ts'
 import {
-  abortImage,
   abortStream,
+  beginExport,
   beginImage,
   beginStream,
   finishImage,
   finishStream,
   listImports,
   markStream,
+  takeAway,
   type ImportStatus,
   type StreamTarget,
-} from '../store/import.ts'
+} from '../store/transfers.ts'
 import type { Store } from '../store/store.ts'
 
 /** Extents in one answer. */
@@ -28,7 +29,10 @@ export interface TransferCommands {
   imageBegin: { args: { name: string; sizeBytes: number }; answer: { exportName: string } }
   /** Under its name, which is the answer. */
   imageFinish: { args: { exportName: string }; answer: { name: string } }
-  imageAbort: { args: { exportName: string }; answer: null }
+  /** The volume as it is now, to be read under that name. */
+  exportBegin: { args: { name: string }; answer: { exportName: string } }
+  /** Ends an image or an export. */
+  takeAway: { args: { exportName: string }; answer: null }
 }
 
 export const TRANSFER_COMMANDS = [
@@ -40,7 +44,8 @@ export const TRANSFER_COMMANDS = [
   'importAbort',
   'imageBegin',
   'imageFinish',
-  'imageAbort',
+  'exportBegin',
+  'takeAway',
 ] as const satisfies (keyof TransferCommands)[]
 export const TRANSFER_TEXT_ARGS = ['from', 'to', 'snapshotId', 'baseId', 'baseName', 'exportName'] as const
 export const TRANSFER_NUMBER_ARGS = ['offset', 'countMax', 'startBytes', 'positionBytes', 'createdAt'] as const
@@ -93,8 +98,9 @@ export const transferTable = (serving: Serving): Table => ({
     await serving.left(exportName)
     return { name: await finishImage(serving.store, exportName) }
   },
-  imageAbort: async ({ exportName }) => {
-    await abortImage(serving.store, exportName)
+  exportBegin: async ({ name }) => ({ exportName: await beginExport(serving.store, name) }),
+  takeAway: async ({ exportName }) => {
+    await takeAway(serving.store, exportName)
     return null
   },
 })

@@ -9,12 +9,13 @@ import type { Entry } from '../store/catalog.ts'
 import { depthOf, differenceOf, rangesOf, type Label } from '../store/diff.ts'
 import { BLOCK_BYTES } from '../store/format.ts'
 import type { Store } from '../store/store.ts'
+import { isHidden } from '../store/transfers.ts'
 
 export function volumeContexts(store: Store, entry: Entry): readonly MetaContext[] {
   const contexts: MetaContext[] = []
   for (let at = entry.parent; at !== null; at = at.parent) {
     const snapshot = at
-    if (snapshot.kind === 'snapshot')
+    if (snapshot.kind === 'snapshot' && !isHidden(snapshot.name))
       contexts.push({
         name: `qemu:dirty-bitmap:${snapshot.name}`,
         extents: (offset, lengthBytes, countMax) =>

@@ -159,6 +159,12 @@ export class Store {
   async snapshot(volumeName: string, name: string): Promise<VolumeDescription> {
     const full = `${volumeName}@${name}`
     this.assertNew(full, 'snapshot')
+    await this.snapshotAs(volumeName, full)
+    return this.#describe(this.entry(full))
+  }
+
+  /** The same under any name that is free. */
+  async snapshotAs(volumeName: string, full: string): Promise<void> {
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const { sizeBytes } = head.record
@@ -169,7 +175,6 @@ export class Store {
       ]
     }, true)
     await this.flush()
-    return this.#describe(this.entry(full))
   }
 
   /** A volume that begins as a snapshot is, in constant time. */

@@ -1,13 +1,16 @@
 /**
- * Volumes that are being brought in. Until all of it is there an import is a volume that nobody sees, under a name that nobody can give:
+ * What is brought in and taken out, under names that nobody can give or see:
  *
- *   .import-NAME           a stream: its id is that of the snapshot it will be, its cursor the byte before which all has come; a
- *                          clone of the base where the stream is an increment
- *   .image-XXXXXXXX-NAME   an image: it cannot be gone on with, and is swept when the store is opened
+ *   .import-NAME             a stream that comes in: its id is that of the snapshot it will be, its cursor the byte before which all has
+ *                            come; a clone of the base where the stream is an increment
+ *   .image-XXXXXXXX-NAME     an image that comes in: it cannot be gone on with
+ *   .export-XXXXXXXX-NAME    the volume as it was when an image began to be made of it
  *
  *   begin --write, mark--> ... --finish--> NAME (and NAME@SNAPSHOT), in one record of the catalog
- *     ^        | killed, cut  
- *     +--------+ begin again: it says where to go on
+ *     ^        | killed, cut
+ *     +--------+ a stream, begun again: it says where to go on
+ *
+ * Images and exports belong to who began them: they are taken away when their connection ends, or when the store is opened.
  */
 import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
@@ -16,6 +19,7 @@ import { assertSize, uuidOf, type Store } from './store.ts'
 
 const STREAM_PREFIX = '.import-'
 const IMAGE_PREFIX = '.image-'
+const EXPORT_PREFIX = '.export-'
 const TAG_LENGTH = 8
 export const isHidden = (name: string): boolean => name.startsWith('.')
 
@@ -65,6 +69,8 @@ const importOf = (store: Store, name: string): Entry => {
 export async function beginStream(store: Store, target: StreamTarget): Promise<ImportStatus> {
   const { name, snapshotId, sizeBytes, startBytes } = target
   assertSize(sizeBytes)
+  // A snapshot that was just deleted stands between the volume and its base until it is merged.
+  if (store.state.catalog.byName(name)?.parent?.kind === 'dying') await store.collected()
   const base = assertFits(store, target)
   const hidden = `${STREAM_PREFIX}${name}`
   const there = store.state.catalog.byName(hidden)
@@ -125,39 +131,51 @@ export async function abortStream(store: Store, name: string): Promise<void> {
   await store.remove(importOf(store, name).name)
 }
 
+const tagged = (store: Store, prefix: string, name: string): string =>
+  `${prefix}${uuidOf(store.state.parts.rng.bytes(16)).slice(0, TAG_LENGTH)}-${name}`
+
 /** @returns the name under which it is written. */
 export async function beginImage(store: Store, name: string, sizeBytes: number): Promise<string> {
   store.assertNew(name, 'volume')
   assertSize(sizeBytes)
-  const tag = uuidOf(store.state.parts.rng.bytes(16)).slice(0, TAG_LENGTH)
-  const hidden = `${IMAGE_PREFIX}${tag}-${name}`
+  const hidden = tagged(store, IMAGE_PREFIX, name)
   await store.changeCatalog(({ fresh }) => [fresh({ kind: 'volume', name: hidden, sizeBytes })])
   return hidden
 }
 
 export async function finishImage(store: Store, hidden: string): Promise<string> {
-  const name = imageOf(store, hidden).name.slice(IMAGE_PREFIX.length + TAG_LENGTH + 1)
+  const name = hiddenOf(store, IMAGE_PREFIX, hidden).name.slice(IMAGE_PREFIX.length + TAG_LENGTH + 1)
   await store.changeCatalog(({ changed }) => {
     store.assertNew(name, 'volume')
-    return [changed(imageOf(store, hidden), { name })]
+    return [changed(hiddenOf(store, IMAGE_PREFIX, hidden), { name })]
   })
   await store.flush()
   return name
 }
 
-export async function abortImage(store: Store, hidden: string): Promise<void> {
-  await store.remove(imageOf(store, hidden).name)
+/** @returns the name under which the volume can be read as it is now. */
+export async function beginExport(store: Store, name: string): Promise<string> {
+  const hidden = tagged(store, EXPORT_PREFIX, name)
+  await store.snapshotAs(name, hidden)
+  return hidden
 }
 
-function imageOf(store: Store, hidden: string): Entry {
-  const found = hidden.startsWith(IMAGE_PREFIX) ? store.state.catalog.byName(hidden) : null
-  if (!found) throw new Fault('not_found', `import ${JSON.stringify(hidden)}: there is none under way`)
+/** Of an image or an export. */
+export async function takeAway(store: Store, hidden: string): Promise<void> {
+  const prefix = hidden.startsWith(EXPORT_PREFIX) ? EXPORT_PREFIX : IMAGE_PREFIX
+  await store.remove(hiddenOf(store, prefix, hidden).name)
+}
+
+function hiddenOf(store: Store, prefix: string, hidden: string): Entry {
+  const found = hidden.startsWith(prefix) ? store.state.catalog.byName(hidden) : null
+  if (!found) throw new Fault('not_found', `${JSON.stringify(hidden)}: nothing of this name is under way`)
   return found
 }
 
-/** Takes away what can have no one who writes it any more. */
-export async function sweepImages(store: Store): Promise<void> {
-  for (const { name } of [...store.state.catalog.entries()]) if (name.startsWith(IMAGE_PREFIX)) await store.remove(name)
+/** Takes away what nobody can have begun who still lives. */
+export async function sweep(store: Store): Promise<void> {
+  for (const { name } of [...store.state.catalog.entries()])
+    if (name.startsWith(IMAGE_PREFIX) || name.startsWith(EXPORT_PREFIX)) await store.remove(name)
 }
 
 /** @returns the base, null for a whole volume. */

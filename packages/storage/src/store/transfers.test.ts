@@ -15,9 +15,9 @@ import {
   finishStream,
   listImports,
   markStream,
-  sweepImages,
+  sweep,
   type StreamTarget,
-} from './import.ts'
+} from './transfers.ts'
 import { Store, uuidOf, type StoreOptions } from './store.ts'
 import { volumeDevice } from './volume-device.ts'
 
@@ -158,7 +158,7 @@ test('an import that is killed, by a power cut too, is not seen, goes on from wh
     try {
       await live(seed)
     } catch (error) {
-      process.stderr.write(`SEED=${seed} npm test -- store/import\n`)
+      process.stderr.write(`SEED=${seed} npm test -- store/transfers\n`)
       throw error
     }
   }
@@ -222,8 +222,8 @@ test('an image has its name when it is whole, and is swept when nobody can be wr
   assert.equal(await finishImage(store, hidden), 'disk')
   assert.deepEqual(visible(store), ['disk'])
   await refused(finishImage(store, other), 'conflict', /there is one already/)
-  await refused(finishImage(store, 'disk'), 'not_found', /none under way/)
-  await sweepImages(store)
+  await refused(finishImage(store, 'disk'), 'not_found', /nothing of this name/)
+  await sweep(store)
   assert.deepEqual(
     store.list().map(({ name }) => name),
     ['disk'],
