@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { MIB } from '@typevisor/base'
 import { connectNbd, listenNbd, type NbdServer } from '@typevisor/nbd'
-import { lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
 import { openVolumeFolder, type VolumeFolder } from './node-volume-folder.ts'
 
@@ -19,7 +19,15 @@ const uri = (name: string): string => `nbd+unix:///${name}?socket=${socketPath()
 
 before(async () => {
   dir = await mkdtemp(join(tmpdir(), 'tv-contexts-'))
-  folder = await openVolumeFolder({ dir, create: true, lock: lockFile, clock: realClock(), rng: realRng(), log: memoryLog() })
+  folder = await openVolumeFolder({
+    dir,
+    create: true,
+    lock: lockFile,
+    calls: fileCalls(),
+    clock: realClock(),
+    rng: realRng(),
+    log: memoryLog(),
+  })
   server = await listenNbd({ listen: { socketPath: socketPath() }, source: folder.served.exports(), log: memoryLog() })
   const { call } = folder.served
   const write = async (name: string, ...words: string[]) => {

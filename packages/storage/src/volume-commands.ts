@@ -1,6 +1,9 @@
 /** What can be asked of a store, as data: the same for who has it open and for who asks its server over a control socket. */
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
+import type { ServedCommands } from './served/served-commands.ts'
+import { ServedVolume } from './served/served-volume.ts'
+import { volumeUsage, type VolumeUsage } from './served/space.ts'
 import {
   TRANSFER_COMMANDS,
   TRANSFER_NUMBER_ARGS,
@@ -9,14 +12,15 @@ import {
   type TransferCommands,
 } from './served/transfer-commands.ts'
 import { volumeContexts } from './served/volume-contexts.ts'
+import type { Entry } from './store/catalog.ts'
+import { limitsOf, type Store, type StoreCheck, type VolumeDescription } from './store/store.ts'
 import { isHidden } from './store/transfers.ts'
-import type { Store, StoreCheck, StoreUsage, VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
 /** Arguments and answer of each. */
-export interface VolumeCommands extends TransferCommands {
+export interface VolumeCommands extends ServedCommands, TransferCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
-  usage: { args: Record<string, never>; answer: StoreUsage }
+  usage: { args: Record<string, never>; answer: VolumeUsage }
   create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
   clone: { args: { snapshot: string; name: string }; answer: VolumeDescription }
   snapshot: { args: { volume: string; name: string }; answer: VolumeDescription }
@@ -35,10 +39,7 @@ export type CommandCaller = <C extends VolumeCommand>(
 /** A store with who uses what of it. */
 export class ServedStore {
   readonly store: Store
-  /** Connections by name of what they opened. */
-  readonly #users = new Map<string, number>()
-  /** Who waits for one of them to end. */
-  #leaving: (() => void)[] = []
+  readonly #volumes = new WeakMap<Entry, ServedVolume>()
 
   /** Nobody else uses the store. */
   readonly #repairs: boolean
@@ -71,7 +72,7 @@ export class ServedStore {
 
   readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
     list: async () => this.store.list().filter(({ name }) => !isHidden(name)),
-    usage: async () => this.store.usage(),
+    usage: () => volumeUsage(this.store),
     create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
     clone: ({ snapshot, name }) => this.store.clone(snapshot, name),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
@@ -91,6 +92,13 @@ export class ServedStore {
       await this.store.resize(name, sizeBytes)
       return this.#need(name)
     },
+    limit: async ({ name, ...limits }) => {
+      await this.store.setLimits(name, limits)
+      const entry = this.store.entry(name)
+      this.#volumes.get(entry)?.limiter.set(limitsOf(entry))
+      return this.#need(name)
+    },
+    stats: async ({ name }) => this.#volume(this.store.entry(name)).report(name),
     check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
     remove: async ({ name }) => {
       this.assertUnused(name, 'delete')
@@ -119,24 +127,26 @@ export class ServedStore {
       look,
       open: async (name) => {
         const found = await look(name)
-        if (!found) return null
         if (isHidden(name)) this.assertUnused(name, 'write')
-        this.#users.set(name, (this.#users.get(name) ?? 0) + 1)
-        return { ...found, release: () => this.#release(name) }
+        return found && { ...found, ...this.#volume(this.store.entry(name)).open(found.device) }
       },
     }
   }
 
-  #release(name: string): void {
-    this.#users.set(name, (this.#users.get(name) ?? 1) - 1)
-    const waiting = this.#leaving
-    this.#leaving = []
-    for (const go of waiting) go()
-  }
-
   /** Resolves when no connection uses it any more. */
   async left(name: string): Promise<void> {
-    while ((this.#users.get(name) ?? 0) > 0) await new Promise<void>((resolve) => this.#leaving.push(resolve))
+    await this.#users(name)?.unused()
+  }
+
+  #users(name: string): ServedVolume | undefined {
+    const entry = this.store.state.catalog.byName(name)
+    return entry ? this.#volumes.get(entry) : undefined
+  }
+
+  #volume(entry: Entry): ServedVolume {
+    const known = this.#volumes.get(entry) ?? new ServedVolume(this.store.state.parts.clock, limitsOf(entry))
+    this.#volumes.set(entry, known)
+    return known
   }
 
   #need(name: string): VolumeDescription {
@@ -147,7 +157,7 @@ export class ServedStore {
 
   /** @throws Fault `conflict`. */
   assertUnused(name: string, what: string): void {
-    const count = this.#users.get(name) ?? 0
+    const count = this.#users(name)?.connectionCount ?? 0
     if (count > 0)
       throw new Fault('conflict', `${what} ${name}: ${count === 1 ? 'a connection uses it' : `${count} connections use it`}`)
   }
@@ -171,10 +181,18 @@ const COMMANDS = [
   'resize',
   'remove',
   'check',
+  'limit',
+  'stats',
   ...TRANSFER_COMMANDS,
 ] as const satisfies VolumeCommand[]
 const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', ...TRANSFER_TEXT_ARGS])
-const NUMBER_ARGS: ReadonlySet<string> = new Set(['sizeBytes', ...TRANSFER_NUMBER_ARGS])
+const NUMBER_ARGS: ReadonlySet<string> = new Set([
+  'sizeBytes',
+  'iopsMax',
+  'bytesPerSecondMax',
+  'burstSeconds',
+  ...TRANSFER_NUMBER_ARGS,
+])
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {

@@ -46,6 +46,7 @@ export const TRANSFER_VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
       'typevisor volume import NAME --status|--abort --dir DIR',
     ].join('\n'),
     words: [1, 2],
+    flags: ['input', 'format', 'with-backing', 'status', 'abort'],
     makes: true,
     transfers: true,
     async run(call, [name = '', file], { input, format }, terminal, json, { dir, switches }) {
@@ -73,6 +74,7 @@ export const TRANSFER_VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   export: {
     usage: `typevisor volume export NAME|VOLUME@SNAPSHOT FILE --format ${FORMATS} --dir DIR    (an image)`,
     words: [2, 2],
+    flags: ['format'],
     transfers: true,
     async run(call, [name = '', file = ''], { format }, terminal, json, { dir }) {
       if (format === undefined) throw new Fault('invalid', `volume export: got no --format, want ${FORMATS}`)
@@ -133,6 +135,7 @@ export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
   export: {
     usage: 'typevisor snapshot export VOLUME@SNAPSHOT [--from VOLUME@SNAPSHOT] [--resume-at BYTES] [--output FILE] --dir DIR',
     words: [1, 1],
+    flags: ['from', 'output', 'resume-at'],
     transfers: true,
     async run(call, [snapshot = ''], { from, output, 'resume-at': resumeAt }, terminal, json, { dir }) {
       if (output === undefined && process.stdout.isTTY)

@@ -1,6 +1,6 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
-import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { Fault, formatBytes, parseBytes } from '@typevisor/base'
+import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
@@ -9,12 +9,16 @@ import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
 import { DIFF_VERBS } from './volume-diff.ts'
 import { TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
+import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
+import { STATISTICS_VERBS } from './volume-statistics.ts'
+import { renderUsage } from './volume-usage.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
   ...TRANSFER_FLAGS,
+  ...LIMIT_FLAGS,
 } as const satisfies FlagTable
 
 /** As those who check file systems have it. */
@@ -23,7 +27,7 @@ const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false, transfers = false }: VolumeVerb,
+  { makes = false, checks = false, transfers = false, wantsServer }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
 ): Promise<T> {
   const server = await askServer(dir)
@@ -34,8 +38,9 @@ async function withFolder<T>(
       server.close()
     }
   }
+  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, ...parts })
+  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
   if (transfers) await folder.answer()
   return await work(folder.served.call)
 }
@@ -74,6 +79,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
     usage: 'typevisor volume create NAME --size SIZE --dir DIR',
     words: [1, 1],
+    flags: ['size'],
     makes: true,
     run: async (call, [name = ''], flags, terminal, json) =>
       show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size) })),
@@ -92,6 +98,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   resize: {
     usage: 'typevisor volume resize NAME --size SIZE --dir DIR',
     words: [1, 1],
+    flags: ['size'],
     run: async (call, [name = ''], flags, terminal, json) =>
       show(terminal, json, await call('resize', { name, sizeBytes: sizeOf(flags.size) })),
   },
@@ -132,9 +139,11 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     words: [0, 0],
     run: async (call, _words, _flags, terminal, json) => {
       const usage = await call('usage', {})
-      terminal.out(json ? JSON.stringify(usage) : `${formatBytes(bytes(usage.usedBytes))} in use`)
+      terminal.out(json ? JSON.stringify(usage) : renderUsage(usage, terminal.width))
     },
   },
+  ...LIMIT_VERBS,
+  ...STATISTICS_VERBS,
   ...TRANSFER_VOLUME_VERBS,
 }
 
@@ -169,13 +178,19 @@ const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
   ...TRANSFER_SNAPSHOT_VERBS,
 }
 
+type Flags = typeof FLAGS
+
+/** `--dir` and some more. */
+const tableOf = (names: readonly string[]): Flags =>
+  Object.fromEntries(Object.entries(FLAGS).filter(([name]) => name === 'dir' || names.includes(name))) as Flags // some of them may not be there, as in what is parsed
+
 function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, VolumeVerb>>): Command {
   return {
     summary,
     usage: Object.values(verbs)
       .map(({ usage }) => usage)
       .join('\n'),
-    flags: FLAGS,
+    flags: tableOf(Object.values(verbs).flatMap((verb) => verb.flags ?? [])),
     async run(words, terminal, json) {
       const [verbName = '', ...rest] = words
       const verb = Object.hasOwn(verbs, verbName) ? verbs[verbName] : undefined
@@ -186,7 +201,11 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
         )
       const flagAt = rest.findIndex((word) => word.startsWith('-'))
       const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, ...given } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
+      const { dir, ...given } = parseFlags(
+        `${noun} ${verbName}`,
+        tableOf(verb.flags ?? []),
+        flagAt === -1 ? [] : rest.slice(flagAt),
+      )
       const [least, most] = verb.words
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
@@ -204,7 +223,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
 
 export const volume = commandOf(
   'volume',
-  'Volumes of a folder: create, clone, list, resize, rename, delete, check, import, export',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats, import, export',
   VOLUME_VERBS,
 )
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert, diff, export', SNAPSHOT_VERBS)

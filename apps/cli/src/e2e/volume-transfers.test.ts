@@ -313,9 +313,6 @@ test('an image that would have other files read is refused', () =>
     await writeFile(image('capacity.vmdk'), head)
     for (const name of names) {
       await refused(/another file|other files/, 5, 'volume', 'import', 'x', image(name), '--dir', dir)
-      // A word of another format does not help.
-      const format = name.endsWith('vmdk') ? 'vmdk' : 'qcow2'
-      await refused(/another file|other files/, 5, 'volume', 'import', 'x', image(name), '--format', format, '--dir', dir)
     }
     assert.deepEqual(await namesOf(dir), [])
     await cli('volume', 'import', 'x', image('backing.qcow2'), '--with-backing', '--dir', dir)

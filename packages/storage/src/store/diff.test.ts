@@ -5,6 +5,7 @@ import fc from 'fast-check'
 import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
+import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
 import { depthOf, diffPage, isSameTree, rangesOf, type DiffKind } from './diff.ts'
 import { BLOCK_BYTES } from './format.ts'
@@ -39,6 +40,7 @@ const clock: Clock = {
 const optionsOf = (rng: Rng, file: SimStoreFile): StoreOptions => ({
   file,
   checksum: nodeChecksum,
+  crypto: nodeVolumeCrypto(),
   clock,
   rng,
   log: memoryLog(),
@@ -100,7 +102,7 @@ async function live(steps: readonly number[], seed: number): Promise<void> {
     count += 1
     if (name === null || point === null || (step === 0 && volumes().length < 4)) {
       const made = `v${count}`
-      await store.createVolume(made, SIZE * BLOCK_BYTES)
+      await store.createVolume(made, SIZE * BLOCK_BYTES, rng.below(3) === 0 ? { secret: new Uint8Array(32).fill(count) } : {})
       points.set(made, { sizeBlocks: SIZE, blocks: new Map(), line: [] })
     } else if (step <= 5) {
       const first = Math.min(pick(PLACES), point.sizeBlocks - 1)

@@ -13,9 +13,9 @@
  */
 import { Fault, millis } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
+import { BLOCK_BYTES, FLAG_ZERO } from './format.ts'
 import type { Store } from './store.ts'
-import { addressAt, MISSING, spanOf, type Node, type Tree } from './tree.ts'
+import { addressAt, MISSING, type Node, type Tree } from './tree.ts'
 
 export type DiffKind = 'data' | 'zero' | 'hole'
 
@@ -114,14 +114,11 @@ const keepsPlace = ({ node, wordOf }: Leaf, block: number): boolean =>
   node !== null && ((node.words[wordOf(block) + 1] as number) & FLAG_ZERO) !== 0 // an entry is whole
 
 /** The first block behind the part that one node of a level stands for. */
-const partEnd = (_tree: Tree, level: number, block: number): number => {
-  const span = spanOf(level + 1)
+const partEnd = ({ geometry }: Tree, level: number, block: number): number => {
+  const span = geometry.spanOf(level + 1)
   return (Math.floor(block / span) + 1) * span
 }
-const leafOf = (_tree: Tree | null, node: Node | null): Leaf => ({
-  node,
-  wordOf: (block) => (block % ENTRIES_PER_NODE) * ENTRY_WORDS,
-})
+const leafOf = (tree: Tree | null, node: Node | null): Leaf => ({ node, wordOf: (block) => tree?.geometry.wordOf(block) ?? 0 })
 
 /** Ranges whose label is not 0, in order, at most `countMax`. `next`: the block before which all has been looked at; null: to the end. */
 export async function rangesOf(
