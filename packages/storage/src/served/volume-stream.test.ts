@@ -82,7 +82,22 @@ class Target implements StreamSink {
   readonly disk = memoryDevice(SIZE)
   marked = 0
   head: StreamHead | null = null
-  device = () => this.disk
+  #writingCount = 0
+  #markedEarly = false
+  /** One that takes its time. */
+  device = (): ReturnType<StreamSink['device']> => {
+    const later = async (work: () => Promise<void>): Promise<void> => {
+      this.#writingCount += 1
+      for (let turn = 0; turn < 20; turn += 1) await null
+      await work()
+      this.#writingCount -= 1
+    }
+    return {
+      write: (...args) => later(() => this.disk.write(...args)),
+      zero: (...args) => later(() => this.disk.zero(...args)),
+      trim: (...args) => later(() => this.disk.trim(...args)),
+    }
+  }
   async begin(head: StreamHead): Promise<number> {
     this.head = head
     if (head.startBytes > this.marked) throw new Fault('conflict', 'a gap')
@@ -90,9 +105,11 @@ class Target implements StreamSink {
   }
   async mark(positionBytes: number): Promise<void> {
     assert.ok(positionBytes > this.marked)
+    this.#markedEarly ||= this.#writingCount > 0
     this.marked = positionBytes
   }
   async content(): Promise<Uint8Array> {
+    assert.equal(this.#markedEarly, false, 'what is marked is there')
     const content = new Uint8Array(SIZE)
     await this.disk.read(0, content)
     return content

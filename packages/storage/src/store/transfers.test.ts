@@ -116,6 +116,16 @@ async function assertWholeOrNothing(store: Store): Promise<0 | 1 | 2> {
   return stage
 }
 
+/** All that is in use is of use, and whole. */
+async function assertTight(store: Store): Promise<void> {
+  await store.flush()
+  await store.collected()
+  await store.checkpoint()
+  await store.checkpoint()
+  const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
+  assert.deepEqual([report.damage, report.leaked, report.missing], [[], [], []])
+}
+
 async function live(seed: number): Promise<number> {
   const rng = seededRng(seed)
   let file = new SimStoreFile({ rng, coldPerMille: 50 })
@@ -141,13 +151,12 @@ async function live(seed: number): Promise<number> {
     assert.ok(!over || now === stage + 1, 'what was said to be finished is safe')
     stage = now
   }
-  await store.collected()
-  await store.checkpoint()
-  await store.checkpoint()
-  const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
-  assert.deepEqual([report.damage, report.leaked, report.missing], [[], [], []])
-  for (const name of ['web', 'web@one', 'web@two']) await store.remove(name)
-  await store.collected()
+  await assertTight(store)
+  await store.remove('web@one')
+  await assertTight(store)
+  for (const name of ['web', 'web@two']) await assertContent(store, name, contentOf(whole, increment), NEXT_SIZE)
+  for (const name of ['web@two', 'web']) await store.remove(name)
+  await assertTight(store)
   await store.close()
   return crashCount
 }
