@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto'
 import { Fault } from '@typevisor/base'
 import { runChecked } from './command.ts'
 import type { ServedFolder } from './node-streams.ts'
-import { dataPath } from './node-volume-folder.ts'
+import { dataAddress } from './node-volume-server.ts'
 import type { CommandRunner } from './ports.ts'
 import { assertAlone, backingFault, IMAGE_HEAD_BYTES, probeImage, type ImageFormat } from './served/disk-image.ts'
 import type { VolumeDescription } from './store/store.ts'
@@ -56,10 +56,10 @@ const imageNode = (path: string, format: ImageFormat, withBacking: boolean): str
     file: { driver: 'file', filename: path },
   })}`
 
-const nbdNode = (dir: string, exportName: string): string =>
+const nbdNode = (path: string, exportName: string): string =>
   `json:${JSON.stringify({
     driver: 'raw',
-    file: { driver: 'nbd', server: { type: 'unix', path: resolve(dataPath(dir)) }, export: exportName },
+    file: { driver: 'nbd', server: { type: 'unix', path }, export: exportName },
   })}`
 
 /** What an image is. @throws Fault `forbidden` when it names other files, `failed` with qemu-img's words. */
@@ -98,6 +98,7 @@ export async function importImage(
 ): Promise<VolumeDescription> {
   const { runner, signal, withBacking = false } = options
   const image = await inspectImage(path, options)
+  await using socket = await dataAddress(dir)
   const sizeBytes = Math.max(1, Math.ceil(image.virtualBytes / BLOCK_BYTES)) * BLOCK_BYTES
   const { exportName } = await call('imageBegin', { name, sizeBytes })
   try {
@@ -112,7 +113,7 @@ export async function importImage(
         '-O',
         'raw',
         imageNode(image.path, image.format, withBacking),
-        nbdNode(dir, exportName),
+        nbdNode(socket.path, exportName),
       ],
       { ...(signal ? { signal } : {}), onStdout: progressOf(options) },
     )
@@ -143,6 +144,7 @@ export async function exportImage(
   if (await stat(path).catch(() => null)) throw new Fault('conflict', `${path}: it is there already`)
   const source = (await call('list', {})).find((one) => one.name === name)
   if (!source) throw new Fault('not_found', `volume ${JSON.stringify(name)}: there is none`)
+  await using socket = await dataAddress(dir)
   const tag = randomUUID().slice(0, 8)
   const taken = source.kind === 'volume' ? (await call('exportBegin', { name })).exportName : null
   const part = join(dirname(resolve(path)), `.${basename(path)}.part-${tag}`)
@@ -156,7 +158,7 @@ export async function exportImage(
         '-O',
         format,
         ...(OPTIONS[format] === undefined ? [] : ['-o', OPTIONS[format]]),
-        nbdNode(dir, taken ?? name),
+        nbdNode(socket.path, taken ?? name),
         `file:${part}`,
       ],
       { ...(signal ? { signal } : {}), onStdout: progressOf(options) },

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { Fault } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
-import { dataPath } from './node-volume-folder.ts'
+import { dataAddress } from './node-volume-server.ts'
 import { nodeChecksum } from './node-store-file.ts'
 import { diffExtents } from './served/diff-extents.ts'
 import { readStream, writeStream, type StreamHead, type StreamParts } from './served/volume-stream.ts'
@@ -24,8 +24,10 @@ export interface ServedFolder {
   readonly call: CommandCaller
 }
 
-const open = (dir: string, exportName: string): Promise<NbdClient> =>
-  connectNbd({ address: { socketPath: dataPath(dir) }, exportName, extendedHeaders: true })
+async function open(dir: string, exportName: string): Promise<NbdClient> {
+  await using socket = await dataAddress(dir)
+  return await connectNbd({ address: { socketPath: socket.path }, exportName, extendedHeaders: true })
+}
 
 /**
  * @param from a snapshot that `snapshot` goes on from, directly or not; null: the whole volume.

@@ -1,25 +1,22 @@
 /**
- * A store in a folder: its file, its lock, and while it is served the socket by which others ask for things.
+ * A store in a folder: its file, its lock, and while it is served the socket by which others ask for things (`node-volume-server.ts`).
  *
  *   DIR/store          the store: a file, or a link to a block device
  *   DIR/lock           held by whoever has it open
- *   DIR/control.sock   there while it is served: one line of JSON asks, one answers
- *   DIR/data.sock      likewise: NBD, for exports and imports; it has what is being brought in too
+ *   DIR/control.sock   there while it is served, and data.sock for exports and imports
  */
 import { existsSync } from 'node:fs'
 import { mkdir, rm, symlink } from 'node:fs/promises'
-import { connect, createServer, type Socket } from 'node:net'
 import { join, resolve } from 'node:path'
-import { createInterface } from 'node:readline'
-import { Fault, faultFromJson, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
-import { listenNbd } from '@typevisor/nbd'
+import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { blockDeviceBytes, nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
 import { nodeVolumeCrypto } from './node-volume-crypto.ts'
+import { answerVolumes, type AnsweringServer, type VolumeServerOptions } from './node-volume-server.ts'
 import { spaceUsage } from './served/space.ts'
 import { watchSpace } from './served/space-watch.ts'
 import { sweep } from './store/transfers.ts'
 import { Store } from './store/store.ts'
-import { parseVolumeCommand, ServedStore, type CommandCaller } from './volume-commands.ts'
+import { ServedStore } from './volume-commands.ts'
 
 export interface VolumeFolderOptions {
   readonly dir: string
@@ -39,13 +36,11 @@ export interface VolumeFolderOptions {
 export interface VolumeFolder extends AsyncDisposable {
   readonly served: ServedStore
   /** Begins to answer on the control socket. */
-  answer(): Promise<void>
+  answer(options: Pick<VolumeServerOptions, 'version' | 'stop'>): Promise<Pick<AnsweringServer, 'hello'>>
   close(): Promise<void>
 }
 
 const storePath = (dir: string): string => join(dir, 'store')
-const controlPath = (dir: string): string => join(dir, 'control.sock')
-export const dataPath = (dir: string): string => join(dir, 'data.sock')
 
 /** @throws Fault `conflict` when another process has it open, `not_found` when there is none, `failed` for damage. */
 export async function openVolumeFolder(options: VolumeFolderOptions): Promise<VolumeFolder> {
@@ -72,11 +67,10 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   const close = (): Promise<void> => (closing ??= done.disposeAsync())
   return {
     served,
-    async answer() {
-      done.use(watchSpace({ usage: () => spaceUsage(store), clock: parts.clock, log: parts.log.with({ dir }) }))
-      const source = served.exports({ withHidden: true })
-      done.use(await listenNbd({ listen: { socketPath: dataPath(dir) }, source, log: parts.log }))
-      done.use(await answerOn(controlPath(dir), served))
+    answer: async (about) => {
+      const { clock, log } = parts
+      done.use(watchSpace({ usage: () => spaceUsage(store), clock, log: log.with({ dir }) }))
+      return done.use(await answerVolumes({ ...about, dir, served, clock, log }))
     },
     close,
     [Symbol.asyncDispose]: close,
@@ -115,63 +109,3 @@ export async function initVolumeFolder(
 
 /** Where partition tables, file systems and volume managers leave their marks. */
 const BLANK_BYTES = 1024 * 1024
-
-async function answerOn(path: string, served: ServedStore): Promise<AsyncDisposable> {
-  await rm(path, { force: true }) // the lock says that nobody else answers there
-  const open = new Set<Socket>()
-  const server = createServer((socket) => {
-    open.add(socket)
-    socket.on('close', () => open.delete(socket))
-    socket.on('error', () => {})
-    const caller = served.caller()
-    void (async () => {
-      for await (const line of createInterface({ input: socket })) {
-        const reply = await answerLine(line, caller.call)
-        socket.write(`${JSON.stringify(reply)}\n`)
-      }
-    })()
-      .catch(() => socket.destroy())
-      .finally(() => caller.leave())
-  })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(new Fault('failed', `listen on ${path}: ${error.message}`, { cause: error })))
-    server.listen({ path }, resolve)
-  })
-  return {
-    async [Symbol.asyncDispose]() {
-      for (const socket of open) socket.destroy()
-      await new Promise((resolve) => server.close(resolve))
-    },
-  }
-}
-
-async function answerLine(line: string, call: CommandCaller): Promise<unknown> {
-  try {
-    const { command, args } = parseVolumeCommand(JSON.parse(line))
-    return { answer: await call(command, args) }
-  } catch (error) {
-    return { error: (error instanceof SyntaxError ? new Fault('invalid', `line: ${error.message}`) : toFault(error)).toJSON() }
-  }
-}
-
-/** Asks whoever serves the folder. null: nobody does. */
-export async function askServer(dir: string): Promise<{ call: CommandCaller; close(): void } | null> {
-  const socket = connect({ path: controlPath(dir) })
-  const isThere = await new Promise<boolean>((resolve) => {
-    socket.once('connect', () => resolve(true))
-    socket.once('error', () => resolve(false))
-  })
-  if (!isThere) return null
-  const lines = createInterface({ input: socket })[Symbol.asyncIterator]()
-  return {
-    call: async (command, args) => {
-      socket.write(`${JSON.stringify({ command, args })}\n`)
-      const { value, done } = await lines.next()
-      if (done) throw new Fault('unavailable', `the volume server of ${dir} went away`)
-      const reply = JSON.parse(value) as { answer?: unknown; error?: unknown }
-      if (reply.error !== undefined) throw faultFromJson(reply.error)
-      return reply.answer as never // it comes from the same table
-    },
-    close: () => socket.destroy(),
-  }
-}

@@ -20,9 +20,12 @@ import { volumeDevice } from './store/volume-device.ts'
 /** Arguments and answer of each. */
 export interface VolumeCommands extends ServedCommands, TransferCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
+  /** null: there is none of this name. */
+  get: { args: { name: string }; answer: VolumeDescription | null }
   usage: { args: Record<string, never>; answer: VolumeUsage }
   create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
-  clone: { args: { snapshot: string; name: string }; answer: VolumeDescription }
+  /** Grown to `sizeBytes` where that is said, in the same step. */
+  clone: { args: { snapshot: string; name: string; sizeBytes?: number }; answer: VolumeDescription }
   snapshot: { args: { volume: string; name: string }; answer: VolumeDescription }
   revert: { args: { volume: string; snapshot: string }; answer: VolumeDescription }
   rename: { args: { name: string; next: string }; answer: VolumeDescription }
@@ -49,10 +52,13 @@ export class ServedStore {
     this.#repairs = options.repairs ?? false
   }
 
+  /** What was changed is safe from a power cut when it is answered. */
   readonly call: CommandCaller = async (command, args) => {
     assertVisible(args)
     const carryOut = this.#table[command] as (args: unknown) => Promise<unknown>
-    return (await carryOut(args)) as never // the table has each command's own answer
+    const answer = await carryOut(args)
+    if (!LOOKS.has(command)) await this.store.flush()
+    return answer as never // the table has each command's own answer
   }
 
   /** One who asks: what it began and did not finish is taken away when it leaves. */
@@ -72,9 +78,10 @@ export class ServedStore {
 
   readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
     list: async () => this.store.list().filter(({ name }) => !isHidden(name)),
+    get: async ({ name }) => this.store.get(name),
     usage: () => volumeUsage(this.store),
     create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
-    clone: ({ snapshot, name }) => this.store.clone(snapshot, name),
+    clone: ({ snapshot, name, sizeBytes }) => this.store.clone(snapshot, name, sizeBytes),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot }) => {
       this.assertUnused(volume, 'revert')
@@ -172,6 +179,7 @@ function assertVisible(args: object): void {
 
 const COMMANDS = [
   'list',
+  'get',
   'usage',
   'create',
   'clone',
@@ -185,6 +193,8 @@ const COMMANDS = [
   'stats',
   ...TRANSFER_COMMANDS,
 ] as const satisfies VolumeCommand[]
+/** These change nothing. */
+const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'check', 'stats', 'diff', 'imports'])
 const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', ...TRANSFER_TEXT_ARGS])
 const NUMBER_ARGS: ReadonlySet<string> = new Set([
   'sizeBytes',

@@ -7,6 +7,7 @@ import { parseFlags, type FlagTable } from '../flags.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { VERSION } from '../version.ts'
 import { DIFF_VERBS } from './volume-diff.ts'
 import { TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
@@ -41,7 +42,8 @@ async function withFolder<T>(
   if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
   await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
-  if (transfers) await folder.answer()
+  // Whoever wants the folder meanwhile is answered; asked to stop, it ends as by a signal.
+  if (transfers) await folder.answer({ version: VERSION, stop: () => process.kill(process.pid, 'SIGTERM') })
   return await work(folder.served.call)
 }
 

@@ -12,7 +12,7 @@ import { BLOCK_BYTES } from './format.ts'
 import { Store, type StoreOptions } from './store.ts'
 import { volumeDevice } from './volume-device.ts'
 
-/** A block is of a write, or zeros that keep their place; what is not in it is a hole. `depth`: snapshots taken since. */
+/** A block is of a write, or zeros that keep their place; what is not in it is a hole. */
 type Block = { readonly write: number; readonly line: readonly string[] }
 interface Point {
   readonly sizeBlocks: number
@@ -22,6 +22,7 @@ interface Point {
 }
 const ZERO = -1
 
+const CRYPTO = nodeVolumeCrypto({ scryptCost: 4 })
 const PLACES = [0, 1, 2, 5, 250, 255, 256, 300, 511, 512, 65_535, 65_536, 65_790]
 const SIZE = 66_000
 
@@ -40,7 +41,7 @@ const clock: Clock = {
 const optionsOf = (rng: Rng, file: SimStoreFile): StoreOptions => ({
   file,
   checksum: nodeChecksum,
-  crypto: nodeVolumeCrypto(),
+  crypto: CRYPTO,
   clock,
   rng,
   log: memoryLog(),

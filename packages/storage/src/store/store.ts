@@ -219,13 +219,17 @@ export class Store {
     await this.flush()
   }
 
-  /** A volume that begins as a snapshot is, in constant time. */
-  async clone(snapshotName: string, name: string): Promise<VolumeDescription> {
+  /** A volume that begins as a snapshot is, in constant time; grown to `sizeBytes` where that is said. @throws Fault `invalid` for less than the snapshot's. */
+  async clone(snapshotName: string, name: string, sizeBytes?: number): Promise<VolumeDescription> {
     this.assertNew(name, 'volume')
+    if (sizeBytes !== undefined) assertSize(sizeBytes)
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes, key } = from.record
-      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes, key, parent: from.slot }), forkOf: from.slot }]
+      const { key } = from.record
+      const size = sizeBytes ?? from.record.sizeBytes
+      if (size < from.record.sizeBytes)
+        throw new Fault('invalid', `clone ${snapshotName}: got ${size} bytes, want at least its ${from.record.sizeBytes}`)
+      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes: size, key, parent: from.slot }), forkOf: from.slot }]
     })
     return this.#describe(this.entry(name))
   }
