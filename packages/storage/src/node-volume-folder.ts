@@ -10,7 +10,7 @@ import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
-import { answerVolumes, type VolumeServerOptions } from './node-volume-server.ts'
+import { answerVolumes, type AnsweringServer, type VolumeServerOptions } from './node-volume-server.ts'
 import { Store } from './store/store.ts'
 import { ServedStore } from './volume-commands.ts'
 
@@ -30,7 +30,7 @@ export interface VolumeFolderOptions {
 export interface VolumeFolder extends AsyncDisposable {
   readonly served: ServedStore
   /** Begins to answer on the control socket. */
-  answer(options: Pick<VolumeServerOptions, 'version' | 'stop'>): Promise<void>
+  answer(options: Pick<VolumeServerOptions, 'version' | 'stop'>): Promise<Pick<AnsweringServer, 'hello'>>
   close(): Promise<void>
 }
 
@@ -63,7 +63,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     served,
     answer: async (about) => {
       const { clock, log } = parts
-      done.use(await answerVolumes({ ...about, dir, served, clock, log }))
+      return done.use(await answerVolumes({ ...about, dir, served, clock, log }))
     },
     close,
     [Symbol.asyncDispose]: close,

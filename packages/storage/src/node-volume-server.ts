@@ -55,13 +55,18 @@ export interface VolumeServerOptions {
 /** A guest's own, what moves it to another host, and whoever looks. */
 const CONNECTION_COUNT_MAX = 16
 
-export async function answerVolumes(options: VolumeServerOptions): Promise<AsyncDisposable> {
+export interface AnsweringServer extends AsyncDisposable {
+  hello(): ServerHello
+}
+
+export async function answerVolumes(options: VolumeServerOptions): Promise<AnsweringServer> {
   const { dir, served, version, clock, log } = options
   await using stack = new AsyncDisposableStack()
   const sockets = stack.use(new GuestSockets(served, log))
   const startedAt = clock.now()
+  const hello = (): ServerHello => ({ version, pid: process.pid, startedAt, ...sockets.counts })
   const table: { [C in keyof ServerCommands]: (args: ServerCommands[C]['args']) => Promise<ServerCommands[C]['answer']> } = {
-    hello: async () => ({ version, pid: process.pid, startedAt, ...sockets.counts }),
+    hello: async () => hello(),
     attach: (args) => sockets.attach(args),
     detach: ({ socketPath }) => sockets.detach(socketPath),
     async stop({ force = false }) {
@@ -81,7 +86,8 @@ export async function answerVolumes(options: VolumeServerOptions): Promise<Async
     return served.call(name, args)
   }
   stack.use(await listenControl(dir, answer))
-  return stack.move()
+  const parts = stack.move()
+  return { hello, [Symbol.asyncDispose]: () => parts.disposeAsync() }
 }
 
 class GuestSockets implements AsyncDisposable {
