@@ -38,7 +38,7 @@ export type {
   VolumeSource,
   VolumeStore,
 } from './ports.ts'
-export { openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
+export { initVolumeFolder, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
 export {
   askServer,
   type ServerCaller,
@@ -46,8 +46,11 @@ export {
   type ServerHello,
   type VolumeServerConnection,
 } from './node-volume-server.ts'
-export { nodeChecksum, nodeStoreFile, type NodeStoreFileOptions } from './node-store-file.ts'
-export type { Checksum, StoreFile } from './store/ports.ts'
+export { nodeChecksum, nodeStoreFile, type FileCalls, type NodeStoreFileOptions } from './node-store-file.ts'
+export type { Checksum, HostSpace, StoreFile } from './store/ports.ts'
+export type { OwnSpace, VolumeUsage } from './served/space.ts'
+export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
+export type { VolumeLimits } from './store/limits.ts'
 export { Store, type StoreCheck, type StoreOptions, type StoreUsage, type VolumeDescription } from './store/store.ts'
 export { volumeDevice } from './store/volume-device.ts'
 export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommands } from './volume-commands.ts'

@@ -1,16 +1,19 @@
 /**
  * A store in a folder: its file, its lock, and while it is served the socket by which others ask for things (`node-volume-server.ts`).
  *
- *   DIR/store          the store
+ *   DIR/store          the store: a file, or a link to a block device
  *   DIR/lock           held by whoever has it open
  *   DIR/control.sock   there while it is served
  */
 import { existsSync } from 'node:fs'
-import { mkdir, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir, rm, symlink } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
 import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
-import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
+import { blockDeviceBytes, nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
+import { nodeVolumeCrypto } from './node-volume-crypto.ts'
 import { answerVolumes, type AnsweringServer, type VolumeServerOptions } from './node-volume-server.ts'
+import { spaceUsage } from './served/space.ts'
+import { watchSpace } from './served/space-watch.ts'
 import { Store } from './store/store.ts'
 import { ServedStore } from './volume-commands.ts'
 
@@ -21,6 +24,8 @@ export interface VolumeFolderOptions {
   readonly log: Log
   /** Locks for as long as the process lives. @throws Fault `conflict`. */
   readonly lock: (path: string) => Disposable
+  /** What of the kernel Node lacks; null where it cannot be called. */
+  readonly calls?: FileCalls | null
   /** A folder without a store gets one. */
   readonly create: boolean
   /** Only looked at and mended: nothing else works on it meanwhile. */
@@ -38,22 +43,21 @@ const storePath = (dir: string): string => join(dir, 'store')
 
 /** @throws Fault `conflict` when another process has it open, `not_found` when there is none, `failed` for damage. */
 export async function openVolumeFolder(options: VolumeFolderOptions): Promise<VolumeFolder> {
-  const { dir, create, lock, checks = false, ...parts } = options
+  const { dir, create, lock, calls = null, checks = false, ...parts } = options
   const path = storePath(dir)
   if (!create && !existsSync(path)) throw new Fault('not_found', `${dir}: there are no volumes (no ${path})`)
   await using building = new AsyncDisposableStack()
   if (create) await mkdir(dir, { recursive: true, mode: 0o700 })
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
-  const file = nodeStoreFile({ path, create: isNew })
-  const store = await (isNew ? Store.create : Store.open)({ ...parts, file, checksum: nodeChecksum, collects: !checks }).catch(
-    async (error: unknown) => {
-      await file.close()
-      // A store that was never made whole is none: the next one makes it.
-      if (isNew) await rm(path, { force: true })
-      throw error
-    },
-  )
+  const file = nodeStoreFile({ path, calls, create: isNew })
+  const made = { ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), collects: !checks }
+  const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
+    await file.close()
+    // A store that was never made whole is none: the next one makes it.
+    if (isNew) await rm(path, { force: true })
+    throw error
+  })
   building.defer(() => store.close())
   const served = new ServedStore(store, { repairs: checks })
   const done = building.move()
@@ -61,11 +65,45 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   const close = (): Promise<void> => (closing ??= done.disposeAsync())
   return {
     served,
-    answer: async (about) => {
+    async answer(about) {
       const { clock, log } = parts
+      done.use(watchSpace({ usage: () => spaceUsage(store), clock, log: log.with({ dir }) }))
       return done.use(await answerVolumes({ ...about, dir, served, clock, log }))
     },
     close,
     [Symbol.asyncDispose]: close,
   }
 }
+
+/**
+ * Makes a store on a block device, which a folder's `store` then points at. Nothing else may have it, and what is on it must be nothing.
+ * @throws Fault `conflict` when the folder has a store or the device is in use or not empty, `invalid` when it is no block device.
+ */
+export async function initVolumeFolder(
+  options: Omit<VolumeFolderOptions, 'create' | 'checks'> & { readonly device: string },
+): Promise<{ sizeBytes: number }> {
+  const { dir, device, lock, calls = null, ...parts } = options
+  const sizeBytes = blockDeviceBytes(device)
+  if (sizeBytes === null) throw new Fault('invalid', `--device: got ${JSON.stringify(device)}, want a block device`)
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  using _lock = lock(join(dir, 'lock'))
+  const path = storePath(dir)
+  if (existsSync(path)) throw new Fault('conflict', `${dir}: it has a store already`)
+  const file = nodeStoreFile({ path: device, calls })
+  try {
+    const start = new Uint8Array(Math.min(sizeBytes, BLANK_BYTES))
+    await file.read(0, start)
+    if (start.some((byte) => byte !== 0))
+      throw new Fault('conflict', `${device}: there is something on it; wipefs and zeros over its first MiB would make it empty`)
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+  const store = await Store.create({ ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto() })
+  await store.close()
+  await symlink(resolve(device), path)
+  return { sizeBytes }
+}
+
+/** Where partition tables, file systems and volume managers leave their marks. */
+const BLANK_BYTES = 1024 * 1024

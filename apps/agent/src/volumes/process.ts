@@ -11,7 +11,7 @@ const LOOK_EVERY_MS = 10_000
 
 // It is started again under running guests: what is loaded is compiled once.
 enableCompileCache()
-const [{ Fault, toFault }, { consoleLog, lockFile, realClock, realRng }, { openVolumeFolder }] = await Promise.all([
+const [{ Fault, toFault }, { consoleLog, fileCalls, lockFile, realClock, realRng }, { openVolumeFolder }] = await Promise.all([
   import('@typevisor/base'),
   import('@typevisor/runtime-node'),
   import('@typevisor/storage'),
@@ -24,7 +24,15 @@ try {
   const stopped = Promise.withResolvers<void>()
   process.once('SIGINT', () => stopped.resolve())
   process.once('SIGTERM', () => stopped.resolve())
-  await using folder = await openVolumeFolder({ dir, create: true, lock: lockFile, clock: realClock(), rng: realRng(), log })
+  await using folder = await openVolumeFolder({
+    dir,
+    create: true,
+    lock: lockFile,
+    calls: fileCalls(),
+    clock: realClock(),
+    rng: realRng(),
+    log,
+  })
   const server = await folder.answer({ version, stop: stopped.resolve })
   log.info('volumes.serving', { dir, version, pid: process.pid })
   const looking = setInterval(() => {

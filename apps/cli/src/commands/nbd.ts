@@ -1,7 +1,7 @@
 /** Serves disks over NBD, with no platform: the volumes of a folder, or one in memory. */
 import { Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { listenNbd, memoryDevice, type ExportSource, type NbdServer } from '@typevisor/nbd'
-import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { openVolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
@@ -32,7 +32,15 @@ export const nbd: Command = {
     let source: ExportSource
     if (dir !== undefined) {
       const folder = stack.use(
-        await openVolumeFolder({ dir, create: true, lock: lockFile, clock: realClock(), rng: realRng(), log }),
+        await openVolumeFolder({
+          dir,
+          create: true,
+          lock: lockFile,
+          calls: fileCalls(),
+          clock: realClock(),
+          rng: realRng(),
+          log,
+        }),
       )
       await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()

@@ -10,13 +10,13 @@
  * A crash before the superblock leaves the checkpoint before with its journal. A failure of the disk wounds the store: what it has by then
  * is not known.
  */
-import { assert } from '@typevisor/base'
+import { assert, Fault } from '@typevisor/base'
+import { HOME_COUNT, type Run } from './allocator.ts'
 import { encodeEntry, type Entry, type EntryRecord } from './catalog.ts'
 import {
   BLOCK_BYTES,
   CATALOG_RECORD_BYTES,
   CATALOG_RECORDS_PER_PAGE,
-  ENTRIES_PER_NODE,
   ENTRY_WORDS,
   FORMAT_VERSION,
   STORE_MAGIC,
@@ -26,7 +26,7 @@ import {
 } from './format.ts'
 import type { JournalPlace } from './journal.ts'
 import type { StoreState } from './state.ts'
-import { addressAt, setEntry, type Node, type Tree } from './tree.ts'
+import { addressAt, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
 
 /** Blocks written by one call: other work comes in between. */
 const BATCH_COUNT = 256
@@ -86,6 +86,17 @@ export function freeze(state: StoreState): Frozen | null {
   const spare = pages.length * (1 + catalogTree.height + 1)
   const runs = allocator.allocateAll(nodes.length + deadBlockCount + spare)
   if (!runs) return null
+  // A checkpoint that has begun must not fail because something else has filled the disk.
+  const back = (run: Run): void =>
+    allocator.back(run, (address, count) => state.parts.file.allocate(address * BLOCK_BYTES, count * BLOCK_BYTES))
+  try {
+    for (const run of runs) back(run)
+    for (const group of allocator.dirtyGroups) back({ address: allocator.homeOf(group, 0), count: HOME_COUNT })
+  } catch (error) {
+    for (const run of runs) allocator.cancel(run)
+    if (error instanceof Fault && error.code === 'exhausted') return null
+    throw error
+  }
   const addresses = runs.flatMap(({ address, count }) => Array.from({ length: count }, (_, index) => address + index)).reverse()
   const place = (): number => addresses.pop() as number // counted above
 
@@ -101,7 +112,7 @@ export function freeze(state: StoreState): Frozen | null {
   const frozenPages = pages.map((page) => {
     const address = place()
     const leaf = catalogTree.writableLeaf(page, state.catalogUser)
-    const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+    const word = PLAIN.wordOf(page)
     const before = addressAt(leaf.words, word)
     if (before !== 0) state.freeMetadata(before)
     setEntry(leaf.words, word, address, 0, state.epoch, 0)
@@ -262,7 +273,7 @@ function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
 /** The catalog's leaves learn the checksum of a page that has been encoded. */
 function setPageChecksum(frozen: Frozen, index: number, sum: number): void {
   const { page, address } = frozen.pages[index] as Frozen['pages'][number] // one block a page
-  const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+  const word = PLAIN.wordOf(page)
   const leaf = frozen.catalogNodes.find((node) => node.level === 0 && addressAt(node.words, word) === address)
   assert(leaf !== undefined, 'the leaf of a page that is written is written')
   leaf.words[word + 3] = sum

@@ -2,9 +2,10 @@
 import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
 import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
-import { BLOCK_BYTES } from './format.ts'
+import { BLOCK_BYTES, GROUP_BLOCKS } from './format.ts'
 import type { Journal } from './journal.ts'
-import type { Checksum, StoreFile } from './ports.ts'
+import { Keyring } from './keyring.ts'
+import type { Checksum, StoreFile, VolumeCrypto } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
 
 export interface StoreParts {
@@ -13,6 +14,8 @@ export interface StoreParts {
   readonly clock: Clock
   readonly rng: Rng
   readonly log: Log
+  /** Without it there are no encrypted volumes. */
+  readonly crypto?: VolumeCrypto
 }
 
 /** Clean nodes in memory: 4 KiB each, and a little. */
@@ -58,6 +61,7 @@ export class StoreState implements TreeOwner {
   readonly allocator: Allocator
   readonly journal: Journal
   readonly catalog: Catalog
+  readonly keyring: Keyring
   readonly cache = new NodeCache()
   /** Pages of the catalog on disk: block n is slots 8n to 8n+7. */
   readonly catalogTree: Tree
@@ -74,6 +78,9 @@ export class StoreState implements TreeOwner {
   /** Blocks that are free, but on which something depends until the next flush, or the next checkpoint. */
   heldUntilSync: number[] = []
   heldUntilCheckpoint: number[] = []
+  /** Groups in which something was freed that is not soon written again: their room in the file can be given back. */
+  readonly emptied = new Set<number>()
+  #empties = false
   /** Which home of each group's table is in force. */
   readonly #tableTurns = new Map<number, 0 | 1>()
   /** Why nothing can be written any more. The way out is to open the store anew. */
@@ -94,6 +101,7 @@ export class StoreState implements TreeOwner {
     this.allocator = made.allocator
     this.journal = made.journal
     this.catalog = made.catalog
+    this.keyring = new Keyring(parts, made.catalog)
     this.catalogTree = made.catalogTree(this)
   }
 
@@ -146,7 +154,18 @@ export class StoreState implements TreeOwner {
 
   freeData(address: number): void {
     this.allocator.free(address)
+    if (this.#empties) this.emptied.add(Math.floor(address / GROUP_BLOCKS))
     this.heldUntilSync.push(address)
+  }
+
+  /** What `work` frees is not soon written again. */
+  emptying<T>(work: () => T): T {
+    this.#empties = true
+    try {
+      return work()
+    } finally {
+      this.#empties = false
+    }
   }
 
   /** A block that the last checkpoint may lead to. */
@@ -222,5 +241,8 @@ export class StoreState implements TreeOwner {
     this.changedSlots.add(entry.slot)
   }
 }
+
+export const lockedFault = ({ name }: Entry): Fault =>
+  new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (volume unlock)`)
 
 export const hex = (value: number): string => value.toString(16).padStart(8, '0')
