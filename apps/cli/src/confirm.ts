@@ -10,8 +10,12 @@ const LOSES: Readonly<Record<string, Words>> = {
   'instance.destroy': (target, forced) =>
     forced
       ? `${target} goes, whether its host answers or not. What the host still has of it is ended when the host comes back.`
-      : `${target} is removed with its disks.`,
+      : `${target} is removed with its disks and snapshots.`,
   'instance.poweroff': (target) => `The power of ${target} is cut: what its guest has not written to disk is lost.`,
+  'instance.revert': (target) =>
+    `Memory and disks of ${target.replace(' ', ' go back to snapshot ')}: what was written since is lost, and a save with it.`,
+  'instance.snapshot-delete': (target) =>
+    `${target.replace(' ', ' can no longer go back to snapshot ')}; what was cloned from it stays.`,
   'operation.abandon': (target) => `What operation ${target} did so far stays as it is; nothing more is undone.`,
   'account.delete': (target) => `The account ${target} goes, with its sessions and tokens.`,
   'token.delete': (target) => `Whoever uses token ${target} is refused from then on.`,

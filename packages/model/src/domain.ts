@@ -1,5 +1,6 @@
 import { bytes, type Bytes, type EpochMillis } from '@typevisor/base'
 import type { DomainId, DomainName, ImageName, VolumeId } from './ids.ts'
+import type { DomainSnapshot } from './snapshot.ts'
 
 /** What a caller asks for. Everything here may be chosen by a policy above; nothing is guessed below. */
 export interface DomainSpec {
@@ -109,6 +110,8 @@ export interface DomainRecord {
   /** As they are in effect: each start may choose other host ports where 0 was asked. */
   readonly forwards: readonly PortForward[]
   readonly state: DomainState
+  /** The oldest first. */
+  readonly snapshots: readonly DomainSnapshot[]
   readonly createdAt: EpochMillis
 }
 

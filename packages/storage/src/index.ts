@@ -20,7 +20,7 @@
  * References: QEMU docs/interop/qcow2.txt; `man qemu-img`; docs/system/images.rst.
  */
 export { commandFault, runChecked } from './command.ts'
-export { memoryVolumeStore, type MemoryVolumeOptions } from './memory.ts'
+export { memoryVolumeStore, type MemoryVolumeOptions, type MemoryVolumeStore } from './memory.ts'
 export { nbdVolumeStore, type MasterRecords, type NbdVolumeOptions } from './nbd-volume-store.ts'
 export { nodeCommandRunner } from './node-command.ts'
 export { nodeMasterRecords } from './node-master-records.ts'

@@ -18,6 +18,8 @@ export interface DriverWorld {
   /** A file path for a save. */
   savePath(id: DomainId): string
   damage(path: string): Promise<void>
+  /** Keeps the disks of a paused domain as they are; what it answers puts them back, as often as it is called. */
+  keepDisks(id: DomainId): Promise<() => Promise<void>>
   /** Resolves when the guest's userspace and agent answer. */
   untilBooted(driver: DomainDriver, id: DomainId): Promise<void>
   /** Ends the domain's process from outside, as `kill -9` does. */
@@ -172,6 +174,8 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       await assert.rejects(driver.unpause(domain.id), isFault('conflict'))
       await assert.rejects(driver.requestShutdown(domain.id), isFault('conflict'))
       await assert.rejects(driver.save(domain.id, world.savePath(domain.id)), isFault('conflict'))
+      await assert.rejects(driver.snapshotMemory(domain.id, world.savePath(domain.id)), isFault('conflict'))
+      await assert.rejects(driver.freeze(domain.id, 1000), isFault('conflict'))
       assert.equal((await driver.state(domain.id)).kind, 'gone')
     })
 
@@ -268,6 +272,72 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       await world.damage(path)
       await assert.rejects(driver.restore(domain, path), isFault('failed'))
       assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await gone(domain)
+    })
+
+    const counted = async (domain: DriverDomain): Promise<string> =>
+      text((await driver.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })).stdout).trim()
+
+    test('a snapshot of memory leaves the domain paused; it goes on, and is brought back as often as its disks are', async () => {
+      const domain = await running()
+      const path = world.savePath(domain.id)
+      if (!can.save.can) {
+        await assert.rejects(driver.snapshotMemory(domain.id, path), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      assert.equal(await counted(domain), '1')
+      const { sizeBytes } = await driver.snapshotMemory(domain.id, path)
+      assert.ok(sizeBytes > 0)
+      assert.deepEqual(await driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+      assert.equal((await driver.snapshotMemory(domain.id, path)).sizeBytes, sizeBytes, 'twice is once')
+      const putBack = await world.keepDisks(domain.id)
+      await driver.unpause(domain.id)
+      assert.deepEqual([await counted(domain), await counted(domain)], ['2', '3'], 'it goes on where it was')
+      for (let again = 0; again < 2; again += 1) {
+        await driver.destroy(domain.id)
+        await putBack()
+        await driver.restore(domain, path)
+        assert.equal((await driver.state(domain.id)).kind, 'paused')
+        await driver.unpause(domain.id)
+        assert.deepEqual([await counted(domain), await counted(domain)], ['2', '3'], 'it counts from the snapshot on')
+      }
+      await gone(domain)
+    })
+
+    test('a paused domain stays paused behind a snapshot of its memory, and can be snapshotted and saved once more', async () => {
+      if (!can.save.can) return
+      const domain = await running()
+      await world.untilBooted(driver, domain.id)
+      assert.equal(await counted(domain), '1')
+      await driver.pause(domain.id)
+      const path = world.savePath(domain.id)
+      for (const each of [path, `${path}.second`]) {
+        await driver.snapshotMemory(domain.id, each)
+        assert.deepEqual(await driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+      }
+      await driver.save(domain.id, `${path}.save`)
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await driver.restore(domain, `${path}.save`)
+      await driver.unpause(domain.id)
+      assert.equal(await counted(domain), '2')
+      await gone(domain)
+    })
+
+    test('the guest freezes its file systems and thaws them; both twice are once', async () => {
+      const domain = await running()
+      if (!can.guestAgent.can) {
+        await assert.rejects(driver.freeze(domain.id, 1000), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      await driver.freeze(domain.id, 20_000)
+      await assert.rejects(driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 }), isFault('failed'))
+      await driver.freeze(domain.id, 20_000)
+      await assert.rejects(driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 }), isFault('failed'))
+      await driver.thaw(domain.id)
+      await driver.thaw(domain.id)
+      assert.equal((await driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 })).exitCode, 0)
       await gone(domain)
     })
 

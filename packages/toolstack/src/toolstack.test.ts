@@ -9,7 +9,7 @@ import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDis
 import { memoryVolumeStore } from '@typevisor/storage'
 import type { DomainDriver } from './ports.ts'
 import { openToolstack, type Toolstack, type ToolstackOptions } from './toolstack.ts'
-import type { SaveFolder } from './verbs.ts'
+import type { SaveFolder } from './steps.ts'
 
 const IMAGE: Image = {
   name: 'micro' as ImageName,

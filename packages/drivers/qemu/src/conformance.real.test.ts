@@ -1,6 +1,6 @@
 /** The port's promises on a real QEMU with a real Linux: the platform's own starter image, kept under `.cache` of the clone. */
 import { execFile } from 'node:child_process'
-import { mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -45,6 +45,11 @@ domainDriverConformance('qemu', async () => {
       } finally {
         await file.close()
       }
+    },
+    keepDisks: async (id) => {
+      const path = join(folder, 'disks', `${id}.qcow2`)
+      await copyFile(path, `${path}.kept`)
+      return () => copyFile(`${path}.kept`, path)
     },
     untilBooted: async (driver, id) => {
       const end = Date.now() + 60_000

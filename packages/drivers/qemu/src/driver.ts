@@ -26,7 +26,7 @@ import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
 import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
-import { restoreInto, saveMachine } from './saving.ts'
+import { restoreInto, saveMachine, snapshotMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
 import { statisticsOf } from './statistics.ts'
 
@@ -228,19 +228,44 @@ class Driver implements QemuDriver {
         if (sizeBytes !== null) return { sizeBytes }
         throw new Fault('conflict', `save ${id}: it is gone, and no whole save of it is at ${path}`)
       }
-      try {
+      return await this.#settling(machine, async () => {
         const sizeBytes = await saveMachine({ ...this.#transfer(), machine, path, signal })
         await this.#end(machine)
         return { sizeBytes }
-      } catch (error) {
-        // Neither saved nor taken back: let go of it, so that the next look at it settles what the record says.
-        if (machine.record.phase.kind === 'saving' && !machine.hasEnded) {
-          machine.release()
-          this.#machines.delete(id)
-        }
-        throw error
-      }
+      })
     })
+  }
+
+  async snapshotMemory(id: DomainId, path: string, options: CallOptions = {}): Promise<{ sizeBytes: number }> {
+    return await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'snapshot')
+      return await this.#settling(machine, async () => ({
+        sizeBytes: await snapshotMachine({ ...this.#transfer(), machine, path, signal }),
+      }))
+    })
+  }
+
+  async #settling<T>(machine: Machine, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work()
+    } catch (error) {
+      // Neither saved nor taken back: let go of it, so that the next look at it settles what the record says.
+      if (machine.record.phase.kind === 'saving' && !machine.hasEnded) {
+        machine.release()
+        this.#machines.delete(machine.id)
+      }
+      throw error
+    }
+  }
+
+  async freeze(id: DomainId, limitMs: number, options: CallOptions = {}): Promise<void> {
+    const machine = await this.#needRunning(id, 'freeze', options)
+    await machine.agent.freeze(millis(limitMs), options.signal)
+  }
+
+  async thaw(id: DomainId, options: CallOptions = {}): Promise<void> {
+    const machine = await this.#needRunning(id, 'thaw', options)
+    await machine.agent.thaw(options.signal)
   }
 
   async state(id: DomainId, options: CallOptions = {}): Promise<DriverState> {

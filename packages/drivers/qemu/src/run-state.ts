@@ -58,7 +58,7 @@ export function step(watch: Watch, event: QmpEvent): Step {
       if (watch.saving && watch.hint === null) return stay(watch)
       return enter(watch, watch.hint ?? { kind: 'paused', cause: 'unknown' })
     case 'RESUME':
-      if (watch.saving && watch.state.kind === 'running') return stay(watch)
+      if (watch.saving) return stay(watch)
       return enter(watch, RUNNING)
     case 'SUSPEND':
       return enter(watch, { kind: 'paused', cause: 'guest' })

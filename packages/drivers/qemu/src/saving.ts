@@ -3,6 +3,7 @@
  *
  *   save      QEMU --migrate unix:--> this process --> PATH.partial --header, fsync--> rename PATH --> record `saved` --> end QEMU
  *   restore   PATH checked in full --> this process --> QEMU --incoming defer, paused
+ *   snapshot  as a save, to a file that stays; record `live`, and QEMU stays, paused
  *
  * While it saves QEMU itself answers for the guest: the allowed downtime is set to its maximum, so QEMU stops the guest at once, writes
  * everything in one pass, and starts it again by itself when the other end goes away. A caller that is killed half-way therefore costs
@@ -17,7 +18,7 @@ import type { Launched } from './launch.ts'
 import type { Machine } from './machine.ts'
 import type { ByteSocket, ProcessUser, QemuHost } from './ports.ts'
 import { objectOf, textOf } from './read-json.ts'
-import { checkSave, encodeHeader, HEADER_SIZE, headerOf, savedMachine } from './save-file.ts'
+import { checkSave, encodeHeader, HEADER_SIZE, headerOf, savedMachine, wholeSave } from './save-file.ts'
 
 export interface TransferContext {
   readonly host: QemuHost
@@ -49,20 +50,46 @@ const migrationStatus = async (execute: Execute, signal?: AbortSignal): Promise<
 
 const isOver = (status: string): boolean => ['none', 'completed', 'failed', 'cancelled'].includes(status)
 
+type SaveContext = TransferContext & { readonly machine: Machine; readonly path: string }
+
 /** @returns the file's size in bytes; the record says `saved` then, and the caller ends the machine. */
-export async function saveMachine(
-  context: TransferContext & { readonly machine: Machine; readonly path: string },
-): Promise<number> {
+export const saveMachine = (context: SaveContext): Promise<number> =>
+  written(context, 'save', (sizeBytes) => context.machine.setPhase({ kind: 'saved', path: context.path, sizeBytes }))
+
+/**
+ * The same, but the machine stays, paused behind its file, until `cont` (`postmigrate`: QEMU has let go of its disks, and takes them back
+ * then). Once the record says `live` again nothing removes the file any more.
+ * @returns the file's size in bytes, also of one that was written before and behind which the machine still stands.
+ */
+export async function snapshotMachine(context: SaveContext): Promise<number> {
+  const { machine, path, signal, host } = context
+  const status = await machine.runState({ signal })
+  if (status === 'postmigrate') {
+    const sizeBytes = await wholeSave(host.files, path, machine.id, signal)
+    if (sizeBytes !== null) return sizeBytes
+  }
+  if (status === 'suspended')
+    throw new Fault('conflict', `snapshot ${machine.record.name}: it sleeps, and would not wake from its memory; wake it first`)
+  const wasRunning = machine.state.kind === 'running'
+  return await written(context, 'snapshot', async () => {
+    machine.setSaving(false)
+    if (wasRunning) machine.expectPause()
+    await machine.refresh({ signal })
+    await machine.setPhase({ kind: 'live' })
+  })
+}
+
+async function written(context: SaveContext, verb: string, settle: (sizeBytes: number) => Promise<void>): Promise<number> {
   const { machine, path, clock } = context
   const state = await machine.refresh({ signal: context.signal })
   if (state.kind !== 'running' && state.kind !== 'paused') {
-    throw new Fault('conflict', `save ${machine.record.name}: it is ${state.kind}, want running or paused`)
+    throw new Fault('conflict', `${verb} ${machine.record.name}: it is ${state.kind}, want running or paused`)
   }
   const limit = new AbortController()
   const settled = new AbortController()
   const signal = AbortSignal.any([context.signal, limit.signal])
   clock.sleep(context.limit, { signal: settled.signal }).then(
-    () => limit.abort(new Fault('timeout', `save ${machine.record.name}: not done in ${context.limit} ms`)),
+    () => limit.abort(new Fault('timeout', `${verb} ${machine.record.name}: not done in ${context.limit} ms`)),
     () => {},
   )
   // What lies there is of another save; from here on a whole file at `path` is of this one.
@@ -71,21 +98,21 @@ export async function saveMachine(
   machine.setSaving(true)
   try {
     const sizeBytes = await stream({ ...context, signal })
-    await machine.setPhase({ kind: 'saved', path, sizeBytes })
+    await settle(sizeBytes)
     return sizeBytes
   } catch (error) {
     await abandonSave(context, machine, path, state.kind === 'running').catch((inner: unknown) => {
       const [why, whyNot] = [toFault(error).message, toFault(inner).message]
       throw new Fault(
         'unavailable',
-        `save ${machine.record.name}: ${why}; taking it back: ${whyNot}; it is settled when QEMU answers`,
+        `${verb} ${machine.record.name}: ${why}; taking it back: ${whyNot}; it is settled when QEMU answers`,
         { cause: inner },
       )
     })
     if (machine.hasEnded) {
       const { state } = machine
       const words = state.kind === 'gone' ? state.detail : null
-      throw new Fault('failed', `save ${machine.record.name}: QEMU ended meanwhile: ${words ?? 'without a word'}`, {
+      throw new Fault('failed', `${verb} ${machine.record.name}: QEMU ended meanwhile: ${words ?? 'without a word'}`, {
         cause: error,
       })
     }
@@ -102,6 +129,11 @@ async function stream(context: TransferContext & { readonly machine: Machine; re
   stack.defer(() => listener.close())
   const writer = await host.files.create(partialPath(path))
   stack.defer(() => writer.close())
+  if ((await machine.runState({ signal })) === 'postmigrate') {
+    // A guest that stood still behind a snapshot: QEMU writes no second stream before it has run, be it for a moment.
+    await machine.execute('cont', {}, { signal })
+    await machine.execute('stop', {}, { signal })
+  }
   await machine.execute(
     'migrate-set-parameters',
     { 'max-bandwidth': BANDWIDTH_MAX, 'downtime-limit': DOWNTIME_MAX_MS },

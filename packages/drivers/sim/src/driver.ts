@@ -165,6 +165,27 @@ class SimDriver implements DomainDriver {
     this.#add(domain, save.memory).bootedAt = this.#hypervisor.clock.now()
   }
 
+  async snapshotMemory(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }> {
+    await this.#enter('snapshotMemory', id, options)
+    const guest = this.#hypervisor.need(id)
+    const { kind } = guest.state
+    if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `snapshot ${guest.domain.name}: it is ${kind}`)
+    const { machine } = guest.domain.hardware
+    this.#hypervisor.saves.set(path, { domain: id, machine, memory: guest.memory, whole: true })
+    if (kind === 'running') this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
+    return { sizeBytes: 1024 }
+  }
+
+  async freeze(id: DomainId, _limitMs: number, options?: CallOptions): Promise<void> {
+    await this.#enter('freeze', id, options)
+    this.#answering(id).frozen = true
+  }
+
+  async thaw(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('thaw', id, options)
+    this.#answering(id).frozen = false
+  }
+
   async state(id: DomainId, options?: CallOptions): Promise<DriverState> {
     await this.#enter('state', id, options)
     return this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }
@@ -245,6 +266,7 @@ class SimDriver implements DomainDriver {
   async exec(id: DomainId, request: ExecRequest, options?: CallOptions): Promise<ExecResult> {
     await this.#enter('exec', id, options)
     const guest = this.#answering(id)
+    if (guest.frozen) throw new Fault('failed', `exec in ${guest.domain.name}: its file systems are frozen`)
     const [command, ...rest] = request.argv
     const reply = (exitCode: number, stdout = '', stderr = ''): ExecResult => ({
       exitCode,
@@ -302,6 +324,7 @@ class SimDriver implements DomainDriver {
       cpuTimeNs: 0,
       resetCount: 0,
       memory,
+      frozen: false,
     }
     this.#hypervisor.guests.set(domain.id, guest)
     return guest

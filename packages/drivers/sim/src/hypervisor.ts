@@ -15,6 +15,8 @@ export interface SimGuest {
   resetCount: number
   /** Kept memory: a counter that a save must keep. */
   memory: number
+  /** Its file systems are frozen. */
+  frozen: boolean
 }
 
 const CONSOLE_KEPT_BYTES = 1024 * 1024
@@ -25,12 +27,15 @@ export class SimHypervisor {
   readonly bootMs: number
   readonly guests = new Map<DomainId, SimGuest>()
   readonly saves = new Map<string, { domain: DomainId; machine: string; memory: number; whole: boolean }>()
+  /** What can still be saved. */
+  freeBytes = Infinity
   /** Where the saves lie, as a toolstack wants it. */
   readonly saveFolder: SaveFolder = {
     pathOf: (id, save) => `/sim/${id}.${save}.save`,
-    keepOnly: async (id, path) => {
-      for (const [at, { domain }] of this.saves) if (domain === id && at !== path) this.saves.delete(at)
+    keepOnly: async (id, paths) => {
+      for (const [at, { domain }] of this.saves) if (domain === id && !paths.includes(at)) this.saves.delete(at)
     },
+    freeBytes: async () => this.freeBytes,
   }
   readonly #consoles = new Map<DomainId, { start: number; content: Uint8Array }>()
   readonly #listeners = new Set<(event: DriverEvent) => void>()
@@ -63,6 +68,7 @@ export class SimHypervisor {
     const guest = this.need(id)
     guest.resetCount += 1
     guest.memory = 0
+    guest.frozen = false
     this.#tell({ at: this.clock.now(), domain: id, kind: 'reset', state: guest.state })
     this.boot(guest)
   }
