@@ -66,6 +66,7 @@ const FLAGS_ALLOWED: Readonly<Record<number, number>> = {
 const ERRNO_OF: Readonly<Partial<Record<FaultCode, number>>> = {
   invalid: ERRNO.EINVAL,
   forbidden: ERRNO.EPERM,
+  stale_fence: ERRNO.EPERM,
   unsupported: ERRNO.ENOTSUP,
   exhausted: ERRNO.ENOSPC,
   unavailable: ERRNO.ESHUTDOWN,

@@ -48,6 +48,7 @@ export {
 } from './node-volume-server.ts'
 export { nodeChecksum, nodeStoreFile, type FileCalls, type NodeStoreFileOptions } from './node-store-file.ts'
 export type { Checksum, HostSpace, StoreFile } from './store/ports.ts'
+export type { LeaseReport } from './served/lease-commands.ts'
 export type { OwnSpace, VolumeUsage } from './served/space.ts'
 export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
 export type { VolumeLimits } from './store/limits.ts'

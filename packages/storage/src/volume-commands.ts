@@ -1,15 +1,17 @@
 /** What can be asked of a store, as data: the same for who has it open and for who asks its server over a control socket. */
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
+import { leaseCommands, leasedNameOf, type LeaseCommands } from './served/lease-commands.ts'
 import type { ServedCommands } from './served/served-commands.ts'
 import { ServedVolume } from './served/served-volume.ts'
 import { volumeUsage, type VolumeUsage } from './served/space.ts'
 import type { Entry } from './store/catalog.ts'
+import { Opening } from './store/lease.ts'
 import { limitsOf, type Store, type StoreCheck, type VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
 /** Arguments and answer of each. */
-export interface VolumeCommands extends ServedCommands {
+export interface VolumeCommands extends ServedCommands, LeaseCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
   /** null: there is none of this name. */
   get: { args: { name: string }; answer: VolumeDescription | null }
@@ -34,6 +36,7 @@ export type CommandCaller = <C extends VolumeCommand>(
 export class ServedStore {
   readonly store: Store
   readonly #volumes = new WeakMap<Entry, ServedVolume>()
+  readonly #leases: ReturnType<typeof leaseCommands>
 
   /** Nobody else uses the store. */
   readonly #repairs: boolean
@@ -41,6 +44,7 @@ export class ServedStore {
   constructor(store: Store, options: { repairs?: boolean } = {}) {
     this.store = store
     this.#repairs = options.repairs ?? false
+    this.#leases = leaseCommands(store)
   }
 
   /** What was changed is safe from a power cut when it is answered. */
@@ -81,6 +85,10 @@ export class ServedStore {
       return this.#need(name)
     },
     stats: async ({ name }) => this.#volume(this.store.entry(name)).report(name),
+    acquireLease: (args) => this.#leases.acquireLease(args),
+    offerLease: (args) => this.#leases.offerLease(args),
+    handOverLease: (args) => this.#leases.handOverLease(args),
+    releaseLease: (args) => this.#leases.releaseLease(args),
     check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
     remove: async ({ name }) => {
       this.#assertUnused(name, 'delete')
@@ -89,25 +97,33 @@ export class ServedStore {
     },
   }
 
-  /** Each volume is an export of its name; each snapshot a read-only one. */
+  /**
+   * Each volume is an export of its name; each snapshot a read-only one. `VOLUME:EPOCH` is the volume for the holder of its lease: while
+   * somebody has one, the plain name is read-only.
+   */
   exports(): ExportSource {
-    const look = async (name: string): Promise<NbdExport | null> => {
-      const found = this.store.get(name)
-      return (
-        found && {
-          name,
-          description: `${found.kind} of ${found.sizeBytes} bytes`,
-          device: volumeDevice(this.store, name),
-          canMultiConn: true,
-        }
-      )
+    const find = (exportName: string): { entry: Entry; opening: Opening } | null => {
+      const leased = leasedNameOf(exportName)
+      const entry = this.store.state.catalog.byName(leased?.name ?? exportName)
+      return entry && { entry, opening: leased ? Opening.under(entry, leased.epoch) : Opening.plain(entry) }
     }
+    const exportOf = (name: string, { entry, opening }: { entry: Entry; opening: Opening }): NbdExport => ({
+      name,
+      description: `${entry.kind} of ${entry.record.sizeBytes} bytes`,
+      device: volumeDevice(this.store, entry.name, { opening }),
+      canMultiConn: true,
+    })
     return {
       list: async () => this.store.list().map(({ name }) => ({ name })),
-      look,
+      look: async (name) => {
+        const found = find(name)
+        return found && exportOf(name, found)
+      },
       open: async (name) => {
-        const found = await look(name)
-        return found && { ...found, ...this.#volume(this.store.entry(name)).open(found.device) }
+        const found = find(name)
+        if (!found) return null
+        const plain = exportOf(name, found)
+        return { ...plain, ...this.#volume(found.entry).open(plain.device, found.opening) }
       },
     }
   }
@@ -125,6 +141,9 @@ export class ServedStore {
   }
 
   #assertUnused(name: string, what: string): void {
+    const { lease } = this.#need(name)
+    if (lease.holder !== null)
+      throw new Fault('conflict', `${what} ${name}: leased by ${lease.holder} in epoch ${lease.epoch}; want it released`)
     const count = this.#volumes.get(this.store.entry(name))?.connectionCount ?? 0
     if (count > 0)
       throw new Fault('conflict', `${what} ${name}: ${count === 1 ? 'a connection uses it' : `${count} connections use it`}`)
@@ -145,11 +164,23 @@ const COMMANDS = [
   'check',
   'limit',
   'stats',
+  'acquireLease',
+  'offerLease',
+  'handOverLease',
+  'releaseLease',
 ] as const satisfies VolumeCommand[]
 /** These change nothing. */
 const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'check', 'stats'])
-const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume'])
-const NUMBER_ARGS: ReadonlySet<string> = new Set(['sizeBytes', 'iopsMax', 'bytesPerSecondMax', 'burstSeconds'])
+const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', 'holder'])
+const NUMBER_ARGS: ReadonlySet<string> = new Set([
+  'sizeBytes',
+  'iopsMax',
+  'bytesPerSecondMax',
+  'burstSeconds',
+  'epoch',
+  'from',
+  'nextEpoch',
+])
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {

@@ -19,6 +19,7 @@ const FLAGS = {
 export const nbd: Command = {
   summary: 'Serve disks over NBD: volumes of a folder, or memory',
   usage: 'typevisor nbd serve --dir DIR|--memory SIZE --socket PATH|--port PORT',
+  verbs: ['serve'],
   flags: FLAGS,
   async run(words, terminal, json) {
     const [verb, ...rest] = words

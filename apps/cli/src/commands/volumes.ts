@@ -7,6 +7,7 @@ import { parseFlags, type FlagTable } from '../flags.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { LEASE_FLAGS, LEASE_VERBS } from './volume-lease.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
 import { STATISTICS_VERBS } from './volume-statistics.ts'
 import { renderUsage } from './volume-usage.ts'
@@ -16,6 +17,7 @@ const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
   ...LIMIT_FLAGS,
+  ...LEASE_FLAGS,
 } as const satisfies FlagTable
 
 /** As those who check file systems have it. */
@@ -140,6 +142,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   },
   ...LIMIT_VERBS,
   ...STATISTICS_VERBS,
+  ...LEASE_VERBS,
 }
 
 const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
@@ -180,6 +183,7 @@ const tableOf = (names: readonly string[]): Flags =>
 function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, VolumeVerb>>): Command {
   return {
     summary,
+    verbs: Object.keys(verbs),
     usage: Object.values(verbs)
       .map(({ usage }) => usage)
       .join('\n'),
@@ -211,7 +215,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
 
 export const volume = commandOf(
   'volume',
-  'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats, lease',
   VOLUME_VERBS,
 )
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)

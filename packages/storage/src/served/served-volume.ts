@@ -4,6 +4,7 @@
  *   connection ── counted ── limited ── the volume's device
  */
 import { Fault, type BlockDevice, type Clock } from '@typevisor/base'
+import type { Opening } from '../store/lease.ts'
 import type { VolumeLimits } from '../store/limits.ts'
 import { CountedDevice } from './counted-device.ts'
 import { LimitedDevice } from './limited-device.ts'
@@ -21,12 +22,15 @@ export class ServedVolume {
   }
 
   /** The device for one more connection. `leave`: it has gone. `release`: nothing of it is under way any more. */
-  open(inner: BlockDevice): { device: BlockDevice; leave: () => void; release: () => void } {
+  open(inner: BlockDevice, opening: Opening): { device: BlockDevice; leave: () => void; release: () => void } {
     const limited = new LimitedDevice(inner, this.limiter)
     this.connectionCount += 1
     return {
       device: new CountedDevice(limited, this.#statistics),
-      leave: () => limited.abandon(new Fault('aborted', 'the connection has gone')),
+      leave: () => {
+        opening.end()
+        limited.abandon(new Fault('aborted', 'the connection has gone'))
+      },
       release: () => {
         this.connectionCount -= 1
       },

@@ -25,7 +25,8 @@ export interface EntryRecord {
   readonly createdAt: number
   readonly cursor: number
   readonly leaseEpoch: number
-  readonly leaseHolder: Uint8Array
+  readonly leaseHolder: Uint8Array | null
+  readonly leaseOffered: number
   readonly iopsMax: number
   readonly burstSeconds: number
   readonly bytesPerSecondMax: number
@@ -70,6 +71,7 @@ export class Entry {
 }
 
 const KINDS = Object.keys(CATALOG_KIND) as CatalogKind[]
+const NOBODY = new Uint8Array(16)
 const KEY_KIND = { hkdf: 1, scrypt: 2 } as const satisfies Record<WrappedKey['kind'], number>
 const utf8 = new TextEncoder()
 const text = new TextDecoder()
@@ -176,9 +178,9 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       deadAddress: BigInt(roots?.dead.top.address ?? 0),
       deadChecksum: roots?.dead.top.checksum ?? 0,
       deadCount: Math.min(roots?.dead.count ?? 0, 0xffffffff),
-      reserved: 0,
+      leaseOffered: record.leaseOffered,
       leaseEpoch: record.leaseEpoch,
-      leaseHolder: record.leaseHolder,
+      leaseHolder: record.leaseHolder ?? NOBODY,
       iopsMax: record.iopsMax,
       burstSeconds: record.burstSeconds,
       bytesPerSecondMax: BigInt(record.bytesPerSecondMax),
@@ -212,7 +214,8 @@ export function decodeEntry(content: Uint8Array): { record: EntryRecord; decoded
     createdAt: Number(decoded.createdAt),
     cursor: Number(decoded.cursor),
     leaseEpoch: decoded.leaseEpoch,
-    leaseHolder: decoded.leaseHolder.slice(),
+    leaseHolder: decoded.leaseHolder.every((byte) => byte === 0) ? null : decoded.leaseHolder.slice(),
+    leaseOffered: decoded.leaseOffered,
     iopsMax: decoded.iopsMax,
     burstSeconds: decoded.burstSeconds,
     bytesPerSecondMax: Number(decoded.bytesPerSecondMax),
@@ -247,7 +250,8 @@ export const emptyRecord: EntryRecord = {
   createdAt: 0,
   cursor: 0,
   leaseEpoch: 0,
-  leaseHolder: new Uint8Array(16),
+  leaseHolder: null,
+  leaseOffered: 0,
   iopsMax: 0,
   burstSeconds: 0,
   bytesPerSecondMax: 0,

@@ -16,6 +16,7 @@ import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
 import { BLOCK_BYTES, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
 import { wrappingOf } from './keyring.ts'
+import { assertMayWrite, leaseOf, Opening, type LeaseChange, type VolumeLease } from './lease.ts'
 import { assertLimits, type VolumeLimits } from './limits.ts'
 import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
@@ -44,6 +45,11 @@ export interface VolumeDescription {
   readonly parent: string | null
   readonly encryption: 'none' | 'unlocked' | 'locked'
   readonly limits: VolumeLimits
+  readonly lease: {
+    /** Of the epoch in force; null: nobody, and all who open the volume may write. */
+    readonly holder: string | null
+    readonly epoch: number
+  }
 }
 
 export interface StoreUsage {
@@ -277,6 +283,26 @@ export class Store {
     await this.flush()
   }
 
+  /**
+   * Carries out a change of a volume's lease, in one turn with its record. Writes that were acknowledged before it, and the change, are safe
+   * when it resolves; those that were not taken in by then are refused, unless they are the new holder's.
+   */
+  async changeLease(name: string, change: LeaseChange): Promise<VolumeLease> {
+    // What it is when the flush is done may be another's doing.
+    let lease: VolumeLease | null = null
+    await this.#change(() => {
+      const head = this.#volume(name)
+      const before = leaseOf(head.record)
+      const next = change(before, name)
+      lease = next ?? before
+      if (next === null) return []
+      return [this.#changed(head, { leaseEpoch: next.epoch, leaseHolder: next.holder, leaseOffered: next.offeredEpoch })]
+    })
+    await this.flush()
+    assert(lease !== null, 'a change that did not throw was made')
+    return lease
+  }
+
   /** A volume or a snapshot; those that came of it stay. What nobody else has is given back by the collector. */
   async remove(name: string): Promise<void> {
     this.writer.commit()
@@ -288,7 +314,7 @@ export class Store {
   }
 
   /** Makes holes (or zeros that keep their place) of whole blocks, step by step. */
-  async trim(entry: Entry, first: number, count: number, keepsPlace: boolean): Promise<void> {
+  async trim(entry: Entry, first: number, count: number, keepsPlace: boolean, opening = Opening.plain(entry)): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
       const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
@@ -299,7 +325,8 @@ export class Store {
         continue
       }
       await this.#room(64)
-      this.#assertWritable(entry)
+      if (this.state.wounded) throw this.state.wounded
+      assertMayWrite(entry, opening)
       this.writer.commit()
       this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
       this.state.emptying(() => applyTrim(this.state, entry, block, step, keepsPlace))
@@ -537,6 +564,7 @@ export class Store {
     if (this.state.wounded) throw this.state.wounded
     this.writer.commit()
     const changes = make()
+    if (changes.length === 0) return
     const epoch = this.state.epoch + (beginsEpoch ? 1 : 0)
     this.#append(() => appendCatalog(this.state.journal, epoch, changes))
     applyCatalog(this.state, epoch, changes)
@@ -577,11 +605,6 @@ export class Store {
     return entry
   }
 
-  #assertWritable(entry: Entry): void {
-    if (this.state.wounded) throw this.state.wounded
-    if (entry.kind !== 'volume') throw new Fault('unavailable', 'the volume is not there any more')
-  }
-
   #assertNew(name: string, kind: 'volume' | 'snapshot'): void {
     const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
     if (!want.test(name) || name.length > NAME_BYTES_MAX)
@@ -606,6 +629,7 @@ export class Store {
       parent: nameOf(parent),
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
       limits: limitsOf(entry),
+      lease: { holder: record.leaseHolder && uuidOf(record.leaseHolder), epoch: record.leaseEpoch },
     }
   }
 }
@@ -631,7 +655,7 @@ function* inParts(names: readonly string[]): Iterable<readonly string[]> {
 const isWrappedAs = ({ record }: Entry, key: WrappedKey): boolean =>
   record.key !== null && wrappingOf(record.key) === wrappingOf(key)
 
-const uuidOf = (id: Uint8Array): string => {
+export const uuidOf = (id: Uint8Array): string => {
   const text = [...id].map((byte) => byte.toString(16).padStart(2, '0')).join('')
   return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`
 }

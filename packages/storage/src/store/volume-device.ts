@@ -10,6 +10,7 @@ import {
 import type { Entry } from './catalog.ts'
 import { BLOCK_BYTES, BLOCK_SHIFT, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
 import type { Store } from './store.ts'
+import { assertMayWrite, Opening } from './lease.ts'
 import { hex, lockedFault } from './state.ts'
 import { addressAt, MISSING, NODE_WORDS, type Node } from './tree.ts'
 
@@ -17,24 +18,31 @@ import { addressAt, MISSING, NODE_WORDS, type Node } from './tree.ts'
 const PIECE_BYTES = 1024 * 1024
 const RETRY_COUNT_MAX = 100
 
-/** The device of an entry. Snapshots are read-only; so is whatever `readOnly` asks for. @throws Fault `not_found`, `conflict` for one that is locked. */
-export function volumeDevice(store: Store, name: string, options: { readOnly?: boolean } = {}): BlockDevice {
+/**
+ * The device of an entry. Snapshots are read-only; so is whatever `readOnly` asks for, and a volume that somebody has leased, but for who opened
+ * it under an epoch of the lease. @throws Fault `not_found`, `conflict` for one that is locked.
+ */
+export function volumeDevice(store: Store, name: string, options: { readOnly?: boolean; opening?: Opening } = {}): BlockDevice {
   const entry = store.entry(name)
   if (entry.isLocked) throw lockedFault(entry)
-  return new VolumeDevice(store, entry, options.readOnly === true || entry.kind !== 'volume')
+  const opening = options.opening ?? Opening.plain(entry)
+  const isLeased = entry.record.leaseHolder !== null && !opening.isHolder
+  return new VolumeDevice(store, entry, options.readOnly === true || entry.kind !== 'volume' || isLeased, opening)
 }
 
 class VolumeDevice implements BlockDevice {
   readonly #store: Store
   readonly #entry: Entry
+  readonly #opening: Opening
   readonly readOnly: boolean
   readonly blockBytesMin = 1
   readonly blockBytesPreferred = BLOCK_BYTES
   readonly now: ImmediateBlockDevice
 
-  constructor(store: Store, entry: Entry, readOnly: boolean) {
+  constructor(store: Store, entry: Entry, readOnly: boolean, opening: Opening) {
     this.#store = store
     this.#entry = entry
+    this.#opening = opening
     this.readOnly = readOnly
     this.now = {
       read: (offset, lengthBytes, target, targetStart) => this.#readNow(offset, lengthBytes, target, targetStart, false),
@@ -89,7 +97,7 @@ class VolumeDevice implements BlockDevice {
     if (first >= last) await this.write(offset, new Uint8Array(lengthBytes))
     else {
       if (offset < first * BLOCK_BYTES) await this.write(offset, new Uint8Array(first * BLOCK_BYTES - offset))
-      await this.#store.trim(this.#entry, first, last - first, options.noHole === true)
+      await this.#store.trim(this.#entry, first, last - first, options.noHole === true, this.#opening)
       if (end > last * BLOCK_BYTES) await this.write(last * BLOCK_BYTES, new Uint8Array(end - last * BLOCK_BYTES))
     }
     this.#store.look()
@@ -262,7 +270,7 @@ class VolumeDevice implements BlockDevice {
     const { writer } = this.#store
     const first = offset / BLOCK_BYTES
     if (!writer.canTake(this.#entry, first, source.length / BLOCK_BYTES)) return false
-    writer.take(this.#entry, first, source)
+    writer.take(this.#entry, first, source, this.#opening)
     return true
   }
 
@@ -272,12 +280,12 @@ class VolumeDevice implements BlockDevice {
     const count = Math.ceil((offset + source.length) / BLOCK_BYTES) - first
     for (let tries = 0; ; tries += 1) {
       if (state.wounded) throw state.wounded
-      if (this.#entry.kind !== 'volume') throw new Fault('unavailable', `${this.#entry.name}: the volume is not there any more`)
+      assertMayWrite(this.#entry, this.#opening)
       await this.#store.roomFor(count)
       writer.commit()
       const whole = this.#wholeBlocks(offset, source, first, count, tries >= RETRY_COUNT_MAX)
       if (whole !== null && writer.canTake(this.#entry, first, count)) {
-        writer.take(this.#entry, first, whole)
+        writer.take(this.#entry, first, whole, this.#opening)
         writer.commit()
         this.#store.look()
         return

@@ -7,6 +7,7 @@ import type { Run } from './allocator.ts'
 import type { Entry } from './catalog.ts'
 import { applyWrite, type BlockProofs, type WrittenExtent } from './changes.ts'
 import { BLOCK_BYTES, SIV_BYTES } from './format.ts'
+import { assertMayWrite, type Opening } from './lease.ts'
 import { appendWrite, writeBodyBytes } from './records.ts'
 import { lockedFault, type StoreState } from './state.ts'
 
@@ -26,6 +27,7 @@ export const RESERVE_BLOCKS = 256
 export class Writer {
   readonly #state: StoreState
   #entry: Entry | null = null
+  #opening: Opening | null = null
   #staged: Staged[] = []
   #blockCount = 0
   #checksums = new Uint32Array(1024)
@@ -55,9 +57,10 @@ export class Writer {
   }
 
   /** `source` must not change until `commit`. */
-  take(entry: Entry, first: number, source: Uint8Array): void {
-    if (this.#entry !== null && this.#entry !== entry) this.commit()
+  take(entry: Entry, first: number, source: Uint8Array, opening: Opening): void {
+    if (this.#entry !== null && (this.#entry !== entry || this.#opening !== opening)) this.commit()
     this.#entry = entry
+    this.#opening = opening
     const count = source.length / BLOCK_BYTES
     this.#staged.push({ first, count, source })
     this.#blockCount += count
@@ -69,15 +72,16 @@ export class Writer {
 
   /** @throws Fault: none of what was taken in is written then. */
   commit(): void {
-    const entry = this.#entry
-    if (entry === null) return
+    const [entry, opening] = [this.#entry, this.#opening]
+    if (entry === null || opening === null) return
     const [taken, blockCount] = [this.#staged, this.#blockCount]
     this.#entry = null
+    this.#opening = null
     this.#staged = []
     this.#blockCount = 0
     const state = this.#state
     if (state.wounded) throw state.wounded
-    if (entry.kind !== 'volume') throw new Fault('unavailable', `write: the volume is not there any more`)
+    assertMayWrite(entry, opening)
     const { staged, sivs } = entry.record.key ? sealAll(state, entry, taken, blockCount) : { staged: taken, sivs: null }
     const runs = state.allocator.allocateAll(blockCount)
     if (!runs) throw new Fault('exhausted', 'store: no space left')

@@ -28,7 +28,7 @@ async function openUnlocked(options: StoreOptions): Promise<Store> {
 }
 
 /** Time is counted in turns: a sleep of nothing is a few, any other some hundreds. Who is dead sleeps for ever. */
-const turnClock = (rng: Rng, isDead: () => boolean): Clock => ({
+export const turnClock = (rng: Rng, isDead: () => boolean): Clock => ({
   now: () => 1_700_000_000_000 as ReturnType<Clock['now']>,
   monotonic: () => 0,
   async sleep(duration, { signal } = {}) {
