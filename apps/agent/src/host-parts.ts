@@ -27,6 +27,8 @@ export interface HostParts {
   readonly saves: SaveFolder
   /** Told once, when the toolstack is open: what it holds is kept. */
   readonly heldBy?: (toolstack: Pick<Toolstack, 'holdsFiles'>) => void
+  /** Behind the toolstack's end. */
+  readonly close?: () => Promise<void>
 }
 
 /** `<domain>.<save's name, hashed>.save`, and what the driver puts beside it while it writes. */

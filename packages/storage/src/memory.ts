@@ -30,15 +30,18 @@ export interface MemoryVolumeStore extends VolumeStore {
   content(id: VolumeId): Uint8Array | null
   /** As the guest that has it writes. */
   write(id: VolumeId, content: Uint8Array): void
+  /** Says that somebody has it open, until it is disposed of. */
+  use(id: VolumeId): Disposable
 }
 
 export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolumeStore {
   const volumes = new Map<VolumeId, VolumeInfo>()
   const contents = new Map<VolumeId, Uint8Array>()
+  const users = new Map<VolumeId, number>()
   const taken = new Map<VolumeId, Map<string, MemorySnapshot>>()
   const add = (info: VolumeInfo): VolumeInfo => {
-    const used = [...volumes.values()].reduce((sum, each) => sum + each.allocatedBytes, 0)
-    if (used + info.allocatedBytes > (options.capacityBytes ?? Infinity))
+    const used = [...volumes.values()].reduce((sum, each) => sum + (each.allocatedBytes ?? 0), 0)
+    if (used + (info.allocatedBytes ?? 0) > (options.capacityBytes ?? Infinity))
       throw new Fault('exhausted', `make volume ${info.id}: no space left`)
     volumes.set(info.id, info)
     return info
@@ -68,13 +71,16 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
       if (!SNAPSHOT_NAME.test(snapshot))
         throw new Fault('invalid', `snapshot: got ${JSON.stringify(snapshot)}, want ${SNAPSHOT_NAME.source}`)
       const info = need(volume)
+      if (formatOf(info) === 'raw') throw new Fault('unsupported', `snapshot of volume ${volume}: it is a file, want a disk`)
       const of = taken.get(volume) ?? new Map<string, MemorySnapshot>()
       taken.set(volume, of)
       if (!of.has(snapshot)) of.set(snapshot, { info, content: contents.get(volume) ?? null })
     },
     async revert(to) {
       need(to.volume)
-      setContent(to.volume, needSnapshot(to).content)
+      const found = needSnapshot(to)
+      if (users.has(to.volume)) throw new Fault('conflict', `revert volume ${to.volume}: it is in use`)
+      setContent(to.volume, found.content)
     },
     async clone(id, from) {
       parseVolumeId(id)
@@ -144,6 +150,16 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
     content: (id) => contents.get(id) ?? null,
     write(id, content) {
       contents.set(need(id).id, content.slice())
+    },
+    use(id) {
+      users.set(id, (users.get(id) ?? 0) + 1)
+      return {
+        [Symbol.dispose]() {
+          const left = (users.get(id) ?? 1) - 1
+          if (left === 0) users.delete(id)
+          else users.set(id, left)
+        },
+      }
     },
   }
 }

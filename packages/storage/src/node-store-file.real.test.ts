@@ -1,14 +1,15 @@
 /** A store on real file systems: what is deleted is the file system's again, cold blocks are read beside the loop, and a full disk harms nothing. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { bytes, Fault, mib } from '@typevisor/base'
-import { fileCalls, realClock, realRng } from '@typevisor/runtime-node'
+import { fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
 import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
+import { initVolumeFolder, openVolumeFolder } from './node-volume-folder.ts'
 import { Store, type StoreOptions } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
@@ -127,5 +128,40 @@ test('a disk that others have filled refuses writes, keeps what was there, and g
     await again.close()
   } finally {
     spawnSync('umount', [disk])
+  }
+})
+
+test('a block device holds a store; one that is not empty is left as it is', async () => {
+  await using at = await folder()
+  const image = join(at.dir, 'image')
+  await writeFile(image, '')
+  await truncate(image, mib(96))
+  const device = spawnSync('losetup', ['--find', '--show', image]).stdout.toString().trim()
+  assert.match(device, /^\/dev\/loop/)
+  try {
+    const parts = { lock: lockFile, calls: fileCalls(), clock: realClock(), rng: realRng(), log: memoryLog() }
+    const dir = join(at.dir, 'volumes')
+    assert.deepEqual(await initVolumeFolder({ ...parts, dir, device }), { sizeBytes: mib(96) })
+    {
+      await using made = await openVolumeFolder({ ...parts, dir, create: false })
+      await made.served.call('create', { name: 'disk', sizeBytes: mib(16) })
+      await fill(made.served.store, 'disk', mib(8), 5)
+      assert.ok((await made.served.call('usage', {})).availableBytes < mib(90))
+      await assert.rejects(
+        async () => void nodeStoreFile({ path: device }),
+        (error) => error instanceof Fault && error.code === 'conflict',
+      )
+    }
+    await using again = await openVolumeFolder({ ...parts, dir, create: false })
+    const content = new Uint8Array(mib(8))
+    await volumeDevice(again.served.store, 'disk').read(0, content)
+    assert.ok(content.every((byte) => byte === 5))
+    await again.close()
+    await assert.rejects(
+      initVolumeFolder({ ...parts, dir: join(at.dir, 'others'), device }),
+      (error) => error instanceof Fault && error.code === 'conflict' && /something on it/.test(error.message),
+    )
+  } finally {
+    spawnSync('losetup', ['--detach', device])
   }
 })

@@ -3,7 +3,19 @@
  * would wait only the kernel knows (RWF_NOWAIT); where it does not say (tmpfs, which never waits; no C library) it is read at once.
  */
 import { crc32 } from 'node:zlib'
-import { closeSync, fdatasync, fstatSync, openSync, read, readSync, writevSync } from 'node:fs'
+import {
+  closeSync,
+  constants as flag,
+  fdatasync,
+  fstatSync,
+  openSync,
+  read,
+  readFileSync,
+  readSync,
+  statSync,
+  writevSync,
+} from 'node:fs'
+import { statfs } from 'node:fs/promises'
 import { constants } from 'node:os'
 import { Fault } from '@typevisor/base'
 import type { Checksum, StoreFile } from './store/ports.ts'
@@ -36,7 +48,7 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
     const kind =
       code === 'ENOENT'
         ? 'not_found'
-        : code === 'EEXIST'
+        : code === 'EEXIST' || code === 'EBUSY'
           ? 'conflict'
           : code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG'
             ? 'exhausted'
@@ -44,8 +56,10 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
     return new Fault(kind, `${what} ${path}: ${message}`, { cause: error })
   }
   let fd: number
+  const deviceBytes = blockDeviceBytes(path)
   try {
-    fd = openSync(path, create ? 'wx+' : 'r+', 0o600)
+    // Of a device the kernel lets one have it this way, and none while it is mounted.
+    fd = deviceBytes === null ? openSync(path, create ? 'wx+' : 'r+', 0o600) : openSync(path, flag.O_RDWR | flag.O_EXCL)
   } catch (error) {
     throw fault('open', error)
   }
@@ -70,16 +84,16 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
   let allocates = calls !== null
   return {
     get sizeBytes() {
-      return fstatSync(fd).size
+      return deviceBytes ?? fstatSync(fd).size
     },
-    capacityBytes,
+    capacityBytes: deviceBytes ?? capacityBytes,
     readNow(position, target, start, lengthBytes) {
       if (tellsWaiting && calls) {
         const got = calls.readNoWait(fd, target, start, lengthBytes, position)
         if (got === lengthBytes) return true
         if (got === -EAGAIN) return false
         // A part of it is there, or the file ends here.
-        if (got >= 0 && position + got < fstatSync(fd).size) return false
+        if (got >= 0 && position + got < (deviceBytes ?? fstatSync(fd).size)) return false
         if (got < 0) tellsWaiting = false
       }
       readAll(position, target, start, lengthBytes)
@@ -118,13 +132,29 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
     punch(position, lengthBytes) {
       if (punches && calls && calls.punchHole(fd, position, lengthBytes) < 0) punches = false
     },
+    async hostSpace() {
+      const found = fstatSync(fd)
+      if (!found.isFile()) return null
+      const { bavail, bsize } = await statfs(path)
+      return { availableBytes: bavail * bsize, allocatedBytes: found.blocks * STAT_BLOCK_BYTES }
+    },
     async close() {
       closeSync(fd)
     },
   }
 }
 
+/** null: it is no block device, or not there. */
+export function blockDeviceBytes(path: string): number | null {
+  const found = statSync(path, { throwIfNoEntry: false })
+  if (!found?.isBlockDevice()) return null
+  const [major, minor] = [(found.rdev >> 8) & 0xfff, (found.rdev & 0xff) | ((found.rdev >> 12) & 0xfff00)]
+  return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'ascii')) * 512
+}
+
 const IOV_MAX = 1024
+/** Of `st_blocks`: stat(2). */
+const STAT_BLOCK_BYTES = 512
 
 /** All of it, also when the kernel takes it in pieces. @returns where the next byte goes. */
 function writeAll(fd: number, parts: readonly Uint8Array[], position: number): number {

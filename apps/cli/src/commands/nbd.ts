@@ -6,6 +6,7 @@ import { openVolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
 import type { Command, Terminal } from '../terminal.ts'
+import { VERSION } from '../version.ts'
 
 const FLAGS = {
   dir: { text: 'serve the volumes of this folder; each is an export of its name, each snapshot a read-only one', value: 'DIR' },
@@ -26,6 +27,7 @@ export const nbd: Command = {
     if ((dir === undefined) === (memory === undefined)) throw new Fault('invalid', 'nbd serve: want either --dir or --memory')
     if ((socket === undefined) === (port === undefined)) throw new Fault('invalid', 'nbd serve: want either --socket or --port')
     const log = consoleLog({ level: 'warn' })
+    const asked = Promise.withResolvers<void>()
     await using stack = new AsyncDisposableStack()
     let source: ExportSource
     if (dir !== undefined) {
@@ -40,13 +42,13 @@ export const nbd: Command = {
           log,
         }),
       )
-      await folder.answer()
+      await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()
     } else source = memorySource(parseBytes(memory ?? ''))
     const listen = socket === undefined ? { host: host ?? '127.0.0.1', port: portOf(port ?? '') } : { socketPath: socket }
     const server = stack.use(await listenNbd({ listen, source, log }))
     await announce(server, source, terminal, json)
-    await stopSignal()
+    await Promise.race([stopSignal(), asked.promise])
     return EXIT.ok
   },
 }

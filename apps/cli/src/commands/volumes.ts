@@ -1,5 +1,5 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
+import { Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
@@ -7,36 +7,24 @@ import { parseFlags, type FlagTable } from '../flags.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
+import { STATISTICS_VERBS } from './volume-statistics.ts'
+import { renderUsage } from './volume-usage.ts'
+import type { VolumeVerb } from './volume-verb.ts'
 
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+  ...LIMIT_FLAGS,
 } as const satisfies FlagTable
 
 /** As those who check file systems have it. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
 
-interface Verb {
-  readonly usage: string
-  readonly words: readonly [least: number, most: number]
-  /** It makes the folder when there is none. */
-  readonly makes?: boolean
-  /** Nothing else may work on the volumes meanwhile, unless they are served. */
-  readonly checks?: boolean
-  /** @returns the exit code, where it is another than 0. */
-  run(
-    call: CommandCaller,
-    words: readonly string[],
-    flags: { size?: string },
-    terminal: Terminal,
-    json: boolean,
-  ): Promise<number | void>
-}
-
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false }: Verb,
+  { makes = false, checks = false, wantsServer }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
 ): Promise<T> {
   const server = await askServer(dir)
@@ -47,6 +35,7 @@ async function withFolder<T>(
       server.close()
     }
   }
+  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
   await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
   return await work(folder.served.call)
@@ -82,10 +71,11 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
   )
 }
 
-const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
+const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
     usage: 'typevisor volume create NAME --size SIZE --dir DIR',
     words: [1, 1],
+    flags: ['size'],
     makes: true,
     run: async (call, [name = ''], flags, terminal, json) =>
       show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size) })),
@@ -104,6 +94,7 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
   resize: {
     usage: 'typevisor volume resize NAME --size SIZE --dir DIR',
     words: [1, 1],
+    flags: ['size'],
     run: async (call, [name = ''], flags, terminal, json) =>
       show(terminal, json, await call('resize', { name, sizeBytes: sizeOf(flags.size) })),
   },
@@ -144,12 +135,14 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
     words: [0, 0],
     run: async (call, _words, _flags, terminal, json) => {
       const usage = await call('usage', {})
-      terminal.out(json ? JSON.stringify(usage) : `${formatBytes(bytes(usage.usedBytes))} in use`)
+      terminal.out(json ? JSON.stringify(usage) : renderUsage(usage, terminal.width))
     },
   },
+  ...LIMIT_VERBS,
+  ...STATISTICS_VERBS,
 }
 
-const SNAPSHOT_VERBS: Readonly<Record<string, Verb>> = {
+const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
     usage: 'typevisor snapshot create VOLUME [NAME] --dir DIR',
     words: [1, 2],
@@ -178,13 +171,19 @@ const SNAPSHOT_VERBS: Readonly<Record<string, Verb>> = {
   },
 }
 
-function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, Verb>>): Command {
+type Flags = typeof FLAGS
+
+/** `--dir` and some more. */
+const tableOf = (names: readonly string[]): Flags =>
+  Object.fromEntries(Object.entries(FLAGS).filter(([name]) => name === 'dir' || names.includes(name))) as Flags // some of them may not be there, as in what is parsed
+
+function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, VolumeVerb>>): Command {
   return {
     summary,
     usage: Object.values(verbs)
       .map(({ usage }) => usage)
       .join('\n'),
-    flags: FLAGS,
+    flags: tableOf(Object.values(verbs).flatMap((verb) => verb.flags ?? [])),
     async run(words, terminal, json) {
       const [verbName = '', ...rest] = words
       const verb = Object.hasOwn(verbs, verbName) ? verbs[verbName] : undefined
@@ -195,17 +194,24 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
         )
       const flagAt = rest.findIndex((word) => word.startsWith('-'))
       const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, size } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
+      const { dir, ...flags } = parseFlags(
+        `${noun} ${verbName}`,
+        tableOf(verb.flags ?? []),
+        flagAt === -1 ? [] : rest.slice(flagAt),
+      )
       const [least, most] = verb.words
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const flags = size === undefined ? {} : { size }
       const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
       return code ?? EXIT.ok
     },
   }
 }
 
-export const volume = commandOf('volume', 'Volumes of a folder: create, clone, list, resize, rename, delete, check', VOLUME_VERBS)
+export const volume = commandOf(
+  'volume',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats',
+  VOLUME_VERBS,
+)
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)

@@ -1,8 +1,19 @@
 /** What there is in a store: volumes, snapshots, and what is left of deleted ones; each in a slot of a table. */
 import { Fault } from '@typevisor/base'
 import { DeadList } from './dead-list.ts'
-import { CATALOG_KIND, CATALOG_RECORD, CATALOG_RECORD_BYTES, NAME_BYTES_MAX, type CatalogKind } from './format.ts'
-import type { Tree } from './tree.ts'
+import {
+  CATALOG_KIND,
+  CATALOG_RECORD,
+  CATALOG_RECORD_BYTES,
+  KEY_BYTES,
+  KEY_NONCE_BYTES,
+  KEY_SALT_BYTES,
+  KEY_TAG_BYTES,
+  NAME_BYTES_MAX,
+  type CatalogKind,
+} from './format.ts'
+import type { BlockCipher, WrappedKey } from './ports.ts'
+import { PLAIN, SEALED, type Geometry, type Tree } from './tree.ts'
 
 /** What of an entry goes into a record. Slots of others; -1: none. */
 export interface EntryRecord {
@@ -19,7 +30,11 @@ export interface EntryRecord {
   readonly burstSeconds: number
   readonly bytesPerSecondMax: number
   readonly name: string
+  /** null: not encrypted. Snapshots and clones have their origin's. */
+  readonly key: WrappedKey | null
 }
+
+export const geometryOf = ({ key }: EntryRecord): Geometry => (key ? SEALED : PLAIN)
 
 export class Entry {
   readonly slot: number
@@ -29,6 +44,8 @@ export class Entry {
   /** Slots whose parent this one is. */
   readonly children = new Set<Entry>()
   parent: Entry | null = null
+  /** Of an encrypted one that is unlocked. */
+  cipher: BlockCipher | null = null
 
   constructor(slot: number, record: EntryRecord, tree: Tree, dead: DeadList) {
     this.slot = slot
@@ -43,6 +60,9 @@ export class Entry {
   get name(): string {
     return this.record.name
   }
+  get isLocked(): boolean {
+    return this.record.key !== null && this.cipher === null
+  }
   /** Births after it are this entry's own. */
   get ownedAfter(): number {
     return this.parent?.record.epoch ?? 0
@@ -50,6 +70,7 @@ export class Entry {
 }
 
 const KINDS = Object.keys(CATALOG_KIND) as CatalogKind[]
+const KEY_KIND = { hkdf: 1, scrypt: 2 } as const satisfies Record<WrappedKey['kind'], number>
 const utf8 = new TextEncoder()
 const text = new TextDecoder()
 
@@ -164,6 +185,12 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       flags: 0,
       nameBytes: name.length,
       name,
+      keyKind: record.key ? KEY_KIND[record.key.kind] : 0,
+      keyCost: record.key?.cost ?? 0,
+      keySalt: record.key?.salt ?? new Uint8Array(KEY_SALT_BYTES),
+      keyNonce: record.key?.nonce ?? new Uint8Array(KEY_NONCE_BYTES),
+      keyTag: record.key?.tag ?? new Uint8Array(KEY_TAG_BYTES),
+      keyWrapped: record.key?.wrapped ?? new Uint8Array(KEY_BYTES),
     },
     content,
   )
@@ -190,8 +217,25 @@ export function decodeEntry(content: Uint8Array): { record: EntryRecord; decoded
     burstSeconds: decoded.burstSeconds,
     bytesPerSecondMax: Number(decoded.bytesPerSecondMax),
     name: text.decode(decoded.name.subarray(0, decoded.nameBytes)),
+    key: keyOf(decoded),
   }
   return { record, decoded }
+}
+
+function keyOf(decoded: ReturnType<typeof CATALOG_RECORD.decode>): WrappedKey | null {
+  const { keyKind, keyCost, keySalt, keyNonce, keyTag, keyWrapped } = decoded
+  if (keyKind === 0) return null
+  const kind = (['hkdf', 'scrypt'] as const).find((name) => KEY_KIND[name] === keyKind)
+  if (!kind)
+    throw new Fault('unsupported', `catalog record: got key kind ${keyKind}, want ${Object.values(KEY_KIND).join(' or ')}`)
+  return {
+    kind,
+    cost: keyCost,
+    salt: keySalt.slice(),
+    nonce: keyNonce.slice(),
+    tag: keyTag.slice(),
+    wrapped: keyWrapped.slice(),
+  }
 }
 
 export const emptyRecord: EntryRecord = {
@@ -208,4 +252,5 @@ export const emptyRecord: EntryRecord = {
   burstSeconds: 0,
   bytesPerSecondMax: 0,
   name: '',
+  key: null,
 }

@@ -3,11 +3,11 @@
  * again in the same way. Everything that is needed is in memory, or is read with all standing still.
  */
 import { assert } from '@typevisor/base'
-import { Entry, type EntryRecord } from './catalog.ts'
+import { Entry, geometryOf, type EntryRecord } from './catalog.ts'
 import { DeadList } from './dead-list.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO, SIV_WORDS } from './format.ts'
 import type { StoreState } from './state.ts'
-import { addressAt, heightFor, MISSING, setEntry, spanOf, Tree, type Node, type TreeUser } from './tree.ts'
+import { addressAt, MISSING, NODE_WORDS, setEntry, Tree, type Node, type TreeUser } from './tree.ts'
 
 /** Who changes an entry's tree. */
 export class EntryUser implements TreeUser {
@@ -37,24 +37,30 @@ export interface WrittenExtent {
   readonly count: number
 }
 
-/** Points the volume's blocks at where they have been written. `checksums` from `from` on, one a block. */
-export function applyWrite(
-  state: StoreState,
-  entry: Entry,
-  extent: WrittenExtent,
-  checksums: ArrayLike<number>,
-  from: number,
-): void {
+/** What stands in the journal of each block that was written, in order. */
+export interface BlockProofs {
+  readonly checksums: ArrayLike<number>
+  /** Four words a block; null: the volume is not encrypted. */
+  readonly sivs: Uint32Array | null
+}
+
+/** Points the volume's blocks at where they have been written. Their proofs are those from `from` on. */
+export function applyWrite(state: StoreState, entry: Entry, extent: WrittenExtent, proofs: BlockProofs, from: number): void {
   const user = userOf(entry)
+  const { tree } = entry
+  const { entryWords } = tree.geometry
+  const { checksums, sivs } = proofs
+  assert((sivs !== null) === tree.geometry.isSealed, 'blocks of an encrypted volume have SIVs, and no others')
   const { epoch } = state
   for (let done = 0; done < extent.count;) {
     const block = extent.first + done
-    const leaf = entry.tree.writableLeaf(block, user)
-    let slot = block % ENTRIES_PER_NODE
-    for (; slot < ENTRIES_PER_NODE && done < extent.count; slot += 1, done += 1) {
-      const word = slot * ENTRY_WORDS
+    const leaf = tree.writableLeaf(block, user)
+    for (let word = tree.geometry.wordOf(block); word < NODE_WORDS && done < extent.count; word += entryWords, done += 1) {
       letGoOfBlock(state, entry, leaf.words, word)
       setEntry(leaf.words, word, extent.address + done, 0, epoch, checksums[from + done] as number)
+      if (sivs)
+        for (let index = 0; index < SIV_WORDS; index += 1)
+          leaf.words[word + ENTRY_WORDS + index] = sivs[(from + done) * SIV_WORDS + index] as number // one a block
     }
   }
   state.changed(entry)
@@ -75,16 +81,21 @@ export const TRIM_STEP_BLOCKS = 64 * ENTRIES_PER_NODE
 /** Makes holes, or zeros that keep their place. */
 export function applyTrim(state: StoreState, entry: Entry, first: number, count: number, keepsPlace: boolean): void {
   const user = userOf(entry)
+  const { geometry } = entry.tree
   const end = first + count
   for (let block = first; block < end;) {
-    const leafEnd = Math.min(end, (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE)
+    const leafEnd = Math.min(end, geometry.leafEnd(block))
     state.load(entry.tree, block, true)
     const found = entry.tree.leaf(block)
-    if (keepsPlace || (found !== null && found !== MISSING && hasEntries(found, block, leafEnd))) {
+    if (
+      keepsPlace ||
+      (found !== null && found !== MISSING && hasEntries(found, geometry.wordOf(block), (leafEnd - block) * geometry.entryWords))
+    ) {
       const leaf = entry.tree.writableLeaf(block, user)
       for (let each = block; each < leafEnd; each += 1) {
-        const word = (each % ENTRIES_PER_NODE) * ENTRY_WORDS
+        const word = geometry.wordOf(each)
         letGoOfBlock(state, entry, leaf.words, word)
+        if (geometry.isSealed) leaf.words.fill(0, word + ENTRY_WORDS, word + ENTRY_WORDS + SIV_WORDS)
         setEntry(leaf.words, word, 0, keepsPlace ? FLAG_ZERO : 0, keepsPlace ? state.epoch : 0, 0)
       }
       if (!keepsPlace && leaf.words.every((word) => word === 0)) {
@@ -97,11 +108,8 @@ export function applyTrim(state: StoreState, entry: Entry, first: number, count:
   state.changed(entry)
 }
 
-function hasEntries(leaf: Node, from: number, to: number): boolean {
-  for (let block = from; block < to; block += 1) {
-    const word = (block % ENTRIES_PER_NODE) * ENTRY_WORDS
-    if (leaf.words[word] !== 0 || leaf.words[word + 1] !== 0) return true
-  }
+function hasEntries({ words }: Node, fromWord: number, wordCount: number): boolean {
+  for (let word = fromWord; word < fromWord + wordCount; word += 1) if (words[word] !== 0) return true
   return false
 }
 
@@ -122,7 +130,7 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
       entry = new Entry(
         slot,
         { ...record, name: '', parent: -1 },
-        new Tree(state, heightFor(record.sizeBytes / BLOCK_BYTES)),
+        new Tree(state, geometryOf(record), geometryOf(record).heightFor(record.sizeBytes / BLOCK_BYTES)),
         new DeadList(),
       )
       catalog.put(entry)
@@ -135,6 +143,7 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
       state.changed(from)
     }
     catalog.change(entry, record)
+    entry.cipher = state.keyring.cipherFor(record.key)
     state.changed(entry)
   }
   if (epoch === state.epoch && changes.every(({ forkOf }) => forkOf < 0)) return
@@ -207,7 +216,7 @@ function readProven(state: StoreState, address: number, checksum: number): Uint8
 /** Goes through the tree from the cursor on. A node is freed when all that is below it has been. */
 function treeStep(state: StoreState, entry: Entry, count: number): boolean {
   const { tree } = entry
-  const end = spanOf(tree.height)
+  const end = tree.geometry.spanOf(tree.height)
   let block = entry.record.cursor
   for (let part = 0; part < count && block < end; part += PART_COST) block = reapBranch(state, entry, block)
   if (block < end) {
@@ -223,10 +232,11 @@ function treeStep(state: StoreState, entry: Entry, count: number): boolean {
 /** Frees what the entry owns of the largest missing or leaf-sized part that begins at `block`. @returns where the next part begins. */
 function reapBranch(state: StoreState, entry: Entry, block: number): number {
   const { tree } = entry
+  const { geometry } = tree
   const ownedAfter = entry.ownedAfter
   // The highest level whose node begins at this block and is not there, or is shared as a whole, is passed over at once.
   for (let level = tree.height - 1; level >= 0; level -= 1) {
-    const span = spanOf(level + 1)
+    const span = geometry.spanOf(level + 1)
     if (block % span !== 0 && level > 0) continue
     const node = nodeFor(state, tree, level, block)
     if (node === null || node.birth <= ownedAfter) {
@@ -235,21 +245,21 @@ function reapBranch(state: StoreState, entry: Entry, block: number): number {
       return next
     }
     if (level > 0) continue
-    for (let word = 0; word < ENTRIES_PER_NODE * ENTRY_WORDS; word += ENTRY_WORDS) {
+    for (let word = 0; word < NODE_WORDS; word += geometry.entryWords) {
       const address = addressAt(node.words, word)
       if (address !== 0 && (node.words[word + 2] as number) > ownedAfter) state.freeData(address)
     }
-    const next = (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE
+    const next = geometry.leafEnd(block)
     freeAncestors(state, entry, block, 0, next)
     return next
   }
-  return block + ENTRIES_PER_NODE
+  return geometry.leafEnd(block)
 }
 
 /** Nodes from `level` up that end at `next`: nothing below them is left to be looked at. */
 function freeAncestors(state: StoreState, entry: Entry, block: number, level: number, next: number): void {
   for (let at = level; at < entry.tree.height; at += 1) {
-    if (next % spanOf(at + 1) !== 0) return
+    if (next % entry.tree.geometry.spanOf(at + 1) !== 0) return
     const node = nodeFor(state, entry.tree, at, block)
     if (node !== null && node.birth > entry.ownedAfter) state.freeNode(node)
   }

@@ -8,8 +8,9 @@ import { toFault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
 import { openDeadBlock } from './dead-list.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
+import type { BlockCipher } from './ports.ts'
 import { hex, type StoreState } from './state.ts'
-import { addressAt, entryAt, spanOf, type Node, type NodeEntry, type Tree } from './tree.ts'
+import { addressAt, entryAt, type Geometry, type Node, type NodeEntry, type Tree } from './tree.ts'
 
 export interface CheckOptions {
   /** Every block of data is read and proven; without it nodes and tables only. */
@@ -30,6 +31,17 @@ export interface CheckReport {
 }
 
 const DAMAGE_COUNT_MAX = 1000
+
+/** Whose tree is gone through. */
+interface Owner {
+  readonly name: string
+  readonly geometry: Geometry
+  /** What is before it is gone already. */
+  readonly fromBlock: number
+  readonly isCatalog: boolean
+  /** Of an encrypted volume that is unlocked: its blocks are proven to be those that were sealed, too. */
+  readonly cipher: BlockCipher | null
+}
 
 export async function checkStore(state: StoreState, options: CheckOptions): Promise<CheckReport> {
   const check = new Check(state, options)
@@ -56,13 +68,16 @@ class Check {
     for (let block = 0; block < allocator.firstBlock; block += 1) this.#reach(block)
     for (let group = 0; group < allocator.groupCount; group += 1)
       for (const turn of [0, 1] as const) this.#reach(allocator.homeOf(group, turn))
-    await this.#tree(catalogTree, 'catalog', 0, true)
+    const catalogOwner = { name: 'catalog', geometry: catalogTree.geometry, fromBlock: 0, isCatalog: true, cipher: null }
+    await this.#tree(catalogTree, catalogOwner)
     for (const entry of catalog.entries()) {
       const { kind, children, record } = entry
       const name = entry.name === '' ? `deleted entry ${entry.slot}` : entry.name
       // Of one that is merged into its child only the child's tree and dead list tell what is left.
       if (kind === 'dying' && children.size > 0 && record.cursor > 0) continue
-      await this.#tree(entry.tree, name, kind === 'dying' ? record.cursor : 0, false)
+      const { tree, cipher } = entry
+      const fromBlock = kind === 'dying' ? record.cursor : 0
+      await this.#tree(tree, { name, geometry: tree.geometry, fromBlock, isCatalog: false, cipher })
     }
     // Behind all trees: what is reached here is not looked into.
     for (const entry of catalog.entries()) this.#deadList(entry)
@@ -77,21 +92,12 @@ class Check {
     return { nodeCount: this.#nodeCount, dataCount: this.#dataCount, damage: this.damage, leaked, missing }
   }
 
-  async #tree(tree: Tree, name: string, fromBlock: number, isCatalog: boolean): Promise<void> {
-    const span = spanOf(tree.height)
-    if (tree.dirtyRoot) await this.#node(tree.dirtyRoot, name, 0, span, fromBlock, isCatalog)
-    else if (tree.root.address !== 0)
-      await this.#entry({ ...tree.root, level: tree.height - 1 }, name, 0, span, fromBlock, isCatalog)
+  async #tree(tree: Tree, owner: Owner): Promise<void> {
+    if (tree.dirtyRoot) await this.#node(tree.dirtyRoot, owner, 0)
+    else if (tree.root.address !== 0) await this.#entry({ ...tree.root, level: tree.height - 1 }, owner, 0)
   }
 
-  async #entry(
-    entry: NodeEntry,
-    name: string,
-    first: number,
-    span: number,
-    fromBlock: number,
-    isCatalog: boolean,
-  ): Promise<void> {
+  async #entry(entry: NodeEntry, owner: Owner, first: number): Promise<void> {
     // Trees share whole parts: each is looked at once.
     const wasReached = this.#isReached(entry.address)
     this.#reach(entry.address)
@@ -102,13 +108,14 @@ class Check {
       this.#state.parts.file.readBlocking(entry.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
       node = this.#state.nodeOf(entry, content)
     } catch (error) {
-      this.#found(`${name}: node of blocks ${first} to ${first + span - 1}: ${toFault(error).message}`)
+      const last = first + owner.geometry.spanOf(entry.level + 1) - 1
+      this.#found(`${owner.name}: node of blocks ${first} to ${last}: ${toFault(error).message}`)
       return
     }
-    await this.#node(node, name, first, span, fromBlock, isCatalog)
+    await this.#node(node, owner, first)
   }
 
-  async #node(node: Node, name: string, first: number, span: number, fromBlock: number, isCatalog: boolean): Promise<void> {
+  async #node(node: Node, owner: Owner, first: number): Promise<void> {
     if (this.#seen.has(node)) return
     this.#seen.add(node)
     this.#nodeCount += 1
@@ -119,22 +126,25 @@ class Check {
       this.#options.onProgress?.({ nodeCount: this.#nodeCount, dataCount: this.#dataCount })
       await this.#options.pause()
     }
-    const part = span / ENTRIES_PER_NODE
+    const { geometry, fromBlock } = owner
+    if (node.level === 0) {
+      for (let block = Math.max(first, fromBlock); block < first + geometry.leafEntries; block += 1)
+        this.#data(node, owner, block)
+      return
+    }
+    const part = geometry.spanOf(node.level)
     for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
       const at = first + slot * part
       if (at + part <= fromBlock) continue
-      if (node.level === 0) this.#data(node, slot, name, at, isCatalog)
-      else {
-        const child = node.children?.[slot]
-        const entry = entryAt(node, slot)
-        if (child) await this.#node(child, name, at, part, fromBlock, isCatalog)
-        else if (entry.address !== 0) await this.#entry(entry, name, at, part, fromBlock, isCatalog)
-      }
+      const child = node.children?.[slot]
+      const entry = entryAt(node, slot)
+      if (child) await this.#node(child, owner, at)
+      else if (entry.address !== 0) await this.#entry(entry, owner, at)
     }
   }
 
-  #data(node: Node, slot: number, name: string, block: number, isCatalog: boolean): void {
-    const word = slot * ENTRY_WORDS
+  #data(node: Node, { name, geometry, isCatalog, cipher }: Owner, block: number): void {
+    const word = geometry.wordOf(block)
     const address = addressAt(node.words, word)
     if (address === 0) return
     const wasReached = this.#isReached(address)
@@ -149,6 +159,8 @@ class Check {
       const [found, want] = [this.#state.parts.checksum(content), node.words[word + 3] as number]
       if (found !== want)
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} has checksum ${hex(found)}, want ${hex(want)}`)
+      else if (cipher && !cipher.open(block, node.words[word + 2] as number, content, 0, node.bytes, (word + ENTRY_WORDS) * 4))
+        this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} is not what was sealed there`)
     } catch (error) {
       this.#found(`${name} at ${block * BLOCK_BYTES}: ${toFault(error).message}`)
     }

@@ -17,7 +17,6 @@ import {
   BLOCK_BYTES,
   CATALOG_RECORD_BYTES,
   CATALOG_RECORDS_PER_PAGE,
-  ENTRIES_PER_NODE,
   ENTRY_WORDS,
   FORMAT_VERSION,
   STORE_MAGIC,
@@ -27,7 +26,7 @@ import {
 } from './format.ts'
 import type { JournalPlace } from './journal.ts'
 import type { StoreState } from './state.ts'
-import { addressAt, setEntry, type Node, type Tree } from './tree.ts'
+import { addressAt, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
 
 /** Blocks written by one call: other work comes in between. */
 const BATCH_COUNT = 256
@@ -113,7 +112,7 @@ export function freeze(state: StoreState): Frozen | null {
   const frozenPages = pages.map((page) => {
     const address = place()
     const leaf = catalogTree.writableLeaf(page, state.catalogUser)
-    const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+    const word = PLAIN.wordOf(page)
     const before = addressAt(leaf.words, word)
     if (before !== 0) state.freeMetadata(before)
     setEntry(leaf.words, word, address, 0, state.epoch, 0)
@@ -274,7 +273,7 @@ function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
 /** The catalog's leaves learn the checksum of a page that has been encoded. */
 function setPageChecksum(frozen: Frozen, index: number, sum: number): void {
   const { page, address } = frozen.pages[index] as Frozen['pages'][number] // one block a page
-  const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+  const word = PLAIN.wordOf(page)
   const leaf = frozen.catalogNodes.find((node) => node.level === 0 && addressAt(node.words, word) === address)
   assert(leaf !== undefined, 'the leaf of a page that is written is written')
   leaf.words[word + 3] = sum

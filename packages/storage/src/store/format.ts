@@ -22,6 +22,9 @@ export const ENTRIES_PER_NODE = 256
 export const ENTRY_SHIFT = 8
 /** Word 0: address, low. Word 1: address, high (8 bits), and flags. Word 2: birth. Word 3: checksum. */
 export const FLAG_ZERO = 0x100
+/** In the leaves of an encrypted volume: four words more, the block's SIV. */
+export const SIV_WORDS = 4
+export const SIV_BYTES = 4 * SIV_WORDS
 
 /** Each generation is written twice: in blocks 0 and 1 those of even number, in 2 and 3 those of odd. */
 export const SUPERBLOCK_COUNT = 4
@@ -91,11 +94,13 @@ export const RECORD_HEAD = layout(
 export const RECORD_TYPE = { wrap: 1, open: 2, write: 3, trim: 4, catalog: 5, reap: 6, mark: 7 } as const
 export type RecordType = (typeof RECORD_TYPE)[keyof typeof RECORD_TYPE]
 
-/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block in their order. */
+/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block in their order; `sealed`: then a SIV for each. */
 export const WRITE_HEAD = layout(
   [
     ['slot', 'u32'],
     ['blockCount', 'u32'],
+    ['sealed', 'u32', '1: of an encrypted volume'],
+    ['reserved', 'u32'],
   ],
   LITTLE,
 )
@@ -146,6 +151,10 @@ export const REAP_BODY = layout(
 export const CATALOG_RECORD_BYTES = 512
 export const CATALOG_RECORDS_PER_PAGE = BLOCK_BYTES / CATALOG_RECORD_BYTES
 export const NAME_BYTES_MAX = 128
+export const KEY_BYTES = 32
+export const KEY_SALT_BYTES = 16
+export const KEY_NONCE_BYTES = 12
+export const KEY_TAG_BYTES = 16
 /** What a slot of the catalog holds. `branch`: a deleted snapshot that several children still need; `dying`: the collector takes it apart. */
 export const CATALOG_KIND = { none: 0, volume: 1, snapshot: 2, branch: 3, dying: 4 } as const
 export type CatalogKind = keyof typeof CATALOG_KIND
@@ -174,6 +183,12 @@ export const CATALOG_RECORD = layout(
     ['flags', 'u32'],
     ['nameBytes', 'u32'],
     ['name', NAME_BYTES_MAX],
+    ['keyKind', 'u32', '0: not encrypted; else how the key that wraps its key comes of the key file: 1 HKDF, 2 scrypt'],
+    ['keyCost', 'u32', 'scrypt: log2 of N'],
+    ['keySalt', KEY_SALT_BYTES],
+    ['keyNonce', KEY_NONCE_BYTES],
+    ['keyTag', KEY_TAG_BYTES],
+    ['keyWrapped', KEY_BYTES, 'the volume key, AES-256-GCM'],
   ],
   LITTLE,
 )

@@ -1,7 +1,13 @@
-/** What a store stands on: one file, or one block device. */
+/** What a store stands on: one file, or one block device; and what makes of blocks what nobody else can read. */
 
 /** Zlib's CRC-32 of `content`, going on from `start`. */
 export type Checksum = (content: Uint8Array, start?: number) => number
+
+/** What the file system has for a file: bytes that are still free, and those that the file has already, holes not counted. */
+export interface HostSpace {
+  readonly availableBytes: number
+  readonly allocatedBytes: number
+}
 
 export interface StoreFile {
   /** Bytes that can be read now; a file grows when it is written behind its end. */
@@ -21,5 +27,46 @@ export interface StoreFile {
   allocate(position: number, lengthBytes: number): void
   /** Gives the room of a range back, where that can be done; it reads as zeros then, or as before. */
   punch(position: number, lengthBytes: number): void
+  /** Left out, or null: what the file can have it has already, as a block device. */
+  hostSpace?(): Promise<HostSpace | null>
   close(): Promise<void>
+}
+
+/** A volume's key as it lies in the store: under a key that comes of a key file. */
+export interface WrappedKey {
+  /** `hkdf`: the key file is random bytes. `scrypt`: it is a text, and its strength may be small. */
+  readonly kind: 'hkdf' | 'scrypt'
+  /** `scrypt`: log2 of N; 0 otherwise. */
+  readonly cost: number
+  readonly salt: Uint8Array
+  readonly nonce: Uint8Array
+  readonly tag: Uint8Array
+  readonly wrapped: Uint8Array
+}
+
+/** Blocks of one volume, sealed and opened: the SIV construction, so there is no nonce to be kept. */
+export interface BlockCipher {
+  /**
+   * `plain`, a block, becomes `target` from `start` on; its SIV goes into `siv` from `sivStart` on, in bytes. What is sealed is the block at
+   * this place, of this epoch: elsewhere it does not open.
+   */
+  seal(
+    block: number,
+    birth: number,
+    plain: Uint8Array,
+    target: Uint8Array,
+    start: number,
+    siv: Uint8Array,
+    sivStart: number,
+  ): void
+  /** Opens a block where it lies. @returns false when it is not what was sealed there; `target` has nothing of use then. */
+  open(block: number, birth: number, target: Uint8Array, start: number, siv: Uint8Array, sivStart: number): boolean
+}
+
+export interface VolumeCrypto {
+  /** `secret`: what is in the key file. @throws Fault `invalid` when that is too little. */
+  wrap(volumeKey: Uint8Array, secret: Uint8Array, random: (byteCount: number) => Uint8Array): Promise<WrappedKey>
+  /** null: it is another key file's, or damaged. */
+  unwrap(key: WrappedKey, secret: Uint8Array): Promise<Uint8Array | null>
+  cipher(volumeKey: Uint8Array): BlockCipher
 }

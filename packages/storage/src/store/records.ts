@@ -1,32 +1,36 @@
 /** The bodies of the journal's records: written before a change is applied, read at recovery. */
 import { decodeEntry, encodeEntry } from './catalog.ts'
-import type { CatalogChange, WrittenExtent } from './changes.ts'
+import type { BlockProofs, CatalogChange, WrittenExtent } from './changes.ts'
 import {
   CATALOG_HEAD,
   CATALOG_RECORD_BYTES,
   CATALOG_SLOT,
   REAP_BODY,
   RECORD_TYPE,
+  SIV_BYTES,
+  SIV_WORDS,
   TRIM_BODY,
   WRITE_EXTENT,
   WRITE_HEAD,
 } from './format.ts'
 import { setU64, type Journal, type JournalRecord } from './journal.ts'
 
-export const writeBodyBytes = (extentCount: number, blockCount: number): number =>
-  WRITE_HEAD.sizeBytes + extentCount * WRITE_EXTENT.sizeBytes + blockCount * 4
+export const writeBodyBytes = (extentCount: number, blockCount: number, isSealed: boolean): number =>
+  WRITE_HEAD.sizeBytes + extentCount * WRITE_EXTENT.sizeBytes + blockCount * (isSealed ? 4 + SIV_BYTES : 4)
 
 export function appendWrite(
   journal: Journal,
   slot: number,
   extents: readonly WrittenExtent[],
-  checksums: ArrayLike<number>,
+  { checksums, sivs }: BlockProofs,
   blockCount: number,
 ): void {
-  const bodyBytes = writeBodyBytes(extents.length, blockCount)
+  const bodyBytes = writeBodyBytes(extents.length, blockCount, sivs !== null)
   const { view, start } = journal.begin(bodyBytes)
   view.setUint32(start + WRITE_HEAD.at.slot, slot, true)
   view.setUint32(start + WRITE_HEAD.at.blockCount, blockCount, true)
+  view.setUint32(start + WRITE_HEAD.at.sealed, sivs ? 1 : 0, true)
+  view.setUint32(start + WRITE_HEAD.at.reserved, 0, true)
   let at = start + WRITE_HEAD.sizeBytes
   for (const { first, address, count } of extents) {
     setU64(view, at + WRITE_EXTENT.at.first, first)
@@ -36,11 +40,13 @@ export function appendWrite(
     at += WRITE_EXTENT.sizeBytes
   }
   for (let index = 0; index < blockCount; index += 1) view.setUint32(at + index * 4, checksums[index] as number, true)
+  at += blockCount * 4
+  if (sivs) for (let word = 0; word < blockCount * SIV_WORDS; word += 1) view.setUint32(at + word * 4, sivs[word] as number, true)
   journal.append(RECORD_TYPE.write, extents.length, bodyBytes)
 }
 
-export function readWrite({ body, count }: JournalRecord): { slot: number; extents: WrittenExtent[]; checksums: number[] } {
-  const { slot, blockCount } = WRITE_HEAD.decode(body)
+export function readWrite({ body, count }: JournalRecord): { slot: number; extents: WrittenExtent[]; proofs: BlockProofs } {
+  const { slot, blockCount, sealed } = WRITE_HEAD.decode(body)
   const extents: WrittenExtent[] = []
   let at = WRITE_HEAD.sizeBytes
   for (let index = 0; index < count; index += 1) {
@@ -48,8 +54,11 @@ export function readWrite({ body, count }: JournalRecord): { slot: number; exten
     extents.push({ first: Number(extent.first), address: Number(extent.address), count: extent.count })
     at += WRITE_EXTENT.sizeBytes
   }
-  const view = new DataView(body.buffer, body.byteOffset + at, blockCount * 4)
-  return { slot, extents, checksums: Array.from({ length: blockCount }, (_, index) => view.getUint32(index * 4, true)) }
+  const wordCount = sealed === 0 ? blockCount : blockCount * (1 + SIV_WORDS)
+  const view = new DataView(body.buffer, body.byteOffset + at, wordCount * 4)
+  const words = Uint32Array.from({ length: wordCount }, (_, index) => view.getUint32(index * 4, true))
+  const proofs = { checksums: words.subarray(0, blockCount), sivs: sealed === 0 ? null : words.subarray(blockCount) }
+  return { slot, extents, proofs }
 }
 
 export function appendTrim(journal: Journal, slot: number, first: number, count: number, keepsPlace: boolean): void {

@@ -14,7 +14,7 @@
  */
 import { Fault, type Rng } from '@typevisor/base'
 import { Allocator } from './allocator.ts'
-import { Catalog, decodeEntry, Entry } from './catalog.ts'
+import { Catalog, decodeEntry, Entry, geometryOf } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, applyWrite } from './changes.ts'
 import { DeadList } from './dead-list.ts'
 import {
@@ -27,14 +27,12 @@ import {
   SUPERBLOCK,
   SUPERBLOCK_COUNT,
   TABLE_HEAD,
-  ENTRIES_PER_NODE,
-  ENTRY_WORDS,
 } from './format.ts'
 import { Journal, type JournalPlace, type JournalRecord } from './journal.ts'
 import type { Checksum, StoreFile } from './ports.ts'
 import { readCatalog, readReap, readTrim, readWrite } from './records.ts'
 import { hex, StoreState, type StoreParts } from './state.ts'
-import { addressAt, MISSING, Tree } from './tree.ts'
+import { addressAt, MISSING, PLAIN, Tree } from './tree.ts'
 
 type Superblock = ReturnType<typeof SUPERBLOCK.decode>
 
@@ -74,7 +72,7 @@ export function emptyState(parts: StoreParts, journalBlocks: number): StoreState
     }),
     journal: journalOf(parts, journalBlocks, head),
     catalog: new Catalog(),
-    catalogTree: (owner) => new Tree(owner, 1),
+    catalogTree: (owner) => new Tree(owner, PLAIN, 1),
   })
 }
 
@@ -100,7 +98,7 @@ export async function recover(parts: StoreParts, superblock: Superblock): Promis
     journal: journalOf(parts, superblock.journalBlocks, tail),
     catalog: new Catalog(),
     catalogTree: (owner) =>
-      new Tree(owner, superblock.catalogHeight, {
+      new Tree(owner, PLAIN, superblock.catalogHeight, {
         address: Number(superblock.catalogAddress),
         birth: superblock.catalogBirth,
         checksum: superblock.catalogChecksum,
@@ -163,7 +161,7 @@ function loadCatalog(state: StoreState, slotCount: number): void {
     state.load(catalogTree, page, true)
     const leaf = catalogTree.leaf(page)
     if (leaf === null || leaf === MISSING) continue
-    const word = (page % ENTRIES_PER_NODE) * ENTRY_WORDS
+    const word = PLAIN.wordOf(page)
     const address = addressAt(leaf.words, word)
     if (address === 0) continue
     const content = new Uint8Array(BLOCK_BYTES)
@@ -176,7 +174,14 @@ function loadCatalog(state: StoreState, slotCount: number): void {
       if (record.kind === 'none') continue
       const root = { address: Number(decoded.rootAddress), birth: decoded.rootBirth, checksum: decoded.rootChecksum }
       const dead = new DeadList({ address: Number(decoded.deadAddress), checksum: decoded.deadChecksum }, decoded.deadCount)
-      catalog.put(new Entry(page * CATALOG_RECORDS_PER_PAGE + index, record, new Tree(state, decoded.height, root), dead))
+      catalog.put(
+        new Entry(
+          page * CATALOG_RECORDS_PER_PAGE + index,
+          record,
+          new Tree(state, geometryOf(record), decoded.height, root),
+          dead,
+        ),
+      )
     }
   }
   catalog.link()
@@ -199,14 +204,14 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
   for (const [index, record] of records.entries()) {
     if (record.place.sequence < safe) continue
     if (record.type === RECORD_TYPE.write) {
-      const { slot, extents, checksums } = readWrite(record)
+      const { slot, extents, proofs } = readWrite(record)
       let at = 0
       for (const { first, address, count } of extents) {
         for (let block = 0; block < count; block += 1, at += 1) {
           const key = `${slot}:${first + block}`
           letGo(key, index)
           file.readBlocking((address + block) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
-          if (checksum(content) !== checksums[at]) wrong.set(key, index)
+          if (checksum(content) !== proofs.checksums[at]) wrong.set(key, index)
         }
       }
     } else if (record.type === RECORD_TYPE.trim && wrong.size > 0) {
@@ -240,15 +245,16 @@ function replay(state: StoreState, record: JournalRecord): void {
   const { catalog } = state
   switch (record.type) {
     case RECORD_TYPE.write: {
-      const { slot, extents, checksums } = readWrite(record)
+      const { slot, extents, proofs } = readWrite(record)
       const entry = catalog.need(slot)
+      const { leafEntries } = entry.tree.geometry
       let from = 0
       for (const extent of extents) {
         state.allocator.take(extent.address, extent.count)
-        for (let block = extent.first; block < extent.first + extent.count; block += ENTRIES_PER_NODE)
+        for (let block = extent.first; block < extent.first + extent.count; block += leafEntries)
           state.load(entry.tree, block, true)
         state.load(entry.tree, extent.first + extent.count - 1, true)
-        applyWrite(state, entry, extent, checksums, from)
+        applyWrite(state, entry, extent, proofs, from)
         from += extent.count
       }
       return

@@ -4,7 +4,8 @@ import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
 import { BLOCK_BYTES, GROUP_BLOCKS } from './format.ts'
 import type { Journal } from './journal.ts'
-import type { Checksum, StoreFile } from './ports.ts'
+import { Keyring } from './keyring.ts'
+import type { Checksum, StoreFile, VolumeCrypto } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
 
 export interface StoreParts {
@@ -13,6 +14,8 @@ export interface StoreParts {
   readonly clock: Clock
   readonly rng: Rng
   readonly log: Log
+  /** Without it there are no encrypted volumes. */
+  readonly crypto?: VolumeCrypto
 }
 
 /** Clean nodes in memory: 4 KiB each, and a little. */
@@ -58,6 +61,7 @@ export class StoreState implements TreeOwner {
   readonly allocator: Allocator
   readonly journal: Journal
   readonly catalog: Catalog
+  readonly keyring: Keyring
   readonly cache = new NodeCache()
   /** Pages of the catalog on disk: block n is slots 8n to 8n+7. */
   readonly catalogTree: Tree
@@ -97,6 +101,7 @@ export class StoreState implements TreeOwner {
     this.allocator = made.allocator
     this.journal = made.journal
     this.catalog = made.catalog
+    this.keyring = new Keyring(parts, made.catalog)
     this.catalogTree = made.catalogTree(this)
   }
 
@@ -236,5 +241,8 @@ export class StoreState implements TreeOwner {
     this.changedSlots.add(entry.slot)
   }
 }
+
+export const lockedFault = ({ name }: Entry): Fault =>
+  new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (volume unlock)`)
 
 export const hex = (value: number): string => value.toString(16).padStart(8, '0')

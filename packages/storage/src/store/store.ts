@@ -14,11 +14,13 @@ import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
+import { BLOCK_BYTES, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
+import { wrappingOf } from './keyring.ts'
+import { assertLimits, type VolumeLimits } from './limits.ts'
+import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
-import { spanOf } from './tree.ts'
 import { hasSpace, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
@@ -40,6 +42,8 @@ export interface VolumeDescription {
   readonly volume: string | null
   /** The snapshot that it goes on from, while it has a name. */
   readonly parent: string | null
+  readonly encryption: 'none' | 'unlocked' | 'locked'
+  readonly limits: VolumeLimits
 }
 
 export interface StoreUsage {
@@ -153,10 +157,43 @@ export class Store {
     }
   }
 
-  async createVolume(name: string, sizeBytes: number): Promise<VolumeDescription> {
+  /** With `secret`, the content of a key file, it is encrypted, and unlocked. */
+  async createVolume(name: string, sizeBytes: number, options: { secret?: Uint8Array } = {}): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
     assertSize(sizeBytes)
-    await this.#change(() => [this.#fresh({ kind: 'volume', name, sizeBytes })])
+    const key = options.secret ? await this.state.keyring.make(options.secret) : null
+    await this.#change(() => {
+      this.#assertNew(name, 'volume')
+      return [this.#fresh({ kind: 'volume', name, sizeBytes, key })]
+    })
+    return this.#describe(this.entry(name))
+  }
+
+  /** Unlocks whatever of `names` (left out: of all) is locked and has its key from this key file. @returns their names. */
+  async unlock(secret: Uint8Array, names?: readonly string[]): Promise<string[]> {
+    const isAsked = (entry: Entry): boolean => entry.isLocked && entry.name !== '' && (!names || names.includes(entry.name))
+    const asked = [...this.state.catalog.entries()].filter(isAsked)
+    // Those that came of one volume are unlocked together.
+    const keys = new Map(asked.flatMap(({ record: { key } }) => (key ? [[wrappingOf(key), key]] : [])))
+    for (const key of keys.values()) await this.state.keyring.unlock(key, secret)
+    return asked.flatMap((entry) => (entry.isLocked ? [] : [entry.name]))
+  }
+
+  /** The volume's key, and that of its snapshots, is wrapped by another key file's from now on. Clones keep theirs. @throws Fault `unauthenticated` for a wrong key file. */
+  async rekey(name: string, secret: Uint8Array, nextSecret: Uint8Array): Promise<VolumeDescription> {
+    const { key } = this.#volume(name).record
+    if (!key) throw new Fault('conflict', `${name}: it is not encrypted`)
+    const next = await this.state.keyring.rewrap(key, secret, nextSecret)
+    if (!next) throw new Fault('unauthenticated', `${name}: it is not encrypted with this key file`)
+    // The volume last: done again after a crash, the rest of them follow.
+    while (isWrappedAs(this.entry(name), key))
+      await this.#change(() => {
+        const wrapped = [...this.state.catalog.entries()].filter((entry) => isWrappedAs(entry, key))
+        const snapshots = wrapped.filter((entry) => entry.name.startsWith(`${name}@`)).slice(0, CHANGE_COUNT_MAX)
+        const part = snapshots.length > 0 ? snapshots : wrapped.filter((entry) => entry.name === name)
+        return part.map((entry) => this.#changed(entry, { key: next }))
+      })
+    await this.flush()
     return this.#describe(this.entry(name))
   }
 
@@ -166,8 +203,8 @@ export class Store {
     this.#assertNew(full, 'snapshot')
     await this.#change(() => {
       const head = this.#volume(volumeName)
-      const { sizeBytes } = head.record
-      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent: head.record.parent, epoch: this.state.epoch })
+      const { sizeBytes, parent, key } = head.record
+      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, epoch: this.state.epoch })
       return [
         { ...taken, forkOf: head.slot, deadListOf: head.slot },
         { slot: head.slot, record: { ...head.record, parent: taken.slot }, forkOf: -1, deadListOf: -1 },
@@ -177,14 +214,17 @@ export class Store {
     return this.#describe(this.entry(full))
   }
 
-  /** A volume that begins as a snapshot is, in constant time. */
-  async clone(snapshotName: string, name: string): Promise<VolumeDescription> {
+  /** A volume that begins as a snapshot is, in constant time; grown to `sizeBytes` where that is said. @throws Fault `invalid` for less than the snapshot's. */
+  async clone(snapshotName: string, name: string, sizeBytes?: number): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
+    if (sizeBytes !== undefined) assertSize(sizeBytes)
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
-      return [
-        { ...this.#fresh({ kind: 'volume', name, sizeBytes: from.record.sizeBytes, parent: from.slot }), forkOf: from.slot },
-      ]
+      const { key } = from.record
+      const size = sizeBytes ?? from.record.sizeBytes
+      if (size < from.record.sizeBytes)
+        throw new Fault('invalid', `clone ${snapshotName}: got ${size} bytes, want at least its ${from.record.sizeBytes}`)
+      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes: size, key, parent: from.slot }), forkOf: from.slot }]
     })
     return this.#describe(this.entry(name))
   }
@@ -194,11 +234,12 @@ export class Store {
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes } = from.record
-      const old = this.#fresh({ kind: 'dying', name: '', sizeBytes: head.record.sizeBytes, parent: head.record.parent })
+      const { sizeBytes, key } = from.record
+      const { record } = head
+      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent: record.parent, key: record.key })
       return [
         { ...old, forkOf: head.slot, deadListOf: head.slot },
-        { slot: head.slot, record: { ...head.record, parent: from.slot, sizeBytes }, forkOf: from.slot, deadListOf: -1 },
+        { slot: head.slot, record: { ...record, parent: from.slot, sizeBytes, key }, forkOf: from.slot, deadListOf: -1 },
       ]
     })
     this.#wakeCollector()
@@ -210,10 +251,8 @@ export class Store {
     if (kind === 'volume') {
       // Its snapshots first: done again after a crash, the rest of them follow.
       const names = this.list().flatMap((one) => (one.volume === name ? [one.name] : []))
-      for (let from = 0; from < names.length; from += CHANGE_COUNT_MAX) {
-        const part = names.slice(from, from + CHANGE_COUNT_MAX)
+      for (const part of inParts(names))
         await this.#change(() => part.map((old) => this.#changed(this.entry(old), { name: `${next}${old.slice(name.length)}` })))
-      }
     }
     await this.#change(() => [this.#changed(this.entry(name), { name: next })])
   }
@@ -225,6 +264,17 @@ export class Store {
     if (sizeBytes < record.sizeBytes)
       await this.trim(this.entry(name), sizeBytes / BLOCK_BYTES, (record.sizeBytes - sizeBytes) / BLOCK_BYTES, false)
     await this.#change(() => [this.#changed(this.#volume(name), { sizeBytes })])
+  }
+
+  /** Resolves when it is safe. The rest of them stay as they are. */
+  async setLimits(name: string, limits: Partial<VolumeLimits>): Promise<void> {
+    await this.#change(() => {
+      const head = this.#volume(name)
+      const next = { ...limitsOf(head), ...limits }
+      assertLimits(next)
+      return [this.#changed(head, next)]
+    })
+    await this.flush()
   }
 
   /** A volume or a snapshot; those that came of it stay. What nobody else has is given back by the collector. */
@@ -241,7 +291,7 @@ export class Store {
   async trim(entry: Entry, first: number, count: number, keepsPlace: boolean): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
-      const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % ENTRIES_PER_NODE))
+      const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
@@ -260,17 +310,18 @@ export class Store {
 
   /** Blocks from here to the end of the largest part of the tree that is not there. */
   #holeSpan(entry: Entry, block: number): number {
-    let span = ENTRIES_PER_NODE
-    for (let level = 1; level < entry.tree.height; level += 1) {
+    const { geometry, height } = entry.tree
+    let span = geometry.leafEntries
+    for (let level = 1; level < height; level += 1) {
       if (entry.tree.nodeAt(level, block) !== null) break
-      span = spanOf(level + 1)
+      span = geometry.spanOf(level + 1)
     }
     return span - (block % span)
   }
 
   /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
   async roomFor(blockCount: number): Promise<void> {
-    await this.#room(blockCount * 32 + 4096)
+    await this.#room(blockCount * 48 + 4096)
     if (hasSpace(this.state, blockCount)) return
     // Freed blocks wait for a flush, nodes for a checkpoint, deleted ones for the collector.
     await this.flush()
@@ -553,6 +604,8 @@ export class Store {
       createdAt: record.createdAt,
       volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
       parent: nameOf(parent),
+      encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
+      limits: limitsOf(entry),
     }
   }
 }
@@ -560,10 +613,23 @@ export class Store {
 const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/
 const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}@[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
 
+export const limitsOf = ({ record: { iopsMax, bytesPerSecondMax, burstSeconds } }: Entry): VolumeLimits => ({
+  iopsMax,
+  bytesPerSecondMax,
+  burstSeconds,
+})
+
 function assertSize(sizeBytes: number): void {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES !== 0 || sizeBytes > SIZE_BYTES_MAX)
     throw new Fault('invalid', `size: got ${sizeBytes}, want a multiple of ${BLOCK_BYTES} up to ${SIZE_BYTES_MAX}`)
 }
+
+function* inParts(names: readonly string[]): Iterable<readonly string[]> {
+  for (let from = 0; from < names.length; from += CHANGE_COUNT_MAX) yield names.slice(from, from + CHANGE_COUNT_MAX)
+}
+
+const isWrappedAs = ({ record }: Entry, key: WrappedKey): boolean =>
+  record.key !== null && wrappingOf(record.key) === wrappingOf(key)
 
 const uuidOf = (id: Uint8Array): string => {
   const text = [...id].map((byte) => byte.toString(16).padStart(2, '0')).join('')

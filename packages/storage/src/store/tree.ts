@@ -11,10 +11,59 @@
  * only dirty ancestors.
  */
 import { assert } from '@typevisor/base'
-import { ENTRIES_PER_NODE, ENTRY_SHIFT, ENTRY_WORDS } from './format.ts'
+import { ENTRIES_PER_NODE, ENTRY_SHIFT, ENTRY_WORDS, SIV_WORDS } from './format.ts'
 
 export const NODE_WORDS = ENTRIES_PER_NODE * ENTRY_WORDS
 const INDEX_MASK = ENTRIES_PER_NODE - 1
+
+/** What the leaves of a tree are like. The nodes above them are all alike. */
+export class Geometry {
+  readonly entryWords: number
+  readonly leafEntries: number
+  readonly #leafShift: number
+  readonly #mask: number
+
+  constructor(entryWords: number) {
+    this.entryWords = entryWords
+    this.leafEntries = NODE_WORDS / entryWords
+    this.#leafShift = Math.log2(this.leafEntries)
+    this.#mask = this.leafEntries - 1
+  }
+
+  /** Blocks that one entry of a node of this level stands for. */
+  spanOf(level: number): number {
+    return level === 0 ? 1 : 2 ** (this.#leafShift + ENTRY_SHIFT * (level - 1))
+  }
+
+  /** Levels that so many blocks need; at least one. */
+  heightFor(blockCount: number): number {
+    let height = 1
+    while (this.spanOf(height) < blockCount) height += 1
+    return height
+  }
+
+  slotAt(block: number, level: number): number {
+    return level === 0 ? block & this.#mask : Math.floor(block / this.spanOf(level)) & INDEX_MASK
+  }
+
+  /** Where in the words of its leaf a block's entry begins. */
+  wordOf(block: number): number {
+    return (block & this.#mask) * this.entryWords
+  }
+
+  /** The first block behind the leaf of a block. */
+  leafEnd(block: number): number {
+    return (Math.floor(block / this.leafEntries) + 1) * this.leafEntries
+  }
+
+  get isSealed(): boolean {
+    return this.entryWords > ENTRY_WORDS
+  }
+}
+
+export const PLAIN = new Geometry(ENTRY_WORDS)
+/** Of encrypted volumes: each entry has the block's SIV behind it. */
+export const SEALED = new Geometry(ENTRY_WORDS + SIV_WORDS)
 
 export class Node {
   readonly level: number
@@ -72,19 +121,6 @@ export interface TreeUser {
 
 const noChildren = (): (Node | null)[] => Array.from({ length: ENTRIES_PER_NODE }, () => null)
 
-/** Blocks that one entry of a node of this level stands for. */
-export const spanOf = (level: number): number => 2 ** (ENTRY_SHIFT * level)
-
-/** Levels that so many blocks need; at least one. */
-export function heightFor(blockCount: number): number {
-  let height = 1
-  while (spanOf(height) < blockCount) height += 1
-  return height
-}
-
-export const slotAt = (block: number, level: number): number =>
-  level === 0 ? block & INDEX_MASK : Math.floor(block / spanOf(level)) & INDEX_MASK
-
 // Every word is there: slots are masked.
 export const addressAt = (words: Uint32Array, word: number): number =>
   ((words[word + 1] as number) & 0xff) * 4294967296 + (words[word] as number)
@@ -108,6 +144,7 @@ export const MISSING = Symbol('missing')
 
 export class Tree {
   readonly #owner: TreeOwner
+  readonly geometry: Geometry
   height: number
   /** Entry of the root; address 0 and no dirty root: all is holes. */
   root: NodeEntry
@@ -117,8 +154,15 @@ export class Tree {
   #lastLeaf: Node | null = null
   #lastIndex = -1
 
-  constructor(owner: TreeOwner, height: number, root: Omit<NodeEntry, 'level'> | null = null, dirtyRoot: Node | null = null) {
+  constructor(
+    owner: TreeOwner,
+    geometry: Geometry,
+    height: number,
+    root: Omit<NodeEntry, 'level'> | null = null,
+    dirtyRoot: Node | null = null,
+  ) {
     this.#owner = owner
+    this.geometry = geometry
     this.height = height
     this.root = { level: height - 1, address: 0, birth: 0, checksum: 0, ...root }
     this.dirtyRoot = dirtyRoot
@@ -127,7 +171,7 @@ export class Tree {
   /** Another tree that sees what this one does now, in constant time. The caller begins a new generation. */
   fork(): Tree {
     this.forget()
-    return new Tree(this.#owner, this.height, this.root, this.dirtyRoot)
+    return new Tree(this.#owner, this.geometry, this.height, this.root, this.dirtyRoot)
   }
 
   /** A generation has begun, or the cache was swept. */
@@ -138,7 +182,7 @@ export class Tree {
 
   /** The leaf of a block. null: all of it is holes. `MISSING`: a node has to be read first. */
   leaf(block: number): Node | null | typeof MISSING {
-    const index = Math.floor(block / ENTRIES_PER_NODE)
+    const index = Math.floor(block / this.geometry.leafEntries)
     if (index === this.#lastIndex) return this.#lastLeaf
     const node = this.nodeAt(0, block)
     if (node !== null && node !== MISSING) {
@@ -150,22 +194,22 @@ export class Tree {
 
   /** The node of a level that stands for a block, as `leaf` has it. Levels above the root have none. */
   nodeAt(level: number, block: number): Node | null | typeof MISSING {
-    if (block >= spanOf(this.height)) return null
+    if (block >= this.geometry.spanOf(this.height)) return null
     let node = this.#root()
     for (let at = this.height - 1; at > level; at -= 1) {
       if (node === null || node === MISSING) return node
-      node = this.#child(node, slotAt(block, at))
+      node = this.#child(node, this.geometry.slotAt(block, at))
     }
     return node
   }
 
   /** The topmost node on the way to a block that has to be read. null: nothing has to be. */
   missing(block: number): NodeEntry | null {
-    if (block >= spanOf(this.height)) return null
+    if (block >= this.geometry.spanOf(this.height)) return null
     let node = this.#root()
     if (node === MISSING) return this.root
     for (let level = this.height - 1; level > 0 && node !== null; level -= 1) {
-      const slot = slotAt(block, level)
+      const slot = this.geometry.slotAt(block, level)
       const child = this.#child(node, slot)
       if (child === MISSING) return entryAt(node, slot)
       node = child
@@ -175,15 +219,15 @@ export class Tree {
 
   /** The leaf of a block for changing, made or copied as needed. All on the way to it is in memory. */
   writableLeaf(block: number, user: TreeUser): Node {
-    const index = Math.floor(block / ENTRIES_PER_NODE)
+    const index = Math.floor(block / this.geometry.leafEntries)
     if (index === this.#lastIndex && this.#lastLeaf?.generation === this.#owner.generation) return this.#lastLeaf
-    while (block >= spanOf(this.height)) this.#grow()
+    while (block >= this.geometry.spanOf(this.height)) this.#grow()
     const root = this.#root()
     assert(root !== MISSING, 'the way to a leaf that is changed is in memory')
     let node = this.#writable(root, this.height - 1, user)
     this.dirtyRoot = node
     for (let level = this.height - 1; level > 0; level -= 1) {
-      const slot = slotAt(block, level)
+      const slot = this.geometry.slotAt(block, level)
       const child = this.#child(node, slot)
       assert(child !== MISSING, 'the way to a leaf that is changed is in memory')
       const next = this.#writable(child, level - 1, user)
@@ -202,7 +246,7 @@ export class Tree {
     const leaf = this.writableLeaf(block, user)
     const parent = this.nodeAt(1, block)
     assert(parent !== null && parent !== MISSING, 'a leaf has a parent')
-    const slot = slotAt(block, 1)
+    const slot = this.geometry.slotAt(block, 1)
     if (parent.children) parent.children[slot] = null
     setEntry(parent.words, slot * ENTRY_WORDS, 0, 0, 0, 0)
     this.forget()

@@ -8,18 +8,19 @@ import {
   type ZeroOptions,
 } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
-import { BLOCK_BYTES, BLOCK_SHIFT, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
+import { BLOCK_BYTES, BLOCK_SHIFT, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
 import type { Store } from './store.ts'
-import { hex } from './state.ts'
-import { addressAt, MISSING, type Node } from './tree.ts'
+import { hex, lockedFault } from './state.ts'
+import { addressAt, MISSING, NODE_WORDS, type Node } from './tree.ts'
 
 /** A write is taken apart into pieces of this size. */
 const PIECE_BYTES = 1024 * 1024
 const RETRY_COUNT_MAX = 100
 
-/** The device of an entry. Snapshots are read-only; so is whatever `readOnly` asks for. */
+/** The device of an entry. Snapshots are read-only; so is whatever `readOnly` asks for. @throws Fault `not_found`, `conflict` for one that is locked. */
 export function volumeDevice(store: Store, name: string, options: { readOnly?: boolean } = {}): BlockDevice {
   const entry = store.entry(name)
+  if (entry.isLocked) throw lockedFault(entry)
   return new VolumeDevice(store, entry, options.readOnly === true || entry.kind !== 'volume')
 }
 
@@ -68,14 +69,23 @@ class VolumeDevice implements BlockDevice {
     return this.#store.flush()
   }
 
-  trim(offset: number, lengthBytes: number, options: WriteOptions = {}): Promise<void> {
-    return this.zero(offset, lengthBytes, options)
+  /** Of parts of blocks nothing can be given back: they stay as they are. */
+  async trim(offset: number, lengthBytes: number, options: WriteOptions = {}): Promise<void> {
+    const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
+    if (first < last)
+      await this.zero(first * BLOCK_BYTES, Math.min(last * BLOCK_BYTES, this.sizeBytes) - first * BLOCK_BYTES, options)
+  }
+
+  /** Blocks that lie in a range as a whole; the disk's last one may be cut short. */
+  #wholeBlocksOf(offset: number, lengthBytes: number): [first: number, last: number] {
+    const end = offset + lengthBytes
+    const isLast = end === this.sizeBytes
+    return [Math.ceil(offset / BLOCK_BYTES), isLast ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES)]
   }
 
   async zero(offset: number, lengthBytes: number, options: ZeroOptions = {}): Promise<void> {
     const end = offset + lengthBytes
-    const first = Math.ceil(offset / BLOCK_BYTES)
-    const last = end === this.sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES)
+    const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
     if (first >= last) await this.write(offset, new Uint8Array(lengthBytes))
     else {
       if (offset < first * BLOCK_BYTES) await this.write(offset, new Uint8Array(first * BLOCK_BYTES - offset))
@@ -99,11 +109,8 @@ class VolumeDevice implements BlockDevice {
       if (!this.#store.state.load(tree, block, false)) await this.#store.state.loadLater(tree, block)
       const leaf = tree.leaf(block)
       if (leaf === MISSING) continue
-      const next = Math.min(
-        end,
-        (leaf === null ? (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE : block + 1) * BLOCK_BYTES,
-      )
-      const kind = kindOf(leaf, block)
+      const next = Math.min(end, (leaf === null ? tree.geometry.leafEnd(block) : block + 1) * BLOCK_BYTES)
+      const kind = leaf === null ? 'hole' : kindOf(leaf.words, tree.geometry.wordOf(block))
       const extent = extents.at(-1)
       if (extent && extent.hole === (kind === 'hole') && extent.zero === (kind !== 'data')) extent.lengthBytes += next - at
       else if (extents.length === countMax) break
@@ -128,7 +135,7 @@ class VolumeDevice implements BlockDevice {
       if (!state.load(tree, block, false)) await state.loadLater(tree, block)
       const leaf = tree.leaf(block)
       if (leaf === null || leaf === MISSING) continue
-      const address = addressAt(leaf.words, (block % ENTRIES_PER_NODE) * ENTRY_WORDS)
+      const address = addressAt(leaf.words, tree.geometry.wordOf(block))
       if (address !== 0 && !file.readNow(address * BLOCK_BYTES, content, 0, BLOCK_BYTES))
         await file.read(address * BLOCK_BYTES, content)
     }
@@ -138,7 +145,9 @@ class VolumeDevice implements BlockDevice {
   #readNow(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number, mayBlock: boolean): boolean {
     const { state } = this.#store
     const { tree, kind } = this.#entry
+    const { geometry } = tree
     if (kind !== 'volume' && kind !== 'snapshot') throw new Fault('unavailable', 'it is not there any more')
+    if (this.#entry.isLocked) throw lockedFault(this.#entry)
     const end = offset + lengthBytes
     let at = offset
     let to = targetStart
@@ -150,25 +159,25 @@ class VolumeDevice implements BlockDevice {
         continue
       }
       if (leaf === null) {
-        const next = Math.min(end, (Math.floor(block / ENTRIES_PER_NODE) + 1) * ENTRIES_PER_NODE * BLOCK_BYTES)
+        const next = Math.min(end, geometry.leafEnd(block) * BLOCK_BYTES)
         target.fill(0, to, to + next - at)
         to += next - at
         at = next
         continue
       }
-      const word = (block % ENTRIES_PER_NODE) * ENTRY_WORDS
+      const word = geometry.wordOf(block)
       const address = addressAt(leaf.words, word)
       const inBlock = at - block * BLOCK_BYTES
       const partBytes = Math.min(BLOCK_BYTES - inBlock, end - at)
       if (address === 0) target.fill(0, to, to + partBytes)
       else if (partBytes === BLOCK_BYTES) {
-        const run = this.#runAt(leaf, block, address, Math.floor((end - at) / BLOCK_BYTES))
-        if (!this.#fetch(leaf, block, address, run, target, to, mayBlock)) return false
+        const run = this.#runAt(leaf.words, word, address, Math.floor((end - at) / BLOCK_BYTES))
+        if (!this.#fetch(leaf, word, block, address, run, target, to, mayBlock)) return false
         at += run * BLOCK_BYTES
         to += run * BLOCK_BYTES
         continue
       } else {
-        if (!this.#fetch(leaf, block, address, 1, BOUNCE, 0, mayBlock)) return false
+        if (!this.#fetch(leaf, word, block, address, 1, BOUNCE, 0, mayBlock)) return false
         target.set(BOUNCE.subarray(inBlock, inBlock + partBytes), to)
       }
       at += partBytes
@@ -177,29 +186,37 @@ class VolumeDevice implements BlockDevice {
     return true
   }
 
-  /** Blocks of one leaf that lie one behind the other on disk. */
-  #runAt(leaf: Node, block: number, address: number, countMax: number): number {
-    const { words } = leaf
-    const limit = Math.min(countMax, ENTRIES_PER_NODE - (block % ENTRIES_PER_NODE))
-    const word = (block % ENTRIES_PER_NODE) * ENTRY_WORDS
+  /** Blocks of one leaf, from the entry at `word` on, that lie one behind the other on disk. */
+  #runAt(words: Uint32Array, word: number, address: number, countMax: number): number {
+    const { entryWords } = this.#entry.tree.geometry
     let count = 1
-    while (count < limit && addressAt(words, word + count * ENTRY_WORDS) === address + count) count += 1
+    for (let next = word + entryWords; next < NODE_WORDS && count < countMax; next += entryWords, count += 1)
+      if (addressAt(words, next) !== address + count) break
     return count
   }
 
-  /** Reads a run of blocks and proves each. */
-  #fetch(leaf: Node, block: number, address: number, count: number, target: Uint8Array, to: number, mayBlock: boolean): boolean {
+  /** Reads a run of blocks, whose entries are from `word` on, and proves each. */
+  #fetch(
+    leaf: Node,
+    word: number,
+    block: number,
+    address: number,
+    count: number,
+    target: Uint8Array,
+    to: number,
+    mayBlock: boolean,
+  ): boolean {
     const { file, checksum } = this.#store.state.parts
+    const { entryWords } = this.#entry.tree.geometry
     const lengthBytes = count * BLOCK_BYTES
     if (!file.readNow(address * BLOCK_BYTES, target, to, lengthBytes)) {
       if (!mayBlock) return false
       file.readBlocking(address * BLOCK_BYTES, target, to, lengthBytes)
     }
-    const word = (block % ENTRIES_PER_NODE) * ENTRY_WORDS
     for (let index = 0; index < count; index += 1) {
       const start = to + index * BLOCK_BYTES
       const found = checksum(target.subarray(start, start + BLOCK_BYTES))
-      const want = leaf.words[word + index * ENTRY_WORDS + 3] as number // slots are masked
+      const want = leaf.words[word + index * entryWords + 3] as number // slots are masked
       if (found !== want) {
         target.fill(0, to, to + lengthBytes)
         throw new Fault(
@@ -208,7 +225,24 @@ class VolumeDevice implements BlockDevice {
         )
       }
     }
+    if (this.#entry.cipher) this.#open(leaf, word, block, address, count, target, to)
     return true
+  }
+
+  /** Opens sealed blocks where they were read to. */
+  #open(leaf: Node, word: number, block: number, address: number, count: number, target: Uint8Array, to: number): void {
+    const { cipher, tree } = this.#entry
+    const { bytes } = leaf
+    for (let index = 0; index < count; index += 1) {
+      const at = word + index * tree.geometry.entryWords
+      const birth = leaf.words[at + 2] as number // slots are masked
+      if (cipher?.open(block + index, birth, target, to + index * BLOCK_BYTES, bytes, (at + ENTRY_WORDS) * 4)) continue
+      target.fill(0, to, to + count * BLOCK_BYTES)
+      throw new Fault(
+        'failed',
+        `${this.#entry.name} at ${(block + index) * BLOCK_BYTES}: block ${address + index} is not what was sealed there`,
+      )
+    }
   }
 
   #hasHoles(offset: number, lengthBytes: number): boolean {
@@ -217,7 +251,7 @@ class VolumeDevice implements BlockDevice {
     for (let block = Math.floor(offset / BLOCK_BYTES); block <= last; block += 1) {
       const leaf = tree.leaf(block)
       if (leaf === null) return true
-      if (leaf !== MISSING && addressAt(leaf.words, (block % ENTRIES_PER_NODE) * ENTRY_WORDS) === 0) return true
+      if (leaf !== MISSING && addressAt(leaf.words, tree.geometry.wordOf(block)) === 0) return true
     }
     return false
   }
@@ -269,9 +303,7 @@ class VolumeDevice implements BlockDevice {
 /** For parts of blocks: used and done with in one turn. */
 const BOUNCE = new Uint8Array(BLOCK_BYTES)
 
-function kindOf(leaf: Node | null, block: number): 'hole' | 'zero' | 'data' {
-  if (leaf === null) return 'hole'
-  const word = (block % ENTRIES_PER_NODE) * ENTRY_WORDS
-  if (addressAt(leaf.words, word) !== 0) return 'data'
-  return ((leaf.words[word + 1] as number) & FLAG_ZERO) !== 0 ? 'zero' : 'hole'
+function kindOf(words: Uint32Array, word: number): 'hole' | 'zero' | 'data' {
+  if (addressAt(words, word) !== 0) return 'data'
+  return ((words[word + 1] as number) & FLAG_ZERO) !== 0 ? 'zero' : 'hole'
 }

@@ -5,10 +5,10 @@
 import { Fault } from '@typevisor/base'
 import type { Run } from './allocator.ts'
 import type { Entry } from './catalog.ts'
-import { applyWrite, type WrittenExtent } from './changes.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
+import { applyWrite, type BlockProofs, type WrittenExtent } from './changes.ts'
+import { BLOCK_BYTES, SIV_BYTES } from './format.ts'
 import { appendWrite, writeBodyBytes } from './records.ts'
-import type { StoreState } from './state.ts'
+import { lockedFault, type StoreState } from './state.ts'
 
 interface Staged {
   readonly first: number
@@ -39,9 +39,15 @@ export class Writer {
     const state = this.#state
     const total = this.#blockCount + count
     if (total > RECORD_BLOCKS_MAX || state.wounded) return false
-    if (!state.journal.hasRoom(writeBodyBytes(this.#staged.length + 1 + count, total), journalReserve(state))) return false
+    if (
+      !state.journal.hasRoom(
+        writeBodyBytes(this.#staged.length + 1 + count, total, entry.tree.geometry.isSealed),
+        journalReserve(state),
+      )
+    )
+      return false
     if (!hasSpace(state, total)) return false
-    for (let block = first; ; block += ENTRIES_PER_NODE) {
+    for (let block = first; ; block += entry.tree.geometry.leafEntries) {
       const at = Math.min(block, first + count - 1)
       if (!state.load(entry.tree, at, false)) return false
       if (at === first + count - 1) return true
@@ -65,13 +71,14 @@ export class Writer {
   commit(): void {
     const entry = this.#entry
     if (entry === null) return
-    const [staged, blockCount] = [this.#staged, this.#blockCount]
+    const [taken, blockCount] = [this.#staged, this.#blockCount]
     this.#entry = null
     this.#staged = []
     this.#blockCount = 0
     const state = this.#state
     if (state.wounded) throw state.wounded
     if (entry.kind !== 'volume') throw new Fault('unavailable', `write: the volume is not there any more`)
+    const { staged, sivs } = entry.record.key ? sealAll(state, entry, taken, blockCount) : { staged: taken, sivs: null }
     const runs = state.allocator.allocateAll(blockCount)
     if (!runs) throw new Fault('exhausted', 'store: no space left')
     const { extents, writes } = layOut(staged, runs)
@@ -81,6 +88,7 @@ export class Writer {
     for (const { source, count } of staged)
       for (let block = 0; block < count; block += 1)
         this.#checksums[at++] = checksum(count === 1 ? source : source.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES))
+    const proofs: BlockProofs = { checksums: this.#checksums, sivs }
     try {
       for (const { address, parts } of writes) file.write(address * BLOCK_BYTES, parts)
     } catch (error) {
@@ -89,7 +97,7 @@ export class Writer {
       throw error
     }
     try {
-      appendWrite(state.journal, entry.slot, extents, this.#checksums, blockCount)
+      appendWrite(state.journal, entry.slot, extents, proofs, blockCount)
     } catch (error) {
       for (const run of runs) state.allocator.cancel(run)
       // How much of the record is there is not known.
@@ -97,10 +105,33 @@ export class Writer {
     }
     let from = 0
     for (const extent of extents) {
-      applyWrite(state, entry, extent, this.#checksums, from)
+      applyWrite(state, entry, extent, proofs, from)
       from += extent.count
     }
   }
+}
+
+/** What is written of an encrypted volume: the same blocks sealed, in one buffer, and their SIVs. */
+function sealAll(
+  state: StoreState,
+  entry: Entry,
+  taken: readonly Staged[],
+  blockCount: number,
+): { staged: readonly Staged[]; sivs: Uint32Array } {
+  const { cipher } = entry
+  if (!cipher) throw lockedFault(entry)
+  const sealed = new Uint8Array(blockCount * BLOCK_BYTES)
+  const sivs = new Uint8Array(blockCount * SIV_BYTES)
+  let at = 0
+  const staged = taken.map(({ first, count, source }) => {
+    const from = at * BLOCK_BYTES
+    for (let block = 0; block < count; block += 1, at += 1) {
+      const plain = source.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
+      cipher.seal(first + block, state.epoch, plain, sealed, at * BLOCK_BYTES, sivs, at * SIV_BYTES)
+    }
+    return { first, count, source: sealed.subarray(from, at * BLOCK_BYTES) }
+  })
+  return { staged, sivs: new Uint32Array(sivs.buffer) }
 }
 
 /** A checkpoint needs a block for each dirty node, and some for the catalog. */

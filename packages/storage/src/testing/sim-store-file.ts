@@ -1,6 +1,6 @@
 /** A store's file in memory that remembers what was not synced, for tests of what a crash leaves. */
 import { Fault, type Rng } from '@typevisor/base'
-import type { StoreFile } from '../store/ports.ts'
+import type { HostSpace, StoreFile } from '../store/ports.ts'
 
 const SECTOR_BYTES = 512
 const PAGE_BYTES = 4096
@@ -24,6 +24,8 @@ export class SimStoreFile implements StoreFile {
   #dead = false
   #waiting: (() => void)[] = []
   writeCount = 0
+  /** What the host's file system still has; null: it is not asked. */
+  hostAvailableBytes: number | null = null
 
   constructor(options: SimStoreFileOptions, content: Map<number, Uint8Array> = new Map()) {
     this.#options = options
@@ -123,6 +125,12 @@ export class SimStoreFile implements StoreFile {
       const at = page * PAGE_BYTES
       if (at >= position && at < position + lengthBytes) this.#put(at, new Uint8Array(PAGE_BYTES))
     }
+  }
+
+  async hostSpace(): Promise<HostSpace | null> {
+    return this.hostAvailableBytes === null
+      ? null
+      : { availableBytes: this.hostAvailableBytes, allocatedBytes: this.#now.size * PAGE_BYTES }
   }
 
   async close(): Promise<void> {}

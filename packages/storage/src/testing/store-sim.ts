@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
+import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
 import { SimStoreFile } from './sim-store-file.ts'
 import { checkStore } from '../store/check.ts'
 import { BLOCK_BYTES } from '../store/format.ts'
@@ -16,6 +17,15 @@ type World = ReadonlyMap<string, Disk>
 /** Far apart, so that trees have several levels; near each other, so that writes meet. */
 const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 65_536, 65_537]
 const SIZES = [600, 4096, 66_000]
+
+const crypto = nodeVolumeCrypto()
+const SECRET = Uint8Array.from({ length: 32 }, (_, index) => 255 - index)
+
+async function openUnlocked(options: StoreOptions): Promise<Store> {
+  const store = await Store.open(options)
+  await store.unlock(SECRET)
+  return store
+}
 
 /** Time is counted in turns: a sleep of nothing is a few, any other some hundreds. Who is dead sleeps for ever. */
 const turnClock = (rng: Rng, isDead: () => boolean): Clock => ({
@@ -34,6 +44,7 @@ const turnClock = (rng: Rng, isDead: () => boolean): Clock => ({
 class Run {
   readonly rng: Rng
   readonly collects: boolean
+  readonly encryptedPerCent: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
   /** What an operation under way would make of it. */
@@ -48,6 +59,7 @@ class Run {
   constructor(seed: number) {
     this.rng = seededRng(seed)
     this.collects = this.rng.below(2) === 0
+    this.encryptedPerCent = this.pick([0, 50, 100]) as number
   }
 
   get world(): World {
@@ -58,6 +70,7 @@ class Run {
     return {
       file,
       checksum: nodeChecksum,
+      crypto,
       clock: turnClock(this.rng, () => file.isDead),
       rng: this.rng,
       log: memoryLog(),
@@ -130,7 +143,10 @@ class Run {
     if (this.names('volume').length >= 5) return
     const name = `v${(this.count += 1)}`
     const sizeBlocks = this.pick(SIZES) as number
-    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () => store.createVolume(name, sizeBlocks * BLOCK_BYTES))
+    const options = this.rng.below(100) < this.encryptedPerCent ? { secret: SECRET } : {}
+    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () =>
+      store.createVolume(name, sizeBlocks * BLOCK_BYTES, options),
+    )
   }
 
   async write(store: Store, name: string): Promise<void> {
@@ -192,7 +208,7 @@ async function difference(store: Store, world: World): Promise<string | null> {
 /** On a copy, on which nothing else works. */
 async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> {
   const copy = file.copy()
-  const store = await Store.open({ ...run.options(copy), collects: false })
+  const store = await openUnlocked({ ...run.options(copy), collects: false })
   const report = await checkStore(store.state, { readsData: true, pause: async () => {} })
   assert.deepEqual(report.damage, [], step)
   assert.deepEqual(report.missing, [], `${step}: blocks that something leads to count as free`)
@@ -249,7 +265,7 @@ async function live(seed: number): Promise<void> {
     const allowed = kind === 'kill' ? possible.slice(run.history.length - 1) : possible
     file = next
     await sound(run, file, `life ${life} (${kind})`)
-    store = await Store.open(run.options(file))
+    store = await openUnlocked(run.options(file))
     let found: World | null = null
     const reasons: string[] = []
     for (const world of allowed.toReversed()) {
@@ -271,7 +287,7 @@ async function live(seed: number): Promise<void> {
   await tight(store, 'at the end')
   assert.equal(await difference(store, run.world), null)
   await store.close()
-  const again = await Store.open(run.options(file.crash('kill')))
+  const again = await openUnlocked(run.options(file.crash('kill')))
   assert.equal(await difference(again, run.world), null)
   await tight(again, 'opened again')
   await again.close()
