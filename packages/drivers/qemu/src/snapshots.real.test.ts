@@ -3,105 +3,62 @@
  * revert; a file system that was frozen needs no recovery; who is killed in between leaves nothing frozen.
  */
 import assert from 'node:assert/strict'
-import { execFile } from 'node:child_process'
 import { mkdir, readdir, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
-import { bytes, mib, type Bytes, type Clock } from '@typevisor/base'
-import type { DomainId, DomainSpec, SnapshotId, SnapshotName, VolumeId } from '@typevisor/model'
-import { listenNbd } from '@typevisor/nbd'
+import { mib, type Clock } from '@typevisor/base'
+import type { DomainId, DomainSpec, SnapshotId, SnapshotName } from '@typevisor/model'
 import { lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { stateFile } from '@typevisor/saga'
 import { seededRng, simDisk, type SimDisk } from '@typevisor/sim'
 import {
+  askServer,
+  nbdVolumeStore,
   nodeCommandRunner,
+  nodeMasterRecords,
   nodeVolumeFiles,
   openVolumeFolder,
   qcow2VolumeStore,
-  type VolumeInfo,
-  type VolumeStore,
 } from '@typevisor/storage'
 import { openToolstack, SNAPSHOT_DEFAULTS, type DomainDriver, type SnapshotRequest, type Toolstack } from '@typevisor/toolstack'
 import { bench, microImage, silentLog, testClock, testDomain, testId, testIds, type Bench } from './testing.ts'
 
-const run = promisify(execFile)
-
-/** Volumes of a folder that this process serves; seeds are files. */
-async function volumesIn(t: TestContext, folder: string): Promise<VolumeStore> {
+/** Volumes of a folder that this process serves; `attach` puts a domain's disk where its QEMU looks for it. */
+async function volumesIn(t: TestContext, folder: string) {
+  const dir = join(folder, 'disks')
+  const parts = { clock: realClock(), rng: realRng(), log: silentLog }
+  const served = await openVolumeFolder({ dir, create: true, lock: lockFile, ...parts })
+  await served.answer({ version: 'test', stop: () => void served.close() })
+  const server = await askServer(dir)
+  assert.ok(server)
+  t.after(async () => {
+    server.close()
+    await served.close()
+  })
+  const runner = nodeCommandRunner()
   const files = join(folder, 'files')
   await mkdir(files)
-  const parts = { clock: realClock(), rng: realRng(), log: silentLog }
-  const { served, close } = await openVolumeFolder({ dir: join(folder, 'store'), create: true, lock: lockFile, ...parts })
-  const socketPath = join(folder, 'nbd.sock')
-  const server = await listenNbd({ listen: { socketPath }, source: served.exports(), log: silentLog })
-  t.after(async () => {
-    await server.close()
-    await close()
+  const socketPathOf = (volume: string) => join(folder, `${volume.slice(-12)}.sock`)
+  const volumes = nbdVolumeStore({
+    call: server.call,
+    files: qcow2VolumeStore({ files: await nodeVolumeFiles({ folder: files }), runner }),
+    masters: await nodeMasterRecords(join(dir, 'masters')),
+    runner,
+    socketPathOf,
+    log: silentLog,
   })
-  const seeds = qcow2VolumeStore({ files: await nodeVolumeFiles({ folder: files }), runner: nodeCommandRunner(), log: silentLog })
-  const infoOf = (id: VolumeId, sizeBytes: Bytes): VolumeInfo => ({
-    id,
-    virtualBytes: sizeBytes,
-    allocatedBytes: bytes(0),
-    source: { kind: 'nbd', socketPath, exportName: id },
-    basePath: null,
-  })
-  const find = (id: VolumeId): VolumeInfo | null => {
-    const found = served.store.get(id)
-    return found && infoOf(id, bytes(found.sizeBytes))
+  const attach = async (id: DomainId): Promise<void> => {
+    const volume = `${id}.root`
+    await server.call('attach', { volume, socketPath: socketPathOf(volume) })
   }
-  const made = async (id: VolumeId, snapshot: string): Promise<VolumeInfo> => {
-    const { sizeBytes } = await served.call('clone', { snapshot, name: id })
-    return infoOf(id, bytes(sizeBytes))
-  }
-  const remove = async (name: string): Promise<void> => {
-    if (served.store.get(name)) await served.call('remove', { name })
-  }
-  return {
-    async clone(id, base, sizeBytes) {
-      if (!served.store.get('gold@1')) {
-        await served.call('create', { name: 'gold', sizeBytes })
-        await run('qemu-img', [
-          'convert',
-          '-n',
-          '-f',
-          base.format,
-          '-O',
-          'raw',
-          base.path,
-          `nbd:unix:${socketPath}:exportname=gold`,
-        ])
-        await served.call('snapshot', { volume: 'gold', name: '1' })
-      }
-      return { ...(find(id) ?? (await made(id, 'gold@1'))), basePath: base.path }
-    },
-    put: (id, content) => seeds.put(id, content),
-    get: async (id) => find(id) ?? (await seeds.get(id)),
-    async remove(id) {
-      await remove(id)
-      await seeds.remove(id)
-    },
-    list: async () => [],
-    snapshots: {
-      async take({ volume, snapshot }) {
-        if (!served.store.get(`${volume}@${snapshot}`)) await served.call('snapshot', { volume, name: snapshot })
-      },
-      async revert({ volume, snapshot }) {
-        await served.call('revert', { volume, snapshot: `${volume}@${snapshot}` })
-      },
-      clone: async (id, { volume, snapshot }) => find(id) ?? (await made(id, `${volume}@${snapshot}`)),
-      remove: ({ volume, snapshot }) => remove(`${volume}@${snapshot}`),
-      list: async (volume) =>
-        served.store.list().flatMap(({ name }) => (name.startsWith(`${volume}@`) ? [name.slice(volume.length + 1)] : [])),
-    },
-  }
+  return { volumes, attach }
 }
 
 interface Host {
   readonly b: Bench
   readonly saves: string
+  attach(id: DomainId): Promise<void>
   specOf(name: string): DomainSpec
   open(driver?: DomainDriver, disk?: SimDisk): Promise<Toolstack>
   /** What this process has opened so far is dead: it waits for nothing any more. */
@@ -111,7 +68,7 @@ interface Host {
 async function host(t: TestContext): Promise<Host> {
   const b = await bench(t)
   const image = await microImage()
-  const volumes = await volumesIn(t, b.folder)
+  const { volumes, attach } = await volumesIn(t, b.folder)
   const saves = join(b.folder, 'saves')
   await mkdir(saves)
   const disk = simDisk({ rng: seededRng(1) })
@@ -128,6 +85,7 @@ async function host(t: TestContext): Promise<Host> {
       life += 1
       return disk.crash()
     },
+    attach,
     saves,
     specOf: (name) => ({
       ...testDomain({ name }).spec,
@@ -194,6 +152,7 @@ async function booted(t: TestContext): Promise<Host & { toolstack: Toolstack; id
   const toolstack = await h.open()
   const id = testId() as DomainId
   await toolstack.define(id, h.specOf('counter'), command())
+  await h.attach(id)
   await toolstack.carryOut('start', id, command())
   await untilBooted(toolstack, id)
   return { ...h, toolstack, id }
@@ -243,7 +202,7 @@ test('what counts in a guest goes on after a snapshot, and from the snapshot aft
 const RECOVERED = 'dmesg | grep -c "recovery complete" || true'
 
 test('disks of a guest that froze need no recovery, those of one that did not do; a clone boots with a name of its own', async (t) => {
-  const { toolstack, id, specOf } = await booted(t)
+  const { toolstack, id, specOf, attach } = await booted(t)
   await sh(toolstack, id, writeDisk('then'))
   const [quiet, torn] = [requestOf('quiet', { quiesce: 'must' }), requestOf('torn', { quiesce: 'no' })]
   assert.equal((await toolstack.snapshot(id, quiet, command())).snapshots[0]?.quiesced, true)
@@ -257,6 +216,7 @@ test('disks of a guest that froze need no recovery, those of one that did not do
     { domain: id, snapshot: quiet.snapshot },
     command(),
   )
+  await attach(clone)
   await toolstack.carryOut('start', clone, command())
   await untilBooted(toolstack, clone)
   assert.equal(await sh(toolstack, clone, 'cat /root/word'), 'then')
