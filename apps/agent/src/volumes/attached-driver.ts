@@ -77,6 +77,7 @@ export function attachedDriver({ driver, volumes, socketPathOf, log }: AttachedD
       await Promise.all([...states].map(([id, { kind }]) => (kind === 'gone' ? detach(id) : undefined)))
       return states
     },
+    checkSave: (...args) => driver.checkSave(...args),
     snapshotMemory: (...args) => driver.snapshotMemory(...args),
     freeze: (...args) => driver.freeze(...args),
     thaw: (...args) => driver.thaw(...args),

@@ -238,6 +238,32 @@ test('disks of a guest that froze need no recovery, those of one that did not do
   await toolstack.close()
 })
 
+test('who is killed when the memory is written and the disks are not yet taken: the next one takes them, and the guest goes on', async (t) => {
+  const { b, kill, toolstack: first, id, open } = await booted(t)
+  await sh(first, id, `${writeDisk('then')} && echo 7 >/run/kept`)
+  const written = Promise.withResolvers<void>()
+  const never = new Promise<never>(() => {})
+  const { snapshotMemory } = b.driver
+  b.driver.snapshotMemory = async (...call) => {
+    await snapshotMemory.apply(b.driver, call)
+    written.resolve()
+    return never
+  }
+  const request = requestOf('cut', { memory: true })
+  first.snapshot(id, request, { commandId: 'cut' }).catch(() => {})
+  await written.promise
+  const left = kill()
+  await b.driver.close()
+  const second = await open(b.open(), left)
+  const { state, snapshots } = await second.snapshot(id, request, { commandId: 'cut' })
+  assert.deepEqual([state.kind, snapshots.length], ['running', 1])
+  await sh(second, id, `${writeDisk('now')} && echo 8 >/run/kept`)
+  await second.revert(id, request.snapshot, command())
+  assert.deepEqual([await sh(second, id, READ_DISK), await sh(second, id, 'cat /run/kept')], ['then', '7'])
+  await second.carryOut('destroy', id, command())
+  await second.close()
+})
+
 test('who is killed while the guest is frozen leaves it frozen no longer than until the next one comes', async (t) => {
   const { b, kill, toolstack: first, id, open } = await booted(t)
   const frozen = Promise.withResolvers<void>()
