@@ -1,5 +1,5 @@
 /** The sim of the volume port: sizes and names; of bytes those that a test writes by `write`, which snapshots and clones keep as a disk does. */
-import { bytes, Fault } from '@typevisor/base'
+import { bytes, Fault, type BlockDevice } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import type { SnapshotRef, VolumeInfo, VolumeSnapshots, VolumeStore } from './ports.ts'
 
@@ -30,15 +30,15 @@ export interface MemoryVolumeStore extends VolumeStore {
   content(id: VolumeId): Uint8Array | null
   /** As the guest that has it writes. */
   write(id: VolumeId, content: Uint8Array): void
-  /** Says that somebody has it open, until it is disposed of. */
-  use(id: VolumeId): Disposable
+  /** As a guest that has it now: it is in use until it is disposed of. */
+  open(id: VolumeId): Pick<BlockDevice, 'read' | 'write' | 'flush'> & AsyncDisposable
 }
 
 export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolumeStore {
   const volumes = new Map<VolumeId, VolumeInfo>()
   const contents = new Map<VolumeId, Uint8Array>()
-  const users = new Map<VolumeId, number>()
   const taken = new Map<VolumeId, Map<string, MemorySnapshot>>()
+  const inUse = new Map<VolumeId, number>()
   const add = (info: VolumeInfo): VolumeInfo => {
     const used = [...volumes.values()].reduce((sum, each) => sum + (each.allocatedBytes ?? 0), 0)
     if (used + (info.allocatedBytes ?? 0) > (options.capacityBytes ?? Infinity))
@@ -71,16 +71,15 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
       if (!SNAPSHOT_NAME.test(snapshot))
         throw new Fault('invalid', `snapshot: got ${JSON.stringify(snapshot)}, want ${SNAPSHOT_NAME.source}`)
       const info = need(volume)
-      if (formatOf(info) === 'raw') throw new Fault('unsupported', `snapshot of volume ${volume}: it is a file, want a disk`)
+      if (formatOf(info) === 'raw') throw new Fault('unsupported', `snapshot of volume ${volume}: it is a file`)
       const of = taken.get(volume) ?? new Map<string, MemorySnapshot>()
       taken.set(volume, of)
       if (!of.has(snapshot)) of.set(snapshot, { info, content: contents.get(volume) ?? null })
     },
     async revert(to) {
       need(to.volume)
-      const found = needSnapshot(to)
-      if (users.has(to.volume)) throw new Fault('conflict', `revert volume ${to.volume}: it is in use`)
-      setContent(to.volume, found.content)
+      if (inUse.get(to.volume)) throw new Fault('conflict', `revert volume ${to.volume}: it is in use`)
+      setContent(to.volume, needSnapshot(to).content)
     },
     async clone(id, from) {
       parseVolumeId(id)
@@ -151,14 +150,23 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
     write(id, content) {
       contents.set(need(id).id, content.slice())
     },
-    use(id) {
-      users.set(id, (users.get(id) ?? 0) + 1)
+    open(id) {
+      need(id)
+      inUse.set(id, (inUse.get(id) ?? 0) + 1)
       return {
-        [Symbol.dispose]() {
-          const left = (users.get(id) ?? 1) - 1
-          if (left === 0) users.delete(id)
-          else users.set(id, left)
+        async read(offset, target) {
+          target.fill(0)
+          target.set(contents.get(id)?.subarray(offset, offset + target.length) ?? [])
         },
+        async write(offset, source) {
+          const before = contents.get(id) ?? new Uint8Array()
+          const next = new Uint8Array(Math.max(before.length, offset + source.length))
+          next.set(before)
+          next.set(source, offset)
+          contents.set(id, next)
+        },
+        async flush() {},
+        [Symbol.asyncDispose]: async () => void inUse.set(id, (inUse.get(id) ?? 1) - 1),
       }
     },
   }

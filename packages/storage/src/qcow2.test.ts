@@ -4,12 +4,12 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { Fault, mib, type BlockDevice } from '@typevisor/base'
+import { Fault, mib } from '@typevisor/base'
 import { parseVolumeId } from '@typevisor/model'
-import { memoryVolumeStore, type MemoryVolumeStore } from './memory.ts'
+import { memoryVolumeStore } from './memory.ts'
 import { nodeCommandRunner } from './node-command.ts'
 import { nodeVolumeFiles } from './node-files.ts'
-import { fileOf, type CommandRunner, type VolumeInfo } from './ports.ts'
+import { fileOf, type CommandRunner } from './ports.ts'
 import { qcow2VolumeStore } from './qcow2.ts'
 import { volumeStoreConformance } from './testing.ts'
 
@@ -43,39 +43,10 @@ volumeStoreConformance('memory', async () => {
     store,
     base: { path: '/images/base.raw', format: 'raw' },
     missingBase: { path: '/images/none.raw', format: 'raw' },
-    open: async (volume) => openMemory(store, volume),
+    open: async ({ id: volume }) => store.open(volume),
     close: async () => {},
   }
 })
-
-function openMemory(store: MemoryVolumeStore, { id, virtualBytes }: VolumeInfo): BlockDevice & AsyncDisposable {
-  const use = store.use(id)
-  const write = async (offset: number, source: Uint8Array): Promise<void> => {
-    const before = store.content(id) ?? new Uint8Array()
-    const after = new Uint8Array(Math.max(before.length, offset + source.length))
-    after.set(before)
-    after.set(source, offset)
-    store.write(id, after)
-  }
-  const zero = (offset: number, lengthBytes: number) => write(offset, new Uint8Array(lengthBytes))
-  return {
-    sizeBytes: virtualBytes,
-    readOnly: false,
-    blockBytesMin: 1,
-    blockBytesPreferred: 4096,
-    async read(offset, target) {
-      target.fill(0)
-      target.set(store.content(id)?.subarray(offset, offset + target.length) ?? [])
-    },
-    write,
-    zero,
-    trim: zero,
-    flush: async () => {},
-    cache: async () => {},
-    extents: async (_offset, lengthBytes) => [{ lengthBytes, hole: false, zero: false }],
-    [Symbol.asyncDispose]: async () => use[Symbol.dispose](),
-  }
-}
 
 test('an overlay names its base and format, and qemu-img finds it sound', { skip: noQemuImg }, async () => {
   const { store, base, close } = await world()

@@ -7,6 +7,9 @@ import { fileOf, type VolumeInfo, type VolumeSnapshots, type VolumeStore } from 
 
 export { memoryVolumeStore, type MemoryVolumeOptions } from './memory.ts'
 
+/** A disk as a guest has it. */
+export type OpenDisk = Pick<BlockDevice, 'read' | 'write' | 'flush'> & AsyncDisposable
+
 export interface VolumeStoreUnderTest {
   readonly store: VolumeStore
   /** A base of 64 MiB that is there. */
@@ -15,7 +18,7 @@ export interface VolumeStoreUnderTest {
   /** Sizes of disks are multiples of it; 512 where it is not said. */
   readonly unitBytes?: number
   /** Where the store has snapshots: opens a disk as a guest does. */
-  readonly open?: (volume: VolumeInfo) => Promise<BlockDevice & AsyncDisposable>
+  readonly open?: (volume: VolumeInfo) => Promise<OpenDisk>
   close(): Promise<void>
 }
 
