@@ -255,6 +255,21 @@ scene(
   },
 )
 
+scene('a revert whose memory is damaged or whose disk is missing is refused while the guest still runs', async (world) => {
+  const { toolstack, hypervisor, volumes, count } = world
+  await toolstack.snapshot(ID, request('hurt', { memory: true }), command())
+  await count()
+  const [save] = hypervisor.saves.values()
+  assert.ok(save)
+  save.whole = false
+  await assert.rejects(toolstack.revert(ID, idOf('hurt'), command()), isFault('failed', /no save of this domain/))
+  assert.equal(await count(), '2', 'it goes on')
+  save.whole = true
+  await volumes.snapshots.remove({ volume: ROOT, snapshot: idOf('hurt') })
+  await assert.rejects(toolstack.revert(ID, idOf('hurt'), command()), isFault('failed', /has no snapshot/))
+  assert.equal(await count(), '3', 'it goes on')
+})
+
 scene('a save that was made before a revert is not restored after it', async ({ toolstack, hypervisor, writeDisk }) => {
   writeDisk('then')
   await toolstack.snapshot(ID, request('before'), command())

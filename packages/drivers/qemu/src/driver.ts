@@ -26,7 +26,7 @@ import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
 import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
-import { restoreInto, saveMachine, snapshotMachine } from './saving.ts'
+import { checkSaveOf, restoreInto, saveMachine, snapshotMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
 import { statisticsOf } from './statistics.ts'
 
@@ -234,6 +234,11 @@ class Driver implements QemuDriver {
         return { sizeBytes }
       })
     })
+  }
+
+  async checkSave(domain: DriverDomain, path: string, { signal }: CallOptions = {}): Promise<void> {
+    const either = signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal
+    await checkSaveOf(this.#host, domain, path, either)
   }
 
   async snapshotMemory(id: DomainId, path: string, options: CallOptions = {}): Promise<{ sizeBytes: number }> {

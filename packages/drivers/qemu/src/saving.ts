@@ -236,19 +236,20 @@ async function settleMigration(clock: Clock, machine: Machine): Promise<void> {
   }
 }
 
+/** @throws Fault `not_found` or `failed` where `restoreInto` would. */
+export async function checkSaveOf(host: QemuHost, domain: DriverDomain, path: string, signal: AbortSignal): Promise<void> {
+  const { id, hardware, spec } = domain
+  const wanted = savedMachine(host.files, { id, hardware, vcpuCount: spec.vcpuCount, memoryBytes: spec.memoryBytes })
+  await checkSave(host.files, path, wanted, signal)
+}
+
 /** Checks the file, then starts a machine by `start` and feeds it. */
 export async function restoreInto(
   context: TransferContext & { readonly domain: DriverDomain; readonly path: string },
   start: (feed: (launched: Launched) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const { host, domain, path, clock, signal } = context
-  const wanted = savedMachine(host.files, {
-    id: domain.id,
-    hardware: domain.hardware,
-    vcpuCount: domain.spec.vcpuCount,
-    memoryBytes: domain.spec.memoryBytes,
-  })
-  await checkSave(host.files, path, wanted, signal)
+  await checkSaveOf(host, domain, path, signal)
   await start(async ({ monitor, migrationSocket }) => {
     const began = clock.monotonic()
     const execute: Execute = (...call) => monitor.execute(...call)

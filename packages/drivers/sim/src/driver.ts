@@ -21,7 +21,7 @@ import type {
   ExecRequest,
   GuestStream,
 } from '@typevisor/toolstack'
-import { SimHypervisor, type SimGuest } from './hypervisor.ts'
+import { SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
 
 /** Called before each operation takes effect: throws the Fault to inject, or returns. */
 export type SimFaults = (operation: keyof DomainDriver, id: DomainId | null) => void
@@ -158,11 +158,13 @@ class SimDriver implements DomainDriver {
   async restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
     await this.#enter('restore', domain.id, options)
     if (this.#hypervisor.guests.has(domain.id)) return
-    const save = this.#hypervisor.saves.get(path)
-    if (!save || !save.whole || save.domain !== domain.id || save.machine !== domain.hardware.machine) {
-      throw new Fault('failed', `restore ${domain.name}: ${path} is no save of this domain`)
-    }
+    const save = this.#saveOf(domain, path)
     this.#add(domain, save.memory).bootedAt = this.#hypervisor.clock.now()
+  }
+
+  async checkSave(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
+    await this.#enter('checkSave', domain.id, options)
+    this.#saveOf(domain, path)
   }
 
   async snapshotMemory(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }> {
@@ -310,6 +312,14 @@ class SimDriver implements DomainDriver {
   async close(): Promise<void> {
     this.#unlisten()
     this.#events.close()
+  }
+
+  #saveOf(domain: DriverDomain, path: string): SimSave {
+    const save = this.#hypervisor.saves.get(path)
+    if (!save) throw new Fault('not_found', `restore ${domain.name}: there is no ${path}`)
+    if (!save.whole || save.domain !== domain.id || save.machine !== domain.hardware.machine)
+      throw new Fault('failed', `restore ${domain.name}: ${path} is no save of this domain`)
+    return save
   }
 
   #queue(): Channel<DriverEvent> {

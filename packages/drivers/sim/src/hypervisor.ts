@@ -19,6 +19,13 @@ export interface SimGuest {
   frozen: boolean
 }
 
+export interface SimSave {
+  readonly domain: DomainId
+  readonly machine: string
+  readonly memory: number
+  whole: boolean
+}
+
 const CONSOLE_KEPT_BYTES = 1024 * 1024
 
 export class SimHypervisor {
@@ -26,7 +33,7 @@ export class SimHypervisor {
   /** Virtual milliseconds from the first instruction to a booted userspace. */
   readonly bootMs: number
   readonly guests = new Map<DomainId, SimGuest>()
-  readonly saves = new Map<string, { domain: DomainId; machine: string; memory: number; whole: boolean }>()
+  readonly saves = new Map<string, SimSave>()
   /** What can still be saved. */
   freeBytes = Infinity
   /** Where the saves lie, as a toolstack wants it. */
