@@ -55,6 +55,8 @@ class Run {
   isFaulty = false
   /** Nothing more can be written. */
   isWounded: () => boolean = () => false
+  /** What is still open goes no further: without it a store that a failure left behind would turn for ever. */
+  isOver = false
 
   constructor(seed: number) {
     this.rng = seededRng(seed)
@@ -71,7 +73,7 @@ class Run {
       file,
       checksum: nodeChecksum,
       crypto,
-      clock: turnClock(this.rng, () => file.isDead),
+      clock: turnClock(this.rng, () => this.isOver || file.isDead),
       rng: this.rng,
       log: memoryLog(),
       journalBytes: 16 * BLOCK_BYTES,
@@ -226,8 +228,7 @@ async function tight(store: Store, step: string): Promise<void> {
   assert.deepEqual([report.damage, report.leaked, report.missing], [[], [], []], step)
 }
 
-async function live(seed: number): Promise<void> {
-  const run = new Run(seed)
+async function live(run: Run): Promise<void> {
   const { rng } = run
   // Small ones are full again and again, and use every block many times.
   const capacityBytes = rng.below(2) === 0 ? 2 ** 32 : (340 + rng.below(400)) * BLOCK_BYTES
@@ -298,11 +299,14 @@ async function live(seed: number): Promise<void> {
 export async function liveAll(seeds: Iterable<number>): Promise<void> {
   const only = process.env['SEED']
   for (const seed of only === undefined ? seeds : [Number(only)]) {
+    const run = new Run(seed)
     try {
-      await live(seed)
+      await live(run)
     } catch (error) {
       process.stderr.write(`SEED=${seed} npm test -- store.sim\n`)
       throw error
+    } finally {
+      run.isOver = true
     }
   }
 }
