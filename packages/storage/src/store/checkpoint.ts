@@ -28,7 +28,7 @@ import type { JournalPlace } from './journal.ts'
 import type { StoreState } from './state.ts'
 import { addressAt, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
 
-/** Blocks written by one call: other work comes in between. */
+/** Blocks written by one call. */
 const BATCH_COUNT = 256
 
 interface FrozenEntry {
@@ -61,6 +61,8 @@ export interface Frozen {
 
 export interface CheckpointOptions {
   readonly journalBlocks: number
+  /** Blocks that are written before other work comes in between. */
+  readonly turnBlockCount: number
   /** Gives way to other work. */
   readonly pause: () => Promise<void>
 }
@@ -200,6 +202,27 @@ export function finishCheckpoint(state: StoreState, frozen: Frozen): void {
   state.journal.moveTail(frozen.place)
   for (const { entries } of frozen.pages) for (const entry of entries) if (entry) settleRoot(entry.tree, entry.rootNode)
   settleRoot(state.catalogTree, frozen.catalogRoot)
+  const seen = new Set<Node>()
+  for (const { tree } of state.catalog.entries()) if (tree.dirtyRoot) letGoOfWritten(tree.dirtyRoot, seen)
+}
+
+/**
+ * Nodes that were copied while the checkpoint was written hold its nodes as their children still, which are clean by now and found by their
+ * addresses. Held on, every node that was ever changed would stay in memory for as long as the load goes on.
+ */
+function letGoOfWritten(node: Node, seen: Set<Node>): void {
+  if (node.address !== 0 || node.children === null || seen.has(node)) return
+  seen.add(node)
+  const { children, words } = node
+  for (let slot = 0; slot < children.length; slot += 1) {
+    const child = children[slot]
+    if (!child) continue
+    if (child.address === 0) letGoOfWritten(child, seen)
+    else {
+      setEntry(words, slot * ENTRY_WORDS, child.address, 0, child.birth, child.checksum)
+      children[slot] = null
+    }
+  }
 }
 
 /** A root that is as it was when it was frozen is clean now: it is found by its address. */
@@ -235,11 +258,12 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
 async function writeBlocks(
   state: StoreState,
   blocks: readonly { address: number; content: Uint8Array }[],
-  { pause }: CheckpointOptions,
+  { pause, turnBlockCount }: CheckpointOptions,
   summed: (index: number, checksum: number) => void = () => {},
   prepare: (index: number) => void = () => {},
 ): Promise<void> {
   const { file, checksum } = state.parts
+  let turn = 0
   for (let from = 0; from < blocks.length;) {
     const parts: Uint8Array[] = []
     const { address } = blocks[from] as { address: number } // it is within
@@ -251,6 +275,10 @@ async function writeBlocks(
       from += 1
     }
     file.write(address * BLOCK_BYTES, parts)
+    // Not behind each run: in a store that is in use most runs are of one block, and a checkpoint would last for as many turns as it has nodes.
+    turn += parts.length
+    if (turn < turnBlockCount && from < blocks.length) continue
+    turn = 0
     await pause()
   }
 }

@@ -75,6 +75,8 @@ export class StoreState implements TreeOwner {
   checkpointGeneration = 0
   /** About how many nodes a checkpoint would have to write. */
   dirtyNodeCount = 0
+  /** With so many dirty nodes no more is taken in before a checkpoint. */
+  dirtyNodeCountLimit = Infinity
   /** Blocks that are free, but on which something depends until the next flush, or the next checkpoint. */
   heldUntilSync: number[] = []
   heldUntilCheckpoint: number[] = []

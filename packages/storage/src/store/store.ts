@@ -22,13 +22,15 @@ import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
-import { hasSpace, journalReserve, Writer } from './writer.ts'
+import { hasSpace, isFull, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
   /** Ring of a store that is made; a store that is there keeps its own. */
   readonly journalBytes?: number
   /** Dirty nodes that begin a checkpoint. */
   readonly dirtyNodeCountMax?: number
+  /** Blocks of a checkpoint that are written before other work comes in between. */
+  readonly turnBlockCount?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
 }
@@ -73,6 +75,8 @@ export interface StoreCheck {
 const JOURNAL_BYTES = 64 * 1024 * 1024
 const JOURNAL_BYTES_MIN = 16 * BLOCK_BYTES
 const DIRTY_NODE_COUNT_MAX = 16_384
+/** Of one write each at worst: about 2 ms. */
+const TURN_BLOCK_COUNT = 256
 /** Blocks freed and not reusable before a flush: from so many on the store flushes by itself. */
 const HELD_COUNT_MAX = 16_384
 /** And at least as often as this, while there is something to make safe. */
@@ -104,8 +108,10 @@ export class Store {
     this.writer = new Writer(state)
     this.#checkpointOptions = {
       journalBlocks: state.journal.sizeBytes / BLOCK_BYTES,
+      turnBlockCount: options.turnBlockCount ?? TURN_BLOCK_COUNT,
       pause: () => options.clock.sleep(millis(0)),
     }
+    state.dirtyNodeCountLimit = 2 * (options.dirtyNodeCountMax ?? DIRTY_NODE_COUNT_MAX)
     this.#ticking = this.#tick()
     this.#wakeCollector()
   }
@@ -349,6 +355,8 @@ export class Store {
   /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
   async roomFor(blockCount: number): Promise<void> {
     await this.#room(blockCount * 48 + 4096)
+    // What changes faster than a checkpoint is written waits for it.
+    if (isFull(this.state)) await this.checkpoint()
     if (hasSpace(this.state, blockCount)) return
     // Freed blocks wait for a flush, nodes for a checkpoint, deleted ones for the collector.
     await this.flush()

@@ -184,6 +184,7 @@ async function live(world: World): Promise<void> {
     log: memoryLog(),
     journalBytes: 16 * BLOCK_BYTES,
     dirtyNodeCountMax: 10,
+    turnBlockCount: 1,
   })
   let file = new SimStoreFile({ rng, capacityBytes: 2 ** 32 })
   let store = await Store.create(optionsOf(file))

@@ -78,6 +78,7 @@ class Run {
       log: memoryLog(),
       journalBytes: 16 * BLOCK_BYTES,
       dirtyNodeCountMax: 6 + this.rng.below(30),
+      turnBlockCount: 1,
       collects: this.collects,
     }
   }
