@@ -196,6 +196,18 @@ scene(
   },
 )
 
+scene('a guest that waits for room goes on after a snapshot of its memory, and from it after a revert', async (world) => {
+  const { toolstack, hypervisor } = world
+  hypervisor.guest.fillDisk(ID)
+  const { snapshots } = await toolstack.snapshot(ID, request('full', { memory: true }), command())
+  assert.equal(snapshots[0]?.state, 'running')
+  assert.deepEqual(hypervisor.need(ID).state, { kind: 'paused', cause: 'disk-full' })
+  hypervisor.guest.makeRoom(ID)
+  assert.deepEqual(hypervisor.need(ID).state, { kind: 'running' })
+  assert.equal((await toolstack.revert(ID, idOf('full'), command())).state.kind, 'running')
+  assert.equal(await world.count(), '1')
+})
+
 scene('a clone is a domain of its own on the disk of the snapshot, and outlives where it came from', async (world) => {
   const { toolstack, volumes, writeDisk, disk } = world
   writeDisk('then')

@@ -18,6 +18,7 @@ import { bytes, Fault, formatBytes, millis, toFault, type EpochMillis, type Json
 import {
   assertCanSnapshot,
   SNAPSHOT_COUNT_MAX,
+  waitsForRoom,
   type DomainId,
   type DomainSnapshot,
   type DomainSpec,
@@ -114,7 +115,8 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         if (input.memory) await assertMemory(context, domain)
         else if (input.quiesce === 'must' && state.kind === 'paused')
           throw new Fault('conflict', `snapshot ${domain.name}: a paused guest cannot freeze its file systems, want running`)
-        return { output: state.kind }
+        // One that waits for room is to run.
+        return { output: waitsForRoom(state) ? 'running' : state.kind }
       },
     },
     {
@@ -129,7 +131,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         const { input, services } = context
         if (!input.memory) return
         const seen = await seenBy(context)
-        if (stateThen(context) === 'running' && seen?.kind === 'paused' && seen.cause === 'requested')
+        if (stateThen(context) === 'running' && seen?.kind === 'paused' && (seen.cause === 'requested' || waitsForRoom(seen)))
           await services.driver.unpause(input.id)
         await dropSaves(context)
       },
