@@ -51,14 +51,19 @@ const PROGRAMS = [
 /** Loaded by name at run time, so no ELF header speaks of them. */
 const LATE_LIBRARIES = ['libnss_files.so.2', 'libnss_dns.so.2', 'libresolv.so.2'] as const
 const LIBRARY_FOLDER = 'usr/lib/x86_64-linux-gnu'
+/** Found by the path that is written into the library above it (fio's librbd). */
+const PRIVATE_LIBRARY_FOLDERS = [`${LIBRARY_FOLDER}/ceph`] as const
 
-export interface MicroInput {
+export interface PackageFiles {
   /** Everything that the packages unpack to: path to content, or to a link's target. */
   readonly files: ReadonlyMap<
     string,
     | { readonly kind: 'file'; readonly mode: number; readonly content: () => Uint8Array }
     | { readonly kind: 'link'; readonly target: string }
   >
+}
+
+export interface MicroInput extends PackageFiles {
   /** The project's own files: `initramfs/init`, `root/etc/inittab` and so on. */
   readonly guest: ReadonlyMap<string, { readonly mode: number; readonly content: Uint8Array }>
   /** Names of busybox's applets. */
@@ -91,8 +96,7 @@ const COMMAND_LINE: readonly (readonly [string, string])[] = [
 
 /** @throws Fault `failed` naming what the packages lack. */
 export function assembleMicro(input: MicroInput): MicroParts {
-  const kernelPath = only(input, /^boot\/vmlinuz-(.+)$/, 'a kernel')
-  const release = kernelPath.slice('boot/vmlinuz-'.length)
+  const { path: kernelPath, release } = kernelOf(input)
   const modules = new ModuleSet(input, release)
   return {
     kernel: unpackKernel(content(input, kernelPath), input.unpack),
@@ -101,6 +105,11 @@ export function assembleMicro(input: MicroInput): MicroParts {
     root: rootTree(input, modules, release),
     commandLine: COMMAND_LINE.map(([word]) => word).join(' '),
   }
+}
+
+export function kernelOf(input: PackageFiles): { path: string; release: string } {
+  const path = only(input, /^boot\/vmlinuz-(.+)$/, 'a kernel')
+  return { path, release: path.slice('boot/vmlinuz-'.length) }
 }
 
 function initramfsTree(input: MicroInput, modules: ModuleSet): Tree {
@@ -148,7 +157,7 @@ function rootTree(input: MicroInput, modules: ModuleSet, release: string): Tree 
     tree.link(SBIN_APPLETS.has(applet) ? `usr/sbin/${applet}` : `usr/bin/${applet}`, '/bin/busybox')
   // busybox's own dpkg and rpm would mislead: there is no package database here.
   for (const path of PROGRAMS) tree.file(usrMerged(path), content(input, path), 0o755)
-  for (const [path, file] of libraryClosure(input)) tree.file(path, file, 0o755)
+  for (const [path, file] of libraryClosure(input, PROGRAMS, LATE_LIBRARIES)) tree.file(path, file, 0o755)
   for (const path of modules.kept()) tree.file(usrMerged(path), content(input, path))
   modules.writeIndex(tree, release)
   const boot = modules.withDependencies(BOOT_MODULES, modules.withDependencies(INITRAMFS_MODULES))
@@ -189,7 +198,12 @@ const SBIN_APPLETS = new Set(
   ).split(' '),
 )
 
-function libraryClosure(input: MicroInput): Map<string, Uint8Array> {
+/** What programs load, and what that loads: path to content. `late`: loaded by name at run time. @throws Fault `failed` for what is not there. */
+export function libraryClosure(
+  input: PackageFiles,
+  programs: readonly string[],
+  late: readonly string[],
+): Map<string, Uint8Array> {
   const found = new Map<string, Uint8Array>()
   const visit = (name: string): void => {
     const path = `${LIBRARY_FOLDER}/${name}`
@@ -198,29 +212,29 @@ function libraryClosure(input: MicroInput): Map<string, Uint8Array> {
     found.set(path, file)
     for (const next of neededLibraries(file).libraries) visit(next)
   }
-  for (const program of PROGRAMS) {
+  for (const program of programs) {
     const { libraries, interpreter } = neededLibraries(content(input, program))
     for (const name of libraries) visit(name)
     if (interpreter !== null) found.set(`usr${interpreter}`, library(input, baseName(interpreter)))
   }
-  for (const name of LATE_LIBRARIES) visit(name)
+  for (const name of late) visit(name)
   return found
 }
 
-function library(input: MicroInput, name: string): Uint8Array {
-  for (const folder of ['lib/x86_64-linux-gnu', LIBRARY_FOLDER])
+function library(input: PackageFiles, name: string): Uint8Array {
+  for (const folder of ['lib/x86_64-linux-gnu', LIBRARY_FOLDER, ...PRIVATE_LIBRARY_FOLDERS])
     if (input.files.has(`${folder}/${name}`)) return content(input, `${folder}/${name}`)
   throw new Fault('failed', `assemble micro: no library ${name} in the packages`)
 }
 
 /** Kernel modules by the name that the kernel gives them (`-` is `_`). */
-class ModuleSet {
-  readonly #input: MicroInput
+export class ModuleSet {
+  readonly #input: PackageFiles
   readonly #paths = new Map<string, string>()
   readonly #depends = new Map<string, readonly string[]>()
   readonly #prefix: string
 
-  constructor(input: MicroInput, release: string) {
+  constructor(input: PackageFiles, release: string, needed: readonly string[] = [...INITRAMFS_MODULES, ...BOOT_MODULES]) {
     this.#input = input
     this.#prefix = input.files.has(`usr/lib/modules/${release}/modules.order`)
       ? `usr/lib/modules/${release}/`
@@ -228,7 +242,7 @@ class ModuleSet {
     for (const path of input.files.keys()) {
       if (path.startsWith(`${this.#prefix}kernel/`) && path.endsWith('.ko')) this.#paths.set(moduleName(path), path)
     }
-    const missing = [...INITRAMFS_MODULES, ...BOOT_MODULES].filter((name) => !this.#paths.has(name))
+    const missing = needed.filter((name) => !this.#paths.has(name))
     if (missing.length > 0)
       throw new Fault('failed', `assemble micro: kernel ${release} has no module ${missing.join(', ')} (as .ko)`)
   }
@@ -287,7 +301,7 @@ const baseName = (path: string): string => path.slice(path.lastIndexOf('/') + 1)
 const moduleName = (path: string): string => baseName(path).replace(/\.ko$/, '').replaceAll('-', '_')
 const usrMerged = (path: string): string => (/^(?:bin|sbin|lib|lib64)\//.test(path) ? `usr/${path}` : path)
 
-function content(input: MicroInput, path: string): Uint8Array {
+export function content(input: PackageFiles, path: string): Uint8Array {
   let name = path
   for (let hops = 0; hops < 8; hops += 1) {
     const file = input.files.get(name) ?? input.files.get(`usr/${name}`)
@@ -304,7 +318,7 @@ function guest(input: MicroInput, path: string): { readonly mode: number; readon
   return file
 }
 
-function only(input: MicroInput, pattern: RegExp, what: string): string {
+function only(input: PackageFiles, pattern: RegExp, what: string): string {
   const found = [...input.files.keys()].filter((path) => pattern.test(path))
   if (found.length !== 1) throw new Fault('failed', `assemble micro: ${found.length} files like ${pattern.source}, want ${what}`)
   return found[0] as string // length was just checked

@@ -4,11 +4,11 @@
  *   <cache>/archives/<package>_<version>_<arch>.deb    each checked against the SHA256 of apt's signed lists
  *   <cache>/unpacked/<sha256>/                         dpkg-deb -x; made under another name and renamed, so it is whole or not there
  *   <cache>/apt/                                       lists of our own, only where the machine has none (or old ones)
- *   <cache>/resolved.json                              the last answer of apt, for a machine that has lost lists and network since
+ *   <cache>/resolved-<digest>.json                     the last answer of apt to a question, for a machine that has lost lists and network since
  *
  * Nothing is installed on the machine, no package script is run, and no root is needed.
  */
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { chmod, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -66,11 +66,14 @@ export async function fetchPackages(
 }
 
 async function resolve(roots: readonly string[], options: DebianOptions): Promise<DebianPackage[]> {
-  const memory = join(options.cacheFolder, 'resolved.json')
+  const question = createHash('sha256').update(roots.join()).digest('hex').slice(0, 12)
+  const memory = join(options.cacheFolder, `resolved-${question}.json`)
   try {
     const packages = await resolveWithApt(roots, options)
-    await writeFile(`${memory}.new`, JSON.stringify({ roots, packages }))
-    await rename(`${memory}.new`, memory)
+    // Others may ask the same at the same time.
+    const fresh = `${memory}.${randomUUID()}`
+    await writeFile(fresh, JSON.stringify({ roots, packages }))
+    await rename(fresh, memory)
     return packages
   } catch (error) {
     if (!(error instanceof Fault) || error.code !== 'unavailable') throw error

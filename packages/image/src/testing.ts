@@ -46,6 +46,8 @@ const simImage = (name: ImageName): Image => ({
   contents: { kernel: 'sim' },
 })
 
+export { buildToolGuest, type ToolGuest, type ToolGuestOptions } from './testing/tool-guest.ts'
+
 export interface BareGuest extends AsyncDisposable {
   /** Milliseconds from the start of QEMU to `typevisor: ready`. */
   readonly readyMs: number

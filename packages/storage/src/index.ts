@@ -52,6 +52,14 @@ export type { LeaseReport } from './served/lease-commands.ts'
 export type { OwnSpace, VolumeUsage } from './served/space.ts'
 export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
 export type { VolumeLimits } from './store/limits.ts'
-export { Store, type StoreCheck, type StoreOptions, type StoreUsage, type VolumeDescription } from './store/store.ts'
+export {
+  Store,
+  type StoreCheck,
+  type StoreOptions,
+  type StoreUsage,
+  type VolumeDescription,
+  type VolumeOptions,
+} from './store/store.ts'
+export { COMPRESSION_KINDS, type CompressionKind } from './store/catalog.ts'
 export { volumeDevice } from './store/volume-device.ts'
 export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommands } from './volume-commands.ts'

@@ -9,6 +9,7 @@ import { existsSync } from 'node:fs'
 import { mkdir, rm, symlink } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
+import { nodeCompressor } from './node-compressor.ts'
 import { blockDeviceBytes, nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
 import { nodeVolumeCrypto } from './node-volume-crypto.ts'
 import { answerVolumes, type AnsweringServer, type VolumeServerOptions } from './node-volume-server.ts'
@@ -51,7 +52,8 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   building.use(lock(join(dir, 'lock')))
   const isNew = !existsSync(path)
   const file = nodeStoreFile({ path, calls, create: isNew })
-  const made = { ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), collects: !checks }
+  const ports = { file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), compressor: nodeCompressor }
+  const made = { ...parts, ...ports, collects: !checks, repairs: checks }
   const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
     await file.close()
     // A store that was never made whole is none: the next one makes it.

@@ -1,7 +1,7 @@
 /**
  * Whoever serves a folder of volumes, as others meet it: its control socket, and the sockets of its guests.
  *
- *   DIR/control.sock   one line of JSON asks, one answers; for whoever runs the server (0600)
+ *   DIR/control.sock   one line of JSON asks, one answers; before that some may tell how far it is; for whoever runs the server (0600)
  *   a guest's socket   NBD, of one volume alone: made by `attach`, gone by `detach`; it has the owner that was asked for, mode 0600
  *
  * Sockets of guests are not remembered over the server's end: whoever asked for them asks the next one again.
@@ -14,7 +14,7 @@ import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type EpochMillis, type Log } from '@typevisor/base'
 import { listenNbd, type ExportSource, type NbdServer } from '@typevisor/nbd'
 import { Lines } from './lines.ts'
-import { parseVolumeCommand, type ServedStore, type VolumeCommands } from './volume-commands.ts'
+import { parseVolumeCommand, type OnProgress, type ServedStore, type VolumeCommands } from './volume-commands.ts'
 
 export interface ServerHello {
   readonly version: string
@@ -39,6 +39,7 @@ type AllCommands = VolumeCommands & ServerCommands
 export type ServerCaller = <C extends keyof AllCommands>(
   command: C,
   args: AllCommands[C]['args'],
+  onProgress?: OnProgress,
 ) => Promise<AllCommands[C]['answer']>
 
 export interface VolumeServerOptions {
@@ -78,12 +79,12 @@ export async function answerVolumes(options: VolumeServerOptions): Promise<Answe
       return null
     },
   }
-  const answer = async (line: string): Promise<unknown> => {
+  const answer: Answer = async (line, onProgress) => {
     const asked: unknown = JSON.parse(line)
     const command = parseServerCommand(asked)
     if (command) return (table[command.name] as (args: unknown) => Promise<unknown>)(command.args)
     const { command: name, args } = parseVolumeCommand(asked)
-    return served.call(name, args)
+    return served.call(name, args, onProgress)
   }
   stack.use(await listenControl(dir, answer))
   const parts = stack.move()
@@ -158,7 +159,9 @@ function only(volume: string, { open, look }: ExportSource): ExportSource {
   return { list: async () => [{ name: volume }], open: mine(open), look: mine(look) }
 }
 
-async function listenControl(dir: string, answer: (line: string) => Promise<unknown>): Promise<AsyncDisposable> {
+type Answer = (line: string, onProgress: OnProgress) => Promise<unknown>
+
+async function listenControl(dir: string, answer: Answer): Promise<AsyncDisposable> {
   await rm(join(dir, 'control.sock'), { force: true }) // the lock says that nobody else answers there
   const open = new Set<Socket>()
   const server = createServer((socket) => {
@@ -166,7 +169,11 @@ async function listenControl(dir: string, answer: (line: string) => Promise<unkn
     socket.on('close', () => open.delete(socket))
     socket.on('error', () => {})
     void (async () => {
-      for await (const line of createInterface({ input: socket })) socket.write(`${JSON.stringify(await reply(line, answer))}\n`)
+      const say = (what: unknown): void => void socket.write(`${JSON.stringify(what)}\n`)
+      for await (const line of createInterface({ input: socket })) {
+        const onProgress = byPercent((fraction) => say({ progress: fraction }))
+        say(await reply(() => answer(line, onProgress)))
+      }
     })().catch(() => socket.destroy())
   })
   const address = controlAddress(dir)
@@ -202,9 +209,20 @@ async function listening(server: Server, path: string): Promise<void> {
   }
 }
 
-async function reply(line: string, answer: (line: string) => Promise<unknown>): Promise<unknown> {
+/** Tells of each percent once. */
+function byPercent(tell: OnProgress): OnProgress {
+  let told = 0
+  return (fraction) => {
+    const percent = Math.floor(fraction * 100)
+    if (percent === told) return
+    told = percent
+    tell(fraction)
+  }
+}
+
+async function reply(answer: () => Promise<unknown>): Promise<unknown> {
   try {
-    return { answer: await answer(line) }
+    return { answer: await answer() }
   } catch (error) {
     return { error: (error instanceof SyntaxError ? new Fault('invalid', `line: ${error.message}`) : toFault(error)).toJSON() }
   }
@@ -256,13 +274,16 @@ export async function askServer(dir: string): Promise<VolumeServerConnection | n
   const lines = createInterface({ input: socket })[Symbol.asyncIterator]()
   return {
     closed,
-    call: async (command, args) => {
+    call: async (command, args, onProgress) => {
       socket.write(`${JSON.stringify({ command, args })}\n`)
-      const { value, done } = await lines.next()
-      if (done) throw new Fault('unavailable', `the volume server of ${dir} went away`)
-      const reply = JSON.parse(value) as { answer?: unknown; error?: unknown }
-      if (reply.error !== undefined) throw faultFromJson(reply.error)
-      return reply.answer as never // it comes from the same table
+      for (;;) {
+        const { value, done } = await lines.next()
+        if (done) throw new Fault('unavailable', `the volume server of ${dir} went away`)
+        const reply = JSON.parse(value) as { answer?: unknown; error?: unknown; progress?: number }
+        if (reply.error !== undefined) throw faultFromJson(reply.error)
+        if (reply.progress === undefined) return reply.answer as never // it comes from the same table
+        onProgress?.(reply.progress)
+      }
     },
     close: () => socket.destroy(),
   }

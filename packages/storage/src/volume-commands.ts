@@ -5,18 +5,24 @@ import { leaseCommands, leasedNameOf, type LeaseCommands } from './served/lease-
 import type { ServedCommands } from './served/served-commands.ts'
 import { ServedVolume } from './served/served-volume.ts'
 import { volumeUsage, type VolumeUsage } from './served/space.ts'
-import type { Entry } from './store/catalog.ts'
+import { COMPRESSION_KINDS, type CompressionKind, type Entry } from './store/catalog.ts'
 import { Opening } from './store/lease.ts'
 import { limitsOf, type Store, type StoreCheck, type VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
-/** Arguments and answer of each. */
+/** Arguments and answer of each. `secret`s are the content of key files, in base64. */
 export interface VolumeCommands extends ServedCommands, LeaseCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
   /** null: there is none of this name. */
   get: { args: { name: string }; answer: VolumeDescription | null }
   usage: { args: Record<string, never>; answer: VolumeUsage }
-  create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
+  create: {
+    args: { name: string; sizeBytes: number; compression?: CompressionKind; secret?: string }
+    answer: VolumeDescription
+  }
+  /** @throws Fault `unauthenticated` when it stays locked. */
+  unlock: { args: { name: string; secret: string }; answer: { unlocked: string[] } }
+  rekey: { args: { name: string; secret: string; nextSecret: string }; answer: VolumeDescription }
   /** Grown to `sizeBytes` where that is said, in the same step. */
   clone: { args: { snapshot: string; name: string; sizeBytes?: number }; answer: VolumeDescription }
   snapshot: { args: { volume: string; name: string }; answer: VolumeDescription }
@@ -24,13 +30,17 @@ export interface VolumeCommands extends ServedCommands, LeaseCommands {
   rename: { args: { name: string; next: string }; answer: VolumeDescription }
   resize: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
   remove: { args: { name: string }; answer: null }
-  check: { args: Record<string, never>; answer: StoreCheck }
+  /** Rests, so that it reads not more than so much in a second. */
+  check: { args: { bytesPerSecondMax?: number }; answer: StoreCheck }
 }
 export type VolumeCommand = keyof VolumeCommands
 export type CommandCaller = <C extends VolumeCommand>(
   command: C,
   args: VolumeCommands[C]['args'],
+  onProgress?: OnProgress,
 ) => Promise<VolumeCommands[C]['answer']>
+/** Of what takes long: from 0 to 1. */
+export type OnProgress = (fraction: number) => void
 
 /** A store with who uses what of it. */
 export class ServedStore {
@@ -48,18 +58,33 @@ export class ServedStore {
   }
 
   /** What was changed is safe from a power cut when it is answered. */
-  readonly call: CommandCaller = async (command, args) => {
-    const carryOut = this.#table[command] as (args: unknown) => Promise<unknown>
-    const answer = await carryOut(args)
+  readonly call: CommandCaller = async (command, args, onProgress = () => {}) => {
+    const carryOut = this.#table[command] as (args: unknown, onProgress: OnProgress) => Promise<unknown>
+    const answer = await carryOut(args, onProgress)
     if (!LOOKS.has(command)) await this.store.flush()
     return answer as never // the table has each command's own answer
   }
 
-  readonly #table: { [C in VolumeCommand]: (args: VolumeCommands[C]['args']) => Promise<VolumeCommands[C]['answer']> } = {
+  readonly #table: {
+    [C in VolumeCommand]: (args: VolumeCommands[C]['args'], onProgress: OnProgress) => Promise<VolumeCommands[C]['answer']>
+  } = {
     list: async () => this.store.list(),
     get: async ({ name }) => this.store.get(name),
     usage: () => volumeUsage(this.store),
-    create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
+    create: ({ name, sizeBytes, compression, secret }) =>
+      this.store.createVolume(name, sizeBytes, {
+        ...(compression === undefined ? {} : { compression }),
+        ...(secret === undefined ? {} : { secret: secretOf(secret) }),
+      }),
+    unlock: async ({ name, secret }) => {
+      const { encryption } = this.#need(name)
+      if (encryption === 'none') throw new Fault('conflict', `unlock ${name}: it is not encrypted`)
+      const unlocked = await this.store.unlock(secretOf(secret), [name])
+      if (this.#need(name).encryption === 'locked')
+        throw new Fault('unauthenticated', `unlock ${name}: it is not encrypted with this key file`)
+      return { unlocked }
+    },
+    rekey: ({ name, secret, nextSecret }) => this.store.rekey(name, secretOf(secret), secretOf(nextSecret)),
     clone: ({ snapshot, name, sizeBytes }) => this.store.clone(snapshot, name, sizeBytes),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot }) => {
@@ -89,7 +114,13 @@ export class ServedStore {
     offerLease: (args) => this.#leases.offerLease(args),
     handOverLease: (args) => this.#leases.handOverLease(args),
     releaseLease: (args) => this.#leases.releaseLease(args),
-    check: () => this.store.check({ readsData: true, repairs: this.#repairs }),
+    check: (options, onProgress) =>
+      this.store.check({
+        ...options,
+        readsData: true,
+        repairs: this.#repairs,
+        onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
+      }),
     remove: async ({ name }) => {
       this.#assertUnused(name, 'delete')
       await this.store.remove(name)
@@ -155,6 +186,8 @@ const COMMANDS = [
   'get',
   'usage',
   'create',
+  'unlock',
+  'rekey',
   'clone',
   'snapshot',
   'revert',
@@ -169,8 +202,8 @@ const COMMANDS = [
   'handOverLease',
   'releaseLease',
 ] as const satisfies VolumeCommand[]
-/** These change nothing. */
-const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'check', 'stats'])
+/** These change nothing of the store. */
+const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'unlock', 'check', 'stats'])
 const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', 'holder'])
 const NUMBER_ARGS: ReadonlySet<string> = new Set([
   'sizeBytes',
@@ -181,6 +214,24 @@ const NUMBER_ARGS: ReadonlySet<string> = new Set([
   'from',
   'nextEpoch',
 ])
+const SECRET_ARGS: ReadonlySet<string> = new Set(['secret', 'nextSecret'])
+
+const isText = (value: unknown): value is string => typeof value === 'string'
+
+function isRight(key: string, value: unknown): boolean {
+  if (TEXT_ARGS.has(key) || SECRET_ARGS.has(key)) return isText(value)
+  if (NUMBER_ARGS.has(key)) return typeof value === 'number'
+  return key === 'compression' && COMPRESSION_KINDS.some((kind) => kind === value)
+}
+
+/** @throws Fault `invalid`, which does not say what was there. */
+function secretOf(base64: string): Uint8Array {
+  try {
+    return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0))
+  } catch {
+    throw new Fault('invalid', `secret: got ${base64.length} characters that are not base64`)
+  }
+}
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {
@@ -190,8 +241,8 @@ export function parseVolumeCommand(json: unknown): { command: VolumeCommand; arg
   if (typeof args !== 'object' || args === null)
     throw new Fault('invalid', `args of ${known}: got ${JSON.stringify(args)}, want an object`)
   for (const [key, value] of Object.entries(args)) {
-    const wrong = TEXT_ARGS.has(key) ? typeof value !== 'string' : NUMBER_ARGS.has(key) ? typeof value !== 'number' : true
-    if (wrong) throw new Fault('invalid', `args.${key} of ${known}: got ${JSON.stringify(value)}`)
+    if (!isRight(key, value))
+      throw new Fault('invalid', `args.${key} of ${known}: got ${SECRET_ARGS.has(key) ? typeof value : JSON.stringify(value)}`)
   }
   return { command: known, args: args as never } // the store itself refuses what is missing
 }

@@ -152,7 +152,7 @@ test('one that cannot be opened is said in words, and tried again until it can',
   const keeper = keep()
   const said = () => log.lines.find(({ event }) => event === 'volumes.server_not_there')
   for (let tries = 0; tries < 1000 && !said(); tries += 1) await sleep(20)
-  assert.match(String(said()?.fields['error']), /ended at once: .*no superblock is whole/s)
+  assert.match(String(said()?.fields['error']), /ended at once: .*none of the four superblocks is whole/s)
   await writeFile(join(dir, 'store'), store)
   assert.deepEqual(
     (await keeper.call('list', {})).map(({ name }) => name),

@@ -1,12 +1,14 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { Fault, formatBytes, parseBytes } from '@typevisor/base'
+import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
-import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
+import { askServer, COMPRESSION_KINDS, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
-import { parseFlags, type FlagTable } from '../flags.ts'
+import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
+import { Progress } from '../progress.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { KEY_FLAGS, KEY_VERBS, secretOf, stillLocked } from './volume-keys.ts'
 import { LEASE_FLAGS, LEASE_VERBS } from './volume-lease.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
 import { STATISTICS_VERBS } from './volume-statistics.ts'
@@ -16,6 +18,9 @@ import type { VolumeVerb } from './volume-verb.ts'
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+  rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
+  compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
+  ...KEY_FLAGS,
   ...LIMIT_FLAGS,
   ...LEASE_FLAGS,
 } as const satisfies FlagTable
@@ -28,6 +33,7 @@ async function withFolder<T>(
   dir: string,
   { makes = false, checks = false, wantsServer }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
+  whenDamaged: (fault: Fault) => T,
 ): Promise<T> {
   const server = await askServer(dir)
   if (server) {
@@ -39,7 +45,19 @@ async function withFolder<T>(
   }
   if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
+  const opened = await openVolumeFolder({
+    dir,
+    create: makes,
+    checks,
+    lock: lockFile,
+    calls: fileCalls(),
+    ...parts,
+  }).catch((error: unknown) => {
+    if (checks && error instanceof Fault && error.code === 'failed') return error
+    throw error
+  })
+  if (opened instanceof Fault) return whenDamaged(opened)
+  await using folder = opened
   return await work(folder.served.call)
 }
 
@@ -50,6 +68,9 @@ const sizeOf = (size: string | undefined): number => {
   if (size === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
   return parseBytes(size)
 }
+
+const formOf = ({ encryption, compression }: VolumeDescription): string =>
+  [encryption === 'unlocked' ? 'encrypted' : encryption, compression].filter((word) => word !== 'none').join(' ') || '-'
 
 async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind: 'volume' | 'snapshot' | null): Promise<void> {
   const items = (await call('list', {})).filter((item) => kind === null || item.kind === kind)
@@ -65,6 +86,8 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
         { title: 'NAME', value: ({ name }) => name },
         { title: 'KIND', value: (item) => item.kind },
         { title: 'SIZE', value: ({ sizeBytes }) => formatBytes(sizeBytes), right: true },
+        { title: 'STORED', value: ({ storedBytes }) => formatBytes(bytes(storedBytes)), right: true },
+        { title: 'FORM', value: formOf },
         { title: 'FROM', value: ({ parent }) => parent ?? '-' },
         { title: 'AGE', value: ({ createdAt }) => age(createdAt, now), right: true },
       ],
@@ -75,12 +98,15 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
 
 const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
-    usage: 'typevisor volume create NAME --size SIZE --dir DIR',
+    usage: 'typevisor volume create NAME --size SIZE [--key-file FILE] [--compression zstd] --dir DIR',
     words: [1, 1],
-    flags: ['size'],
+    flags: ['size', 'compression', 'key-file'],
     makes: true,
-    run: async (call, [name = ''], flags, terminal, json) =>
-      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size) })),
+    run: async (call, [name = ''], flags, terminal, json) => {
+      const compression = oneOf('--compression', flags.compression ?? 'none', COMPRESSION_KINDS)
+      const secret = flags['key-file'] === undefined ? {} : { secret: await secretOf(flags, 'key-file') }
+      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size), compression, ...secret }))
+    },
   },
   clone: {
     usage: 'typevisor volume clone VOLUME@SNAPSHOT NAME --dir DIR',
@@ -115,16 +141,23 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     },
   },
   check: {
-    usage: 'typevisor volume check --dir DIR',
+    usage: 'typevisor volume check [--rate SIZE] [--key-file FILE] --dir DIR',
     words: [0, 0],
+    flags: ['rate', 'key-file'],
     checks: true,
-    run: async (call, _words, _flags, terminal, json) => {
-      const found = await call('check', {})
-      if (json) terminal.out(JSON.stringify(found))
+    run: async (call, _words, flags, terminal, json) => {
+      const locked = await stillLocked(call, flags)
+      using progress = new Progress('check')
+      const args = flags.rate === undefined ? {} : { bytesPerSecondMax: parseBytes(flags.rate) }
+      const found = await call('check', args, (fraction) => progress.show('reading', fraction))
+      progress.clear()
+      if (json) terminal.out(JSON.stringify({ ...found, locked }))
       else {
         for (const line of found.damage) terminal.out(line)
+        if (locked.length > 0) terminal.say(`locked, so that only checksums are proven: ${locked.join(', ')}`)
         const looked = `${found.dataCount} blocks of data, ${found.nodeCount} nodes`
-        const mended = `${found.leakedCount} blocks given back, ${found.missingCount} taken`
+        const tables = `${found.rebuiltCount} tables made anew, ${found.leakedCount} blocks given back, ${found.missingCount} taken`
+        const mended = `${found.mendedCount} blocks written again from their second copy, ${tables}`
         terminal.out(
           found.damage.length > 0 ? `damaged: ${looked}` : found.isRepaired ? `mended: ${mended}; ${looked}` : `sound: ${looked}`,
         )
@@ -140,6 +173,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
       terminal.out(json ? JSON.stringify(usage) : renderUsage(usage, terminal.width))
     },
   },
+  ...KEY_VERBS,
   ...LIMIT_VERBS,
   ...STATISTICS_VERBS,
   ...LEASE_VERBS,
@@ -207,7 +241,15 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
+      const code = await withFolder(
+        dir,
+        verb,
+        (call) => verb.run(call, positional, flags, terminal, json),
+        ({ message }) => {
+          terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)
+          return CHECK_EXIT.damaged
+        },
+      )
       return code ?? EXIT.ok
     },
   }
@@ -215,7 +257,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
 
 export const volume = commandOf(
   'volume',
-  'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats, lease',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, unlock, rekey, limit, stats, lease',
   VOLUME_VERBS,
 )
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)

@@ -1,6 +1,7 @@
 /** Volumes with no platform: the command line on a folder, served and not. */
 import assert from 'node:assert/strict'
-import { readFile, rm, writeFile } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Fault } from '@typevisor/base'
@@ -87,6 +88,111 @@ test('a byte that rots is named by check, and never served', async () => {
   }
 })
 
+test('an encrypted volume is served to who has its key file, told to others, and nothing of it is in the store in clear', async () => {
+  const dir = await temporaryFolder()
+  const at = ['--dir', dir]
+  const [key, other] = [join(dir, 'key'), join(dir, 'passphrase')]
+  const socketPath = join(dir, 'nbd.sock')
+  const words = 'a word that nobody may read. '
+  const formOf = async (): Promise<unknown> => {
+    const { items } = json((await run(['volume', 'list', '--json', ...at])).said) as {
+      items: { encryption: string; compression: string; storedBytes: number }[]
+    }
+    return items.map(({ encryption, compression, storedBytes }) => [encryption, compression, storedBytes])
+  }
+  const connect = () => connectNbd({ address: { socketPath }, exportName: 'web' })
+  try {
+    await writeFile(key, randomBytes(32))
+    await writeFile(other, 'correct horse battery staple\n')
+    const made = await run(['volume', 'create', 'web', '--size', '16MiB', '--key-file', key, '--compression', 'zstd', ...at])
+    assert.equal(made.code, 0, made.said)
+    assert.deepEqual(await formOf(), [['locked', 'zstd', 0]])
+    const unserved = await run(['volume', 'unlock', 'web', '--key-file', key, ...at])
+    assert.equal(unserved.code, 6)
+    assert.match(unserved.said, /nobody serves .*: nbd serve --key-file/)
+    {
+      await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath])
+      await child.says(/locked: web/)
+      await child.says(/serving/)
+      assert.equal((await stat(join(dir, 'control.sock'))).mode & 0o777, 0o600)
+      await assert.rejects(connect(), /web: it is encrypted and locked/)
+      const wrong = await run(['volume', 'unlock', 'web', '--key-file', other, ...at])
+      assert.equal(wrong.code, 5)
+      assert.match(wrong.said, /web: it is not encrypted with this key file/)
+      assert.equal((await run(['volume', 'unlock', 'web', '--key-file', key, ...at])).code, 0)
+      await using client = await connect()
+      await client.write(0, Buffer.alloc(65_536, words))
+      await client.flush()
+      assert.deepEqual(await formOf(), [['unlocked', 'zstd', 4096]])
+      assert.match((await run(['volume', 'list', ...at])).said, /encrypted zstd/)
+      assert.equal((await run(['volume', 'rekey', 'web', '--key-file', key, '--new-key-file', other, ...at])).code, 0)
+      process.kill(child.pid, 'SIGKILL')
+      await child.exited
+    }
+    assert.ok(!(await readFile(join(dir, 'store'))).includes('that nobody may'))
+    const locked = await run(['volume', 'check', ...at])
+    assert.equal(locked.code, 0)
+    assert.match(locked.said, /only checksums are proven: web/)
+    const checked = await run(['volume', 'check', '--json', '--key-file', other, ...at])
+    assert.deepEqual((json(checked.said) as { locked: string[] }).locked, [])
+    await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath, '--key-file', key, '--key-file', other])
+    await child.says(/no locked volume has its key from this file/)
+    await child.says(/serving/)
+    await using client = await connect()
+    const content = new Uint8Array(65_536)
+    await client.read(0, content)
+    assert.ok(Buffer.from(content).equals(Buffer.alloc(65_536, words)))
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
+test('a check mends what it can, tells a script by its exit code, and works beside the load where the folder is served', async () => {
+  const dir = await temporaryFolder()
+  const at = ['--dir', dir]
+  try {
+    assert.equal((await run(['volume', 'create', 'web', '--size', '16MiB', ...at])).code, 0)
+    const path = join(dir, 'store')
+    const damage = async (...blocks: number[]): Promise<void> => {
+      await using store = await open(path, 'r+')
+      for (const block of blocks) {
+        const { buffer } = await store.read(Buffer.alloc(1), 0, 1, block * 4096 + 100)
+        await store.write(Uint8Array.of(buffer.readUInt8(0) ^ 1), 0, 1, block * 4096 + 100)
+      }
+    }
+    // Both homes of the table of free blocks, behind four superblocks and a journal of 64 MiB.
+    await damage(16_388, 16_389)
+    const refused = await run(['volume', 'list', ...at])
+    assert.equal(refused.code, 1)
+    assert.match(refused.said, /table of free blocks, group 0: .*volume check makes it anew/)
+    const mended = await run(['volume', 'check', ...at])
+    assert.equal(mended.code, 1)
+    assert.match(mended.said, /^mended: .*1 tables made anew/m)
+    assert.equal((await run(['volume', 'check', ...at])).code, 0)
+    {
+      const socketPath = join(dir, 'nbd.sock')
+      await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath])
+      await child.says(/serving/)
+      await using client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+      const content = Buffer.alloc(1024 * 1024, 'something to be read again')
+      await client.write(0, content)
+      await client.flush()
+      const sound = await run(['volume', 'check', '--rate', '64MiB', '--json', ...at])
+      assert.deepEqual([sound.code, (json(sound.said) as { dataCount: number }).dataCount >= 256], [0, true])
+      await damage(16_388 + (await readFile(path)).subarray(16_388 * 4096).indexOf(content.subarray(0, 4096)) / 4096)
+      const found = await run(['volume', 'check', ...at])
+      assert.equal(found.code, 2)
+      assert.match(found.said, /web at 0: block \d+ has checksum/)
+    }
+    // All superblocks: there is nothing to go by.
+    await damage(0, 1, 2, 3)
+    const lost = await run(['volume', 'check', ...at])
+    assert.deepEqual([lost.code, lost.said.includes('none of the four superblocks is whole')], [2, true])
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
 test('wrong words are told with what is wanted', async () => {
   const wrong = async (words: string[], want: RegExp) => {
     const { code, said } = await run(words)
@@ -95,7 +201,14 @@ test('wrong words are told with what is wanted', async () => {
   }
   await wrong(['volume', 'crate', 'x'], /did you mean create/)
   await wrong(['volume', 'create', 'x', '--size', '1GiB'], /got no --dir/)
-  await wrong(['volume', 'create', 'x', '--dir', '/tmp/x', '--size', 'much'], /size: got "much"/)
+  const dir = await temporaryFolder()
+  await wrong(['volume', 'create', 'x', '--dir', dir, '--size', 'much'], /size: got "much"/)
+  await wrong(
+    ['volume', 'create', 'x', '--dir', dir, '--size', '1MiB', '--compression', 'zip'],
+    /--compression: got "zip", want none or zstd/,
+  )
+  await wrong(['volume', 'rekey', 'x', '--dir', dir], /--key-file: got nothing/)
+  await rm(dir, { recursive: true, force: true })
   await wrong(['nbd', 'serve', '--memory', '1GiB'], /--socket or --port/)
   await wrong(['nbd', 'serve', '--memory', '1GiB', '--port', '99999'], /--port: got "99999"/)
 })

@@ -104,12 +104,12 @@ export class Allocator {
     return runs
   }
 
-  /** Takes blocks that a record of the journal says were given out. */
-  take(address: number, count: number): void {
+  /** Takes blocks that a record of the journal says were given out. `mayBeUsed`: it may not be known that they were free by then. */
+  take(address: number, count: number, mayBeUsed = false): void {
     while (this.#groupCount * GROUP_BLOCKS < address + count) this.#addGroup()
     for (let block = address; block < address + count; block += 1) {
-      assert(!this.isUsed(block), `block ${block} was given out twice`)
-      this.#setUsed(block)
+      if (this.isUsed(block)) assert(mayBeUsed, `block ${block} was given out twice`)
+      else this.#setUsed(block)
     }
   }
 
@@ -146,6 +146,19 @@ export class Allocator {
     return ((this.#backed[block >>> 5] as number) & (1 << (block & 31))) !== 0
   }
 
+  /** Nothing is known of a group: all of it counts as in use, and its table is written by the next checkpoint. */
+  takeGroup(group: number): void {
+    while (this.#groupCount <= group) this.#addGroup()
+    const first = group * GROUP_BLOCKS
+    this.take(first, Math.min(GROUP_BLOCKS, this.#blockCountMax - first), true)
+    this.#dirty.add(group)
+  }
+
+  /** The next checkpoint writes the table of this group, whether it has changed or not. */
+  writeTable(group: number): void {
+    this.#dirty.add(group)
+  }
+
   /** Gives back what nothing ever pointed at. */
   cancel(run: Run): void {
     for (let block = run.address; block < run.address + run.count; block += 1) this.#setFree(block)
@@ -167,6 +180,11 @@ export class Allocator {
   /** Groups whose tables a checkpoint would have to write. */
   get dirtyGroups(): ReadonlySet<number> {
     return this.#dirty
+  }
+
+  /** Between `freeze` and `thaw`. */
+  get isFrozen(): boolean {
+    return this.#freezing !== null
   }
 
   /** Begins a checkpoint. @returns the groups whose tables it has to write: `frozenTable` gives them as they are now, until `thaw`. */

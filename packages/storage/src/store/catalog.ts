@@ -13,7 +13,7 @@ import {
   type CatalogKind,
 } from './format.ts'
 import type { BlockCipher, WrappedKey } from './ports.ts'
-import { PLAIN, SEALED, type Geometry, type Tree } from './tree.ts'
+import { encodePlace, PLAIN, SEALED, type Geometry, type Tree } from './tree.ts'
 
 /** What of an entry goes into a record. Slots of others; -1: none. */
 export interface EntryRecord {
@@ -33,7 +33,12 @@ export interface EntryRecord {
   readonly name: string
   /** null: not encrypted. Snapshots and clones have their origin's. */
   readonly key: WrappedKey | null
+  readonly compression: CompressionKind
 }
+
+const COMPRESSION = { none: 0, zstd: 1 } as const
+export type CompressionKind = keyof typeof COMPRESSION
+export const COMPRESSION_KINDS = Object.keys(COMPRESSION) as CompressionKind[]
 
 export const geometryOf = ({ key }: EntryRecord): Geometry => (key ? SEALED : PLAIN)
 
@@ -45,14 +50,17 @@ export class Entry {
   /** Slots whose parent this one is. */
   readonly children = new Set<Entry>()
   parent: Entry | null = null
+  /** Blocks of data that its tree leads to. */
+  storedCount: number
   /** Of an encrypted one that is unlocked. */
   cipher: BlockCipher | null = null
 
-  constructor(slot: number, record: EntryRecord, tree: Tree, dead: DeadList) {
+  constructor(slot: number, record: EntryRecord, tree: Tree, dead: DeadList, storedCount = 0) {
     this.slot = slot
     this.record = record
     this.tree = tree
     this.dead = dead
+    this.storedCount = storedCount
   }
 
   get kind(): CatalogKind {
@@ -60,6 +68,9 @@ export class Entry {
   }
   get name(): string {
     return this.record.name
+  }
+  get isCompressed(): boolean {
+    return this.record.compression !== 'none'
   }
   get isLocked(): boolean {
     return this.record.key !== null && this.cipher === null
@@ -153,9 +164,10 @@ export class Catalog {
 export interface EntryRoots {
   readonly tree: {
     readonly height: number
-    readonly root: { readonly address: number; readonly birth: number; readonly checksum: number }
+    readonly root: { readonly address: number; readonly copy: number; readonly birth: number; readonly checksum: number }
   }
   readonly dead: { readonly top: { readonly address: number; readonly checksum: number }; readonly count: number }
+  readonly storedCount: number
 }
 
 /** `roots`: what the tree and the dead list are on disk; left out where a record of the journal tells only what people see. */
@@ -170,7 +182,7 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       epoch: record.epoch,
       height: roots?.tree.height ?? 0,
       sizeBytes: BigInt(record.sizeBytes),
-      rootAddress: BigInt(roots?.tree.root.address ?? 0),
+      rootAddress: roots ? encodePlace(roots.tree.root) : 0n,
       rootBirth: roots?.tree.root.birth ?? 0,
       rootChecksum: roots?.tree.root.checksum ?? 0,
       createdAt: BigInt(record.createdAt),
@@ -193,6 +205,9 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       keyNonce: record.key?.nonce ?? new Uint8Array(KEY_NONCE_BYTES),
       keyTag: record.key?.tag ?? new Uint8Array(KEY_TAG_BYTES),
       keyWrapped: record.key?.wrapped ?? new Uint8Array(KEY_BYTES),
+      compression: COMPRESSION[record.compression],
+      reserved2: 0,
+      storedCount: BigInt(roots?.storedCount ?? 0),
     },
     content,
   )
@@ -221,8 +236,14 @@ export function decodeEntry(content: Uint8Array): { record: EntryRecord; decoded
     bytesPerSecondMax: Number(decoded.bytesPerSecondMax),
     name: text.decode(decoded.name.subarray(0, decoded.nameBytes)),
     key: keyOf(decoded),
+    compression: compressionOf(decoded.compression),
   }
   return { record, decoded }
+}
+
+function compressionOf(number: number): CompressionKind {
+  for (const kind of COMPRESSION_KINDS) if (COMPRESSION[kind] === number) return kind
+  throw new Fault('unsupported', `catalog record: got compression ${number}, want ${Object.values(COMPRESSION).join(' or ')}`)
 }
 
 function keyOf(decoded: ReturnType<typeof CATALOG_RECORD.decode>): WrappedKey | null {
@@ -257,4 +278,5 @@ export const emptyRecord: EntryRecord = {
   bytesPerSecondMax: 0,
   name: '',
   key: null,
+  compression: 'none',
 }

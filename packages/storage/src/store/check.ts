@@ -5,18 +5,29 @@
  * blocks in use, never too many.
  */
 import { toFault } from '@typevisor/base'
+import { opensAt } from './blocks.ts'
 import type { Entry } from './catalog.ts'
 import { openDeadBlock } from './dead-list.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
 import type { BlockCipher } from './ports.ts'
-import { hex, type StoreState } from './state.ts'
-import { addressAt, entryAt, type Geometry, type Node, type NodeEntry, type Tree } from './tree.ts'
+import { hex, type ProvenPlace, type StoreState } from './state.ts'
+import { addressAt, copyAt, entryAt, type Geometry, type Node, type NodeEntry, type Tree } from './tree.ts'
+
+export interface CheckProgress {
+  readonly nodeCount: number
+  readonly dataCount: number
+  /** About how many blocks there are to be looked at. */
+  readonly usedCount: number
+}
 
 export interface CheckOptions {
   /** Every block of data is read and proven; without it nodes and tables only. */
   readonly readsData: boolean
-  readonly pause: () => Promise<void>
-  readonly onProgress?: (done: { nodeCount: number; dataCount: number }) => void
+  /** Of data and nodes; left out: as fast as it goes. */
+  readonly bytesPerSecondMax?: number
+  /** Milliseconds; 0 gives way to other work. */
+  readonly sleep: (ms: number) => Promise<void>
+  readonly onProgress?: (done: CheckProgress) => void
 }
 
 export interface CheckReport {
@@ -31,6 +42,8 @@ export interface CheckReport {
 }
 
 const DAMAGE_COUNT_MAX = 1000
+/** Blocks between two rests. */
+const PACE_COUNT = 64
 
 /** Whose tree is gone through. */
 interface Owner {
@@ -55,6 +68,7 @@ class Check {
   readonly #seen = new Set<Node>()
   #nodeCount = 0
   #dataCount = 0
+  #pacedCount = 0
   readonly damage: string[] = []
 
   constructor(state: StoreState, options: CheckOptions) {
@@ -101,12 +115,13 @@ class Check {
     // Trees share whole parts: each is looked at once.
     const wasReached = this.#isReached(entry.address)
     this.#reach(entry.address)
+    if (entry.copy !== 0) this.#reach(entry.copy)
     if (wasReached) return
     let node: Node
     try {
-      const content = new Uint8Array(BLOCK_BYTES)
-      this.#state.parts.file.readBlocking(entry.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+      const content = this.#state.readProven(entry, 'node')
       node = this.#state.nodeOf(entry, content)
+      this.#copy(entry, content, 'node')
     } catch (error) {
       const last = first + owner.geometry.spanOf(entry.level + 1) - 1
       this.#found(`${owner.name}: node of blocks ${first} to ${last}: ${toFault(error).message}`)
@@ -119,17 +134,14 @@ class Check {
     if (this.#seen.has(node)) return
     this.#seen.add(node)
     this.#nodeCount += 1
-    if (node.address !== 0) this.#reach(node.address)
     // The place of the version before it is in use until this one is written.
-    for (let before = node.replaces; before; before = before.replaces) if (before.address !== 0) this.#reach(before.address)
-    if (this.#nodeCount % 64 === 0) {
-      this.#options.onProgress?.({ nodeCount: this.#nodeCount, dataCount: this.#dataCount })
-      await this.#options.pause()
-    }
+    for (let at: Node | null = node; at; at = at.replaces)
+      for (const block of [at.address, at.copy]) if (block !== 0) this.#reach(block)
+    await this.#pace()
     const { geometry, fromBlock } = owner
     if (node.level === 0) {
       for (let block = Math.max(first, fromBlock); block < first + geometry.leafEntries; block += 1)
-        this.#data(node, owner, block)
+        await this.#data(node, owner, block)
       return
     }
     const part = geometry.spanOf(node.level)
@@ -143,47 +155,92 @@ class Check {
     }
   }
 
-  #data(node: Node, { name, geometry, isCatalog, cipher }: Owner, block: number): void {
+  async #data(node: Node, owner: Owner, block: number): Promise<void> {
+    const { name, geometry, isCatalog } = owner
     const word = geometry.wordOf(block)
     const address = addressAt(node.words, word)
     if (address === 0) return
     const wasReached = this.#isReached(address)
     this.#reach(address)
+    const copy = isCatalog ? copyAt(node.words, word) : 0
+    if (copy !== 0) this.#reach(copy)
     if (wasReached) return
     this.#dataCount += 1
-    // A page that a checkpoint is writing has its checksum when it is written.
-    if (!this.#options.readsData || isCatalog) return
+    // As it is now: it may change while the block is read.
+    const entry = node.words.slice(word, word + geometry.entryWords)
+    const want = entry[3] as number // it has four words at least
+    if (isCatalog) {
+      // A page that a checkpoint is writing has its checksum when it is written.
+      if (want !== 0) this.#page({ address, copy, checksum: want }, block)
+      return
+    }
+    if (!this.#options.readsData) return
     try {
       const content = new Uint8Array(BLOCK_BYTES)
-      this.#state.parts.file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
-      const [found, want] = [this.#state.parts.checksum(content), node.words[word + 3] as number]
+      const { file } = this.#state.parts
+      const position = address * BLOCK_BYTES
+      if (!file.readNow(position, content, 0, BLOCK_BYTES)) await file.read(position, content)
+      await this.#pace()
+      const found = this.#state.parts.checksum(content)
       if (found !== want)
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} has checksum ${hex(found)}, want ${hex(want)}`)
-      else if (cipher && !cipher.open(block, node.words[word + 2] as number, content, 0, node.bytes, (word + ENTRY_WORDS) * 4))
+      else if (owner.cipher && !opensAt(owner, entry, 0, block, content, 0))
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} is not what was sealed there`)
     } catch (error) {
       this.#found(`${name} at ${block * BLOCK_BYTES}: ${toFault(error).message}`)
     }
   }
 
+  #page(place: ProvenPlace, page: number): void {
+    try {
+      this.#copy(place, this.#state.readProven(place, `page ${page}`), `page ${page}`)
+    } catch (error) {
+      this.#found(`catalog: ${toFault(error).message}`)
+    }
+  }
+
+  /** The first copy is good; is the second? */
+  #copy({ copy, checksum }: ProvenPlace, content: Uint8Array, what: string): void {
+    const { file, checksum: sum } = this.#state.parts
+    // While a checkpoint is written, second copies come after the first.
+    if (copy === 0 || this.#state.allocator.isFrozen) return
+    const second = new Uint8Array(BLOCK_BYTES)
+    try {
+      file.readBlocking(copy * BLOCK_BYTES, second, 0, BLOCK_BYTES)
+    } catch {
+      // It is written again, then, as one with a wrong byte is.
+    }
+    if (sum(second) !== checksum) this.#state.mend(copy, content, `second copy of ${what}`)
+  }
+
+  /** After each block: gives way now and then, and waits where it would be faster than it may. */
+  async #pace(): Promise<void> {
+    this.#pacedCount += 1
+    if (this.#pacedCount % PACE_COUNT !== 0) return
+    const { sleep, bytesPerSecondMax, onProgress } = this.#options
+    const { allocator } = this.#state
+    onProgress?.({ nodeCount: this.#nodeCount, dataCount: this.#dataCount, usedCount: allocator.usedCount })
+    await sleep(bytesPerSecondMax ? (1000 * PACE_COUNT * BLOCK_BYTES) / bytesPerSecondMax : 0)
+  }
+
   #deadList(entry: Entry): void {
-    for (const { node, address } of entry.dead.entries)
-      if ((node?.address ?? address) !== 0) this.#reach(node?.address ?? address)
+    for (const dead of entry.dead.entries) this.#reachDead(dead.node ?? dead)
     for (let top = entry.dead.top; top.address !== 0;) {
       this.#reach(top.address)
       try {
-        const content = new Uint8Array(BLOCK_BYTES)
-        this.#state.parts.file.readBlocking(top.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
-        const found = this.#state.parts.checksum(content)
-        if (found !== top.checksum) throw new Error(`checksum ${hex(found)}, want ${hex(top.checksum)}`)
+        const content = this.#state.readProven({ ...top, copy: 0 }, 'dead list')
         const { entries, previous } = openDeadBlock(content)
-        for (const { address } of entries) if (address !== 0) this.#reach(address)
+        for (const dead of entries) this.#reachDead(dead)
         top = previous
       } catch (error) {
-        this.#found(`${entry.name}: dead list at block ${top.address}: ${toFault(error).message}`)
+        this.#found(`${entry.name}: ${toFault(error).message}`)
         return
       }
     }
+  }
+
+  #reachDead({ address, copy }: { address: number; copy: number }): void {
+    for (const block of [address, copy]) if (block !== 0) this.#reach(block)
   }
 
   #found(words: string): void {

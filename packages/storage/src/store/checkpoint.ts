@@ -3,7 +3,8 @@
  *
  *   freeze (at once)    every dirty node, dead list and catalog page is given its place; the tables are fixed with those places in them;
  *                       a generation begins, so that what changes from now on is copied
- *   write               nodes from the leaves up, since each holds the checksums of those below; dead lists; catalog pages; tables
+ *   write               nodes from the leaves up, since each holds the checksums of those below; dead lists; catalog pages; tables; second
+ *                       copies of the catalog and of the nodes above the leaves, as far from the first as the space that was found goes
  *   sync, superblock (twice), sync
  *   afterwards          the journal's tail moves; blocks that only the checkpoint before led to are let go
  *
@@ -17,6 +18,7 @@ import {
   BLOCK_BYTES,
   CATALOG_RECORD_BYTES,
   CATALOG_RECORDS_PER_PAGE,
+  COPY_DISTANCE_MAX,
   ENTRY_WORDS,
   FORMAT_VERSION,
   STORE_MAGIC,
@@ -26,7 +28,7 @@ import {
 } from './format.ts'
 import type { JournalPlace } from './journal.ts'
 import type { StoreState } from './state.ts'
-import { addressAt, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
+import { addressAt, copyAt, copyFlags, encodePlace, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
 
 /** Blocks written by one call. */
 const BATCH_COUNT = 256
@@ -39,6 +41,7 @@ interface FrozenEntry {
   readonly rootNode: Node | null
   readonly root: Tree['root'] | null
   readonly dead: { address: number; checksum: number; count: number }
+  readonly storedCount: number
 }
 
 export interface Frozen {
@@ -49,13 +52,15 @@ export interface Frozen {
   /** From the leaves up. */
   readonly nodes: readonly Node[]
   /** Catalog pages: their slots, where they go, and the leaf entry that tells of them. */
-  readonly pages: readonly { page: number; address: number; entries: readonly (FrozenEntry | null)[] }[]
+  readonly pages: readonly { page: number; address: number; copy: number; entries: readonly (FrozenEntry | null)[] }[]
   /** Nodes of the catalog's tree, from the leaves up: written when the pages' checksums are known. */
   readonly catalogNodes: readonly Node[]
   readonly catalogRoot: Node | null
   readonly catalogHeight: number
   readonly deadBlocks: readonly { address: number; content: Uint8Array }[]
+  /** Those whose table is to be written, of so many that there are. */
   readonly groups: readonly number[]
+  readonly groupCount: number
   readonly releases: readonly number[]
 }
 
@@ -86,24 +91,16 @@ export function freeze(state: StoreState): Frozen | null {
   for (const page of pages) state.load(catalogTree, page, true)
   // The catalog's own nodes: at most one a level for each page.
   const spare = pages.length * (1 + catalogTree.height + 1)
-  const runs = allocator.allocateAll(nodes.length + deadBlockCount + spare)
+  const innerCount = nodes.reduce((sum, { level }) => sum + (level > 0 ? 1 : 0), 0)
+  const least = nodes.length + deadBlockCount + spare
+  // Better no copies than no checkpoint.
+  const runs = roomFor(state, least + innerCount + spare) ?? roomFor(state, least)
   if (!runs) return null
-  // A checkpoint that has begun must not fail because something else has filled the disk.
-  const back = (run: Run): void =>
-    allocator.back(run, (address, count) => state.parts.file.allocate(address * BLOCK_BYTES, count * BLOCK_BYTES))
-  try {
-    for (const run of runs) back(run)
-    for (const group of allocator.dirtyGroups) back({ address: allocator.homeOf(group, 0), count: HOME_COUNT })
-  } catch (error) {
-    for (const run of runs) allocator.cancel(run)
-    if (error instanceof Fault && error.code === 'exhausted') return null
-    throw error
-  }
-  const addresses = runs.flatMap(({ address, count }) => Array.from({ length: count }, (_, index) => address + index)).reverse()
-  const place = (): number => addresses.pop() as number // counted above
+  const { place, placeCopy, rest } = placesIn(runs, innerCount + spare, least)
 
   for (const node of nodes) {
     node.address = place()
+    if (node.level > 0) node.copy = placeCopy(node.address)
     if (node.replaces) state.freeNode(node.replaces)
     node.replaces = null
   }
@@ -113,26 +110,28 @@ export function freeze(state: StoreState): Frozen | null {
   })
   const frozenPages = pages.map((page) => {
     const address = place()
+    const copy = placeCopy(address)
     const leaf = catalogTree.writableLeaf(page, state.catalogUser)
     const word = PLAIN.wordOf(page)
     const before = addressAt(leaf.words, word)
-    if (before !== 0) state.freeMetadata(before)
-    setEntry(leaf.words, word, address, 0, state.epoch, 0)
+    if (before !== 0) state.freeMetadata(before, copyAt(leaf.words, word))
+    setEntry(leaf.words, word, address, copyFlags(address, copy), state.epoch, 0)
     const entries = Array.from({ length: CATALOG_RECORDS_PER_PAGE }, (_, index) => {
       const entry = catalog.at(page * CATALOG_RECORDS_PER_PAGE + index)
       return entry && frozenEntry(entry)
     })
-    return { page, address, entries }
+    return { page, address, copy, entries }
   })
   const dirtyCatalog = new Set<Node>()
   collect(catalogTree.dirtyRoot, dirtyCatalog)
   const catalogNodes = [...dirtyCatalog]
   for (const node of catalogNodes) {
     node.address = place()
+    node.copy = placeCopy(node.address)
     if (node.replaces) state.freeNode(node.replaces)
     node.replaces = null
   }
-  for (const address of addresses) allocator.cancel({ address, count: 1 })
+  for (const address of rest()) allocator.cancel({ address, count: 1 })
 
   const releases = state.heldUntilCheckpoint
   state.heldUntilCheckpoint = []
@@ -150,6 +149,7 @@ export function freeze(state: StoreState): Frozen | null {
     catalogHeight: catalogTree.height,
     deadBlocks,
     groups: allocator.freeze(),
+    groupCount: allocator.groupCount,
     releases,
   }
   state.beginGeneration()
@@ -157,8 +157,47 @@ export function freeze(state: StoreState): Frozen | null {
   return frozen
 }
 
+/** So many blocks, and room for them and the tables in the file: a checkpoint that has begun must not fail because something else has filled the disk. null: there is no such room. */
+function roomFor({ allocator, parts: { file } }: StoreState, count: number): Run[] | null {
+  const runs = allocator.allocateAll(count)
+  if (!runs) return null
+  const back = (run: Run): void =>
+    allocator.back(run, (address, blockCount) => file.allocate(address * BLOCK_BYTES, blockCount * BLOCK_BYTES))
+  try {
+    for (const run of runs) back(run)
+    for (const group of allocator.dirtyGroups) back({ address: allocator.homeOf(group, 0), count: HOME_COUNT })
+    return runs
+  } catch (error) {
+    for (const run of runs) allocator.cancel(run)
+    if (error instanceof Fault && error.code === 'exhausted') return null
+    throw error
+  }
+}
+
+/** Hands out the blocks of `runs`: the first copies from the front, the second ones from the back, where an entry can tell of them. */
+function placesIn(
+  runs: readonly Run[],
+  copyCount: number,
+  least: number,
+): { place: () => number; placeCopy: (of: number) => number; rest: () => number[] } {
+  const addresses = runs.flatMap(({ address, count }) => Array.from({ length: count }, (_, index) => address + index))
+  let copiesLeft = addresses.length > least ? copyCount : 0
+  let from = 0
+  return {
+    place: () => addresses[from++] as number, // counted by the caller
+    placeCopy(of) {
+      const last = addresses.at(-1)
+      if (copiesLeft === 0 || last === undefined || Math.abs(last - of) > COPY_DISTANCE_MAX) return 0
+      copiesLeft -= 1
+      addresses.pop()
+      return last
+    },
+    rest: () => addresses.slice(from),
+  }
+}
+
 function frozenEntry(entry: Entry): FrozenEntry {
-  const { tree, dead } = entry
+  const { tree, dead, storedCount } = entry
   return {
     slot: entry.slot,
     record: entry.record,
@@ -167,6 +206,7 @@ function frozenEntry(entry: Entry): FrozenEntry {
     rootNode: tree.dirtyRoot,
     root: tree.root,
     dead: { ...dead.top, count: dead.count },
+    storedCount,
   }
 }
 
@@ -175,15 +215,19 @@ export async function writeCheckpoint(state: StoreState, frozen: Frozen, options
   const { file, checksum } = state.parts
   await writeNodes(state, frozen.nodes, options)
   await writeBlocks(state, frozen.deadBlocks, options)
+  const pages = frozen.pages.map((page) => ({ address: page.address, copy: page.copy, content: pageOf(page) }))
+  await writeBlocks(state, pages, options, (index, sum) => {
+    setPageChecksum(frozen, index, sum)
+  })
+  await writeNodes(state, frozen.catalogNodes, options)
+  const doubledNodes = [...frozen.nodes.filter(({ level }) => level > 0), ...frozen.catalogNodes]
+  const doubled = [...doubledNodes.map(({ copy, bytes }) => ({ copy, content: bytes })), ...pages]
+  const copies = doubled.flatMap(({ copy, content }) => (copy === 0 ? [] : [{ address: copy, content }]))
   await writeBlocks(
     state,
-    frozen.pages.map((page) => ({ address: page.address, content: pageOf(page) })),
+    copies.toSorted((a, b) => a.address - b.address),
     options,
-    (index, sum) => {
-      setPageChecksum(frozen, index, sum)
-    },
   )
-  await writeNodes(state, frozen.catalogNodes, options)
   await writeTables(state, frozen, options)
   await file.sync()
   const superblock = superblockOf(state, frozen, options)
@@ -228,7 +272,7 @@ function letGoOfWritten(node: Node, seen: Set<Node>): void {
 /** A root that is as it was when it was frozen is clean now: it is found by its address. */
 function settleRoot(tree: Tree | null, root: Node | null): void {
   if (tree === null || root === null || tree.dirtyRoot !== root) return
-  tree.root = { level: root.level, address: root.address, birth: root.birth, checksum: root.checksum }
+  tree.root = { level: root.level, address: root.address, copy: root.copy, birth: root.birth, checksum: root.checksum }
   tree.dirtyRoot = null
   tree.forget()
 }
@@ -248,7 +292,15 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
     (index) => {
       const node = nodes[index] as Node
       node.children?.forEach((child, slot) => {
-        if (child) setEntry(node.words, slot * ENTRY_WORDS, child.address, 0, child.birth, child.checksum)
+        if (child)
+          setEntry(
+            node.words,
+            slot * ENTRY_WORDS,
+            child.address,
+            copyFlags(child.address, child.copy),
+            child.birth,
+            child.checksum,
+          )
       })
       node.children = null
     },
@@ -283,6 +335,8 @@ async function writeBlocks(
   }
 }
 
+const NO_ROOT = { address: 0, copy: 0, birth: 0, checksum: 0 }
+
 function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
   const content = new Uint8Array(BLOCK_BYTES)
   for (const [index, entry] of entries.entries()) {
@@ -290,8 +344,9 @@ function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
     const { rootNode, root } = entry
     const at = rootNode ?? root
     const encoded = encodeEntry(entry.record, {
-      tree: { height: entry.height, root: { address: at?.address ?? 0, birth: at?.birth ?? 0, checksum: at?.checksum ?? 0 } },
+      tree: { height: entry.height, root: at ?? NO_ROOT },
       dead: { top: entry.dead, count: entry.dead.count },
+      storedCount: entry.storedCount,
     })
     content.set(encoded, index * CATALOG_RECORD_BYTES)
   }
@@ -315,8 +370,9 @@ async function writeTables(state: StoreState, frozen: Frozen, { pause }: Checkpo
     const table = state.allocator.frozenTable(group)
     content.set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength), TABLE_HEAD.sizeBytes)
     new DataView(content.buffer).setUint32(TABLE_HEAD.at.checksum, checksum(content), true)
-    file.write(state.allocator.homeOf(group, state.turnOf(group)) * BLOCK_BYTES, [content])
-    state.tableWritten(group)
+    const turn = state.turnOf(group)
+    file.write(state.allocator.homeOf(group, turn) * BLOCK_BYTES, [content])
+    state.tableIs(group, turn, frozen.generation)
     await pause()
   }
 }
@@ -339,11 +395,12 @@ function superblockOf(state: StoreState, frozen: Frozen, options: CheckpointOpti
       journalOffset: BigInt(frozen.place.offset),
       journalSequence: BigInt(frozen.place.sequence),
       journalChain: frozen.place.chain,
-      groupCount: state.allocator.groupCount,
-      catalogAddress: BigInt(at.address),
+      groupCount: frozen.groupCount,
+      catalogAddress: encodePlace(at),
       catalogBirth: at.birth,
       catalogChecksum: at.checksum,
       catalogHeight: frozen.catalogHeight,
+      tablesSum: state.tablesSum,
     },
     new Uint8Array(BLOCK_BYTES),
   )

@@ -6,11 +6,13 @@
  * below. What is popped does not depend on where the last checkpoint was: recovery pops the same.
  */
 import { DEAD_ENTRIES_PER_BLOCK, DEAD_HEAD, FLAG_NODE, BLOCK_BYTES } from './format.ts'
-import { addressAt, setEntry, type Node } from './tree.ts'
+import { addressAt, copyAt, copyFlags, setEntry, type Node } from './tree.ts'
 
 /** A block of data by its address, or a node, whose address may not be known yet. */
 export interface DeadEntry {
   readonly address: number
+  /** Of nodes: where the second copy is; 0: there is none. */
+  readonly copy: number
   readonly birth: number
   readonly node: Node | null
   readonly isNode: boolean
@@ -24,7 +26,8 @@ export function openDeadBlock(content: Uint8Array): { entries: DeadEntry[]; prev
   for (let index = 0; index < Math.min(count, DEAD_ENTRIES_PER_BLOCK); index += 1) {
     const word = HEAD_WORDS + index * 4
     const isNode = ((words[word + 1] as number) & FLAG_NODE) !== 0
-    entries.push({ address: addressAt(words, word), birth: words[word + 2] as number, node: null, isNode })
+    const [address, copy] = [addressAt(words, word), copyAt(words, word)]
+    entries.push({ address, copy, birth: words[word + 2] as number, node: null, isNode })
   }
   return { entries, previous: { address: Number(previous), checksum: previousChecksum } }
 }
@@ -49,12 +52,12 @@ export class DeadList {
   }
 
   pushBlock(address: number, birth: number): void {
-    this.#entries.push({ address, birth, node: null, isNode: false })
+    this.#entries.push({ address, copy: 0, birth, node: null, isNode: false })
     this.count += 1
   }
 
   pushNode(node: Node): void {
-    this.#entries.push({ address: 0, birth: node.birth, node, isNode: true })
+    this.#entries.push({ address: 0, copy: 0, birth: node.birth, node, isNode: true })
     this.count += 1
   }
 
@@ -90,8 +93,11 @@ export class DeadList {
       const words = new Uint32Array(BLOCK_BYTES / 4)
       const content = new Uint8Array(words.buffer)
       DEAD_HEAD.encode({ previous: BigInt(this.top.address), previousChecksum: this.top.checksum, count: part.length }, content)
-      for (const [index, { address, birth, node, isNode }] of part.entries())
-        setEntry(words, HEAD_WORDS + index * 4, node?.address ?? address, isNode ? FLAG_NODE : 0, birth, 0)
+      for (const [index, entry] of part.entries()) {
+        const { address, copy } = entry.node ?? entry
+        const flags = (entry.isNode ? FLAG_NODE : 0) | copyFlags(address, copy)
+        setEntry(words, HEAD_WORDS + index * 4, address, flags, entry.birth, 0)
+      }
       const at = addresses[blocks.length] as number // as many as `blocksNeeded` said
       this.top = { address: at, checksum: checksum(content) }
       blocks.push({ address: at, content })

@@ -20,8 +20,18 @@ const LITTLE = { littleEndian: true }
 export const ENTRY_WORDS = 4
 export const ENTRIES_PER_NODE = 256
 export const ENTRY_SHIFT = 8
-/** Word 0: address, low. Word 1: address, high (8 bits), and flags. Word 2: birth. Word 3: checksum. */
+/** Word 0: address, low. Word 1: address, high (8 bits), flags (8 bits), and how far the second copy is. Word 2: birth. Word 3: checksum. */
 export const FLAG_ZERO = 0x100
+/** Compressed volumes: of a unit that is packed. Those of its entries that have no address are no holes. */
+export const FLAG_PACKED = 0x400
+/** Blocks that are packed together. */
+export const UNIT_BLOCKS = 16
+/**
+ * Nodes above the leaves, and all of the catalog, are written twice. Bits 16 to 31 of word 1: so many blocks behind the first copy (signed)
+ * is the second; 0: there is none. An address of 64 bits elsewhere is the same two words.
+ */
+export const COPY_SHIFT = 16
+export const COPY_DISTANCE_MAX = 0x7fff
 /** In the leaves of an encrypted volume: four words more, the block's SIV. */
 export const SIV_WORDS = 4
 export const SIV_BYTES = 4 * SIV_WORDS
@@ -47,6 +57,16 @@ export const SUPERBLOCK = layout(
     ['catalogBirth', 'u32'],
     ['catalogChecksum', 'u32'],
     ['catalogHeight', 'u32'],
+    ['tablesSum', 'u32', 'of all tables of free blocks in force: CRC-32 of group and generation of each, XORed'],
+  ],
+  LITTLE,
+)
+
+/** What is summed of a table in force, so that one of an earlier checkpoint is not taken for it. */
+export const TABLE_NAME = layout(
+  [
+    ['generation', 'u64'],
+    ['group', 'u32'],
   ],
   LITTLE,
 )
@@ -94,11 +114,11 @@ export const RECORD_HEAD = layout(
 export const RECORD_TYPE = { wrap: 1, open: 2, write: 3, trim: 4, catalog: 5, reap: 6, mark: 7 } as const
 export type RecordType = (typeof RECORD_TYPE)[keyof typeof RECORD_TYPE]
 
-/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block in their order; `sealed`: then a SIV for each. */
+/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block that has an address, in their order; `sealed`: then a SIV for each. */
 export const WRITE_HEAD = layout(
   [
     ['slot', 'u32'],
-    ['blockCount', 'u32'],
+    ['blockCount', 'u32', 'with an address'],
     ['sealed', 'u32', '1: of an encrypted volume'],
     ['reserved', 'u32'],
   ],
@@ -107,9 +127,9 @@ export const WRITE_HEAD = layout(
 export const WRITE_EXTENT = layout(
   [
     ['first', 'u64', 'block of the volume'],
-    ['address', 'u64'],
+    ['address', 'u64', '0: none of its blocks has one'],
     ['count', 'u32'],
-    ['reserved', 'u32'],
+    ['flags', 'u32', 'of the entries'],
   ],
   LITTLE,
 )
@@ -189,6 +209,9 @@ export const CATALOG_RECORD = layout(
     ['keyNonce', KEY_NONCE_BYTES],
     ['keyTag', KEY_TAG_BYTES],
     ['keyWrapped', KEY_BYTES, 'the volume key, AES-256-GCM'],
+    ['compression', 'u32', '0: none; 1: zstd'],
+    ['reserved2', 'u32'],
+    ['storedCount', 'u64', 'blocks that its tree leads to, whoever else has them'],
   ],
   LITTLE,
 )

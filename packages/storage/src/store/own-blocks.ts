@@ -1,10 +1,9 @@
 /** How many blocks of data and nodes the deletion of a volume or snapshot would give back: those that nobody else has. */
-import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
-import { openDeadBlock } from './dead-list.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
-import { hex, type StoreState } from './state.ts'
-import { addressAt, entryAt, Node, type NodeEntry } from './tree.ts'
+import { openDeadBlock, type DeadEntry } from './dead-list.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
+import type { ProvenPlace, StoreState } from './state.ts'
+import { addressAt, entryAt, Node, NODE_WORDS, type Geometry, type NodeEntry } from './tree.ts'
 
 export interface CountBudget {
   /** Nodes and blocks of dead lists that may still be looked at; each may have to be read. */
@@ -17,6 +16,9 @@ const PAUSE_EVERY = 64
 
 class OverBudget extends Error {}
 
+/** Blocks that it takes up, with its second copy. */
+const placesOf = ({ copy }: { readonly copy: number }): number => (copy === 0 ? 1 : 2)
+
 /**
  * Counted beside the load: what is written meanwhile may be in it or not. What is shared is not gone through, so that it costs as much as there
  * is to count: a node for each MiB.
@@ -27,7 +29,7 @@ export async function ownBlockCount(state: StoreState, entry: Entry, budget: Cou
   // It stays as a branch, with all that it has.
   if (entry.children.size > 1) return 0
   const [child] = entry.children
-  const count = new Count(state, entry.ownedAfter, budget)
+  const count = new Count(state, entry, budget)
   try {
     return child ? await count.deadList(child) : await count.tree(entry)
   } catch (error) {
@@ -39,11 +41,13 @@ export async function ownBlockCount(state: StoreState, entry: Entry, budget: Cou
 class Count {
   readonly #state: StoreState
   readonly #ownedAfter: number
+  readonly #geometry: Geometry
   readonly #budget: CountBudget
 
-  constructor(state: StoreState, ownedAfter: number, budget: CountBudget) {
+  constructor(state: StoreState, { ownedAfter, tree }: Entry, budget: CountBudget) {
     this.#state = state
     this.#ownedAfter = ownedAfter
+    this.#geometry = tree.geometry
     this.#budget = budget
   }
 
@@ -54,48 +58,54 @@ class Count {
 
   /** What the child has let go of and the grandparent does not have. */
   async deadList({ dead }: Entry): Promise<number> {
-    let count = dead.entries.filter(({ birth }) => birth > this.#ownedAfter).length
+    let count = this.#ownOf(dead.entries)
     for (let top = dead.top; top.address !== 0;) {
       await this.#spend()
-      const { entries, previous } = openDeadBlock(await this.#read(top.address, top.checksum))
-      count += entries.filter(({ birth }) => birth > this.#ownedAfter).length
+      const { entries, previous } = openDeadBlock(await this.#read({ ...top, copy: 0 }, 'dead list'))
+      count += this.#ownOf(entries)
       top = previous
     }
     return count
+  }
+
+  #ownOf(entries: readonly DeadEntry[]): number {
+    return entries.reduce((sum, entry) => (entry.birth > this.#ownedAfter ? sum + placesOf(entry.node ?? entry) : sum), 0)
   }
 
   async #entry(entry: NodeEntry): Promise<number> {
     if (entry.address === 0 || entry.birth <= this.#ownedAfter) return 0
     const known = this.#state.cache.get(entry.address)
     if (known) return await this.#node(known)
-    const content = await this.#read(entry.address, entry.checksum)
+    const content = await this.#read(entry, 'node')
     // Not put into the cache: it would push out what is in use.
-    return await this.#node(new Node(entry.level, entry.birth, 0, new Uint32Array(content.buffer)))
+    const node = new Node(entry.level, entry.birth, 0, new Uint32Array(content.buffer))
+    node.copy = entry.copy
+    return await this.#node(node)
   }
 
   async #node(node: Node): Promise<number> {
     if (node.birth <= this.#ownedAfter) return 0
     await this.#spend()
-    let count = 1
+    if (node.level === 0) return placesOf(node) + this.#dataOf(node)
+    let count = placesOf(node)
     for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
-      if (node.level === 0) {
-        const word = slot * ENTRY_WORDS
-        if (addressAt(node.words, word) !== 0 && (node.words[word + 2] as number) > this.#ownedAfter) count += 1
-      } else {
-        const child = node.children?.[slot]
-        count += child ? await this.#node(child) : await this.#entry(entryAt(node, slot))
-      }
+      const child = node.children?.[slot]
+      count += child ? await this.#node(child) : await this.#entry(entryAt(node, slot))
     }
     return count
   }
 
-  async #read(address: number, want: number): Promise<Uint8Array> {
-    const { file, checksum } = this.#state.parts
+  #dataOf({ words }: Node): number {
+    let count = 0
+    for (let word = 0; word < NODE_WORDS; word += this.#geometry.entryWords)
+      if (addressAt(words, word) !== 0 && (words[word + 2] as number) > this.#ownedAfter) count += 1
+    return count
+  }
+
+  async #read(place: ProvenPlace, what: string): Promise<Uint8Array> {
     const content = new Uint8Array(BLOCK_BYTES)
-    await file.read(address * BLOCK_BYTES, content)
-    const found = checksum(content)
-    if (found !== want) throw new Fault('failed', `block ${address}: checksum ${hex(found)}, want ${hex(want)}`)
-    return content
+    await this.#state.parts.file.read(place.address * BLOCK_BYTES, content)
+    return this.#state.proven(place, content, what)
   }
 
   async #spend(): Promise<void> {

@@ -48,11 +48,12 @@ export interface WrappedKey {
 export interface BlockCipher {
   /**
    * `plain`, a block, becomes `target` from `start` on; its SIV goes into `siv` from `sivStart` on, in bytes. What is sealed is the block at
-   * this place, of this epoch: elsewhere it does not open.
+   * this place, of this epoch and with these flags: elsewhere it does not open.
    */
   seal(
     block: number,
     birth: number,
+    flags: number,
     plain: Uint8Array,
     target: Uint8Array,
     start: number,
@@ -60,7 +61,7 @@ export interface BlockCipher {
     sivStart: number,
   ): void
   /** Opens a block where it lies. @returns false when it is not what was sealed there; `target` has nothing of use then. */
-  open(block: number, birth: number, target: Uint8Array, start: number, siv: Uint8Array, sivStart: number): boolean
+  open(block: number, birth: number, flags: number, target: Uint8Array, start: number, siv: Uint8Array, sivStart: number): boolean
 }
 
 export interface VolumeCrypto {
@@ -69,4 +70,10 @@ export interface VolumeCrypto {
   /** null: it is another key file's, or damaged. */
   unwrap(key: WrappedKey, secret: Uint8Array): Promise<Uint8Array | null>
   cipher(volumeKey: Uint8Array): BlockCipher
+}
+
+export interface Compressor {
+  compress(content: Uint8Array): Uint8Array
+  /** @throws Fault `failed` when it is not what `compress` made of at most `sizeBytes`. */
+  expand(content: Uint8Array, sizeBytes: number): Uint8Array
 }

@@ -12,7 +12,7 @@
  *
  * Recovery itself is safe when it ends: its first record is synced before anything else happens.
  */
-import { Fault, type Rng } from '@typevisor/base'
+import { Fault, toFault, type Rng } from '@typevisor/base'
 import { Allocator } from './allocator.ts'
 import { Catalog, decodeEntry, Entry, geometryOf } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, applyWrite } from './changes.ts'
@@ -31,8 +31,8 @@ import {
 import { Journal, type JournalPlace, type JournalRecord } from './journal.ts'
 import type { Checksum, StoreFile } from './ports.ts'
 import { readCatalog, readReap, readTrim, readWrite } from './records.ts'
-import { hex, StoreState, type StoreParts } from './state.ts'
-import { addressAt, MISSING, PLAIN, Tree } from './tree.ts'
+import { StoreState, type StoreParts } from './state.ts'
+import { addressAt, copyAt, decodePlace, MISSING, PLAIN, Tree } from './tree.ts'
 
 type Superblock = ReturnType<typeof SUPERBLOCK.decode>
 
@@ -41,6 +41,8 @@ export interface RecoveryReport {
   readonly recordCount: number
   /** Records that were there but whose data was not: they had not been flushed. */
   readonly cutCount: number
+  /** Groups whose table of free blocks is lost: all of them counts as in use until a check has mended that. */
+  readonly lostGroupCount: number
 }
 
 /** The newest superblock of a file. null: it has none, as an empty file. @throws Fault `unsupported` for a format that is not known. */
@@ -82,7 +84,11 @@ const journalOf = ({ file, checksum }: StoreParts, journalBlocks: number, head: 
   new Journal({ file, checksum, startByte: SUPERBLOCK_COUNT * BLOCK_BYTES, sizeBytes: journalBlocks * BLOCK_BYTES, head })
 
 /** @throws Fault `failed` for damage that would make what follows wrong. */
-export async function recover(parts: StoreParts, superblock: Superblock): Promise<{ state: StoreState; report: RecoveryReport }> {
+export async function recover(
+  parts: StoreParts,
+  superblock: Superblock,
+  options: { rebuildsTables: boolean },
+): Promise<{ state: StoreState; report: RecoveryReport }> {
   const tail: JournalPlace = {
     offset: Number(superblock.journalOffset),
     sequence: Number(superblock.journalSequence),
@@ -99,29 +105,45 @@ export async function recover(parts: StoreParts, superblock: Superblock): Promis
     catalog: new Catalog(),
     catalogTree: (owner) =>
       new Tree(owner, PLAIN, superblock.catalogHeight, {
-        address: Number(superblock.catalogAddress),
+        ...decodePlace(superblock.catalogAddress),
         birth: superblock.catalogBirth,
         checksum: superblock.catalogChecksum,
       }),
   })
   state.epoch = superblock.epoch
   state.checkpointGeneration = Number(superblock.generation)
-  loadTables(state, superblock)
+  const lostGroups = loadTables(state, superblock)
+  const [lostGroup] = lostGroups
+  if (lostGroup !== undefined && !options.rebuildsTables)
+    throw new Fault(
+      'failed',
+      `table of free blocks, group ${lostGroup}: neither of its two homes has the one in force; volume check makes it anew from the trees`,
+    )
+  for (const group of lostGroups) state.allocator.takeGroup(group)
   loadCatalog(state, superblock.slotCount)
 
   const records = [...state.journal.scan(tail)]
   const end = records.at(-1)?.next ?? tail
   if (state.journal.isDamagedAt(end))
     throw new Fault('failed', `journal: record ${end.sequence} is damaged, and records behind it had been made safe`)
+  const newest = records.reduce((most, { type, count }) => (type === RECORD_TYPE.mark ? Math.max(most, count) : most), 0)
+  if (newest > superblock.generation)
+    throw new Fault(
+      'failed',
+      `store: superblock of checkpoint ${superblock.generation}, the journal tells of checkpoint ${newest}: both copies of its superblock are damaged`,
+    )
   const kept = records.slice(0, longestEnd(parts, records))
-  for (const record of kept) replay(state, record)
+  for (const record of kept) replayWith(state, record, lostGroups.length > 0)
   state.journal.resume(tail, kept.at(-1)?.next ?? tail)
   appendOpening(state.journal, parts.rng)
   await parts.file.sync()
   state.journal.markSafe(state.journal.head.sequence)
   for (const address of state.heldUntilSync) state.allocator.letGo(address)
   state.heldUntilSync = []
-  return { state, report: { recordCount: kept.length, cutCount: records.length - kept.length } }
+  return {
+    state,
+    report: { recordCount: kept.length, cutCount: records.length - kept.length, lostGroupCount: lostGroups.length },
+  }
 }
 
 /** Random bytes: whatever lies behind in the ring does not go on from here. */
@@ -132,30 +154,51 @@ export function appendOpening(journal: Journal, rng: Rng): void {
   journal.append(RECORD_TYPE.open, 0, content.length)
 }
 
-function loadTables(state: StoreState, { groupCount, generation }: Superblock): void {
+/** @returns groups of which the table in force is damaged. */
+function loadTables(state: StoreState, { groupCount, generation, tablesSum }: Superblock): number[] {
   const { file, checksum } = state.parts
+  const lost: number[] = []
+  /** Groups with a home that is not whole: by a checkpoint that was not finished, or since it is the one in force. */
+  const doubtful: number[] = []
+  /** Groups with a table of a checkpoint that was not finished: it must be gone when one of that generation is. */
+  const unfinished: number[] = []
   for (let group = 0; group < groupCount; group += 1) {
-    let best: { generation: bigint; turn: 0 | 1; table: Uint32Array } | null = null
+    let best: { generation: number; turn: 0 | 1; table: Uint32Array } | null = null
+    let isDoubtful = false
     for (const turn of [0, 1] as const) {
       const content = new Uint8Array(BLOCK_BYTES)
-      file.readBlocking(state.allocator.homeOf(group, turn) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+      try {
+        file.readBlocking(state.allocator.homeOf(group, turn) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+      } catch {
+        content.fill(0xff)
+      }
       const head = TABLE_HEAD.decode(content)
       new DataView(content.buffer).setUint32(TABLE_HEAD.at.checksum, 0, true)
-      if (head.generation === 0n || head.group !== group || head.generation > generation || checksum(content) !== head.checksum)
-        continue
-      if (!best || head.generation > best.generation)
-        best = { generation: head.generation, turn, table: new Uint32Array(content.buffer, TABLE_HEAD.sizeBytes) }
+      if (head.group !== group || checksum(content) !== head.checksum) isDoubtful = true
+      else if (head.generation > generation) unfinished.push(group)
+      else if (head.generation > 0 && (!best || head.generation > best.generation))
+        best = {
+          generation: Number(head.generation),
+          turn,
+          table: new Uint32Array(content.buffer, TABLE_HEAD.sizeBytes),
+        }
     }
-    if (!best) throw new Fault('failed', `table of free blocks, group ${group}: neither of its two homes has one that is whole`)
+    if (isDoubtful) doubtful.push(group)
+    if (!best) {
+      lost.push(group)
+      continue
+    }
     state.allocator.load(group, best.table)
-    state.tableFound(group, best.turn)
+    state.tableIs(group, best.turn, best.generation)
   }
   state.allocator.clean()
+  for (const group of unfinished) state.allocator.writeTable(group)
+  if (lost.length === 0 && state.tablesSum !== tablesSum) return doubtful.length > 0 ? doubtful : [...Array(groupCount).keys()]
+  return lost
 }
 
 function loadCatalog(state: StoreState, slotCount: number): void {
   const { catalog, catalogTree } = state
-  const { file, checksum } = state.parts
   catalog.ensureSlots(slotCount)
   for (let page = 0; page * CATALOG_RECORDS_PER_PAGE < slotCount; page += 1) {
     state.load(catalogTree, page, true)
@@ -164,24 +207,15 @@ function loadCatalog(state: StoreState, slotCount: number): void {
     const word = PLAIN.wordOf(page)
     const address = addressAt(leaf.words, word)
     if (address === 0) continue
-    const content = new Uint8Array(BLOCK_BYTES)
-    file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
-    const [found, want] = [checksum(content), leaf.words[word + 3] as number]
-    if (found !== want)
-      throw new Fault('failed', `catalog page ${page} at block ${address}: checksum ${hex(found)}, want ${hex(want)}`)
+    const place = { address, copy: copyAt(leaf.words, word), checksum: leaf.words[word + 3] as number }
+    const content = state.readProven(place, `catalog page ${page}`)
     for (let index = 0; index < CATALOG_RECORDS_PER_PAGE; index += 1) {
       const { record, decoded } = decodeEntry(content.subarray(index * CATALOG_RECORD_BYTES, (index + 1) * CATALOG_RECORD_BYTES))
       if (record.kind === 'none') continue
-      const root = { address: Number(decoded.rootAddress), birth: decoded.rootBirth, checksum: decoded.rootChecksum }
+      const root = { ...decodePlace(decoded.rootAddress), birth: decoded.rootBirth, checksum: decoded.rootChecksum }
       const dead = new DeadList({ address: Number(decoded.deadAddress), checksum: decoded.deadChecksum }, decoded.deadCount)
-      catalog.put(
-        new Entry(
-          page * CATALOG_RECORDS_PER_PAGE + index,
-          record,
-          new Tree(state, geometryOf(record), decoded.height, root),
-          dead,
-        ),
-      )
+      const tree = new Tree(state, geometryOf(record), decoded.height, root)
+      catalog.put(new Entry(page * CATALOG_RECORDS_PER_PAGE + index, record, tree, dead, Number(decoded.storedCount)))
     }
   }
   catalog.link()
@@ -207,11 +241,13 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
       const { slot, extents, proofs } = readWrite(record)
       let at = 0
       for (const { first, address, count } of extents) {
-        for (let block = 0; block < count; block += 1, at += 1) {
+        for (let block = 0; block < count; block += 1) {
           const key = `${slot}:${first + block}`
           letGo(key, index)
+          if (address === 0) continue
           file.readBlocking((address + block) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
           if (checksum(content) !== proofs.checksums[at]) wrong.set(key, index)
+          at += 1
         }
       }
     } else if (record.type === RECORD_TYPE.trim && wrong.size > 0) {
@@ -241,21 +277,39 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
   return end
 }
 
-function replay(state: StoreState, record: JournalRecord): void {
+/** @throws Fault `failed` when what is damaged does not let it be done. */
+function replayWith(state: StoreState, record: JournalRecord, isTableLost: boolean): void {
+  try {
+    replay(state, record, isTableLost)
+  } catch (error) {
+    if (state.lostCount === 0) throw error
+    throw new Fault(
+      'failed',
+      `journal: record ${record.place.sequence} cannot be done again after damage: ${toFault(error).message}`,
+      {
+        cause: error,
+      },
+    )
+  }
+}
+
+function replay(state: StoreState, record: JournalRecord, isTableLost: boolean): void {
   const { catalog } = state
   switch (record.type) {
     case RECORD_TYPE.write: {
       const { slot, extents, proofs } = readWrite(record)
       const entry = catalog.need(slot)
-      const { leafEntries } = entry.tree.geometry
       let from = 0
       for (const extent of extents) {
-        state.allocator.take(extent.address, extent.count)
-        for (let block = extent.first; block < extent.first + extent.count; block += leafEntries)
-          state.load(entry.tree, block, true)
-        state.load(entry.tree, extent.first + extent.count - 1, true)
-        applyWrite(state, entry, extent, proofs, from)
-        from += extent.count
+        const { first, address, count } = extent
+        if (address !== 0) state.allocator.take(address, count, isTableLost || state.lostCount > 0)
+        for (let done = 0; done < count;) {
+          const part = Math.min(count - done, entry.tree.geometry.leafEnd(first + done) - first - done)
+          const written = { ...extent, first: first + done, address: address === 0 ? 0 : address + done, count: part }
+          if (state.loadUnlessLost(entry, first + done)) applyWrite(state, entry, written, proofs, from)
+          if (address !== 0) from += part
+          done += part
+        }
       }
       return
     }
@@ -271,6 +325,9 @@ function replay(state: StoreState, record: JournalRecord): void {
     }
     case RECORD_TYPE.reap: {
       const { slot, count } = readReap(record)
+      const entry = catalog.at(slot)
+      // Where something is lost, an entry is done with sooner.
+      if (state.lostCount > 0 && entry?.kind !== 'dying') return
       applyReap(state, catalog.need(slot), count)
       return
     }

@@ -1,12 +1,13 @@
 /** What the parts of an open store share. Only the modules of this folder touch it. */
-import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
+import { Fault, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
 import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
-import { BLOCK_BYTES, GROUP_BLOCKS } from './format.ts'
+import { BLOCK_BYTES, GROUP_BLOCKS, TABLE_NAME } from './format.ts'
 import type { Journal } from './journal.ts'
 import { Keyring } from './keyring.ts'
-import type { Checksum, StoreFile, VolumeCrypto } from './ports.ts'
+import type { Checksum, Compressor, StoreFile, VolumeCrypto } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
+import { UnitCache } from './units.ts'
 
 export interface StoreParts {
   readonly file: StoreFile
@@ -16,10 +17,22 @@ export interface StoreParts {
   readonly log: Log
   /** Without it there are no encrypted volumes. */
   readonly crypto?: VolumeCrypto
+  /** Without it there are no compressed ones. */
+  readonly compressor?: Compressor
+}
+
+/** A block, its second copy (0: none), and what it must be. */
+export interface ProvenPlace {
+  readonly address: number
+  readonly copy: number
+  readonly checksum: number
 }
 
 /** Clean nodes in memory: 4 KiB each, and a little. */
 const CACHED_COUNT_MAX = 24_576
+
+/** Losses that are told in the log, of one opening. */
+const LOST_TOLD_MAX = 20
 
 /** Clean nodes by address; the ones not looked at lately go first. */
 export class NodeCache {
@@ -63,6 +76,7 @@ export class StoreState implements TreeOwner {
   readonly catalog: Catalog
   readonly keyring: Keyring
   readonly cache = new NodeCache()
+  readonly units = new UnitCache()
   /** Pages of the catalog on disk: block n is slots 8n to 8n+7. */
   readonly catalogTree: Tree
   readonly catalogUser = { ownedAfter: 0, letGo: () => {} }
@@ -73,18 +87,24 @@ export class StoreState implements TreeOwner {
   generation = 1
   /** Of the last checkpoint. */
   checkpointGeneration = 0
-  /** About how many nodes a checkpoint would have to write. */
+  /** About how many blocks of nodes a checkpoint would have to write. */
   dirtyNodeCount = 0
   /** With so many dirty nodes no more is taken in before a checkpoint. */
   dirtyNodeCountLimit = Infinity
+  /** How often something could not be done since what it needs is damaged: some blocks count as in use that nobody has any more. */
+  lostCount = 0
+  /** Blocks that were found damaged and written again from their second copy. */
+  mendedCount = 0
   /** Blocks that are free, but on which something depends until the next flush, or the next checkpoint. */
   heldUntilSync: number[] = []
   heldUntilCheckpoint: number[] = []
   /** Groups in which something was freed that is not soon written again: their room in the file can be given back. */
   readonly emptied = new Set<number>()
   #empties = false
-  /** Which home of each group's table is in force. */
-  readonly #tableTurns = new Map<number, 0 | 1>()
+  /** Which home of each group's table is in force, and which checkpoint wrote it. */
+  readonly #tables = new Map<number, { turn: 0 | 1; generation: number }>()
+  /** Of all that are in force, for the superblock. */
+  tablesSum = 0
   /** Why nothing can be written any more. The way out is to open the store anew. */
   wounded: Fault | null = null
 
@@ -135,17 +155,21 @@ export class StoreState implements TreeOwner {
 
   /** The home to be written next. */
   turnOf(group: number): 0 | 1 {
-    return this.#tableTurns.get(group) === 0 ? 1 : 0
+    return this.#tables.get(group)?.turn === 0 ? 1 : 0
   }
-  tableWritten(group: number): void {
-    this.#tableTurns.set(group, this.turnOf(group))
+  /** Of a group's table, the one of this checkpoint is in force, in this home. */
+  tableIs(group: number, turn: 0 | 1, generation: number): void {
+    const before = this.#tables.get(group)
+    if (before) this.tablesSum ^= this.#tableSum(group, before.generation)
+    this.tablesSum = (this.tablesSum ^ this.#tableSum(group, generation)) >>> 0
+    this.#tables.set(group, { turn, generation })
   }
-  tableFound(group: number, turn: 0 | 1): void {
-    this.#tableTurns.set(group, turn)
+  #tableSum(group: number, generation: number): number {
+    return this.parts.checksum(TABLE_NAME.encode({ generation: BigInt(generation), group }, new Uint8Array(TABLE_NAME.sizeBytes)))
   }
 
-  onDirty(): void {
-    this.dirtyNodeCount += 1
+  onDirty(level: number): void {
+    this.dirtyNodeCount += level > 0 ? 2 : 1
   }
 
   /** A new generation: nodes of before are copied before they are changed. */
@@ -170,10 +194,12 @@ export class StoreState implements TreeOwner {
     }
   }
 
-  /** A block that the last checkpoint may lead to. */
-  freeMetadata(address: number): void {
-    this.allocator.free(address)
-    this.heldUntilCheckpoint.push(address)
+  /** A block that the last checkpoint may lead to, with its second copy. */
+  freeMetadata(address: number, copy = 0): void {
+    for (const block of copy === 0 ? [address] : [address, copy]) {
+      this.allocator.free(block)
+      this.heldUntilCheckpoint.push(block)
+    }
     this.cache.delete(address)
   }
 
@@ -181,7 +207,7 @@ export class StoreState implements TreeOwner {
   freeNode(node: Node): void {
     let at: Node | null = node
     while (at !== null && at.address === 0) at = at.replaces
-    if (at !== null) this.freeMetadata(at.address)
+    if (at !== null) this.freeMetadata(at.address, at.copy)
   }
 
   /** Stops all writing: what the disk has, or the kernel, is not known any more. */
@@ -196,25 +222,64 @@ export class StoreState implements TreeOwner {
 
   /** Reads a node and proves it. @returns null when that would take waiting for the disk and `mayBlock` is false. */
   readNode(entry: NodeEntry, mayBlock: boolean): Node | null {
+    if (mayBlock) return this.nodeOf(entry, this.readProven(entry, 'node'))
     const content = new Uint8Array(BLOCK_BYTES)
-    const position = entry.address * BLOCK_BYTES
-    if (!this.parts.file.readNow(position, content, 0, BLOCK_BYTES)) {
-      if (!mayBlock) return null
-      this.parts.file.readBlocking(position, content, 0, BLOCK_BYTES)
-    }
-    return this.nodeOf(entry, content)
+    return this.parts.file.readNow(entry.address * BLOCK_BYTES, content, 0, BLOCK_BYTES) ? this.nodeOf(entry, content) : null
   }
 
-  /** @throws Fault `failed` when the bytes are not the ones that were written. */
+  /** `content` is what was read; if it is not what was written, the second copy is. @throws Fault `failed` when neither is. */
   nodeOf(entry: NodeEntry, content: Uint8Array): Node {
-    const found = this.parts.checksum(content)
-    if (found !== entry.checksum)
-      throw new Fault('failed', `node at block ${entry.address}: checksum ${hex(found)}, want ${hex(entry.checksum)}`)
-    const node = new Node(entry.level, entry.birth, 0, new Uint32Array(content.buffer, content.byteOffset, BLOCK_BYTES / 4))
+    const { buffer, byteOffset } = this.proven(entry, content, 'node')
+    const node = new Node(entry.level, entry.birth, 0, new Uint32Array(buffer, byteOffset, BLOCK_BYTES / 4))
     node.address = entry.address
+    node.copy = entry.copy
     node.checksum = entry.checksum
     this.cache.set(node)
     return node
+  }
+
+  /** A block whose checksum is known. @throws Fault `failed` when neither of its copies can be read and is what was written. */
+  readProven(place: ProvenPlace, what: string): Uint8Array {
+    const content = new Uint8Array(BLOCK_BYTES)
+    try {
+      this.parts.file.readBlocking(place.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+    } catch (error) {
+      if (place.copy === 0) throw error
+    }
+    return this.proven(place, content, what)
+  }
+
+  /** `content`, if it is what was written; else what the second copy has, and the first is written anew. */
+  proven(place: ProvenPlace, content: Uint8Array, what: string): Uint8Array {
+    const { file, checksum } = this.parts
+    const found = checksum(content)
+    if (found === place.checksum) return content
+    const fault = new Fault(
+      'failed',
+      `${what} at block ${place.address}: checksum ${hex(found)}, want ${hex(place.checksum)}${place.copy === 0 ? '' : `; nor is its copy at ${place.copy} whole`}`,
+    )
+    if (place.copy === 0) throw fault
+    const second = new Uint8Array(BLOCK_BYTES)
+    try {
+      file.readBlocking(place.copy * BLOCK_BYTES, second, 0, BLOCK_BYTES)
+    } catch {
+      throw fault
+    }
+    if (checksum(second) !== place.checksum) throw fault
+    this.mend(place.address, second, what)
+    return second
+  }
+
+  /** Writes a block again that was found damaged, as it was. */
+  mend(address: number, content: Uint8Array, what: string): void {
+    const { file, log } = this.parts
+    this.mendedCount += 1
+    try {
+      if (!this.wounded) file.write(address * BLOCK_BYTES, [content])
+      log.warn('store.mended', { what, block: address })
+    } catch (error) {
+      log.warn('store.not_mended', { what, block: address, error: toFault(error).message })
+    }
   }
 
   /** Brings all on the way to a block into memory. @returns false when that would take waiting and `mayBlock` is false. */
@@ -224,6 +289,22 @@ export class StoreState implements TreeOwner {
       if (missing === null) return true
       if (this.readNode(missing, mayBlock) === null) return false
     }
+  }
+
+  /** For records of the journal: they are to be done, whatever has become of the tree. @returns false when the way to the block is lost. */
+  loadUnlessLost(entry: Entry, block: number): boolean {
+    try {
+      return this.load(entry.tree, block, true)
+    } catch (error) {
+      this.lost(entry.name, error)
+      return false
+    }
+  }
+
+  /** Something is damaged in both of its copies, or has one only, and work goes on without it. */
+  lost(what: string, error: unknown): void {
+    this.lostCount += 1
+    if (this.lostCount <= LOST_TOLD_MAX) this.parts.log.error('store.damaged', { what, error: toFault(error).message })
   }
 
   async loadLater(tree: Tree, block: number): Promise<void> {

@@ -10,7 +10,7 @@
  * checkpoints, the collector, cold reads) works between them. One checkpoint and one flush are under way at a time.
  */
 import { assert, Fault, millis, toFault } from '@typevisor/base'
-import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
+import { emptyRecord, type CompressionKind, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
@@ -22,6 +22,8 @@ import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
+import { cutsPackedUnit, unitStep } from './units.ts'
+import { deviceOf } from './volume-device.ts'
 import { hasSpace, isFull, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
@@ -33,6 +35,14 @@ export interface StoreOptions extends StoreParts {
   readonly turnBlockCount?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
+  /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
+  readonly repairs?: boolean
+}
+
+export interface VolumeOptions {
+  /** The content of a key file: it is encrypted, and unlocked. */
+  readonly secret?: Uint8Array
+  readonly compression?: CompressionKind
 }
 
 export interface VolumeDescription {
@@ -46,6 +56,9 @@ export interface VolumeDescription {
   /** The snapshot that it goes on from, while it has a name. */
   readonly parent: string | null
   readonly encryption: 'none' | 'unlocked' | 'locked'
+  readonly compression: CompressionKind
+  /** Data that it leads to on disk, shared or not. */
+  readonly storedBytes: number
   readonly limits: VolumeLimits
   readonly lease: {
     /** Of the epoch in force; null: nobody, and all who open the volume may write. */
@@ -66,6 +79,10 @@ export interface StoreCheck {
   readonly dataCount: number
   /** In words: what is wrong, and where. */
   readonly damage: readonly string[]
+  /** Blocks that were damaged and are written again from their second copy. */
+  readonly mendedCount: number
+  /** Tables of free blocks that were lost and are made anew. */
+  readonly rebuiltCount: number
   /** Blocks that counted as in use and are not, and the other way round. */
   readonly leakedCount: number
   readonly missingCount: number
@@ -95,6 +112,7 @@ export class Store {
   readonly writer: Writer
   readonly report: RecoveryReport
   readonly #checkpointOptions: CheckpointOptions
+  #lostGroupCount: number
   #checkpoint: Promise<void> | null = null
   #sync: Promise<void> | null = null
   #collecting: Promise<void> | null = null
@@ -105,6 +123,7 @@ export class Store {
     this.#options = options
     this.state = state
     this.report = report
+    this.#lostGroupCount = report.lostGroupCount
     this.writer = new Writer(state)
     this.#checkpointOptions = {
       journalBlocks: state.journal.sizeBytes / BLOCK_BYTES,
@@ -125,18 +144,21 @@ export class Store {
     options.file.allocate(0, (SUPERBLOCK_COUNT + journalBlocks) * BLOCK_BYTES)
     const state = emptyState(options, journalBlocks)
     appendOpening(state.journal, options.rng)
-    const store = new Store(options, state, { recordCount: 0, cutCount: 0 })
+    const store = new Store(options, state, { recordCount: 0, cutCount: 0, lostGroupCount: 0 })
     await store.checkpoint()
     // Twice, so that every superblock is one.
     await store.checkpoint()
     return store
   }
 
-  /** @throws Fault `not_found` when the file has no store, `unsupported` for another format, `failed` for damage. */
+  /** @throws Fault `not_found` when the file is empty, `unsupported` for another format, `failed` for damage. */
   static async open(options: StoreOptions): Promise<Store> {
     const superblock = readSuperblock(options.file, options.checksum)
-    if (!superblock) throw new Fault('not_found', 'store: the file has none (no superblock is whole)')
-    const { state, report } = await recover(options, superblock)
+    if (!superblock)
+      throw options.file.sizeBytes === 0
+        ? new Fault('not_found', 'store: the file is empty')
+        : new Fault('failed', 'store: none of the four superblocks is whole')
+    const { state, report } = await recover(options, superblock, { rebuildsTables: options.repairs ?? false })
     return new Store(options, state, report)
   }
 
@@ -169,14 +191,16 @@ export class Store {
     }
   }
 
-  /** With `secret`, the content of a key file, it is encrypted, and unlocked. */
-  async createVolume(name: string, sizeBytes: number, options: { secret?: Uint8Array } = {}): Promise<VolumeDescription> {
+  async createVolume(name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
     assertSize(sizeBytes)
+    const { compression = 'none' } = options
+    if (compression !== 'none' && !this.#options.compressor)
+      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
     const key = options.secret ? await this.state.keyring.make(options.secret) : null
     await this.#change(() => {
       this.#assertNew(name, 'volume')
-      return [this.#fresh({ kind: 'volume', name, sizeBytes, key })]
+      return [this.#fresh({ kind: 'volume', name, sizeBytes, key, compression })]
     })
     return this.#describe(this.entry(name))
   }
@@ -215,8 +239,9 @@ export class Store {
     this.#assertNew(full, 'snapshot')
     await this.#change(() => {
       const head = this.#volume(volumeName)
-      const { sizeBytes, parent, key } = head.record
-      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, epoch: this.state.epoch })
+      const { sizeBytes, parent, key, compression } = head.record
+      const { epoch } = this.state
+      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, compression, epoch })
       return [
         { ...taken, forkOf: head.slot, deadListOf: head.slot },
         { slot: head.slot, record: { ...head.record, parent: taken.slot }, forkOf: -1, deadListOf: -1 },
@@ -232,11 +257,12 @@ export class Store {
     if (sizeBytes !== undefined) assertSize(sizeBytes)
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
-      const { key } = from.record
+      const { key, compression } = from.record
       const size = sizeBytes ?? from.record.sizeBytes
       if (size < from.record.sizeBytes)
         throw new Fault('invalid', `clone ${snapshotName}: got ${size} bytes, want at least its ${from.record.sizeBytes}`)
-      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes: size, key, parent: from.slot }), forkOf: from.slot }]
+      const made = this.#fresh({ kind: 'volume', name, sizeBytes: size, key, compression, parent: from.slot })
+      return [{ ...made, forkOf: from.slot }]
     })
     return this.#describe(this.entry(name))
   }
@@ -246,12 +272,18 @@ export class Store {
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes, key } = from.record
+      const { sizeBytes, key, compression } = from.record
       const { record } = head
-      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent: record.parent, key: record.key })
+      const { parent, key: oldKey } = record
+      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent, key: oldKey })
       return [
         { ...old, forkOf: head.slot, deadListOf: head.slot },
-        { slot: head.slot, record: { ...record, parent: from.slot, sizeBytes, key }, forkOf: from.slot, deadListOf: -1 },
+        {
+          slot: head.slot,
+          record: { ...record, parent: from.slot, sizeBytes, key, compression },
+          forkOf: from.slot,
+          deadListOf: -1,
+        },
       ]
     })
     this.#wakeCollector()
@@ -323,7 +355,8 @@ export class Store {
   async trim(entry: Entry, first: number, count: number, keepsPlace: boolean, opening = Opening.plain(entry)): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
-      const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const most = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const step = entry.isCompressed ? unitStep(block, most) : most
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
@@ -333,7 +366,14 @@ export class Store {
       await this.#room(64)
       if (this.state.wounded) throw this.state.wounded
       assertMayWrite(entry, opening)
+      for (let each = block; each < block + step; each = entry.tree.geometry.leafEnd(each))
+        this.state.load(entry.tree, each, true)
       this.writer.commit()
+      if (entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
+        await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
+        done += step
+        continue
+      }
       this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
       this.state.emptying(() => applyTrim(this.state, entry, block, step, keepsPlace))
       done += step
@@ -404,7 +444,7 @@ export class Store {
     if (journal.hasRoom(0) && !state.wounded) {
       this.#append(() => {
         journal.begin(0)
-        journal.append(RECORD_TYPE.mark, 0, 0)
+        journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
       })
     }
   }
@@ -508,7 +548,12 @@ export class Store {
       }
       const { parent, slot } = entry
       this.#append(() => appendReap(this.state.journal, slot, REAP_STEP))
-      const isGone = this.state.emptying(() => applyReap(this.state, entry, REAP_STEP))
+      let isGone = false
+      try {
+        isGone = this.state.emptying(() => applyReap(this.state, entry, REAP_STEP))
+      } catch (error) {
+        throw this.state.wound('collect', error)
+      }
       if (isGone && parent?.kind === 'branch' && parent.children.size <= 1)
         await this.#change(() => [this.#changed(parent, { kind: 'dying', cursor: 0 })])
       await this.#options.clock.sleep(millis(0))
@@ -534,27 +579,32 @@ export class Store {
   }
 
   /**
-   * Looks at all that the store leads to, beside the load: a bad block is named. With `repairs`, when nobody uses the store, the table of free
-   * blocks is also compared with what is in use, and mended; what is damaged cannot be, and then nothing is given back.
+   * Looks at all that the store leads to, beside the load: a bad block is named, one of two copies that is bad is written again. With
+   * `repairs`, when nobody uses the store, the table of free blocks is also compared with what is in use, and mended; what is damaged in all
+   * its copies cannot be, and then nothing is given back.
    */
-  async check(options: { readsData: boolean; repairs: boolean; onProgress?: CheckOptions['onProgress'] }): Promise<StoreCheck> {
-    const { onProgress, readsData, repairs } = options
-    const report = await this.#checkOnce(readsData, onProgress)
-    const { damage, nodeCount, dataCount } = report
-    const counts = { damage, nodeCount, dataCount }
-    const isWhole = report.leaked.length === 0 && report.missing.length === 0
-    if (!repairs || isWhole)
-      return { ...counts, leakedCount: report.leaked.length, missingCount: report.missing.length, isRepaired: false }
-    for (const block of report.missing) this.state.allocator.take(block, 1)
-    if (damage.length === 0) for (const block of report.leaked) this.state.freeMetadata(block)
-    await this.checkpoint()
-    return { ...counts, leakedCount: report.leaked.length, missingCount: report.missing.length, isRepaired: true }
+  async check(options: { repairs: boolean } & Omit<CheckOptions, 'sleep'>): Promise<StoreCheck> {
+    const { repairs, ...rest } = options
+    const { state } = this
+    // What opening has mended is told with the rest.
+    const mendedBefore = repairs ? 0 : state.mendedCount
+    const { damage, nodeCount, dataCount, leaked, missing } = await this.#checkOnce(rest)
+    const found = { damage, nodeCount, dataCount, mendedCount: state.mendedCount - mendedBefore }
+    // While others work, blocks come and go.
+    if (!repairs) return { ...found, rebuiltCount: 0, leakedCount: 0, missingCount: 0, isRepaired: found.mendedCount > 0 }
+    const rebuiltCount = this.#lostGroupCount
+    this.#lostGroupCount = 0
+    for (const block of missing) state.allocator.take(block, 1)
+    if (damage.length === 0) for (const block of leaked) state.freeMetadata(block)
+    const isTableWrong = rebuiltCount + leaked.length + missing.length > 0
+    if (isTableWrong) await this.checkpoint()
+    const counts = { rebuiltCount, leakedCount: leaked.length, missingCount: missing.length }
+    return { ...found, ...counts, isRepaired: isTableWrong || found.mendedCount > 0 }
   }
 
-  async #checkOnce(readsData: boolean, onProgress: CheckOptions['onProgress']): Promise<CheckReport> {
+  async #checkOnce(options: Omit<CheckOptions, 'sleep'>): Promise<CheckReport> {
     using _pin = this.state.pin()
-    const pause = (): Promise<void> => this.#options.clock.sleep(millis(0))
-    return await checkStore(this.state, { readsData, pause, ...(onProgress ? { onProgress } : {}) })
+    return await checkStore(this.state, { ...options, sleep: (ms) => this.#options.clock.sleep(millis(ms)) })
   }
 
   /** A last checkpoint, so that the next opening has nothing to do. */
@@ -636,6 +686,8 @@ export class Store {
       volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
       parent: nameOf(parent),
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
+      compression: record.compression,
+      storedBytes: entry.storedCount * BLOCK_BYTES,
       limits: limitsOf(entry),
       lease: { holder: record.leaseHolder && uuidOf(record.leaseHolder), epoch: record.leaseEpoch },
     }

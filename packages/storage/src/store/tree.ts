@@ -11,7 +11,7 @@
  * only dirty ancestors.
  */
 import { assert } from '@typevisor/base'
-import { ENTRIES_PER_NODE, ENTRY_SHIFT, ENTRY_WORDS, SIV_WORDS } from './format.ts'
+import { COPY_SHIFT, ENTRIES_PER_NODE, ENTRY_SHIFT, ENTRY_WORDS, SIV_WORDS } from './format.ts'
 
 export const NODE_WORDS = ENTRIES_PER_NODE * ENTRY_WORDS
 const INDEX_MASK = ENTRIES_PER_NODE - 1
@@ -76,6 +76,8 @@ export class Node {
   children: (Node | null)[] | null = null
   /** Where it lies, or will lie when the checkpoint that gave it its place is written; 0: it has none yet. */
   address = 0
+  /** Where its second copy is; 0: it has none. */
+  copy = 0
   checksum = 0
   /** The version that this one takes the place of: its block is free when this one is written. Not set where a snapshot still has it. */
   replaces: Node | null = null
@@ -98,6 +100,8 @@ export class Node {
 export interface NodeEntry {
   readonly level: number
   readonly address: number
+  /** Where the second copy is; 0: there is none. */
+  readonly copy: number
   readonly birth: number
   readonly checksum: number
 }
@@ -108,8 +112,8 @@ export interface TreeOwner {
   readonly epoch: number
   /** Clean nodes by address. */
   readonly cache: { get(address: number): Node | undefined }
-  /** One more dirty node. */
-  onDirty(): void
+  /** One more dirty node, of this level. */
+  onDirty(level: number): void
 }
 
 /** Who changes a tree: what was born after `ownedAfter` is its alone, the rest it shares with a snapshot. */
@@ -125,6 +129,32 @@ const noChildren = (): (Node | null)[] => Array.from({ length: ENTRIES_PER_NODE 
 export const addressAt = (words: Uint32Array, word: number): number =>
   ((words[word + 1] as number) & 0xff) * 4294967296 + (words[word] as number)
 
+/** Where the second copy of what an entry points at is; 0: there is none. */
+export function copyAt(words: Uint32Array, word: number): number {
+  const distance = ((words[word + 1] as number) | 0) >> COPY_SHIFT
+  return distance === 0 ? 0 : addressAt(words, word) + distance
+}
+
+/** What the flags of an entry say of a second copy. */
+export const copyFlags = (address: number, copy: number): number => (copy === 0 ? 0 : (copy - address) << COPY_SHIFT)
+
+/** A block with its second copy, as one number of 64 bits. */
+export function encodePlace({ address, copy }: { address: number; copy: number }): bigint {
+  const words = new Uint32Array(2)
+  setPlace(words, 0, address, copyFlags(address, copy))
+  return (BigInt(words[1] as number) << 32n) | BigInt(words[0] as number) // there are two
+}
+
+export function decodePlace(place: bigint): { address: number; copy: number } {
+  const words = Uint32Array.of(Number(place & 0xffffffffn), Number(place >> 32n))
+  return { address: addressAt(words, 0), copy: copyAt(words, 0) }
+}
+
+function setPlace(words: Uint32Array, word: number, address: number, flags: number): void {
+  words[word] = address >>> 0
+  words[word + 1] = Math.floor(address / 4294967296) | flags
+}
+
 export function setEntry(
   words: Uint32Array,
   word: number,
@@ -133,8 +163,7 @@ export function setEntry(
   birth: number,
   checksum: number,
 ): void {
-  words[word] = address >>> 0
-  words[word + 1] = Math.floor(address / 4294967296) | flags
+  setPlace(words, word, address, flags)
   words[word + 2] = birth
   words[word + 3] = checksum
 }
@@ -164,7 +193,7 @@ export class Tree {
     this.#owner = owner
     this.geometry = geometry
     this.height = height
-    this.root = { level: height - 1, address: 0, birth: 0, checksum: 0, ...root }
+    this.root = { level: height - 1, address: 0, copy: 0, birth: 0, checksum: 0, ...root }
     this.dirtyRoot = dirtyRoot
   }
 
@@ -283,18 +312,19 @@ export class Tree {
       const root = new Node(this.height, epoch, generation)
       root.children = noChildren()
       root.children[0] = old
-      setEntry(root.words, 0, this.root.address, 0, this.root.birth, this.root.checksum)
+      const { address, copy, birth, checksum } = this.root
+      setEntry(root.words, 0, address, copyFlags(address, copy), birth, checksum)
       this.dirtyRoot = root
-      this.#owner.onDirty()
+      this.#owner.onDirty(root.level)
     }
     this.height += 1
-    this.root = { level: this.height - 1, address: 0, birth: 0, checksum: 0 }
+    this.root = { level: this.height - 1, address: 0, copy: 0, birth: 0, checksum: 0 }
   }
 
   #writable(node: Node | null, level: number, user: TreeUser): Node {
     const { generation, epoch } = this.#owner
     if (node?.generation === generation) return node
-    this.#owner.onDirty()
+    this.#owner.onDirty(level)
     if (node === null) return new Node(level, epoch, generation)
     const copy = new Node(level, epoch, generation, node.words.slice())
     if (node.children) copy.children = node.children.slice()
@@ -311,6 +341,7 @@ export function entryAt(node: Node, slot: number): NodeEntry {
   return {
     level: node.level - 1,
     address: addressAt(node.words, word),
+    copy: copyAt(node.words, word),
     birth: node.words[word + 2] as number,
     checksum: node.words[word + 3] as number,
   }

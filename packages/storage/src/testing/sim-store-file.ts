@@ -10,11 +10,13 @@ export interface SimStoreFileOptions {
   readonly capacityBytes?: number
   /** Chance in 1000 that a read would have to wait. */
   readonly coldPerMille?: number
+  /** Where superblocks and journal end: a power cut may take what is before it and leave what is behind it, and the other way round. */
+  readonly journalEndBytes?: number
   /** Asked before each write and sync; a Fault makes it fail, a write perhaps half-way. */
   readonly faults?: (operation: 'write' | 'sync' | 'allocate') => Fault | null
 }
 
-export class SimStoreFile implements StoreFile {
+export class SimStoreFile implements StoreFile, Disposable {
   readonly #options: SimStoreFileOptions
   readonly capacityBytes: number
   /** By page: what a reader sees. */
@@ -141,10 +143,19 @@ export class SimStoreFile implements StoreFile {
     const { rng } = this.#options
     const content = new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()]))
     if (kind === 'power') {
-      // Some cuts lose nearly all, some nearly nothing.
-      const keptPerCent = [0, 50, 90, 100][rng.below(4)] as number
+      // Some cuts lose nearly all, some nearly nothing, some only the journal or only the data; of what is lost some is as old as can be.
+      const pick = <T>(from: readonly T[]): T => from[rng.below(from.length)] as T
+      const keptPerCent = [pick([0, 50, 90, 100]), pick([0, 50, 90, 100])] as const
+      const oldest = rng.below(3) === 0
+      // Disks lose sectors, or whole pages.
+      const unitBytes = pick([SECTOR_BYTES, PAGE_BYTES])
+      const isKept = new Map<number, boolean>()
       for (const [sector, versions] of this.#unsafe) {
-        const version = rng.below(100) < keptPerCent ? versions.at(-1) : versions[rng.below(versions.length)]
+        const perCent = keptPerCent[sector * SECTOR_BYTES < (this.#options.journalEndBytes ?? 0) ? 0 : 1]
+        const unit = Math.floor((sector * SECTOR_BYTES) / unitBytes)
+        const kept = isKept.get(unit) ?? rng.below(100) < perCent
+        isKept.set(unit, kept)
+        const version = kept ? versions.at(-1) : versions[oldest ? 0 : rng.below(versions.length)]
         const page = Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES)
         content.get(page)?.set(version as Uint8Array, (sector * SECTOR_BYTES) % PAGE_BYTES)
       }
@@ -152,9 +163,19 @@ export class SimStoreFile implements StoreFile {
     return new SimStoreFile(this.#options, content)
   }
 
+  /** The process ends here, and nobody has its file any more. */
+  [Symbol.dispose](): void {
+    this.#dead = true
+  }
+
   /** The file as it is now, for somebody else. */
   copy(): SimStoreFile {
     return new SimStoreFile(this.#options, new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()])))
+  }
+
+  /** Blocks that were ever written. */
+  get pageNumbers(): number[] {
+    return [...this.#now.keys()]
   }
 
   /** Damages one byte of what is there. */

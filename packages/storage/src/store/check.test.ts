@@ -1,0 +1,311 @@
+/** Each part of a store damaged by itself: what an opening says, what a check says and mends, what can be read. */
+import assert from 'node:assert/strict'
+import { beforeEach, test } from 'node:test'
+import { epochMillis, Fault, type Clock } from '@typevisor/base'
+import { memoryLog, seededRng } from '@typevisor/sim'
+import { nodeChecksum } from '../node-store-file.ts'
+import { SimStoreFile } from '../testing/sim-store-file.ts'
+import { BLOCK_BYTES, SUPERBLOCK_COUNT } from './format.ts'
+import { Store, type StoreOptions } from './store.ts'
+import { MISSING, type Node } from './tree.ts'
+import { volumeDevice } from './volume-device.ts'
+
+const JOURNAL_BLOCKS = 16
+const SIZE_BYTES = 70_000 * BLOCK_BYTES
+/** Blocks of the volume that are written: of three leaves, under two nodes of the level above. */
+const WRITTEN = [0, 1, 300, 65_536]
+
+const clock: Clock = {
+  now: () => epochMillis(0),
+  monotonic: () => 0,
+  sleep: (duration, options) =>
+    duration === 0
+      ? Promise.resolve()
+      : new Promise((_resolve, reject) => options?.signal?.addEventListener('abort', () => reject(options.signal?.reason))),
+}
+
+let file: SimStoreFile
+let store: Store
+/** Syncs are refused. */
+let isFailing = false
+
+const options = (of: SimStoreFile): StoreOptions => ({
+  file: of,
+  checksum: nodeChecksum,
+  clock,
+  rng: seededRng(2),
+  log: memoryLog(),
+  journalBytes: JOURNAL_BLOCKS * BLOCK_BYTES,
+})
+
+beforeEach(async () => {
+  file = new SimStoreFile({
+    rng: seededRng(1),
+    capacityBytes: 2 ** 32,
+    faults: (operation) => (isFailing && operation === 'sync' ? new Fault('failed', 'the disk says no') : null),
+  })
+  store = await Store.create(options(file))
+  await store.createVolume('web', SIZE_BYTES)
+  for (const block of WRITTEN) await write(store, block, block % 200)
+  await store.checkpoint()
+})
+
+const write = (to: Store, block: number, fill: number): Promise<void> =>
+  volumeDevice(to, 'web').write(block * BLOCK_BYTES, new Uint8Array(BLOCK_BYTES).fill(fill))
+
+async function read(from: Store, block: number): Promise<number> {
+  const content = new Uint8Array(BLOCK_BYTES)
+  await volumeDevice(from, 'web').read(block * BLOCK_BYTES, content)
+  return content[17] as number // it has as many
+}
+
+function nodeAt(level: number, block: number): Node {
+  store.state.load(store.entry('web').tree, block, true)
+  const node = store.entry('web').tree.nodeAt(level, block)
+  assert.ok(node !== null && node !== MISSING)
+  return node
+}
+
+/** What a process leaves that is killed now, with blocks of it damaged. */
+function killed(...blocks: number[]): SimStoreFile {
+  const left = file.copy()
+  for (const block of blocks) left.rot(block * BLOCK_BYTES + 100)
+  return left
+}
+
+const serve = (left: SimStoreFile): Promise<Store> => Store.open(options(left))
+
+/** `volume check`, twice: the second finds the store as the first left it. */
+async function checkTwice(left: SimStoreFile) {
+  const once = async (of: SimStoreFile) => {
+    const opened = await Store.open({ ...options(of), repairs: true, collects: false })
+    const found = await opened.check({ readsData: true, repairs: true })
+    await opened.close()
+    return found
+  }
+  const first = await once(left)
+  const mended = left.copy()
+  return { first, second: await once(mended), mended }
+}
+
+const SOUND = { damage: [], mendedCount: 0, rebuiltCount: 0, leakedCount: 0, missingCount: 0, isRepaired: false }
+
+async function assertMended(left: SimStoreFile, want: Partial<typeof SOUND>): Promise<void> {
+  const { first, second, mended } = await checkTwice(left)
+  assert.partialDeepStrictEqual(first, { ...want, damage: [], isRepaired: true })
+  assert.partialDeepStrictEqual(second, SOUND)
+  const opened = await serve(mended)
+  for (const block of WRITTEN) assert.equal(await read(opened, block), block % 200)
+  await write(opened, 5, 5)
+  assert.equal(await read(opened, 5), 5)
+}
+
+const refused = (left: SimStoreFile, want: RegExp, repairs = false): Promise<void> =>
+  assert.rejects(Store.open({ ...options(left), repairs }), (error) => {
+    assert.ok(error instanceof Fault && error.code === 'failed')
+    assert.match(error.message, want)
+    return true
+  })
+
+test('a store that is whole is sound, and stays so', async () => {
+  const { first, second } = await checkTwice(killed())
+  assert.partialDeepStrictEqual(first, SOUND)
+  assert.partialDeepStrictEqual(second, SOUND)
+  assert.ok(first.dataCount >= WRITTEN.length && first.nodeCount >= 5)
+})
+
+test('blocks that nothing leads to are given back', async () => {
+  const run = store.state.allocator.allocate(7)
+  assert.equal(run?.count, 7)
+  await store.checkpoint()
+  await assertMended(killed(), { leakedCount: 7 })
+})
+
+test('blocks that count as free and are led to are taken', async () => {
+  const leaf = nodeAt(0, 300)
+  store.state.allocator.cancel({ address: leaf.address, count: 1 })
+  await store.checkpoint()
+  await assertMended(killed(), { missingCount: 1 })
+})
+
+test('a table of free blocks that is lost is made anew from the trees, by a check alone', async () => {
+  const [home, other] = [store.state.allocator.homeOf(0, 0), store.state.allocator.homeOf(0, 1)]
+  await refused(killed(home, other), /table of free blocks, group 0: .*volume check/)
+  await assertMended(killed(home, other), { rebuiltCount: 1 })
+})
+
+test('the table of the checkpoint before is not taken for the one in force', async () => {
+  const inForce = store.state.allocator.homeOf(0, store.state.turnOf(0) === 0 ? 1 : 0)
+  await refused(killed(inForce), /table of free blocks, group 0/)
+  await assertMended(killed(inForce), { rebuiltCount: 1 })
+  await assertSoundWith(store.state.allocator.homeOf(0, store.state.turnOf(0)))
+})
+
+/** The damage is of no account: what was there is not in force. */
+async function assertSoundWith(...blocks: number[]): Promise<void> {
+  const { first } = await checkTwice(killed(...blocks))
+  assert.partialDeepStrictEqual(first, SOUND)
+}
+
+test('a node above the leaves is mended from its second copy, either way round, when it is read or checked', async () => {
+  for (const level of [1, 2]) {
+    const { address, copy } = nodeAt(level, 0)
+    assert.ok(copy !== 0 && copy !== address)
+    for (const block of [address, copy]) await assertMended(killed(block), { mendedCount: 1 })
+    const left = killed(address)
+    const opened = await serve(left)
+    assert.equal(await read(opened, 300), 100)
+    assert.equal(opened.state.mendedCount, 1)
+    const { first } = await checkTwice(left.copy())
+    assert.partialDeepStrictEqual(first, SOUND)
+  }
+})
+
+test('a node above the leaves that is lost in both copies is damage, and the rest can be read', async () => {
+  const { address, copy } = nodeAt(1, 0)
+  const { first, mended } = await checkTwice(killed(address, copy))
+  assert.match(first.damage.join(), /^web: node of blocks 0 to 65535: node at block \d+: checksum .*nor is its copy/)
+  assert.equal(first.leakedCount > 0, true, 'what it led to counts as in use')
+  const opened = await serve(mended)
+  assert.equal(await read(opened, 65_536), 65_536 % 200)
+  await assert.rejects(read(opened, 300), /node at block/)
+})
+
+test('a leaf that is lost is damage; what is outside of it is read and written, also by recovery', async () => {
+  const leaf = nodeAt(0, 0)
+  await write(store, 1, 111)
+  await write(store, 300, 112)
+  await store.flush()
+  const left = killed(leaf.address)
+  const opened = await serve(left)
+  assert.equal(opened.state.lostCount, 1, 'the record of block 1 leads to where nothing can be done')
+  assert.equal(await read(opened, 300), 112)
+  await assert.rejects(read(opened, 1), /node at block/)
+  await assert.rejects(write(opened, 2, 1), /node at block/)
+  await assert.rejects(volumeDevice(opened, 'web').zero(0, 8 * BLOCK_BYTES), /node at block/)
+  await write(opened, 301, 113)
+  await opened.close()
+  const { first } = await checkTwice(left.copy())
+  assert.match(first.damage.join(), /^web: node of blocks 0 to 255: node at block/)
+})
+
+test('data that is damaged is named by volume and place', async () => {
+  const { words } = nodeAt(0, 300)
+  const address = words[(300 % 256) * 4] as number // the low word is all of it here
+  const { first, second, mended } = await checkTwice(killed(address))
+  assert.deepEqual(first.damage.length, 1)
+  assert.match(first.damage[0] ?? '', new RegExp(`^web at ${300 * BLOCK_BYTES}: block ${address} has checksum`))
+  assert.deepEqual(second.damage, first.damage)
+  const opened = await serve(mended)
+  await assert.rejects(read(opened, 300), /has checksum/)
+  assert.equal(await read(opened, 1), 1)
+})
+
+test('what a deleted volume leads to and is damaged keeps its blocks until a check, and the collector goes on', async () => {
+  const leaf = nodeAt(0, 0)
+  await store.createVolume('other', SIZE_BYTES)
+  await store.checkpoint()
+  const left = killed(leaf.address)
+  const opened = await serve(left)
+  await opened.remove('web')
+  await opened.collected()
+  assert.equal(opened.state.lostCount, 1)
+  await opened.flush()
+  const { first, second } = await checkTwice(left.copy())
+  // The leaf itself, and blocks 0 and 1.
+  assert.partialDeepStrictEqual(first, { damage: [], leakedCount: 3, isRepaired: true })
+  assert.partialDeepStrictEqual(second, SOUND)
+})
+
+test('a page of the catalog is mended from its second copy', async () => {
+  const { catalogTree } = store.state
+  const leaf = catalogTree.leaf(0)
+  assert.ok(leaf !== null && leaf !== MISSING)
+  const [address, distance] = [leaf.words[0] as number, (leaf.words[1] as number) >> 16] // a page has an entry
+  for (const block of [address, address + distance]) await assertMended(killed(block), { mendedCount: 1 })
+  await refused(killed(address, address + distance), /catalog page 0 at block/, true)
+})
+
+test('one superblock is enough; of a checkpoint without any the journal tells', async () => {
+  const first = store.state.checkpointGeneration % 2 === 0 ? 0 : 2
+  await assertSoundWith(first)
+  await assertSoundWith(first + 1)
+  await write(store, 9, 9)
+  await store.flush()
+  await refused(killed(first, first + 1), /superblock of checkpoint \d+, the journal tells of checkpoint \d+: both copies/, true)
+  await refused(killed(0, 1, 2, 3), /none of the four superblocks/, true)
+})
+
+test('a damaged record at the end of the journal was not safe and is cut off; one before is damage', async () => {
+  const end = () => SUPERBLOCK_COUNT * BLOCK_BYTES + store.state.journal.head.offset
+  await store.flush()
+  const middle = end()
+  await write(store, 9, 9)
+  await store.flush()
+  const { checkpointGeneration } = store.state
+  const last = end()
+  await write(store, 10, 10)
+  assert.equal(store.state.checkpointGeneration, checkpointGeneration)
+  const rotten = (position: number): SimStoreFile => {
+    const left = file.copy()
+    left.rot(position + 40)
+    return left
+  }
+  const opened = await serve(rotten(last))
+  assert.deepEqual([await read(opened, 9), await read(opened, 10)], [9, 0])
+  await refused(rotten(middle), /journal: record \d+ is damaged/, true)
+})
+
+/** Writes until there is hardly room in the first group. @returns the block behind. */
+async function fillGroup(): Promise<number> {
+  const { allocator } = store.state
+  let block = 512
+  for (; allocator.blockCount - allocator.usedCount > 600; block += PIECE_BLOCKS) await writePiece(block)
+  await store.checkpoint()
+  assert.equal(allocator.groupCount, 1)
+  return block
+}
+
+const PIECE_BLOCKS = 256
+const writePiece = (block: number): Promise<void> =>
+  volumeDevice(store, 'web').write(block * BLOCK_BYTES, new Uint8Array(PIECE_BLOCKS * BLOCK_BYTES).fill(7))
+
+test('a group that comes while a checkpoint is written has its table with the next', async () => {
+  const { now } = volumeDevice(store, 'web')
+  let block = await fillGroup()
+  const written = store.checkpoint()
+  for (; store.state.allocator.groupCount === 1; block += PIECE_BLOCKS) {
+    assert.ok(now?.write(block * BLOCK_BYTES, new Uint8Array(PIECE_BLOCKS * BLOCK_BYTES).fill(7)))
+    now?.commit()
+  }
+  await written
+  const { first } = await checkTwice(killed())
+  assert.partialDeepStrictEqual(first, SOUND)
+})
+
+test('a table that an unfinished checkpoint has left is never taken for one in force', async () => {
+  let block = await fillGroup()
+  for (; store.state.allocator.groupCount === 1; block += PIECE_BLOCKS) await writePiece(block)
+  await volumeDevice(store, 'web').zero(1024 * BLOCK_BYTES, 1024 * BLOCK_BYTES)
+  await store.checkpoint()
+  // A store that is opened looks for room from the front: from here on all that is written anew is in the first group.
+  file = file.copy()
+  store = await serve(file)
+  await write(store, 9, 9)
+  await store.checkpoint()
+  // Up to the second group, and never safe: the power goes when the tables are written and the superblock is not.
+  const last = SUPERBLOCK_COUNT * BLOCK_BYTES + store.state.journal.head.offset
+  for (let piece = 0; piece < 5; piece += 1) await writePiece(block + piece * PIECE_BLOCKS)
+  isFailing = true
+  await assert.rejects(store.checkpoint(), /checkpoint: the disk says no/)
+  isFailing = false
+  const left = killed()
+  left.rot(last + 40)
+  const opened = await serve(left)
+  assert.equal(await read(opened, block), 0)
+  await write(opened, 10, 10)
+  await opened.checkpoint()
+  const { first, mended } = await checkTwice(left.copy())
+  assert.partialDeepStrictEqual(first, SOUND)
+  assert.equal(await read(await serve(mended), 10), 10)
+})
