@@ -263,10 +263,15 @@ function letGoOfWritten(node: Node, seen: Set<Node>): void {
     if (!child) continue
     if (child.address === 0) letGoOfWritten(child, seen)
     else {
-      setEntry(words, slot * ENTRY_WORDS, child.address, 0, child.birth, child.checksum)
+      pointAt(words, slot, child)
       children[slot] = null
     }
   }
+}
+
+/** What a node says of a child that has its place and its checksum. */
+function pointAt(words: Uint32Array, slot: number, { address, copy, birth, checksum }: Node): void {
+  setEntry(words, slot * ENTRY_WORDS, address, copyFlags(address, copy), birth, checksum)
 }
 
 /** A root that is as it was when it was frozen is clean now: it is found by its address. */
@@ -292,15 +297,7 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
     (index) => {
       const node = nodes[index] as Node
       node.children?.forEach((child, slot) => {
-        if (child)
-          setEntry(
-            node.words,
-            slot * ENTRY_WORDS,
-            child.address,
-            copyFlags(child.address, child.copy),
-            child.birth,
-            child.checksum,
-          )
+        if (child) pointAt(node.words, slot, child)
       })
       node.children = null
     },
