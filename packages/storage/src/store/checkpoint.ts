@@ -75,7 +75,7 @@ export interface CheckpointOptions {
 /** Dirty nodes below a node, children first, each once however many trees have it. Those of them that have a place are being written or are written. */
 function collect(node: Node | null, into: Set<Node>): void {
   if (node === null || node.address !== 0 || into.has(node)) return
-  if (node.children) for (const child of node.children) if (child) collect(child, into)
+  if (node.children) for (const child of node.children.values()) collect(child, into)
   into.add(node)
 }
 
@@ -258,13 +258,11 @@ function letGoOfWritten(node: Node, seen: Set<Node>): void {
   if (node.address !== 0 || node.children === null || seen.has(node)) return
   seen.add(node)
   const { children, words } = node
-  for (let slot = 0; slot < children.length; slot += 1) {
-    const child = children[slot]
-    if (!child) continue
+  for (const [slot, child] of children) {
     if (child.address === 0) letGoOfWritten(child, seen)
     else {
       pointAt(words, slot, child)
-      children[slot] = null
+      children.delete(slot)
     }
   }
 }
@@ -297,7 +295,7 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
     (index) => {
       const node = nodes[index] as Node
       node.children?.forEach((child, slot) => {
-        if (child) pointAt(node.words, slot, child)
+        pointAt(node.words, slot, child)
       })
       node.children = null
     },

@@ -33,7 +33,7 @@ function countHeld(root: Node | null): number {
   const go = (node: Node): void => {
     if (seen.has(node)) return
     seen.add(node)
-    for (const child of node.children ?? []) if (child) go(child)
+    for (const child of node.children?.values() ?? []) go(child)
   }
   if (root) go(root)
   return [...seen].filter(({ address, checksum }) => address !== 0 && checksum !== 0).length
