@@ -135,6 +135,9 @@ export async function recover(
   const kept = records.slice(0, longestEnd(parts, records))
   for (const record of kept) replayWith(state, record, lostGroups.length > 0)
   state.journal.resume(tail, kept.at(-1)?.next ?? tail)
+  // What was taken is safe before the opening record says so; that is safe before anything that became free is used.
+  await parts.file.sync()
+  state.journal.markSafe(state.journal.head.sequence)
   appendOpening(state.journal, parts.rng)
   await parts.file.sync()
   state.journal.markSafe(state.journal.head.sequence)

@@ -88,6 +88,9 @@ export class StoreState implements TreeOwner {
   mendedCount = 0
   /** Blocks that are free, but on which something depends until the next flush, or the next checkpoint. */
   heldUntilSync: number[] = []
+  /** The record that freed them is safe. That must be known to recovery, which else looks for what was there: until a mark that says so is safe too. */
+  heldUntilMark: number[] = []
+  heldUntilTold: number[] = []
   heldUntilCheckpoint: number[] = []
   /** Which home of each group's table is in force, and which checkpoint wrote it. */
   readonly #tables = new Map<number, { turn: 0 | 1; generation: number }>()

@@ -369,21 +369,24 @@ export class Store {
     const { state } = this
     const { journal } = state
     const safe = journal.head.sequence
-    const released = state.heldUntilSync
+    const [freed, told] = [state.heldUntilSync, state.heldUntilTold]
     state.heldUntilSync = []
+    state.heldUntilTold = []
     try {
       await this.#options.file.sync()
     } catch (error) {
       throw state.wound('sync', error)
     }
     journal.markSafe(safe)
-    state.release(released)
-    if (journal.hasRoom(0) && !state.wounded) {
-      this.#append(() => {
-        journal.begin(0)
-        journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
-      })
-    }
+    state.release(told)
+    state.heldUntilMark = state.heldUntilMark.concat(freed)
+    if (!journal.hasRoom(0) || state.wounded) return
+    this.#append(() => {
+      journal.begin(0)
+      journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
+    })
+    state.heldUntilTold = state.heldUntilTold.concat(state.heldUntilMark)
+    state.heldUntilMark = []
   }
 
   /** Resolves when a checkpoint that began after the call is in force. */
