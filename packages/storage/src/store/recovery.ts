@@ -8,7 +8,7 @@
  *   one that was freed by a later record forbids only the ends between.
  *
  * The longest end that nothing forbids is taken. All that had been flushed is before every forbidden end: its blocks were safe, and a block
- * that became free is not used again before the record that freed it is safe.
+ * that became free is not used again before the record that freed it is safe and a mark that says so, behind which nothing is proven.
  *
  * Recovery itself is safe when it ends: its first record is synced before anything else happens.
  */

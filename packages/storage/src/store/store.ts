@@ -28,6 +28,8 @@ export interface StoreOptions extends StoreParts {
   readonly dirtyNodeCountMax?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
+  /** Entries of a dead list that one step of the collector goes over, or as much work on a tree. */
+  readonly reapStep?: number
   /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
   readonly repairs?: boolean
 }
@@ -74,7 +76,6 @@ const DIRTY_NODE_COUNT_MAX = 16_384
 const HELD_COUNT_MAX = 16_384
 /** And at least as often as this, while there is something to make safe. */
 const SYNC_EVERY_MS = 1000
-/** Entries or blocks that one step of the collector goes over. */
 const REAP_STEP = 4096
 const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
@@ -472,10 +473,11 @@ export class Store {
         continue
       }
       const { parent, slot } = entry
-      this.#append(() => appendReap(this.state.journal, slot, REAP_STEP))
+      const step = this.#options.reapStep ?? REAP_STEP
+      this.#append(() => appendReap(this.state.journal, slot, step))
       let isGone = false
       try {
-        isGone = applyReap(this.state, entry, REAP_STEP)
+        isGone = applyReap(this.state, entry, step)
       } catch (error) {
         throw this.state.wound('collect', error)
       }

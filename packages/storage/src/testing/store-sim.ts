@@ -58,6 +58,7 @@ export class Run {
   /** Different contents of blocks: with few of them what is written is often what was there in another life. */
   readonly fillCount: number
   readonly encryptedPerCent: number
+  readonly reapStep: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
   /** What an operation under way would make of it. */
@@ -78,6 +79,7 @@ export class Run {
     this.collects = this.rng.below(2) === 0
     this.flushPerCent = this.pick([1, 5, 15]) as number
     this.fillCount = this.pick([2, 255]) as number
+    this.reapStep = this.pick([3, 70, 4096]) as number
     this.encryptedPerCent = this.pick([0, 50, 100]) as number
   }
 
@@ -96,6 +98,7 @@ export class Run {
       journalBytes: JOURNAL_BLOCKS * BLOCK_BYTES,
       dirtyNodeCountMax: 6 + this.rng.below(30),
       collects: this.collects,
+      reapStep: this.reapStep,
     }
   }
 
