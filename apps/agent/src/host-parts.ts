@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { readdir, rm } from 'node:fs/promises'
+import { readdir, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Clock, IdSource, Log, Rng } from '@typevisor/base'
 import type { ImageStore } from '@typevisor/image'
@@ -27,14 +27,20 @@ export interface HostParts {
   readonly saves: SaveFolder
   /** Told once, when the toolstack is open: what it holds is kept. */
   readonly heldBy?: (toolstack: Pick<Toolstack, 'holdsFiles'>) => void
+  /** Behind the toolstack's end. */
+  readonly close?: () => Promise<void>
 }
 
 /** `<domain>.<save's name, hashed>.save`, and what the driver puts beside it while it writes. */
 export const saveFolder = (folder: string): SaveFolder => ({
   pathOf: (id, save) => join(folder, `${id}.${createHash('sha256').update(save).digest('hex').slice(0, 16)}.save`),
-  async keepOnly(id, path) {
+  async keepOnly(id, paths) {
     for (const name of await readdir(folder)) {
-      if (name.startsWith(`${id}.`) && join(folder, name) !== path) await rm(join(folder, name), { force: true })
+      if (name.startsWith(`${id}.`) && !paths.includes(join(folder, name))) await rm(join(folder, name), { force: true })
     }
+  },
+  async freeBytes() {
+    const { bavail, bsize } = await statfs(folder)
+    return bavail * bsize
   },
 })

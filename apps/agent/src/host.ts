@@ -44,6 +44,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
     options.driver === 'qemu'
       ? await (await import('./qemu-host.ts')).qemuParts(options)
       : (await import('./sim-host.ts')).simParts(options)
+  building.defer(() => parts.close?.())
   const broken = Promise.withResolvers<Fault>()
   const disk = watchedDisk(nodeDisk(stateDir), (error) => broken.resolve(toFault(error)))
   const state = stateFile({ disk, name: 'agent.journal', clock, log })

@@ -1,5 +1,5 @@
 /**
- * The real host: QEMU, qcow2 files, images from Debian packages. As root guests run as `typevisor-qemu`, a user with no rights but its
+ * The real host: QEMU, volumes of a volume server, images from Debian packages. As root guests run as `typevisor-qemu`, a user with no rights but its
  * files', and where there is no such user not at all; what that user cannot reach is refused by the driver with the reason.
  */
 import { chmod, mkdir } from 'node:fs/promises'
@@ -17,10 +17,12 @@ import {
   waitForExit,
   type SystemUser,
 } from '@typevisor/runtime-node'
-import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
+import { nbdVolumeStore, nodeCommandRunner, nodeMasterRecords, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import type { Toolstack } from '@typevisor/toolstack'
 import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
+import { attachedDriver } from './volumes/attached-driver.ts'
+import { keepVolumeServer } from './volumes/keeper.ts'
 
 const GUEST_USER = 'typevisor-qemu'
 
@@ -42,7 +44,7 @@ function guestUser(): SystemUser {
 }
 
 export async function qemuParts(options: HostOptions): Promise<HostParts> {
-  const { dataDir, clock, ids, log } = options
+  const { dataDir, version, clock, ids, log } = options
   const user = isRoot() ? guestUser() : null
   const owner = user ? { uid: user.uid, gid: user.gid } : null
   const host = createNodeHost({ bootId, spawnDetached, processIdentity, waitForExit, signalProcess })
@@ -60,12 +62,22 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     folder: imagesFolder,
     cacheFolder,
   })
-  const volumes = qcow2VolumeStore({
+  await using building = new AsyncDisposableStack()
+  const disksFolder = await folder(join(dataDir, 'disks'), 0o700)
+  // In a folder that anybody may pass through; a socket itself is its owner's.
+  const socketFolder = await folder(join(runDir, 'nbd'), 0o711)
+  const socketPathOf = (volume: string): string => join(socketFolder, `${volume}.sock`)
+  const server = keepVolumeServer({ dir: disksFolder, version, clock, log, owner })
+  building.defer(() => server.close())
+  const runner = nodeCommandRunner()
+  const files = qcow2VolumeStore({
     files: await nodeVolumeFiles({ folder: await folder(join(dataDir, 'volumes'), 0o711), ...(owner ? { owner } : {}) }),
-    runner: nodeCommandRunner(),
+    runner,
     log,
   })
-  const driver = createQemuDriver({
+  const masters = await nodeMasterRecords(join(disksFolder, 'masters'))
+  const volumes = nbdVolumeStore({ call: server.call, files, masters, runner, socketPathOf, log })
+  const qemu = createQemuDriver({
     dataDir: await folder(join(dataDir, 'domains'), 0o711),
     runDir,
     host,
@@ -76,6 +88,9 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     // QEMU is handed what lies here, and nothing that a foreign image's header names elsewhere.
     diskFolders: [join(dataDir, 'volumes'), join(dataDir, 'images')],
   })
+  building.defer(() => qemu.close())
+  const driver = attachedDriver({ driver: qemu, volumes: server, socketPathOf, log })
   const saves = saveFolder(await folder(join(dataDir, 'saves'), 0o700))
-  return { driver, volumes, images, saves, heldBy: (toolstack) => (holders = toolstack) }
+  building.move()
+  return { driver, volumes, images, saves, heldBy: (toolstack) => (holders = toolstack), close: () => server.close() }
 }

@@ -60,6 +60,22 @@ class AgentService implements AgentPort {
       })
       return this.#reply(id)
     },
+    'domain.snapshot': async ({ id, commandId, fence, ...request }, { signal }) => {
+      await this.#options.toolstack.snapshot(id, request, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.revert': async ({ id, snapshot, start, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.revert(id, snapshot, { commandId, fence, start, signal })
+      return this.#reply(id)
+    },
+    'domain.snapshot-delete': async ({ id, snapshot, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.removeSnapshot(id, snapshot, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.clone': async ({ id, spec, from, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.clone(id, spec, from, { commandId, fence, signal })
+      return this.#reply(id)
+    },
     'domain.list': async () => ({ domains: this.#options.toolstack.list(), sequence: this.#options.toolstack.lastSequence() }),
     'domain.statistics': ({ id }, { signal }) => this.#options.toolstack.statistics(id, { signal }),
     'domain.addresses': ({ id }, { signal }) => this.#options.toolstack.addresses(id, { signal }),

@@ -16,7 +16,7 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
     load: async () => (await import('./commands/doctor.ts')).doctor,
   },
   volume: {
-    summary: 'Volumes of a folder: create, clone, list, resize, rename, delete, check',
+    summary: 'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats, lease',
     load: async () => (await import('./commands/volumes.ts')).volume,
   },
   snapshot: {

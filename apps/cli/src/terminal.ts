@@ -12,6 +12,8 @@ export interface Terminal {
 export interface Command {
   readonly summary: string
   readonly usage: string
+  /** The first word behind it is one of them. */
+  readonly verbs?: readonly string[]
   readonly flags?: FlagTable
   readonly run: (words: readonly string[], terminal: Terminal, json: boolean) => Promise<number>
 }

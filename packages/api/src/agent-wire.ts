@@ -8,7 +8,18 @@
  * Everything that changes something carries `commandId` (given twice is done once) and `fence` (an older owner is refused).
  */
 import type { FaultJson } from '@typevisor/base'
-import type { DomainEvent, DomainId, DomainRecord, DomainSpec, DomainStatistics, GuestAddress, VerbName } from '@typevisor/model'
+import type {
+  DomainEvent,
+  DomainId,
+  DomainRecord,
+  DomainSpec,
+  DomainStatistics,
+  GuestAddress,
+  Quiesce,
+  SnapshotId,
+  SnapshotName,
+  VerbName,
+} from '@typevisor/model'
 
 export const AGENT_PATH = '/agent/v1'
 export const AGENT_PROTOCOL = 1
@@ -36,6 +47,7 @@ export interface AgentHello {
   readonly cpuCount: number
   readonly memoryBytes: number
   readonly images: readonly AgentImage[]
+  /** Of an older agent without `snapshots`. */
   readonly domains: readonly DomainRecord[]
   /** Sequence of the last transition that `domains` contains. */
   readonly sequence: number
@@ -57,6 +69,23 @@ export interface DomainReply {
 export interface AgentMethods {
   'domain.define': { params: Command & { id: DomainId; spec: DomainSpec }; reply: DomainReply }
   'domain.carry-out': { params: Command & { id: DomainId; verb: VerbName; timeoutMs?: number }; reply: DomainReply }
+  'domain.snapshot': {
+    params: Command & {
+      id: DomainId
+      snapshot: SnapshotId
+      name: SnapshotName
+      memory: boolean
+      quiesce: Quiesce
+      timeoutMs: number
+    }
+    reply: DomainReply
+  }
+  'domain.revert': { params: Command & { id: DomainId; snapshot: SnapshotId; start: boolean }; reply: DomainReply }
+  'domain.snapshot-delete': { params: Command & { id: DomainId; snapshot: SnapshotId }; reply: DomainReply }
+  'domain.clone': {
+    params: Command & { id: DomainId; spec: DomainSpec; from: { domain: DomainId; snapshot: SnapshotId } }
+    reply: DomainReply
+  }
   'domain.list': { params: Record<string, never>; reply: { domains: readonly DomainRecord[]; sequence: number } }
   'domain.statistics': { params: { id: DomainId }; reply: DomainStatistics }
   'domain.addresses': { params: { id: DomainId }; reply: readonly GuestAddress[] }

@@ -3,7 +3,7 @@
  * unknown field is refused by name rather than dropped in silence.
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
-import { isSshKey, SSH_KEY_WANT } from '@typevisor/model'
+import { DISK_FULL, isSshKey, SSH_KEY_WANT } from '@typevisor/model'
 import { z } from 'zod'
 
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
@@ -46,7 +46,16 @@ export const Instance = z.strictObject({
   forwards: z.array(PortForward),
   state: InstanceState,
   operation: z.strictObject({ id: Id, name: z.string() }).nullable().describe('the operation that holds the instance now'),
+  snapshotCount: z.int().describe('snapshots that go with it when it is destroyed'),
   createdAt: Timestamp,
+})
+export const Snapshot = z.strictObject({
+  id: Id,
+  name: Label,
+  takenAt: Timestamp,
+  state: z.enum(['stopped', 'running', 'paused']).describe('what the instance was; with memory it is that again after a revert'),
+  memoryBytes: z.int().nullable().describe('size of the kept memory; null: disks only'),
+  quiesced: z.boolean().describe('false: a file system on its disks recovers as after a power cut'),
 })
 
 const LabelMap = z
@@ -115,6 +124,10 @@ export const CreateInstance = z.strictObject({
     .default([])
     .describe('ports of the host that reach the guest'),
   labels: LabelMap.default({}).describe('labels for search'),
+  diskFull: z
+    .enum(DISK_FULL)
+    .default('pause')
+    .describe('when there is no room for what it writes: pause until there is, or give it the error of the disk'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
 
@@ -151,6 +164,30 @@ export const Operation = z.strictObject({
   updatedAt: Timestamp,
 })
 export const Accepted = z.strictObject({ operation: Operation, instance: Instance.nullable() })
+
+export const CreateSnapshot = z.strictObject({
+  name: Label.describe('name, of one instance only once'),
+  memory: z.boolean().default(false).describe('keep the memory of the guest too, which stands still meanwhile'),
+  quiesce: z
+    .enum(['try', 'must', 'no'])
+    .default('try')
+    .describe('of a running guest whose memory is not kept: have it freeze its file systems meanwhile; try: if it can'),
+  timeoutMs: z.int().min(1).max(60_000).default(10_000).describe('time limit for the guest to freeze its file systems'),
+})
+export const RevertInstance = z.strictObject({
+  start: z.boolean().default(false).describe('boot it from a snapshot of disks only, which otherwise leaves it stopped'),
+})
+export const CloneInstance = z.strictObject({
+  name: Label.describe('name of the new instance, as DNS labels are'),
+  forwards: z
+    .array(PortForward)
+    .max(16)
+    .superRefine(refuseSamePort)
+    .optional()
+    .describe('ports of the host that reach the guest; left out: those of the old one, with host ports that the host chooses'),
+  labels: LabelMap.optional().describe('labels for search; left out: those of the old one'),
+  start: z.boolean().default(true).describe('boot it at once'),
+})
 
 export const ExecBody = z.strictObject({
   argv: z.array(z.string().max(131_072)).min(1).max(1024).describe('command and arguments; no shell'),
@@ -273,6 +310,7 @@ export const Empty = z.strictObject({})
 
 /** An instance is named by its id or its name. */
 export const InstanceParams = z.strictObject({ instance: z.string().min(1).max(64).describe('id or name of the instance') })
+export const SnapshotParams = InstanceParams.extend({ snapshot: Label.describe('name of the snapshot') })
 export const WaitQuery = z.strictObject({
   wait: z.coerce.number<number>().min(0).max(60).default(0).describe('seconds to wait for the end'),
 })

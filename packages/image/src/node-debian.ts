@@ -8,7 +8,7 @@
  *
  * Nothing is installed on the machine, no package script is run, and no root is needed.
  */
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { chmod, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { join } from 'node:path'
@@ -70,8 +70,10 @@ async function resolve(roots: readonly string[], options: DebianOptions): Promis
   const memory = join(options.cacheFolder, `resolved-${question}.json`)
   try {
     const packages = await resolveWithApt(roots, options)
-    await writeFile(`${memory}.new`, JSON.stringify({ roots, packages }))
-    await rename(`${memory}.new`, memory)
+    // Others may ask the same at the same time.
+    const fresh = `${memory}.${randomUUID()}`
+    await writeFile(fresh, JSON.stringify({ roots, packages }))
+    await rename(fresh, memory)
     return packages
   } catch (error) {
     if (!(error instanceof Fault) || error.code !== 'unavailable') throw error

@@ -1,5 +1,6 @@
 import { bytes, type Bytes, type EpochMillis } from '@typevisor/base'
 import type { DomainId, DomainName, ImageName, VolumeId } from './ids.ts'
+import type { DomainSnapshot } from './snapshot.ts'
 
 /** What a caller asks for. Everything here may be chosen by a policy above; nothing is guessed below. */
 export interface DomainSpec {
@@ -13,7 +14,13 @@ export interface DomainSpec {
   /** Host ports that reach guest ports by QEMU's user networking; `hostPort` 0: the host chooses, and the record says which. */
   readonly forwards: readonly PortForward[]
   readonly labels: Readonly<Record<string, string>>
+  /** Absent, as in records of before it was asked: `pause`. */
+  readonly diskFull?: DiskFull
 }
+
+/** When there is no room for what the guest writes: it waits and goes on when there is, or it gets the error. */
+export const DISK_FULL = ['pause', 'error'] as const
+export type DiskFull = (typeof DISK_FULL)[number]
 
 export interface PortForward {
   readonly protocol: 'tcp' | 'udp'
@@ -74,7 +81,8 @@ export type DomainCause =
   | 'guest' // the guest powered itself off, reset or slept
   | 'guest-panic'
   | 'watchdog'
-  | 'io-error' // a disk failed or is full; the guest waits
+  | 'disk-full' // there is no room for what the guest writes; it goes on by itself when there is
+  | 'io-error' // a disk failed; the guest waits until it is let go on
   | 'process-failed' // the emulator ended by itself; its last words are in `detail`
   | 'adopted' // found running by a new agent
   | 'unknown'
@@ -99,6 +107,10 @@ export type DomainState =
 
 export type DomainStateKind = DomainState['kind']
 
+/** Nobody paused it: it is to run, as soon as there is room on its disk. */
+export const waitsForRoom = (state: { readonly kind: string; readonly cause?: DomainCause }): boolean =>
+  state.kind === 'paused' && state.cause === 'disk-full'
+
 export interface DomainRecord {
   readonly id: DomainId
   readonly name: DomainName
@@ -109,6 +121,8 @@ export interface DomainRecord {
   /** As they are in effect: each start may choose other host ports where 0 was asked. */
   readonly forwards: readonly PortForward[]
   readonly state: DomainState
+  /** The oldest first. */
+  readonly snapshots: readonly DomainSnapshot[]
   readonly createdAt: EpochMillis
 }
 

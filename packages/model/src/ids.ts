@@ -8,6 +8,10 @@ export type VolumeId = Brand<string, 'VolumeId'>
 export type ImageName = Brand<string, 'ImageName'>
 /** A name as DNS labels are: `web-1`. Safe as a file name, an option value and a host name. */
 export type DomainName = Brand<string, 'DomainName'>
+/** UUIDv7, chosen by whoever has the snapshot taken. */
+export type SnapshotId = Brand<string, 'SnapshotId'>
+/** A name of a snapshot, as DNS labels are; of one domain only once. */
+export type SnapshotName = Brand<string, 'SnapshotName'>
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 /** RFC 1123 section 2.1, lower case: begins with a letter or digit, so it can never be taken for an option. */
@@ -33,4 +37,5 @@ export const parseVolumeId = parse<VolumeId>('volume', 'a UUID or a UUID and a n
 )
 export const parseHostId = parse<HostId>('host', LABEL_WANT, isLabel)
 export const parseDomainName = parse<DomainName>('name', LABEL_WANT, isLabel)
+export const parseSnapshotName = parse<SnapshotName>('snapshot', LABEL_WANT, isLabel)
 export const parseImageName = parse<ImageName>('image', LABEL_WANT, isLabel)

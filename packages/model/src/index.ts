@@ -4,6 +4,9 @@
  */
 export {
   DEFAULT_ROOT_DISK_BYTES,
+  DISK_FULL,
+  waitsForRoom,
+  type DiskFull,
   type CloudInitSpec,
   type DomainBoot,
   type DomainCause,
@@ -27,12 +30,28 @@ export {
   parseDomainName,
   parseHostId,
   parseImageName,
+  parseSnapshotName,
   parseVolumeId,
   type DomainId,
   type DomainName,
   type HostId,
   type ImageName,
+  type SnapshotId,
+  type SnapshotName,
   type VolumeId,
 } from './ids.ts'
+export { QUIESCE_MODES, SNAPSHOT_COUNT_MAX, type DomainSnapshot, type Quiesce } from './snapshot.ts'
 export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'
-export { assertCan, canDo, isVerb, VERB_NAMES, VERBS, type Verb, type VerbName } from './verbs.ts'
+export {
+  assertCan,
+  assertCanSnapshot,
+  canDo,
+  canSnapshot,
+  isVerb,
+  SNAPSHOT_VERBS,
+  VERB_NAMES,
+  VERBS,
+  type SnapshotVerbName,
+  type Verb,
+  type VerbName,
+} from './verbs.ts'

@@ -31,9 +31,27 @@ export const isVerb = (text: string): text is VerbName => Object.hasOwn(VERBS, t
 export const canDo = (verb: VerbName, state: DomainStateKind): boolean =>
   (VERBS[verb].from as readonly DomainStateKind[]).includes(state)
 
+/**
+ * What needs the name of a snapshot too, and is therefore no plain verb. A saved domain is restored first: what is saved goes on once, and
+ * a snapshot of it would be a second copy of a guest that has gone on.
+ */
+export const SNAPSHOT_VERBS = {
+  snapshot: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Take a snapshot' },
+  revert: { from: ['stopped', 'running', 'paused', 'saved', 'crashed'], to: null, destroys: true, title: 'Revert' },
+} as const satisfies Record<string, Verb>
+
+export type SnapshotVerbName = keyof typeof SNAPSHOT_VERBS
+export const canSnapshot = (verb: SnapshotVerbName, state: DomainStateKind): boolean =>
+  (SNAPSHOT_VERBS[verb].from as readonly DomainStateKind[]).includes(state)
+
 /** @throws Fault `conflict` naming the state found and the states wanted. */
 export function assertCan(verb: VerbName, state: DomainStateKind, name: string): void {
-  if (!canDo(verb, state)) {
-    throw new Fault('conflict', `${verb} ${name}: it is ${state}, want ${VERBS[verb].from.join(' or ')}`)
-  }
+  if (!canDo(verb, state)) throw wrongState(verb, state, name, VERBS[verb])
 }
+/** The same of what needs a snapshot. */
+export function assertCanSnapshot(verb: SnapshotVerbName, state: DomainStateKind, name: string): void {
+  if (!canSnapshot(verb, state)) throw wrongState(verb, state, name, SNAPSHOT_VERBS[verb])
+}
+
+const wrongState = (verb: string, state: DomainStateKind, name: string, { from }: Verb): Fault =>
+  new Fault('conflict', `${verb} ${name}: it is ${state}, want ${from.join(' or ')}`)

@@ -451,8 +451,12 @@ class Client implements NbdClient {
         continue
       }
       if (this.#extended) {
-        const { magic, flags, type, cookie, lengthBytes } = EXTENDED_REPLY.decode(await reader.take(EXTENDED_REPLY.sizeBytes))
+        const head = EXTENDED_REPLY.decode(await reader.take(EXTENDED_REPLY.sizeBytes))
+        const { magic, flags, type, cookie, offset, lengthBytes } = head
         if (magic !== EXTENDED_REPLY_MAGIC) throw new Fault('invalid', `reply: got magic ${magic.toString(16)}`)
+        const asked = this.#pendingOf(Number(cookie)).offset
+        if (Number(offset) !== asked)
+          throw new Fault('invalid', `reply ${cookie}: got offset ${offset}, want the request's ${asked}`)
         await this.#chunk(flags, type, Number(cookie), Number(lengthBytes))
         continue
       }

@@ -12,7 +12,7 @@
  *
  * Failure paths: an option that cannot be served is refused and the next one awaited; a request that cannot be served has its error and the
  * next one is served; what is no NBD ends its connection and nobody else's. A device's Fault becomes the protocol's error
- * (`exhausted` ENOSPC, `invalid` EINVAL, `forbidden` EPERM, `unsupported` ENOTSUP, `unavailable` ESHUTDOWN, all others EIO).
+ * (`exhausted` ENOSPC, `invalid` EINVAL, `forbidden` and `stale_fence` EPERM, `unsupported` ENOTSUP, `unavailable` ESHUTDOWN, all others EIO).
  *
  * What it is not: no oldstyle handshake, no resizing by clients.
  *

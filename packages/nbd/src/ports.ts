@@ -9,7 +9,9 @@ export interface NbdExport {
   readonly canMultiConn: boolean
   /** What can be asked of ranges beside `base:allocation`. */
   readonly contexts?: readonly MetaContext[]
-  /** Called once, when the connection that opened it has ended. */
+  /** Called once, when the connection that opened it has gone: what of it still waits should not be carried out any more. */
+  leave?(): void
+  /** Called once, when nothing of the connection that opened it is under way any more. */
   release?(): void
 }
 

@@ -47,6 +47,7 @@ export function serveConnection(channel: ByteChannel, options: ConnectionOptions
       if (paused) channel.resume()
       paused = false
       if (!hasEnded) await ended.promise
+      agreement.export.leave?.()
       await transmission.end()
     } finally {
       release?.call(agreement.export)

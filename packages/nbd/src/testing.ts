@@ -7,6 +7,8 @@ import { SegmentPool } from './output-buffer.ts'
 import type { ByteChannel, ExportSource, NbdExport } from './ports.ts'
 import { serveConnection, type Connection } from './server.ts'
 
+export { openExport } from './client.ts'
+
 export const sourceOf = (...exports: readonly NbdExport[]): ExportSource => {
   const find = async (name: string) => exports.find((one) => one.name === name) ?? null
   return { list: async () => exports.map(({ name }) => ({ name })), open: find, look: find }

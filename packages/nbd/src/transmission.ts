@@ -66,6 +66,7 @@ const FLAGS_ALLOWED: Readonly<Record<number, number>> = {
 const ERRNO_OF: Readonly<Partial<Record<FaultCode, number>>> = {
   invalid: ERRNO.EINVAL,
   forbidden: ERRNO.EPERM,
+  stale_fence: ERRNO.EPERM,
   unsupported: ERRNO.ENOTSUP,
   exhausted: ERRNO.ENOSPC,
   unavailable: ERRNO.ESHUTDOWN,
@@ -261,8 +262,8 @@ export class Transmission {
 
     if (type === CMD.read && this.#readNow(flags, cookieHigh, cookieLow, offset, lengthBytes)) return at
     const request: Request = { type, flags, cookieHigh, cookieLow, offset, lengthBytes }
-    // With extended headers the flag, not the command, says whether a payload follows.
-    const hasPayload = extended ? (flags & CMD_FLAG.payloadLength) !== 0 : type === CMD.write
+    // With extended headers the flag, not the command, says whether a payload follows. But QEMU (10.0) leaves it out of its writes.
+    const hasPayload = type === CMD.write || (extended && (flags & CMD_FLAG.payloadLength) !== 0)
     if (hasPayload && lengthBytes > 0) {
       if (lengthBytes > PAYLOAD_BYTES_MAX || type !== CMD.write) {
         this.#skipBytes = lengthBytes
@@ -300,7 +301,7 @@ export class Transmission {
       this.#fail({ type: CMD.read, flags, cookieHigh, cookieLow, offset, lengthBytes }, error)
       return true
     }
-    this.#putDataHead(start, cookieHigh, cookieLow, offset, lengthBytes, REPLY_FLAG_DONE)
+    this.#putDataHead(start, cookieHigh, cookieLow, offset, offset, lengthBytes, REPLY_FLAG_DONE)
     out.advance(headBytes + lengthBytes)
     return true
   }
@@ -485,7 +486,7 @@ export class Transmission {
     }
     const content = new Uint8Array(lengthBytes)
     await this.#device.read(offset, content)
-    if (!this.#ended) this.#putData(cookieHigh, cookieLow, offset, content, REPLY_FLAG_DONE)
+    if (!this.#ended) this.#putData(cookieHigh, cookieLow, offset, offset, content, REPLY_FLAG_DONE)
   }
 
   /** As chunks: data where there is some, holes where zeros are. */
@@ -501,20 +502,20 @@ export class Transmission {
       const partBytes = Math.min(extent.lengthBytes, lengthBytes - at)
       if (partBytes <= 0) break
       if (extent.zero) {
-        if (!this.#ended) this.#putHole(cookieHigh, cookieLow, offset + at, partBytes)
+        if (!this.#ended) this.#putHole(cookieHigh, cookieLow, offset, offset + at, partBytes)
       } else {
         const content = new Uint8Array(partBytes)
         await this.#device.read(offset + at, content)
-        if (!this.#ended) this.#putData(cookieHigh, cookieLow, offset + at, content, 0)
+        if (!this.#ended) this.#putData(cookieHigh, cookieLow, offset, offset + at, content, 0)
       }
       at += partBytes
     }
     if (at < lengthBytes) {
       const content = new Uint8Array(lengthBytes - at)
       await this.#device.read(offset + at, content)
-      if (!this.#ended) this.#putData(cookieHigh, cookieLow, offset + at, content, 0)
+      if (!this.#ended) this.#putData(cookieHigh, cookieLow, offset, offset + at, content, 0)
     }
-    if (!this.#ended) this.#putReplyHead(REPLY_TYPE.none, REPLY_FLAG_DONE, cookieHigh, cookieLow, 0, 0)
+    if (!this.#ended) this.#putReplyHead(REPLY_TYPE.none, REPLY_FLAG_DONE, cookieHigh, cookieLow, 0, offset)
   }
 
   async #blockStatus({ offset, lengthBytes, flags, cookieHigh, cookieLow }: Request): Promise<void> {
@@ -613,15 +614,24 @@ export class Transmission {
     return (this.#extended ? EXTENDED_REPLY.sizeBytes : STRUCTURED_REPLY.sizeBytes) + OFFSET_DATA.sizeBytes
   }
 
-  #putData(cookieHigh: number, cookieLow: number, offset: number, content: Uint8Array, flags: number): void {
+  /** Every chunk of a reply repeats the request's own offset (with extended headers), and says where its data lies. */
+  #putData(cookieHigh: number, cookieLow: number, offset: number, at: number, content: Uint8Array, flags: number): void {
     const headBytes = this.#dataHeadBytes
     const start = this.#out.room(headBytes + content.length)
-    this.#putDataHead(start, cookieHigh, cookieLow, offset, content.length, flags)
+    this.#putDataHead(start, cookieHigh, cookieLow, offset, at, content.length, flags)
     this.#out.bytes.set(content, start + headBytes)
     this.#out.advance(headBytes + content.length)
   }
 
-  #putDataHead(start: number, cookieHigh: number, cookieLow: number, offset: number, lengthBytes: number, flags: number): void {
+  #putDataHead(
+    start: number,
+    cookieHigh: number,
+    cookieLow: number,
+    offset: number,
+    at: number,
+    lengthBytes: number,
+    flags: number,
+  ): void {
     if (!this.#structured) {
       this.#putSimpleHead(start, ERRNO.none, cookieHigh, cookieLow)
       return
@@ -635,12 +645,12 @@ export class Transmission {
       OFFSET_DATA.sizeBytes + lengthBytes,
       offset,
     )
-    setU64(this.#out.view, head, offset)
+    setU64(this.#out.view, head, at)
   }
 
-  #putHole(cookieHigh: number, cookieLow: number, offset: number, lengthBytes: number): void {
+  #putHole(cookieHigh: number, cookieLow: number, offset: number, at: number, lengthBytes: number): void {
     const start = this.#putReplyHead(REPLY_TYPE.offsetHole, 0, cookieHigh, cookieLow, OFFSET_HOLE.sizeBytes, offset)
-    setU64(this.#out.view, start, offset)
+    setU64(this.#out.view, start, at)
     this.#out.view.setUint32(start + OFFSET_HOLE.at.lengthBytes, lengthBytes)
   }
 

@@ -24,6 +24,7 @@
 export { realClock } from './clock.ts'
 export { nodeDisk } from './disk.ts'
 export { faultOf, isErrno } from './errno.ts'
+export { fileCalls, type FileCalls } from './file-calls.ts'
 export { uuidv7Ids } from './ids.ts'
 export { consoleLog, type ConsoleLogLevel, type ConsoleLogOptions } from './log.ts'
 export { lockFile, type LockFile } from './lockfile.ts'

@@ -10,6 +10,10 @@ export interface Libc {
   flock(fd: number, operation: number): number
   /** The file descriptor, or -errno: `eventfd(2)`, close-on-exec and non-blocking. */
   eventfd(): number
+  /** Bytes of `target`, from `start` on, that are in the page cache, or -errno: `preadv2(2)` with RWF_NOWAIT. */
+  preadNoWait(fd: number, target: Uint8Array, start: number, lengthBytes: number, position: number): number
+  /** 0, or -errno: `fallocate(2)`. */
+  fallocate(fd: number, mode: number, position: number, lengthBytes: number): number
   /** Waits on a thread of libuv's pool; fills `revents`. The number of ready descriptors, or -1: `poll(2)`. */
   poll(fds: PollFd[], timeoutMs: number): Promise<number>
 }
@@ -27,6 +31,7 @@ export const LOCK_EX_NB = 2 | 4
 const SYS_PIDFD_SEND_SIGNAL = 424
 const SYS_PIDFD_OPEN = 434
 const EFD_CLOEXEC_NONBLOCK = 0o2000000 | 0o4000
+const RWF_NOWAIT = 8
 
 let loaded: Libc | null | undefined
 
@@ -46,6 +51,16 @@ function load(): Libc | null {
     const eventfd = library.func('int eventfd(unsigned int initval, int flags)')
     koffi.struct('typevisor_pollfd', { fd: 'int', events: 'short', revents: 'short' })
     const poll = library.func('int poll(_Inout_ typevisor_pollfd *fds, unsigned long nfds, int timeout)')
+    const preadv2 = library.func('long preadv2(int fd, void *iov, int count, long position, int flags)')
+    const fallocate = library.func('int fallocate(int fd, int mode, long position, long length)')
+    // One iovec: address and length, of the machine's own byte order.
+    const iov = new BigUint64Array(2)
+    const addresses = new WeakMap<ArrayBufferLike, bigint>()
+    const addressOf = (buffer: ArrayBufferLike): bigint => {
+      let address = addresses.get(buffer)
+      if (address === undefined) addresses.set(buffer, (address = koffi.address(new Uint8Array(buffer))))
+      return address
+    }
     const orErrno = (result: unknown): number => (Number(result) < 0 ? -koffi.errno() : Number(result))
     return {
       pidfdOpen: (pid) => orErrno(syscall(SYS_PIDFD_OPEN, 'int', pid, 'unsigned int', 0)),
@@ -53,6 +68,12 @@ function load(): Libc | null {
         orErrno(syscall(SYS_PIDFD_SEND_SIGNAL, 'int', pidfd, 'int', signal, 'void *', null, 'unsigned int', 0)),
       flock: (fd, operation) => orErrno(flock(fd, operation)),
       eventfd: () => orErrno(eventfd(0, EFD_CLOEXEC_NONBLOCK)),
+      preadNoWait: (fd, target, start, lengthBytes, position) => {
+        iov[0] = addressOf(target.buffer) + BigInt(target.byteOffset + start)
+        iov[1] = BigInt(lengthBytes)
+        return orErrno(preadv2(fd, iov, 1, position, RWF_NOWAIT))
+      },
+      fallocate: (fd, mode, position, lengthBytes) => orErrno(fallocate(fd, mode, position, lengthBytes)),
       poll: (fds, timeoutMs) =>
         new Promise((resolve, reject) => {
           poll.async(fds, fds.length, timeoutMs, (error: unknown, result: number) => (error ? reject(error) : resolve(result)))

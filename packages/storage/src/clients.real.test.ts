@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -121,6 +121,28 @@ test('behind nbdkit as a proxy that checks each write and delays, all is as it s
   } finally {
     proxy.kill('SIGKILL')
   }
+})
+
+test('an encrypted and compressed volume takes an image in and gives it back, holes and all', async () => {
+  const secret = randomBytes(32).toString('base64')
+  await folder.served.call('create', { name: 'safe', sizeBytes: 64 * MIB, compression: 'zstd', secret })
+  const path = join(dir, 'packed')
+  const content = Buffer.alloc(64 * MIB)
+  content.fill('a line that is packed well\n', 2 * MIB + 777, 20 * MIB)
+  randomBytes(3 * MIB).copy(content, 30 * MIB)
+  await writeFile(path, content)
+  await run('nbdcopy', path, uri('safe'))
+  await run('qemu-io', '-f', 'raw', '-c', 'write -P 17 3000k 5k', '-c', 'discard 4M 4100k', '-c', 'flush', uri('safe'))
+  content.fill(17, 3000 * 1024, 3005 * 1024)
+  content.fill(0, 4 * MIB, 4 * MIB + 4100 * 1024)
+  await writeFile(path, content)
+  assert.match(await run('qemu-img', 'compare', '-f', 'raw', '-F', 'raw', path, uri('safe')), /identical/)
+  await run('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', uri('safe'), join(dir, 'unpacked'))
+  assert.ok((await readFile(join(dir, 'unpacked'))).equals(content))
+  const found = (await folder.served.call('list', {})).find(({ name }) => name === 'safe')
+  assert.ok(found && found.storedBytes < 5 * MIB, `${found?.storedBytes} bytes are stored`)
+  assert.deepEqual((await folder.served.call('check', {})).damage, [])
+  assert.ok(!(await readFile(join(dir, 'store'))).includes('a line that is packed'))
 })
 
 test('what is served stays served while things are asked of it by the command line of another process', () => {

@@ -2,10 +2,10 @@
  * Volumes: where a guest's disks come from.
  *
  *        VolumeStore (port)
- *          |         |
- *     qcow2 files   memory        one conformance suite runs on both (testing.ts)
- *          |
- *   VolumeFiles + CommandRunner   ports; node-files.ts and node-command.ts are the real ones
+ *          |         |            |
+ *     qcow2 files   memory   NBD volumes --control socket--> volume server --> store/     one conformance suite runs on all (testing.ts)
+ *          |                      |
+ *   VolumeFiles + CommandRunner --+    ports; node-files.ts and node-command.ts are the real ones
  *          |
  *       qemu-img
  *
@@ -15,13 +15,15 @@
  * Failure paths: no space is `exhausted`, a missing base `not_found`, a smaller size than the base's or a bad id `invalid`, a damaged
  * image `failed` with qemu-img's words. After each of them, and after a kill, nothing half-made stays.
  *
- * What it is not: no snapshots and no moving between hosts yet; it does not know which guest uses a volume.
+ * What it is not: no moving between hosts yet, and snapshots of NBD volumes only; it does not know which guest uses a volume.
  *
  * References: QEMU docs/interop/qcow2.txt; `man qemu-img`; docs/system/images.rst.
  */
 export { commandFault, runChecked } from './command.ts'
-export { memoryVolumeStore, type MemoryVolumeOptions } from './memory.ts'
+export { memoryVolumeStore, type MemoryVolumeOptions, type MemoryVolumeStore } from './memory.ts'
+export { nbdVolumeStore, type MasterRecords, type NbdVolumeOptions } from './nbd-volume-store.ts'
 export { nodeCommandRunner } from './node-command.ts'
+export { nodeMasterRecords } from './node-master-records.ts'
 export { nodeVolumeFiles, type NodeVolumeFilesOptions } from './node-files.ts'
 export { qcow2VolumeStore, type Qcow2Options } from './qcow2.ts'
 export { fileOf } from './ports.ts'
@@ -36,9 +38,28 @@ export type {
   VolumeSource,
   VolumeStore,
 } from './ports.ts'
-export { askServer, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
-export { nodeChecksum, nodeStoreFile, type NodeStoreFileOptions } from './node-store-file.ts'
-export type { Checksum, StoreFile } from './store/ports.ts'
-export { Store, type StoreCheck, type StoreOptions, type StoreUsage, type VolumeDescription } from './store/store.ts'
+export { initVolumeFolder, openVolumeFolder, type VolumeFolder, type VolumeFolderOptions } from './node-volume-folder.ts'
+export {
+  askServer,
+  type ServerCaller,
+  type ServerCommands,
+  type ServerHello,
+  type VolumeServerConnection,
+} from './node-volume-server.ts'
+export { nodeChecksum, nodeStoreFile, type FileCalls, type NodeStoreFileOptions } from './node-store-file.ts'
+export type { Checksum, HostSpace, StoreFile } from './store/ports.ts'
+export type { LeaseReport } from './served/lease-commands.ts'
+export type { OwnSpace, VolumeUsage } from './served/space.ts'
+export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
+export type { VolumeLimits } from './store/limits.ts'
+export {
+  Store,
+  type StoreCheck,
+  type StoreOptions,
+  type StoreUsage,
+  type VolumeDescription,
+  type VolumeOptions,
+} from './store/store.ts'
+export { COMPRESSION_KINDS, type CompressionKind } from './store/catalog.ts'
 export { volumeDevice } from './store/volume-device.ts'
 export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommands } from './volume-commands.ts'

@@ -1,7 +1,7 @@
-/** The sim of the volume port: sizes and names, no bytes on a disk. */
-import { bytes, Fault } from '@typevisor/base'
+/** The sim of the volume port: sizes and names; of bytes those that a test writes by `write`, which snapshots and clones keep as a disk does. */
+import { bytes, Fault, type BlockDevice } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
-import type { VolumeInfo, VolumeStore } from './ports.ts'
+import type { SnapshotRef, VolumeInfo, VolumeSnapshots, VolumeStore } from './ports.ts'
 
 type Format = 'qcow2' | 'raw'
 const formatOf = ({ source }: VolumeInfo): Format => (source.kind === 'file' ? source.format : 'raw')
@@ -17,13 +17,31 @@ export interface MemoryVolumeOptions {
 /** What an empty overlay takes with qemu-img 7.2. */
 const CLONE_BYTES = 196_608
 const PUT_BYTES_MAX = 64 * 1024 * 1024
+const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
 
-export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStore & { content(id: VolumeId): Uint8Array | null } {
+interface MemorySnapshot {
+  readonly info: VolumeInfo
+  readonly content: Uint8Array | null
+}
+
+export interface MemoryVolumeStore extends VolumeStore {
+  readonly snapshots: VolumeSnapshots
+  /** What was put or written there; null: nothing. */
+  content(id: VolumeId): Uint8Array | null
+  /** As the guest that has it writes. */
+  write(id: VolumeId, content: Uint8Array): void
+  /** As a guest that has it now: it is in use until it is disposed of. */
+  open(id: VolumeId): Pick<BlockDevice, 'read' | 'write' | 'flush'> & AsyncDisposable
+}
+
+export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolumeStore {
   const volumes = new Map<VolumeId, VolumeInfo>()
   const contents = new Map<VolumeId, Uint8Array>()
+  const taken = new Map<VolumeId, Map<string, MemorySnapshot>>()
+  const inUse = new Map<VolumeId, number>()
   const add = (info: VolumeInfo): VolumeInfo => {
-    const used = [...volumes.values()].reduce((sum, each) => sum + each.allocatedBytes, 0)
-    if (used + info.allocatedBytes > (options.capacityBytes ?? Infinity))
+    const used = [...volumes.values()].reduce((sum, each) => sum + (each.allocatedBytes ?? 0), 0)
+    if (used + (info.allocatedBytes ?? 0) > (options.capacityBytes ?? Infinity))
       throw new Fault('exhausted', `make volume ${info.id}: no space left`)
     volumes.set(info.id, info)
     return info
@@ -34,7 +52,55 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
       throw new Fault('conflict', `volume ${id} is there as ${formatOf(there)}, want ${format}`)
     return there ?? null
   }
+  const need = (id: VolumeId): VolumeInfo => {
+    const info = volumes.get(parseVolumeId(id))
+    if (!info) throw new Fault('not_found', `volume ${id}: there is none of this id`)
+    return info
+  }
+  const needSnapshot = ({ volume, snapshot }: SnapshotRef): MemorySnapshot => {
+    const found = taken.get(parseVolumeId(volume))?.get(snapshot)
+    if (!found) throw new Fault('not_found', `snapshot ${snapshot} of volume ${volume}: there is none of this name`)
+    return found
+  }
+  const setContent = (id: VolumeId, content: Uint8Array | null): void => {
+    if (content === null) contents.delete(id)
+    else contents.set(id, content)
+  }
+  const snapshots: VolumeSnapshots = {
+    async take({ volume, snapshot }) {
+      if (!SNAPSHOT_NAME.test(snapshot))
+        throw new Fault('invalid', `snapshot: got ${JSON.stringify(snapshot)}, want ${SNAPSHOT_NAME.source}`)
+      const info = need(volume)
+      if (formatOf(info) === 'raw') throw new Fault('unsupported', `snapshot of volume ${volume}: it is a file`)
+      const of = taken.get(volume) ?? new Map<string, MemorySnapshot>()
+      taken.set(volume, of)
+      if (!of.has(snapshot)) of.set(snapshot, { info, content: contents.get(volume) ?? null })
+    },
+    async revert(to) {
+      need(to.volume)
+      if (inUse.get(to.volume)) throw new Fault('conflict', `revert volume ${to.volume}: it is in use`)
+      setContent(to.volume, needSnapshot(to).content)
+    },
+    async clone(id, from) {
+      parseVolumeId(id)
+      const { info, content } = needSnapshot(from)
+      const there = again(id, formatOf(info))
+      if (there) return there
+      const format = formatOf(info)
+      setContent(id, content)
+      return add({ ...info, id, source: { kind: 'file', path: `/sim/volumes/${id}.${format}`, format } })
+    },
+    async remove({ volume, snapshot }) {
+      const of = taken.get(parseVolumeId(volume))
+      of?.delete(snapshot)
+      if (of?.size === 0) taken.delete(volume)
+    },
+    async list(volume) {
+      return [...(taken.get(parseVolumeId(volume))?.keys() ?? [])]
+    },
+  }
   return {
+    snapshots,
     async clone(id, base, virtualBytes, { signal } = {}) {
       parseVolumeId(id)
       signal?.throwIfAborted()
@@ -81,5 +147,27 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): VolumeStor
       return [...volumes.values()].sort((a, b) => (a.id < b.id ? -1 : 1))
     },
     content: (id) => contents.get(id) ?? null,
+    write(id, content) {
+      contents.set(need(id).id, content.slice())
+    },
+    open(id) {
+      need(id)
+      inUse.set(id, (inUse.get(id) ?? 0) + 1)
+      return {
+        async read(offset, target) {
+          target.fill(0)
+          target.set(contents.get(id)?.subarray(offset, offset + target.length) ?? [])
+        },
+        async write(offset, source) {
+          const before = contents.get(id) ?? new Uint8Array()
+          const next = new Uint8Array(Math.max(before.length, offset + source.length))
+          next.set(before)
+          next.set(source, offset)
+          contents.set(id, next)
+        },
+        async flush() {},
+        [Symbol.asyncDispose]: async () => void inUse.set(id, (inUse.get(id) ?? 1) - 1),
+      }
+    },
   }
 }

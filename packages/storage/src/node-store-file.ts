@@ -1,13 +1,39 @@
-/** A store's file on Linux: synchronous calls for what the page cache has or takes, libuv's pool for what waits for the disk. */
+/**
+ * A store's file on Linux: synchronous calls for what the page cache has or takes, libuv's pool for what waits for the disk. Whether a read
+ * would wait only the kernel knows (RWF_NOWAIT); where it does not say (tmpfs, which never waits; no C library) it is read at once.
+ */
 import { crc32 } from 'node:zlib'
-import { closeSync, fdatasync, fstatSync, openSync, read, readSync, writevSync } from 'node:fs'
+import {
+  closeSync,
+  constants as flag,
+  fdatasync,
+  fstatSync,
+  openSync,
+  read,
+  readFileSync,
+  readSync,
+  statSync,
+  writevSync,
+} from 'node:fs'
+import { statfs } from 'node:fs/promises'
+import { constants } from 'node:os'
 import { Fault } from '@typevisor/base'
 import type { Checksum, StoreFile } from './store/ports.ts'
 
 export const nodeChecksum: Checksum = (content, start = 0) => crc32(content, start)
 
+/** Calls that Node lacks; each answers -errno when it fails. */
+export interface FileCalls {
+  readNoWait(fd: number, target: Uint8Array, start: number, lengthBytes: number, position: number): number
+  punchHole(fd: number, position: number, lengthBytes: number): number
+  allocate(fd: number, position: number, lengthBytes: number): number
+}
+
+const { EAGAIN, ENOSPC, EDQUOT } = constants.errno
+
 export interface NodeStoreFileOptions {
   readonly path: string
+  readonly calls?: FileCalls | null
   readonly create?: boolean
   readonly capacityBytes?: number
 }
@@ -15,13 +41,14 @@ export interface NodeStoreFileOptions {
 const CAPACITY_BYTES = 2 ** 44
 
 /** @throws Fault `not_found`, `conflict` (it is there and should be made), `failed`. */
-export function nodeStoreFile({ path, create = false, capacityBytes = CAPACITY_BYTES }: NodeStoreFileOptions): StoreFile {
+export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
+  const { path, calls = null, create = false, capacityBytes = CAPACITY_BYTES } = options
   const fault = (what: string, error: unknown): Fault => {
     const { code, message } = error as NodeJS.ErrnoException
     const kind =
       code === 'ENOENT'
         ? 'not_found'
-        : code === 'EEXIST'
+        : code === 'EEXIST' || code === 'EBUSY'
           ? 'conflict'
           : code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG'
             ? 'exhausted'
@@ -29,8 +56,10 @@ export function nodeStoreFile({ path, create = false, capacityBytes = CAPACITY_B
     return new Fault(kind, `${what} ${path}: ${message}`, { cause: error })
   }
   let fd: number
+  const deviceBytes = blockDeviceBytes(path)
   try {
-    fd = openSync(path, create ? 'wx+' : 'r+', 0o600)
+    // Of a device the kernel lets one have it this way, and none while it is mounted.
+    fd = deviceBytes === null ? openSync(path, create ? 'wx+' : 'r+', 0o600) : openSync(path, flag.O_RDWR | flag.O_EXCL)
   } catch (error) {
     throw fault('open', error)
   }
@@ -50,12 +79,23 @@ export function nodeStoreFile({ path, create = false, capacityBytes = CAPACITY_B
       throw fault(`read ${lengthBytes} bytes at ${position} of`, error)
     }
   }
+  let tellsWaiting = calls !== null
+  let punches = calls !== null
+  let allocates = calls !== null
   return {
     get sizeBytes() {
-      return fstatSync(fd).size
+      return deviceBytes ?? fstatSync(fd).size
     },
-    capacityBytes,
+    capacityBytes: deviceBytes ?? capacityBytes,
     readNow(position, target, start, lengthBytes) {
+      if (tellsWaiting && calls) {
+        const got = calls.readNoWait(fd, target, start, lengthBytes, position)
+        if (got === lengthBytes) return true
+        if (got === -EAGAIN) return false
+        // A part of it is there, or the file ends here.
+        if (got >= 0 && position + got < (deviceBytes ?? fstatSync(fd).size)) return false
+        if (got < 0) tellsWaiting = false
+      }
       readAll(position, target, start, lengthBytes)
       return true
     },
@@ -82,14 +122,39 @@ export function nodeStoreFile({ path, create = false, capacityBytes = CAPACITY_B
       }
     },
     sync: () => new Promise((resolve, reject) => fdatasync(fd, (error) => (error ? reject(fault('sync', error)) : resolve()))),
-    punch() {},
+    allocate(position, lengthBytes) {
+      if (!allocates || !calls) return
+      const result = calls.allocate(fd, position, lengthBytes)
+      if (result === -ENOSPC || result === -EDQUOT)
+        throw new Fault('exhausted', `make room for ${lengthBytes} bytes at ${position} of ${path}: no space left`)
+      if (result < 0) allocates = false
+    },
+    punch(position, lengthBytes) {
+      if (punches && calls && calls.punchHole(fd, position, lengthBytes) < 0) punches = false
+    },
+    async hostSpace() {
+      const found = fstatSync(fd)
+      if (!found.isFile()) return null
+      const { bavail, bsize } = await statfs(path)
+      return { availableBytes: bavail * bsize, allocatedBytes: found.blocks * STAT_BLOCK_BYTES }
+    },
     async close() {
       closeSync(fd)
     },
   }
 }
 
+/** null: it is no block device, or not there. */
+export function blockDeviceBytes(path: string): number | null {
+  const found = statSync(path, { throwIfNoEntry: false })
+  if (!found?.isBlockDevice()) return null
+  const [major, minor] = [(found.rdev >> 8) & 0xfff, (found.rdev & 0xff) | ((found.rdev >> 12) & 0xfff00)]
+  return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, 'ascii')) * 512
+}
+
 const IOV_MAX = 1024
+/** Of `st_blocks`: stat(2). */
+const STAT_BLOCK_BYTES = 512
 
 /** All of it, also when the kernel takes it in pieces. @returns where the next byte goes. */
 function writeAll(fd: number, parts: readonly Uint8Array[], position: number): number {

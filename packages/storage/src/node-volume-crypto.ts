@@ -4,7 +4,7 @@
  *   key file --HKDF or scrypt--> wrapping key --AES-256-GCM--> volume key --HKDF--> encryption key, authentication key
  *
  * A block is sealed by SIV (Rogaway and Shrimpton, Deterministic Authenticated-Encryption, 2006): SIV = the first 16 bytes of
- * HMAC-SHA-256(authentication key, epoch || block || plain text), ciphertext = AES-256-CTR(encryption key, SIV). docs/volumes.md says against
+ * HMAC-SHA-256(authentication key, epoch || block || flags || plain text), ciphertext = AES-256-CTR(encryption key, SIV). docs/volumes.md says against
  * what that helps, and against what not.
  */
 import { createCipheriv, createDecipheriv, createHmac, createSecretKey, hkdfSync, scrypt, type KeyObject } from 'node:crypto'
@@ -95,8 +95,8 @@ async function wrappingKey(
 class SivCipher implements BlockCipher {
   readonly #encryptionKey: KeyObject
   readonly #authenticationKey: KeyObject
-  /** What of a block's place goes into its SIV: epoch, block. */
-  readonly #place = Buffer.alloc(12)
+  /** What goes into a SIV before the block: epoch, block (64 bits), flags. */
+  readonly #place = Buffer.alloc(16)
 
   constructor(volumeKey: Uint8Array) {
     this.#encryptionKey = derive(volumeKey, new Uint8Array(0), 'encryption')
@@ -106,27 +106,37 @@ class SivCipher implements BlockCipher {
   seal(
     block: number,
     birth: number,
+    flags: number,
     plain: Uint8Array,
     target: Uint8Array,
     start: number,
     siv: Uint8Array,
     sivStart: number,
   ): void {
-    const tag = this.#tagOf(block, birth, plain)
+    const tag = this.#tagOf(block, birth, flags, plain)
     siv.set(tag, sivStart)
     target.set(createCipheriv('aes-256-ctr', this.#encryptionKey, tag).update(plain), start)
   }
 
-  open(block: number, birth: number, target: Uint8Array, start: number, siv: Uint8Array, sivStart: number): boolean {
+  open(
+    block: number,
+    birth: number,
+    flags: number,
+    target: Uint8Array,
+    start: number,
+    siv: Uint8Array,
+    sivStart: number,
+  ): boolean {
     const want = siv.subarray(sivStart, sivStart + SIV_BYTES)
     const content = target.subarray(start, start + BLOCK_BYTES)
     content.set(createDecipheriv('aes-256-ctr', this.#encryptionKey, want).update(content))
-    return this.#tagOf(block, birth, content).equals(want)
+    return this.#tagOf(block, birth, flags, content).equals(want)
   }
 
-  #tagOf(block: number, birth: number, plain: Uint8Array): Buffer {
+  #tagOf(block: number, birth: number, flags: number, plain: Uint8Array): Buffer {
     this.#place.writeUInt32LE(birth, 0)
     this.#place.writeUIntLE(block, 4, 6)
+    this.#place.writeUInt32LE(flags, 12)
     return createHmac('sha256', this.#authenticationKey).update(this.#place).update(plain).digest().subarray(0, SIV_BYTES)
   }
 }

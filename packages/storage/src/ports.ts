@@ -15,7 +15,8 @@ export function fileOf({ id, source }: VolumeInfo): VolumeSource & { kind: 'file
 export interface VolumeInfo {
   readonly id: VolumeId
   readonly virtualBytes: Bytes
-  readonly allocatedBytes: Bytes
+  /** null: its store does not count by volume. */
+  readonly allocatedBytes: Bytes | null
   readonly source: VolumeSource
   /** The file that it was made of; null: it stands by itself. */
   readonly basePath: string | null

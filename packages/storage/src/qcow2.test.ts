@@ -37,12 +37,16 @@ async function world(runner: CommandRunner = nodeCommandRunner()) {
 }
 
 volumeStoreConformance('qcow2 files by qemu-img', () => world(), noQemuImg)
-volumeStoreConformance('memory', async () => ({
-  store: memoryVolumeStore({ bases: new Map([['/images/base.raw', mib(64)]]) }),
-  base: { path: '/images/base.raw', format: 'raw' },
-  missingBase: { path: '/images/none.raw', format: 'raw' },
-  close: async () => {},
-}))
+volumeStoreConformance('memory', async () => {
+  const store = memoryVolumeStore({ bases: new Map([['/images/base.raw', mib(64)]]) })
+  return {
+    store,
+    base: { path: '/images/base.raw', format: 'raw' },
+    missingBase: { path: '/images/none.raw', format: 'raw' },
+    open: async ({ id: volume }) => store.open(volume),
+    close: async () => {},
+  }
+})
 
 test('an overlay names its base and format, and qemu-img finds it sound', { skip: noQemuImg }, async () => {
   const { store, base, close } = await world()

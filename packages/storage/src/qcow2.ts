@@ -13,6 +13,7 @@
 import { bytes, Fault, type Bytes, type Log } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import { commandFault, runChecked } from './command.ts'
+import { Lines } from './lines.ts'
 import type { CommandRunner, VolumeFiles, VolumeInfo, VolumeStore } from './ports.ts'
 
 export interface Qcow2Options {
@@ -32,7 +33,7 @@ const PUT_BYTES_MAX = 64 * 1024 * 1024
 const MODE: Record<Format, number> = { qcow2: 0o600, raw: 0o400 }
 
 export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeStore {
-  const lines = new Map<VolumeId, Promise<unknown>>()
+  const lines = new Lines<VolumeId>()
   let counter = 0
   let swept: Promise<void> | undefined
 
@@ -47,14 +48,7 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
   /** One at a time for each id. */
   const inLine = async <T>(id: VolumeId, work: () => Promise<T>): Promise<T> => {
     await (swept ??= sweep())
-    const before = lines.get(id) ?? Promise.resolve()
-    const mine = before.then(work, work)
-    lines.set(id, mine)
-    try {
-      return await mine
-    } finally {
-      if (lines.get(id) === mine) lines.delete(id)
-    }
+    return lines.run(id, work)
   }
 
   const find = async (id: VolumeId): Promise<VolumeInfo | null> => {
@@ -127,26 +121,36 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
 }
 
 /** What qemu-img says of a file. @throws Fault `failed` when it is damaged or not of `format`. */
-async function inspect(
+export async function inspect(
   runner: CommandRunner,
   path: string,
   format: Format,
   signal?: AbortSignal,
-): Promise<{ virtualBytes: Bytes; basePath: string | null }> {
+): Promise<{ virtualBytes: Bytes; basePath: string | null; dataPath: string | null }> {
   // -U: the file may be open in a running guest, which holds a lock.
   const argv = ['qemu-img', 'info', '-U', '--output=json', '-f', format, '--', `file:${path}`] as const
   const result = await runner.run([...argv] as [string, ...string[]], { signal })
   if (result.exitCode !== 0) throw commandFault(argv, result)
   const info: unknown = JSON.parse(new TextDecoder().decode(result.stdout))
-  const { 'virtual-size': size, 'backing-filename': base } = (typeof info === 'object' && info !== null ? info : {}) as {
+  const {
+    'virtual-size': size,
+    'backing-filename': base,
+    'format-specific': specific,
+  } = (typeof info === 'object' && info !== null ? info : {}) as {
     'virtual-size'?: unknown
     'backing-filename'?: unknown
+    'format-specific'?: { data?: { 'data-file'?: unknown } }
   }
   if (typeof size !== 'number') throw new Fault('failed', `inspect ${path}: qemu-img names no virtual-size`)
-  return { virtualBytes: bytes(size), basePath: typeof base === 'string' ? base : null }
+  const data = specific?.data?.['data-file']
+  return {
+    virtualBytes: bytes(size),
+    basePath: typeof base === 'string' ? base : null,
+    dataPath: typeof data === 'string' ? data : null,
+  }
 }
 
-function checkBase(base: { path: string; format: Format }): void {
+export function checkBase(base: { path: string; format: Format }): void {
   if (!base.path.startsWith('/') || /[\0\n]/.test(base.path)) {
     throw new Fault('invalid', `base: got ${JSON.stringify(base.path)}, want an absolute path`)
   }
@@ -154,12 +158,14 @@ function checkBase(base: { path: string; format: Format }): void {
     throw new Fault('invalid', `base: path of ${base.path.length} characters, want at most 1023 (the header's room)`)
 }
 
-function sizeFor(id: VolumeId, wanted: Bytes, baseBytes: Bytes): number {
-  if (wanted < baseBytes)
+/** In whole units. @throws Fault `invalid` for less than the base's. */
+export function sizeFor(id: VolumeId, wanted: Bytes, baseBytes: Bytes, unitBytes = SECTOR): number {
+  const sizeBytes = Math.ceil(wanted / unitBytes) * unitBytes
+  if (sizeBytes < baseBytes)
     throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at least the base's ${baseBytes}`)
   if (wanted > VIRTUAL_BYTES_MAX)
     throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at most ${VIRTUAL_BYTES_MAX}`)
-  return Math.ceil(wanted / SECTOR) * SECTOR
+  return sizeBytes
 }
 
 /** Idempotent means: the same call again. The same id for something else is a mistake of the caller. */

@@ -1,19 +1,28 @@
 /** What every volume store must do, whatever is behind it. */
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import { bytes, Fault, mib } from '@typevisor/base'
+import { bytes, Fault, mib, type BlockDevice } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
-import { fileOf, type VolumeStore } from './ports.ts'
+import { fileOf, type VolumeInfo, type VolumeSnapshots, type VolumeStore } from './ports.ts'
 
 export { memoryVolumeStore, type MemoryVolumeOptions } from './memory.ts'
+
+/** A disk as a guest has it. */
+export type OpenDisk = Pick<BlockDevice, 'read' | 'write' | 'flush'> & AsyncDisposable
 
 export interface VolumeStoreUnderTest {
   readonly store: VolumeStore
   /** A base of 64 MiB that is there. */
   readonly base: { readonly path: string; readonly format: 'qcow2' | 'raw' }
   readonly missingBase: { readonly path: string; readonly format: 'qcow2' | 'raw' }
+  /** Sizes of disks are multiples of it; 512 where it is not said. */
+  readonly unitBytes?: number
+  /** Where the store has snapshots: opens a disk as a guest does. */
+  readonly open?: (volume: VolumeInfo) => Promise<OpenDisk>
   close(): Promise<void>
 }
+
+const isDisk = ({ source }: VolumeInfo): boolean => source.kind === 'nbd' || source.format === 'qcow2'
 
 const idOf = (index: number, suffix = ''): VolumeId =>
   parseVolumeId(`01890000-0000-7000-8000-${String(index).padStart(12, '0')}${suffix}`)
@@ -37,7 +46,8 @@ export function volumeStoreConformance(
     test('a clone has the size that was asked for and is found again', async ({ store, base }) => {
       const made = await store.clone(idOf(1), base, mib(100))
       assert.equal(made.virtualBytes, mib(100))
-      assert.equal(fileOf(made).format, 'qcow2')
+      assert.ok(isDisk(made))
+      assert.equal(made.basePath, base.path)
       assert.deepEqual(await store.get(idOf(1)), made)
       assert.deepEqual(await store.list(), [made])
     })
@@ -52,8 +62,8 @@ export function volumeStoreConformance(
       await rejects(store.clone(idOf(1), base, mib(63)), 'invalid')
       assert.equal(await store.get(idOf(1)), null)
     })
-    test('a size is rounded up to whole sectors', async ({ store, base }) => {
-      assert.equal((await store.clone(idOf(1), base, bytes(mib(64) + 1))).virtualBytes, mib(64) + 512)
+    test('a size is rounded up to whole sectors', async ({ store, base, unitBytes = 512 }) => {
+      assert.equal((await store.clone(idOf(1), base, bytes(mib(64) + 1))).virtualBytes, mib(64) + unitBytes)
     })
     test('a base that is not there is not found, and nothing is left', async ({ store, missingBase }) => {
       await rejects(store.clone(idOf(1), missingBase, mib(64)), 'not_found')
@@ -89,6 +99,8 @@ export function volumeStoreConformance(
     test('one id is not two kinds of volume', async ({ store, base }) => {
       await store.put(idOf(1), Uint8Array.of(1))
       await rejects(store.clone(idOf(1), base, mib(64)), 'conflict')
+      await store.clone(idOf(2), base, mib(64))
+      await rejects(store.put(idOf(2), Uint8Array.of(1)), 'conflict')
     })
     test('what is removed is gone, and removing is idempotent', async ({ store, base }) => {
       await store.clone(idOf(1), base, mib(64))
@@ -113,6 +125,117 @@ export function volumeStoreConformance(
       await Promise.all(ids.map((id) => store.remove(id)))
       assert.deepEqual(await store.list(), [])
     })
+    snapshotConformance(test)
+  })
+}
+
+interface WithSnapshots extends VolumeStoreUnderTest {
+  readonly snapshots: VolumeSnapshots
+  readonly open: NonNullable<VolumeStoreUnderTest['open']>
+}
+
+/** For stores that have snapshots; where one has none, its `snapshots` must be absent and nothing is asked. */
+function snapshotConformance(test: (title: string, body: (under: VolumeStoreUnderTest) => Promise<void>) => void): void {
+  const of = (snapshot: string, volume = idOf(1)) => ({ volume, snapshot })
+  const withSnapshots = (title: string, body: (under: WithSnapshots) => Promise<void>): void =>
+    test(title, async (under) => {
+      const { snapshots } = under.store
+      assert.equal(snapshots === undefined, under.open === undefined)
+      if (snapshots && under.open) await body({ ...under, snapshots, open: under.open })
+    })
+  const write = async ({ open, store }: WithSnapshots, id: VolumeId, byte: number): Promise<void> => {
+    await using disk = await open((await store.get(id)) as VolumeInfo) // made by the test
+    await disk.write(mib(1), new Uint8Array(4096).fill(byte))
+    await disk.flush()
+  }
+  const byteOf = async ({ open, store }: WithSnapshots, id: VolumeId): Promise<number | undefined> => {
+    await using disk = await open((await store.get(id)) as VolumeInfo) // made by the test
+    const content = new Uint8Array(4096)
+    await disk.read(mib(1), content)
+    assert.ok(content.every((byte) => byte === content[0]))
+    return content[0]
+  }
+
+  withSnapshots('a volume is again as its snapshot is, and goes on from there', async (under) => {
+    const { store, base, snapshots } = under
+    await store.clone(idOf(1), base, mib(100))
+    await write(under, idOf(1), 1)
+    await snapshots.take(of('one'))
+    await write(under, idOf(1), 2)
+    await snapshots.take(of('two'))
+    await write(under, idOf(1), 3)
+    await snapshots.revert(of('one'))
+    await snapshots.revert(of('one'))
+    assert.equal(await byteOf(under, idOf(1)), 1)
+    await snapshots.revert(of('two'))
+    assert.equal(await byteOf(under, idOf(1)), 2)
+    assert.deepEqual((await snapshots.list(idOf(1))).toSorted(), ['one', 'two'])
+    assert.equal((await store.get(idOf(1)))?.basePath, base.path)
+  })
+  withSnapshots('taking a snapshot twice is taking it once, at the first time', async (under) => {
+    const { store, base, snapshots } = under
+    await store.clone(idOf(1), base, mib(64))
+    await write(under, idOf(1), 1)
+    await Promise.all([snapshots.take(of('one')), snapshots.take(of('one'))])
+    await write(under, idOf(1), 2)
+    await snapshots.take(of('one'))
+    await snapshots.revert(of('one'))
+    assert.equal(await byteOf(under, idOf(1)), 1)
+  })
+  withSnapshots('a clone of a snapshot begins as it is, and neither sees what the other writes', async (under) => {
+    const { store, base, snapshots } = under
+    await store.clone(idOf(1), base, mib(100))
+    await write(under, idOf(1), 1)
+    await snapshots.take(of('one'))
+    const made = await snapshots.clone(idOf(2), of('one'))
+    assert.deepEqual(await snapshots.clone(idOf(2), of('one')), made)
+    assert.equal(made.virtualBytes, mib(100))
+    await write(under, idOf(1), 3)
+    await write(under, idOf(2), 4)
+    assert.deepEqual([await byteOf(under, idOf(1)), await byteOf(under, idOf(2))], [3, 4])
+    assert.deepEqual(await snapshots.list(idOf(2)), [])
+    assert.deepEqual(
+      (await store.list()).map(({ id }) => id),
+      [idOf(1), idOf(2)],
+    )
+  })
+  withSnapshots('snapshots outlive their volume, clones their snapshot', async (under) => {
+    const { store, base, snapshots } = under
+    await store.clone(idOf(1), base, mib(64))
+    await write(under, idOf(1), 1)
+    await snapshots.take(of('one'))
+    await store.remove(idOf(1))
+    assert.equal(await store.get(idOf(1)), null)
+    assert.deepEqual(await snapshots.list(idOf(1)), ['one'])
+    await snapshots.clone(idOf(2), of('one'))
+    await snapshots.remove(of('one'))
+    await snapshots.remove(of('one'))
+    assert.deepEqual(await snapshots.list(idOf(1)), [])
+    assert.equal(await byteOf(under, idOf(2)), 1)
+  })
+  withSnapshots('a volume that is in use is not reverted, and a snapshot of it is of what was written', async (under) => {
+    const { store, base, snapshots, open } = under
+    const made = await store.clone(idOf(1), base, mib(64))
+    {
+      await using disk = await open(made)
+      await disk.write(mib(1), new Uint8Array(4096).fill(5))
+      await snapshots.take(of('one'))
+      await disk.write(mib(1), new Uint8Array(4096).fill(6))
+      await rejects(snapshots.revert(of('one')), 'conflict')
+    }
+    await snapshots.revert(of('one'))
+    assert.equal(await byteOf(under, idOf(1)), 5)
+  })
+  withSnapshots('what is not there is not found, and a file has no snapshots', async ({ store, base, snapshots }) => {
+    await store.clone(idOf(1), base, mib(64))
+    await store.put(idOf(3), Uint8Array.of(1))
+    await rejects(snapshots.take(of('one', idOf(2))), 'not_found')
+    await rejects(snapshots.revert(of('one')), 'not_found')
+    await rejects(snapshots.clone(idOf(2), of('one')), 'not_found')
+    await rejects(snapshots.take(of('one', idOf(3))), 'unsupported')
+    for (const hostile of ['', '@', 'a@b', '../x', 'a b']) await rejects(snapshots.take(of(hostile)), 'invalid')
+    assert.deepEqual(await snapshots.list(idOf(1)), [])
+    assert.equal(await store.get(idOf(2)), null)
   })
 }
 

@@ -1,15 +1,30 @@
 /** What can be asked of a store, as data: the same for who has it open and for who asks its server over a control socket. */
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
-import type { Store, StoreCheck, StoreUsage, VolumeDescription } from './store/store.ts'
+import { leaseCommands, leasedNameOf, type LeaseCommands } from './served/lease-commands.ts'
+import type { ServedCommands } from './served/served-commands.ts'
+import { ServedVolume } from './served/served-volume.ts'
+import { volumeUsage, type VolumeUsage } from './served/space.ts'
+import { COMPRESSION_KINDS, type CompressionKind, type Entry } from './store/catalog.ts'
+import { Opening } from './store/lease.ts'
+import { limitsOf, type Store, type StoreCheck, type VolumeDescription } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
-/** Arguments and answer of each. */
-export interface VolumeCommands {
+/** Arguments and answer of each. `secret`s are the content of key files, in base64. */
+export interface VolumeCommands extends ServedCommands, LeaseCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
-  usage: { args: Record<string, never>; answer: StoreUsage }
-  create: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
-  clone: { args: { snapshot: string; name: string }; answer: VolumeDescription }
+  /** null: there is none of this name. */
+  get: { args: { name: string }; answer: VolumeDescription | null }
+  usage: { args: Record<string, never>; answer: VolumeUsage }
+  create: {
+    args: { name: string; sizeBytes: number; compression?: CompressionKind; secret?: string }
+    answer: VolumeDescription
+  }
+  /** @throws Fault `unauthenticated` when it stays locked. */
+  unlock: { args: { name: string; secret: string }; answer: { unlocked: string[] } }
+  rekey: { args: { name: string; secret: string; nextSecret: string }; answer: VolumeDescription }
+  /** Grown to `sizeBytes` where that is said, in the same step. */
+  clone: { args: { snapshot: string; name: string; sizeBytes?: number }; answer: VolumeDescription }
   snapshot: { args: { volume: string; name: string }; answer: VolumeDescription }
   revert: { args: { volume: string; snapshot: string }; answer: VolumeDescription }
   rename: { args: { name: string; next: string }; answer: VolumeDescription }
@@ -30,8 +45,8 @@ export type OnProgress = (fraction: number) => void
 /** A store with who uses what of it. */
 export class ServedStore {
   readonly store: Store
-  /** Connections by name of what they opened. */
-  readonly #users = new Map<string, number>()
+  readonly #volumes = new WeakMap<Entry, ServedVolume>()
+  readonly #leases: ReturnType<typeof leaseCommands>
 
   /** Nobody else uses the store. */
   readonly #repairs: boolean
@@ -39,20 +54,38 @@ export class ServedStore {
   constructor(store: Store, options: { repairs?: boolean } = {}) {
     this.store = store
     this.#repairs = options.repairs ?? false
+    this.#leases = leaseCommands(store)
   }
 
+  /** What was changed is safe from a power cut when it is answered. */
   readonly call: CommandCaller = async (command, args, onProgress = () => {}) => {
     const carryOut = this.#table[command] as (args: unknown, onProgress: OnProgress) => Promise<unknown>
-    return (await carryOut(args, onProgress)) as never // the table has each command's own answer
+    const answer = await carryOut(args, onProgress)
+    if (!LOOKS.has(command)) await this.store.flush()
+    return answer as never // the table has each command's own answer
   }
 
   readonly #table: {
     [C in VolumeCommand]: (args: VolumeCommands[C]['args'], onProgress: OnProgress) => Promise<VolumeCommands[C]['answer']>
   } = {
     list: async () => this.store.list(),
-    usage: async () => this.store.usage(),
-    create: ({ name, sizeBytes }) => this.store.createVolume(name, sizeBytes),
-    clone: ({ snapshot, name }) => this.store.clone(snapshot, name),
+    get: async ({ name }) => this.store.get(name),
+    usage: () => volumeUsage(this.store),
+    create: ({ name, sizeBytes, compression, secret }) =>
+      this.store.createVolume(name, sizeBytes, {
+        ...(compression === undefined ? {} : { compression }),
+        ...(secret === undefined ? {} : { secret: secretOf(secret) }),
+      }),
+    unlock: async ({ name, secret }) => {
+      const { encryption } = this.#need(name)
+      if (encryption === 'none') throw new Fault('conflict', `unlock ${name}: it is not encrypted`)
+      const unlocked = await this.store.unlock(secretOf(secret), [name])
+      if (this.#need(name).encryption === 'locked')
+        throw new Fault('unauthenticated', `unlock ${name}: it is not encrypted with this key file`)
+      return { unlocked }
+    },
+    rekey: ({ name, secret, nextSecret }) => this.store.rekey(name, secretOf(secret), secretOf(nextSecret)),
+    clone: ({ snapshot, name, sizeBytes }) => this.store.clone(snapshot, name, sizeBytes),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot }) => {
       this.#assertUnused(volume, 'revert')
@@ -70,6 +103,17 @@ export class ServedStore {
       await this.store.resize(name, sizeBytes)
       return this.#need(name)
     },
+    limit: async ({ name, ...limits }) => {
+      await this.store.setLimits(name, limits)
+      const entry = this.store.entry(name)
+      this.#volumes.get(entry)?.limiter.set(limitsOf(entry))
+      return this.#need(name)
+    },
+    stats: async ({ name }) => this.#volume(this.store.entry(name)).report(name),
+    acquireLease: (args) => this.#leases.acquireLease(args),
+    offerLease: (args) => this.#leases.offerLease(args),
+    handOverLease: (args) => this.#leases.handOverLease(args),
+    releaseLease: (args) => this.#leases.releaseLease(args),
     check: (options, onProgress) =>
       this.store.check({
         ...options,
@@ -84,29 +128,41 @@ export class ServedStore {
     },
   }
 
-  /** Each volume is an export of its name; each snapshot a read-only one. */
+  /**
+   * Each volume is an export of its name; each snapshot a read-only one. `VOLUME:EPOCH` is the volume for the holder of its lease: while
+   * somebody has one, the plain name is read-only.
+   */
   exports(): ExportSource {
-    const look = async (name: string): Promise<NbdExport | null> => {
-      const found = this.store.get(name)
-      return (
-        found && {
-          name,
-          description: `${found.kind} of ${found.sizeBytes} bytes`,
-          device: volumeDevice(this.store, name),
-          canMultiConn: true,
-        }
-      )
+    const find = (exportName: string): { entry: Entry; opening: Opening } | null => {
+      const leased = leasedNameOf(exportName)
+      const entry = this.store.state.catalog.byName(leased?.name ?? exportName)
+      return entry && { entry, opening: leased ? Opening.under(entry, leased.epoch) : Opening.plain(entry) }
     }
+    const exportOf = (name: string, { entry, opening }: { entry: Entry; opening: Opening }): NbdExport => ({
+      name,
+      description: `${entry.kind} of ${entry.record.sizeBytes} bytes`,
+      device: volumeDevice(this.store, entry.name, { opening }),
+      canMultiConn: true,
+    })
     return {
       list: async () => this.store.list().map(({ name }) => ({ name })),
-      look,
+      look: async (name) => {
+        const found = find(name)
+        return found && exportOf(name, found)
+      },
       open: async (name) => {
-        const found = await look(name)
+        const found = find(name)
         if (!found) return null
-        this.#users.set(name, (this.#users.get(name) ?? 0) + 1)
-        return { ...found, release: () => this.#users.set(name, (this.#users.get(name) ?? 1) - 1) }
+        const plain = exportOf(name, found)
+        return { ...plain, ...this.#volume(found.entry).open(plain.device, found.opening) }
       },
     }
+  }
+
+  #volume(entry: Entry): ServedVolume {
+    const known = this.#volumes.get(entry) ?? new ServedVolume(this.store.state.parts.clock, limitsOf(entry))
+    this.#volumes.set(entry, known)
+    return known
   }
 
   #need(name: string): VolumeDescription {
@@ -116,7 +172,10 @@ export class ServedStore {
   }
 
   #assertUnused(name: string, what: string): void {
-    const count = this.#users.get(name) ?? 0
+    const { lease } = this.#need(name)
+    if (lease.holder !== null)
+      throw new Fault('conflict', `${what} ${name}: leased by ${lease.holder} in epoch ${lease.epoch}; want it released`)
+    const count = this.#volumes.get(this.store.entry(name))?.connectionCount ?? 0
     if (count > 0)
       throw new Fault('conflict', `${what} ${name}: ${count === 1 ? 'a connection uses it' : `${count} connections use it`}`)
   }
@@ -124,8 +183,11 @@ export class ServedStore {
 
 const COMMANDS = [
   'list',
+  'get',
   'usage',
   'create',
+  'unlock',
+  'rekey',
   'clone',
   'snapshot',
   'revert',
@@ -133,9 +195,43 @@ const COMMANDS = [
   'resize',
   'remove',
   'check',
+  'limit',
+  'stats',
+  'acquireLease',
+  'offerLease',
+  'handOverLease',
+  'releaseLease',
 ] as const satisfies VolumeCommand[]
-const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume'])
-const NUMBER_ARGS: ReadonlySet<string> = new Set(['sizeBytes', 'bytesPerSecondMax'])
+/** These change nothing of the store. */
+const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'unlock', 'check', 'stats'])
+const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', 'holder'])
+const NUMBER_ARGS: ReadonlySet<string> = new Set([
+  'sizeBytes',
+  'iopsMax',
+  'bytesPerSecondMax',
+  'burstSeconds',
+  'epoch',
+  'from',
+  'nextEpoch',
+])
+const SECRET_ARGS: ReadonlySet<string> = new Set(['secret', 'nextSecret'])
+
+const isText = (value: unknown): value is string => typeof value === 'string'
+
+function isRight(key: string, value: unknown): boolean {
+  if (TEXT_ARGS.has(key) || SECRET_ARGS.has(key)) return isText(value)
+  if (NUMBER_ARGS.has(key)) return typeof value === 'number'
+  return key === 'compression' && COMPRESSION_KINDS.some((kind) => kind === value)
+}
+
+/** @throws Fault `invalid`, which does not say what was there. */
+function secretOf(base64: string): Uint8Array {
+  try {
+    return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0))
+  } catch {
+    throw new Fault('invalid', `secret: got ${base64.length} characters that are not base64`)
+  }
+}
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {
@@ -145,8 +241,8 @@ export function parseVolumeCommand(json: unknown): { command: VolumeCommand; arg
   if (typeof args !== 'object' || args === null)
     throw new Fault('invalid', `args of ${known}: got ${JSON.stringify(args)}, want an object`)
   for (const [key, value] of Object.entries(args)) {
-    const wrong = TEXT_ARGS.has(key) ? typeof value !== 'string' : NUMBER_ARGS.has(key) ? typeof value !== 'number' : true
-    if (wrong) throw new Fault('invalid', `args.${key} of ${known}: got ${JSON.stringify(value)}`)
+    if (!isRight(key, value))
+      throw new Fault('invalid', `args.${key} of ${known}: got ${SECRET_ARGS.has(key) ? typeof value : JSON.stringify(value)}`)
   }
   return { command: known, args: args as never } // the store itself refuses what is missing
 }

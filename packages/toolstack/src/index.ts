@@ -33,4 +33,6 @@ export type {
   VolumeAttachment,
 } from './ports.ts'
 export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
-export { TOOLSTACK_SAGAS, type SaveFolder } from './verbs.ts'
+export type { SaveFolder } from './steps.ts'
+export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'
+export { TOOLSTACK_SAGAS } from './verbs.ts'

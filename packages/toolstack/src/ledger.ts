@@ -246,7 +246,8 @@ export class Ledger {
     switch (record.kind) {
       case 'domain':
         if (!this.#domains.has(record.domain.id) && this.#fences.has(record.domain.id)) this.#goneFenceCount -= 1
-        this.#domains.set(record.domain.id, record.domain)
+        // Those that were written before there were snapshots have none.
+        this.#domains.set(record.domain.id, { ...record.domain, snapshots: record.domain.snapshots ?? [] })
         this.#names.set(record.domain.name, record.domain.id)
         return
       case 'gone': {

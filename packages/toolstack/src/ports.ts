@@ -126,6 +126,23 @@ export interface DomainDriver {
   save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
   /** Makes the domain out of a save, paused. @throws Fault `failed` when the file is damaged or of another machine; nothing is left behind then. Idempotent as `create` is. */
   restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void>
+  /** Whether `restore` would take the file, all of which is read. @throws Fault `not_found`, `failed`. */
+  checkSave(domain: DriverDomain, path: string, options?: CallOptions): Promise<void>
+
+  /**
+   * Writes memory and device state to `path` and leaves the domain paused, with all that it has written in its volumes, so that those can be
+   * taken too; `unpause` lets it go on. `restore` takes the file as often as the volumes are put back to that moment. On any fault the domain
+   * is as before and no file is left. Idempotent: of a domain that stands still behind it since, a whole file at `path` is answered.
+   */
+  snapshotMemory(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
+
+  /**
+   * Has the guest write back and freeze its file systems, through its agent. What is frozen already is thawed first. On any fault it is thawed.
+   * @throws Fault `unavailable` while no agent answers in the guest, `timeout` past `limitMs`, `failed` with the agent's words.
+   */
+  freeze(id: DomainId, limitMs: number, options?: CallOptions): Promise<void>
+  /** Nothing frozen is fine. */
+  thaw(id: DomainId, options?: CallOptions): Promise<void>
 
   state(id: DomainId, options?: CallOptions): Promise<DriverState>
   /** Finds what still runs after a restart of the caller, takes it over and answers each one's state; `gone` for those that are not there. */

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
-import type { DomainId, DomainName, DomainSpec, ImageName, VolumeId } from '@typevisor/model'
+import { waitsForRoom, type DomainId, type DomainName, type DomainSpec, type ImageName, type VolumeId } from '@typevisor/model'
 import type { DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, GuestStream } from './ports.ts'
 
 /** What the suite needs of a driver's world. Made once for the suite; `open` may be called again after `close`, over the same host. */
@@ -18,12 +18,22 @@ export interface DriverWorld {
   /** A file path for a save. */
   savePath(id: DomainId): string
   damage(path: string): Promise<void>
+  /** Keeps the disks of a paused domain as they are; what it answers puts them back, as often as it is called. */
+  keepDisks(id: DomainId): Promise<() => Promise<void>>
   /** Resolves when the guest's userspace and agent answer. */
   untilBooted(driver: DomainDriver, id: DomainId): Promise<void>
   /** Ends the domain's process from outside, as `kill -9` does. */
   killProcess(id: DomainId): Promise<void>
   /** Lets the guest power itself off. */
   guestPowersOff(driver: DomainDriver, id: DomainId): Promise<void>
+  /** Domains whose disk can be full. `fill` has a running guest write where there is no room any more; `cannot`: why this world has none. */
+  readonly fullDisk:
+    | {
+        guest: DriverWorld['guest']
+        fill(driver: DomainDriver, id: DomainId): Promise<void>
+        makeRoom(id: DomainId): Promise<void>
+      }
+    | { readonly cannot: string }
   /** A command that counts: prints 1, 2, 3 ... at each run, kept in the guest's memory only. */
   readonly counter: readonly string[]
   readonly echo: readonly string[]
@@ -74,11 +84,11 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       })().catch(() => {})
     }
 
-    const define = async (): Promise<DriverDomain> => {
+    const define = async (guest: DriverWorld['guest'] = world.guest): Promise<DriverDomain> => {
       const id = nextId()
       made.add(id)
       const spec = specOf(`conformance-${counter}`)
-      const { boot, volumes, disks } = await world.guest(id)
+      const { boot, volumes, disks } = await guest(id)
       const hardware = await driver.planHardware(id, spec, disks)
       return { id, name: spec.name, spec, hardware, boot, volumes }
     }
@@ -172,6 +182,8 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       await assert.rejects(driver.unpause(domain.id), isFault('conflict'))
       await assert.rejects(driver.requestShutdown(domain.id), isFault('conflict'))
       await assert.rejects(driver.save(domain.id, world.savePath(domain.id)), isFault('conflict'))
+      await assert.rejects(driver.snapshotMemory(domain.id, world.savePath(domain.id)), isFault('conflict'))
+      await assert.rejects(driver.freeze(domain.id, 1000), isFault('conflict'))
       assert.equal((await driver.state(domain.id)).kind, 'gone')
     })
 
@@ -263,11 +275,81 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       const path = world.savePath(domain.id)
       await driver.save(domain.id, path)
       const other = await define()
+      await driver.checkSave(domain, path)
+      await assert.rejects(driver.checkSave(other, path), isFault('failed'))
+      await assert.rejects(driver.checkSave(domain, `${path}.none`), isFault('not_found'))
       await assert.rejects(driver.restore(other, path), isFault('failed'))
       assert.equal((await driver.state(other.id)).kind, 'gone')
       await world.damage(path)
+      await assert.rejects(driver.checkSave(domain, path), isFault('failed'))
       await assert.rejects(driver.restore(domain, path), isFault('failed'))
       assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await gone(domain)
+    })
+
+    const counted = async (domain: DriverDomain): Promise<string> =>
+      text((await driver.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })).stdout).trim()
+
+    test('a snapshot of memory leaves the domain paused; it goes on, and is brought back as often as its disks are', async () => {
+      const domain = await running()
+      const path = world.savePath(domain.id)
+      if (!can.save.can) {
+        await assert.rejects(driver.snapshotMemory(domain.id, path), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      assert.equal(await counted(domain), '1')
+      const { sizeBytes } = await driver.snapshotMemory(domain.id, path)
+      assert.ok(sizeBytes > 0)
+      assert.deepEqual(await driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+      assert.equal((await driver.snapshotMemory(domain.id, path)).sizeBytes, sizeBytes, 'twice is once')
+      const putBack = await world.keepDisks(domain.id)
+      await driver.unpause(domain.id)
+      assert.deepEqual([await counted(domain), await counted(domain)], ['2', '3'], 'it goes on where it was')
+      for (let again = 0; again < 2; again += 1) {
+        await driver.destroy(domain.id)
+        await putBack()
+        await driver.restore(domain, path)
+        assert.equal((await driver.state(domain.id)).kind, 'paused')
+        await driver.unpause(domain.id)
+        assert.deepEqual([await counted(domain), await counted(domain)], ['2', '3'], 'it counts from the snapshot on')
+      }
+      await gone(domain)
+    })
+
+    test('a paused domain stays paused behind a snapshot of its memory, and can be snapshotted and saved once more', async () => {
+      if (!can.save.can) return
+      const domain = await running()
+      await world.untilBooted(driver, domain.id)
+      assert.equal(await counted(domain), '1')
+      await driver.pause(domain.id)
+      const path = world.savePath(domain.id)
+      for (const each of [path, `${path}.second`]) {
+        await driver.snapshotMemory(domain.id, each)
+        assert.deepEqual(await driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+      }
+      await driver.save(domain.id, `${path}.save`)
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await driver.restore(domain, `${path}.save`)
+      await driver.unpause(domain.id)
+      assert.equal(await counted(domain), '2')
+      await gone(domain)
+    })
+
+    test('the guest freezes its file systems and thaws them; both twice are once', async () => {
+      const domain = await running()
+      if (!can.guestAgent.can) {
+        await assert.rejects(driver.freeze(domain.id, 1000), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      await driver.freeze(domain.id, 20_000)
+      await assert.rejects(driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 }), isFault('failed'))
+      await driver.freeze(domain.id, 20_000)
+      await assert.rejects(driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 }), isFault('failed'))
+      await driver.thaw(domain.id)
+      await driver.thaw(domain.id)
+      assert.equal((await driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 })).exitCode, 0)
       await gone(domain)
     })
 
@@ -353,6 +435,36 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       const told = events.find((event) => event.domain === domain.id && event.state.kind === 'gone')
       assert.equal(told?.state.kind === 'gone' && told.state.cause, 'process-failed')
       assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await gone(domain)
+    })
+
+    test('a guest whose disk is full waits and goes on by itself when there is room, also under another driver; one that was paused meanwhile stays', async (t) => {
+      const { fullDisk } = world
+      if ('cannot' in fullDisk) return t.skip(fullDisk.cannot)
+      const domain = await define(fullDisk.guest)
+      const waits = () => until('it waits', async () => waitsForRoom(await driver.state(domain.id)))
+      await driver.create(domain)
+      await driver.unpause(domain.id)
+      await world.untilBooted(driver, domain.id)
+      await fullDisk.fill(driver, domain.id)
+      await waits()
+      await until('the event', () => events.some((event) => event.domain === domain.id && waitsForRoom(event.state)))
+      await driver.close()
+      driver = await world.open()
+      listen(driver)
+      assert.deepEqual((await driver.adopt([domain])).get(domain.id), { kind: 'paused', cause: 'disk-full' })
+      await fullDisk.makeRoom(domain.id)
+      await untilState(domain.id, 'running')
+      await fullDisk.fill(driver, domain.id)
+      await waits()
+      await driver.pause(domain.id)
+      const requested = { kind: 'paused', cause: 'requested' }
+      assert.deepEqual(await driver.state(domain.id), requested)
+      await fullDisk.makeRoom(domain.id)
+      await world.pause(500)
+      assert.deepEqual(await driver.state(domain.id), requested)
+      await driver.unpause(domain.id)
+      await untilState(domain.id, 'running')
       await gone(domain)
     })
 

@@ -20,6 +20,7 @@ import type {
   ExecResult,
   GuestAddress,
   ImageName,
+  SnapshotId,
   VerbName,
 } from '@typevisor/model'
 import {
@@ -48,7 +49,9 @@ import type {
 } from './ports.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
 import { toRecord, type StoredDomain } from './stored-domain.ts'
-import { TOOLSTACK_SAGAS, type SaveFolder, type ToolstackServices } from './verbs.ts'
+import type { SnapshotRequest } from './snapshots.ts'
+import type { SaveFolder, ToolstackServices } from './steps.ts'
+import { TOOLSTACK_SAGAS } from './verbs.ts'
 
 export interface ToolstackOptions {
   readonly driver: DomainDriver
@@ -87,6 +90,25 @@ export interface Toolstack {
   define(id: DomainId, spec: DomainSpec, options: CommandOptions): Promise<DomainRecord>
   /** Carries out a verb of `VERBS`; null when the domain is gone by it. @throws Fault `conflict` from a state in which the table does not allow it. */
   carryOut(verb: VerbName, id: DomainId, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord | null>
+  /** Takes a snapshot; the domain goes on as it was. @throws Fault `unsupported` where the volumes have no snapshots. */
+  snapshot(id: DomainId, request: SnapshotRequest, options: CommandOptions): Promise<DomainRecord>
+  /**
+   * Ends the guest and puts the disks back; what was written since is gone. With memory the domain goes on from the snapshot, running or paused
+   * as it was; without it is stopped, or with `start` boots from the disks.
+   */
+  revert(id: DomainId, snapshot: SnapshotId, options: CommandOptions & { start?: boolean }): Promise<DomainRecord>
+  /** Those that were cloned from it stay. One that is not there is deleted already. */
+  removeSnapshot(id: DomainId, snapshot: SnapshotId, options: CommandOptions): Promise<DomainRecord>
+  /**
+   * Makes a new domain, stopped, whose root disk begins as the snapshot's; the rest is new: id, name, addresses, seed. Memory is not cloned:
+   * there would be two of one identity. `spec` has the image and the disk's size of the domain that it comes from.
+   */
+  clone(
+    id: DomainId,
+    spec: DomainSpec,
+    from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
+    options: CommandOptions,
+  ): Promise<DomainRecord>
   /**
    * Guards a command on an image, which is no saga, since whoever is killed in it begins it anew: one that is done is not done again
    * (false), one of an owner that was replaced is refused.
@@ -202,6 +224,31 @@ class SagaToolstack implements Toolstack {
     const input = options.timeoutMs === undefined ? { id } : { id, timeoutMs: options.timeoutMs }
     await this.#command(`domain.${verb}`, id, input, options)
     return this.get(id)
+  }
+
+  async snapshot(id: DomainId, request: SnapshotRequest, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.snapshot', id, { id, ...request }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async revert(id: DomainId, snapshot: SnapshotId, options: CommandOptions & { start?: boolean }): Promise<DomainRecord> {
+    await this.#command('domain.revert', id, { id, snapshot, start: options.start ?? false }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async removeSnapshot(id: DomainId, snapshot: SnapshotId, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.snapshot-delete', id, { id, snapshot }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async clone(
+    id: DomainId,
+    spec: DomainSpec,
+    from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
+    options: CommandOptions,
+  ): Promise<DomainRecord> {
+    await this.#command('domain.clone', id, { id, spec, from } as unknown as Json, options)
+    return toRecord(this.#ledger.need(id))
   }
 
   async onceForImage(name: ImageName, { commandId, fence = 0 }: CommandOptions, work: () => Promise<void>): Promise<boolean> {

@@ -4,7 +4,18 @@ import { test } from 'node:test'
 import { bytes, epochMillis, gib, mib, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
 import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
 import type { Image } from '@typevisor/image'
-import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
+import {
+  isVerb,
+  type DomainEvent,
+  type DomainId,
+  type DomainName,
+  type DomainRecord,
+  type DomainSpec,
+  type ImageName,
+  type SnapshotId,
+  type SnapshotName,
+  type VolumeId,
+} from '@typevisor/model'
 import { stateFile, type SagaDefinition } from '@typevisor/saga'
 import { sagaCrashSuite } from '@typevisor/saga/testing'
 import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk } from '@typevisor/sim'
@@ -12,7 +23,8 @@ import { memoryVolumeStore } from '@typevisor/storage'
 import { Ledger } from './ledger.ts'
 import type { DomainDriver } from './ports.ts'
 import { openToolstack, type Toolstack } from './toolstack.ts'
-import { TOOLSTACK_SAGAS, type ToolstackServices } from './verbs.ts'
+import type { ToolstackServices } from './steps.ts'
+import { TOOLSTACK_SAGAS } from './verbs.ts'
 
 const IMAGE: Image = {
   name: 'micro' as ImageName,
@@ -37,6 +49,11 @@ const SPEC: DomainSpec = {
   labels: {},
 }
 
+const SNAPSHOT = '0192f000-0000-7000-8000-00000000cccc' as SnapshotId
+const ROOT = `${ID}.root` as VolumeId
+const CLONE = '0192f000-0000-7000-8000-00000000bbbb' as DomainId
+const CLONE_SPEC: DomainSpec = { ...SPEC, name: 'clone' as DomainName }
+
 /** What outlives the toolstack's process. */
 function machine(clock: Clock) {
   const hypervisor = new SimHypervisor(clock)
@@ -52,14 +69,16 @@ function machine(clock: Clock) {
     log,
   })
   /** But for the console's output: what a guest said before its start was undone is kept, for whoever asks why. */
-  const everything = async (domains: readonly { state: { kind: string }; forwards: readonly unknown[] }[]) => ({
-    domains: domains.map(({ state: { kind }, forwards }) => ({
+  const everything = async (domains: readonly Pick<DomainRecord, 'state' | 'forwards' | 'snapshots'>[]) => ({
+    domains: domains.map(({ state: { kind }, forwards, snapshots }) => ({
       kind,
       forwards: kind === 'running' || kind === 'paused' ? forwards : 'none in effect',
+      snapshots: snapshots.map(({ name, state, memory, quiesced }) => ({ name, state, hasMemory: memory !== null, quiesced })),
     })),
-    guests: [...hypervisor.guests.values()].map((guest) => guest.state.kind),
+    guests: [...hypervisor.guests.values()].map(({ state, frozen, memory }) => ({ kind: state.kind, frozen, memory })),
     saves: [...hypervisor.saves.values()].map((save) => save.domain),
-    volumes: (await volumes.list()).map((volume) => volume.id),
+    volumes: (await volumes.list()).map(({ id }) => ({ id, text: new TextDecoder().decode(volumes.content(id)?.slice(0, 8)) })),
+    taken: (await volumes.snapshots.list(ROOT)).length,
   })
   return { hypervisor, volumes, parts, everything }
 }
@@ -67,18 +86,51 @@ function machine(clock: Clock) {
 let commands = 0
 const command = () => ({ commandId: `command-${(commands += 1)}` })
 
-async function prepare(toolstack: Toolstack, verbs: readonly SagaName[]): Promise<void> {
-  for (const verb of verbs) {
-    if (verb === 'define') await toolstack.define(ID, SPEC, command())
-    else await toolstack.carryOut(verb, ID, command())
+type SagaName = keyof typeof TOOLSTACK_SAGAS
+/** A saga, or one of its ways. */
+type Act = SagaName | 'snapshot with memory'
+
+const REQUEST = { snapshot: SNAPSHOT, name: 'first' as SnapshotName, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
+const inputOf = (act: Act): Json => {
+  if (act === 'define') return { id: ID, spec: SPEC } as unknown as Json
+  if (act === 'clone') return { id: CLONE, spec: CLONE_SPEC, from: { domain: ID, snapshot: SNAPSHOT } } as unknown as Json
+  if (act === 'snapshot') return { id: ID, ...REQUEST }
+  if (act === 'snapshot with memory') return { id: ID, ...REQUEST, memory: true }
+  if (act === 'revert') return { id: ID, snapshot: SNAPSHOT, start: false }
+  if (act === 'snapshot-delete') return { id: ID, snapshot: SNAPSHOT }
+  return { id: ID }
+}
+
+async function give(toolstack: Toolstack, act: Act, options: { commandId: string }): Promise<unknown> {
+  if (act === 'define') return toolstack.define(ID, SPEC, options)
+  if (act === 'clone') return toolstack.clone(CLONE, CLONE_SPEC, { domain: ID, snapshot: SNAPSHOT }, options)
+  if (act === 'snapshot') return toolstack.snapshot(ID, REQUEST, options)
+  if (act === 'snapshot with memory') return toolstack.snapshot(ID, { ...REQUEST, memory: true }, options)
+  if (act === 'revert') return toolstack.revert(ID, SNAPSHOT, options)
+  if (act === 'snapshot-delete') return toolstack.removeSnapshot(ID, SNAPSHOT, options)
+  assert.ok(isVerb(act))
+  return toolstack.carryOut(act, ID, options)
+}
+
+/** After each act memory and disk are others: what a revert brings back can be told from what it does not. */
+async function prepare(
+  toolstack: Toolstack,
+  acts: readonly Act[],
+  { hypervisor, volumes }: ReturnType<typeof machine>,
+): Promise<void> {
+  for (const act of acts) {
+    await give(toolstack, act, command())
+    const guest = hypervisor.guests.get(ID)
+    if (guest) guest.memory += 1
+    volumes.write(ROOT, new TextEncoder().encode(`after ${act}`))
   }
 }
 
-type SagaName = keyof typeof TOOLSTACK_SAGAS
-
 interface Life {
   /** What leads to the state in which the verb is given. */
-  readonly before: readonly SagaName[]
+  readonly before: readonly Act[]
+  /** Left out: the saga's name. */
+  readonly act?: Act
   readonly irreversibleFrom?: string
   readonly end: string
 }
@@ -104,28 +156,50 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
     { before: ['define'], irreversibleFrom: 'end', end: 'gone' },
     { before: ['define', 'start'], irreversibleFrom: 'end', end: 'gone' },
     { before: ['define', 'start', 'save'], irreversibleFrom: 'end', end: 'gone' },
+    { before: ['define', 'start', 'snapshot with memory'], irreversibleFrom: 'end', end: 'gone' },
   ],
+  snapshot: [
+    { before: ['define'], end: 'stopped' },
+    { before: ['define', 'start'], end: 'running' },
+    { before: ['define', 'start', 'pause'], end: 'paused' },
+    { before: ['define', 'start'], act: 'snapshot with memory', end: 'running' },
+    { before: ['define', 'start', 'pause'], act: 'snapshot with memory', end: 'paused' },
+  ],
+  revert: [
+    { before: ['define', 'start', 'snapshot'], irreversibleFrom: 'end', end: 'stopped' },
+    { before: ['define', 'start', 'snapshot', 'save'], irreversibleFrom: 'end', end: 'stopped' },
+    { before: ['define', 'start', 'snapshot with memory'], irreversibleFrom: 'end', end: 'running' },
+    { before: ['define', 'start', 'pause', 'snapshot with memory', 'poweroff'], irreversibleFrom: 'end', end: 'paused' },
+  ],
+  'snapshot-delete': [
+    { before: ['define', 'start', 'snapshot'], irreversibleFrom: 'disks', end: 'running' },
+    { before: ['define', 'start', 'snapshot with memory'], irreversibleFrom: 'disks', end: 'running' },
+  ],
+  clone: [{ before: ['define', 'start', 'snapshot with memory'], end: 'stopped' }],
 }
-const LIVES = (Object.keys(LIVES_OF) as SagaName[]).flatMap((verb) => LIVES_OF[verb].map((life) => ({ verb, ...life })))
+const LIVES = (Object.keys(LIVES_OF) as SagaName[]).flatMap((verb) =>
+  LIVES_OF[verb].map(({ act = verb, ...life }) => ({ verb, act, subject: act === 'clone' ? CLONE : ID, ...life })),
+)
 
-for (const { verb, before, irreversibleFrom } of LIVES) {
+for (const { verb, act, subject, before, irreversibleFrom } of LIVES) {
   const definition = TOOLSTACK_SAGAS[verb] as SagaDefinition<never, ToolstackServices>
   const from = before.at(-1)
   sagaCrashSuite<Json, ToolstackServices>({
     definition: {
       ...definition,
-      name: from === undefined ? definition.name : `${definition.name} after ${from}`,
+      name: from === undefined ? `domain.${act}` : `domain.${act} after ${before.slice(1).join(', ') || from}`,
     } as SagaDefinition<Json, ToolstackServices>,
-    input: verb === 'define' ? ({ id: ID, spec: SPEC } as unknown as Json) : { id: ID },
-    resource: ID,
+    input: inputOf(act),
+    resource: subject,
     ...(irreversibleFrom === undefined ? {} : { irreversibleFrom }),
     seedCount: 20,
     setup: async ({ clock, log, rng }) => {
-      const { hypervisor, parts, everything } = machine(clock)
+      const world = machine(clock)
+      const { hypervisor, parts, everything } = world
       const disk = simDisk({ rng })
       const driver = () => createSimDriver({ hypervisor, clock })
       const first = await openToolstack({ ...parts(driver(), disk, log), owner: 'before' })
-      await prepare(first, before)
+      await prepare(first, before, world)
       await first.close()
 
       const { state, ...rest } = parts(driver(), disk, log)
@@ -185,13 +259,14 @@ async function eventsOf(toolstack: Toolstack): Promise<DomainEvent[]> {
   return seen
 }
 
-for (const { verb, before, end } of LIVES) {
-  const after = before.length > 0 ? ` after ${before.at(-1)}` : ''
-  test(`${verb}${after}: killed at each operation of the disk, the next process ends it, and every transition is told in one line`, async () => {
+for (const { act, subject, before, end } of LIVES) {
+  const after = before.length > 0 ? ` after ${before.slice(1).join(', ') || before[0]}` : ''
+  test(`${act}${after}: killed at each operation of the disk, the next process ends it, and every transition is told in one line`, async () => {
     for (let killAt = 1; ; killAt += 1) {
       const clock = virtualClock()
       const ended = await clock.run(async () => {
-        const { hypervisor, parts, everything } = machine(clock)
+        const world = machine(clock)
+        const { hypervisor, parts, everything } = world
         const log = memoryLog()
         let operations = -1
         let die: () => void = () => {}
@@ -204,7 +279,7 @@ for (const { verb, before, end } of LIVES) {
           },
         })
         const first = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock }), disk, log), owner: 'test' })
-        await prepare(first, before)
+        await prepare(first, before, world)
         await first.close()
 
         const { driver, die: stopDriver } = mortal(createSimDriver({ hypervisor, clock }))
@@ -217,8 +292,6 @@ for (const { verb, before, end } of LIVES) {
         }
         operations = 0
         const commandId = `the-command-${killAt}`
-        const give = (toolstack: Toolstack) =>
-          verb === 'define' ? toolstack.define(ID, SPEC, { commandId }) : toolstack.carryOut(verb, ID, { commandId })
         const told = new Map<number, string>()
         const life = (async () => {
           const toolstack = await openToolstack({ ...parts(driver, disk, log), owner: 'test' })
@@ -226,32 +299,42 @@ for (const { verb, before, end } of LIVES) {
             for await (const event of toolstack.events(0)) told.set(event.sequence, JSON.stringify({ ...event, at: 0 }))
           })()
           listening.catch(() => {})
-          await give(toolstack)
+          await give(toolstack, act, { commandId })
           await toolstack.close()
           return 'ended' as const
         })()
         const how = await Promise.race([life, killed.promise])
         operations = -1
         const second = await openToolstack({ ...parts(createSimDriver({ hypervisor, clock }), disk, log), owner: 'test' })
-        await give(second)
+        await give(second, act, { commandId })
         await clock.advance(100)
-        assert.equal(second.get(ID)?.state.kind ?? 'gone', end, `killed at operation ${killAt}`)
-        const world = await everything(second.list())
-        assert.deepEqual(world.guests, end === 'running' || end === 'paused' ? [end] : [], `killed at operation ${killAt}`)
-        const state = second.get(ID)?.state
+        assert.equal(second.get(subject)?.state.kind ?? 'gone', end, `killed at operation ${killAt}`)
+        const found = await everything(second.list())
+        const kinds = second.list().map(({ state }) => state.kind)
         assert.deepEqual(
-          [...hypervisor.saves.keys()],
-          state?.kind === 'saved' ? [state.savePath] : [],
+          found.guests.map(({ kind }) => kind),
+          kinds.filter((kind) => kind === 'running' || kind === 'paused'),
           `killed at operation ${killAt}`,
         )
-        assert.equal(world.volumes.length, end === 'gone' ? 0 : 2, `killed at operation ${killAt}`)
+        assert.ok(
+          found.guests.every(({ frozen }) => !frozen),
+          `killed at operation ${killAt}`,
+        )
+        const named = second
+          .list()
+          .flatMap(({ state, snapshots }) => [
+            ...(state.kind === 'saved' ? [state.savePath] : []),
+            ...snapshots.flatMap(({ memory }) => (memory ? [memory.path] : [])),
+          ])
+        assert.deepEqual([...hypervisor.saves.keys()], named, `killed at operation ${killAt}`)
+        assert.equal(found.volumes.length, 2 * kinds.length, `killed at operation ${killAt}`)
+        assert.equal(found.taken, second.get(ID)?.snapshots.length ?? 0, `killed at operation ${killAt}`)
         const events = await eventsOf(second)
-        let at: string | null = null
+        const at = new Map<DomainId, string | null>()
         for (const [index, event] of events.entries()) {
           assert.equal(event.sequence, index + 1)
-          if (event.from !== event.to || index > 0)
-            assert.equal(event.from, at, `killed at operation ${killAt}: ${JSON.stringify(events)}`)
-          at = event.to
+          assert.equal(event.from, at.get(event.domain) ?? null, `killed at operation ${killAt}: ${JSON.stringify(events)}`)
+          at.set(event.domain, event.to)
           const earlier = told.get(event.sequence)
           if (earlier !== undefined)
             assert.equal(JSON.stringify({ ...event, at: 0 }), earlier, 'what was told is told the same again')
@@ -272,7 +355,8 @@ for (const { verb, before, end } of LIVES) {
 test('a destruction that failed for a reason that passes is tried again by the same command', async () => {
   const clock = virtualClock()
   await clock.run(async () => {
-    const { hypervisor, parts } = machine(clock)
+    const world = machine(clock)
+    const { hypervisor, parts } = world
     let hung = false
     const faults = (operation: string) => {
       if (operation === 'destroy' && hung) throw toFault(Object.assign(new Error('hung'), { name: 'TimeoutError' }))
@@ -281,7 +365,7 @@ test('a destruction that failed for a reason that passes is tried again by the s
       ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()),
       owner: 'test',
     })
-    await prepare(toolstack, ['define', 'start'])
+    await prepare(toolstack, ['define', 'start'], world)
     hung = true
     await assert.rejects(toolstack.carryOut('destroy', ID, { commandId: 'undo' }), (error) => retryable(error))
     assert.equal(toolstack.get(ID)?.state.kind, 'running')
@@ -295,7 +379,8 @@ test('a destruction that failed for a reason that passes is tried again by the s
 test('a domain whose undo failed is held, and can be destroyed', async () => {
   const clock = virtualClock()
   await clock.run(async () => {
-    const { hypervisor, volumes, parts } = machine(clock)
+    const world = machine(clock)
+    const { hypervisor, volumes, parts } = world
     let broken = true
     const faults = (operation: string) => {
       if (broken && (operation === 'unpause' || operation === 'destroy')) throw new Error('broken')
@@ -304,7 +389,7 @@ test('a domain whose undo failed is held, and can be destroyed', async () => {
       ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()),
       owner: 'test',
     })
-    await prepare(toolstack, ['define'])
+    await prepare(toolstack, ['define'], world)
     await assert.rejects(toolstack.carryOut('start', ID, command()), /could not be undone/)
     await assert.rejects(toolstack.carryOut('start', ID, command()), { code: 'busy' })
     broken = false
@@ -317,7 +402,8 @@ test('a domain whose undo failed is held, and can be destroyed', async () => {
 test('a destruction that fails half-way says that the guest is off, and can be given again', async () => {
   const clock = virtualClock()
   await clock.run(async () => {
-    const { hypervisor, parts } = machine(clock)
+    const world = machine(clock)
+    const { hypervisor, parts } = world
     let broken = true
     const faults = (operation: string) => {
       if (broken && operation === 'forget') throw new Error('broken')
@@ -326,7 +412,7 @@ test('a destruction that fails half-way says that the guest is off, and can be g
       ...parts(createSimDriver({ hypervisor, clock, faults }), simDisk({ rng: seededRng(1) }), memoryLog()),
       owner: 'test',
     })
-    await prepare(toolstack, ['define', 'start'])
+    await prepare(toolstack, ['define', 'start'], world)
     await assert.rejects(toolstack.carryOut('destroy', ID, command()), /broken/)
     assert.deepEqual(toolstack.get(ID)?.state, { kind: 'stopped', cause: 'requested', detail: null })
     broken = false
@@ -338,7 +424,8 @@ test('a destruction that fails half-way says that the guest is off, and can be g
 test('a restore that fails once the guest goes on leaves it going on: its disks are newer than the save', async () => {
   const clock = virtualClock()
   await clock.run(async () => {
-    const { hypervisor, parts } = machine(clock)
+    const world = machine(clock)
+    const { hypervisor, parts } = world
     let late = false
     const driver = createSimDriver({ hypervisor, clock })
     const unpause = driver.unpause.bind(driver)
@@ -348,7 +435,7 @@ test('a restore that fails once the guest goes on leaves it going on: its disks 
       if (late) throw new Error('the answer was lost')
     }
     const toolstack = await openToolstack({ ...parts(driver, simDisk({ rng: seededRng(1) }), memoryLog()), owner: 'test' })
-    await prepare(toolstack, ['define', 'start', 'save'])
+    await prepare(toolstack, ['define', 'start', 'save'], world)
     late = true
     await assert.rejects(toolstack.carryOut('restore', ID, command()), /the answer was lost/)
     assert.equal(toolstack.get(ID)?.state.kind, 'running')

@@ -11,66 +11,29 @@
  *     second time was made by this save; an old file lies elsewhere and is never taken for a new one.
  *   - Only the path that the state `saved` names is ever restored, and the state has left `saved` on disk before the guest's first
  *     instruction behind the save (`take-over`). What dies after that is crashed, never saved again.
- *   - A file that no state names is litter: it is never read, and removing it is tried again with each later save, restore, poweroff and
- *     destroy. Only `destroy` insists.
+ *   - A file that neither a state nor a snapshot names is litter: it is never read, and removing it is tried again with each later save,
+ *     restore, poweroff, revert and destroy. Only `destroy` insists.
  */
-import { Fault, millis, retryable, toFault, type Clock, type Json } from '@typevisor/base'
-import {
-  assertCan,
-  type DomainBoot,
-  type DomainId,
-  type DomainSpec,
-  type ImageName,
-  type VerbName,
-  type VolumeId,
-} from '@typevisor/model'
-import { defineSaga, type SagaDefinition, type StepContext, type StepOutcome } from '@typevisor/saga'
-import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
-import type { VolumeStore } from '@typevisor/storage'
-import type { Ledger } from './ledger.ts'
-import type { DomainDriver, DriverState } from './ports.ts'
+import { Fault, millis, type Json } from '@typevisor/base'
+import { assertCan, type VerbName } from '@typevisor/model'
+import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
+import { clone, removeAllSnapshots, removeSnapshot, revert, snapshot } from './snapshots.ts'
 import { holdsProcess } from './state.ts'
+import {
+  dropSaves,
+  imageOf,
+  noteForwards,
+  recordStep,
+  rootVolume,
+  seedStep,
+  seedVolume,
+  seenBy,
+  type Context,
+  type DefineInput,
+  type ToolstackServices,
+  type VerbInput,
+} from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
-
-/** Files of saved domains, in a folder that the driver's processes need not reach. */
-export interface SaveFolder {
-  /** The path of one save and no other: `save` is unique among all saves ever made of the domain. */
-  pathOf(id: DomainId, save: string): string
-  /** Removes every save of the domain but the one at `path`; null: all. */
-  keepOnly(id: DomainId, path: string | null): Promise<void>
-}
-
-export interface ToolstackServices {
-  readonly driver: DomainDriver
-  readonly volumes: VolumeStore
-  readonly images: Pick<ImageStore, 'get'>
-  readonly ledger: Ledger
-  readonly saves: SaveFolder
-  readonly clock: Clock
-  /** Resolves when the domain's process has powered off, was destroyed or crashed; used by shutdown. */
-  readonly untilNotRunning: (id: DomainId, signal: AbortSignal) => Promise<void>
-  /** Asks the driver how the domain is, and records what follows from it. */
-  readonly look: (id: DomainId, signal: AbortSignal) => Promise<void>
-  /** Says which verb is at work, so that what the driver reports meanwhile has its cause. */
-  readonly intend: (id: DomainId, verb: VerbName | null) => void
-}
-
-export type DefineInput = { readonly id: DomainId; readonly spec: DomainSpec }
-export type VerbInput = { readonly id: DomainId; readonly timeoutMs?: number }
-
-type Context<I> = StepContext<I, ToolstackServices>
-
-const rootVolume = (id: DomainId): VolumeId => `${id}.root` as VolumeId
-const seedVolume = (id: DomainId): VolumeId => `${id}.seed` as VolumeId
-
-async function imageOf(services: ToolstackServices, name: ImageName): Promise<Image> {
-  const image = await services.images.get(name)
-  if (!image)
-    throw new Fault('not_found', `image ${name}: this host does not have it`, {
-      details: [{ path: 'image', want: 'an image of the host', got: name }],
-    })
-  return image
-}
 
 const define = defineSaga<DefineInput, ToolstackServices>({
   name: 'domain.define',
@@ -105,41 +68,8 @@ const define = defineSaga<DefineInput, ToolstackServices>({
       },
       undo: ({ input, services }) => services.volumes.remove(rootVolume(input.id)),
     },
-    {
-      name: 'seed',
-      do: async ({ input, services }) => {
-        await services.volumes.put(seedVolume(input.id), buildSeed({ instanceId: input.id, cloudInit: input.spec.cloudInit }))
-      },
-      undo: ({ input, services }) => services.volumes.remove(seedVolume(input.id)),
-    },
-    {
-      name: 'record',
-      do: async ({ input, services, outputs }) => {
-        const { driver, volumes, ledger, clock } = services
-        // Of the version that the root disk was made of; the newest may be another by now. Absent: the step before is of an older program.
-        const { 'root-disk': made } = outputs
-        const boot = (made ?? null) === null ? (await imageOf(services, input.spec.image)).boot : (made as unknown as DomainBoot)
-        const [root, seed] = await Promise.all([volumes.get(rootVolume(input.id)), volumes.get(seedVolume(input.id))])
-        if (!root || !seed) throw new Fault('failed', `define ${input.spec.name}: a disk made by the step before is not there`)
-        const hardware = await driver.planHardware(input.id, input.spec, [
-          { name: 'root', volume: root.id, readOnly: false },
-          { name: 'seed', volume: seed.id, readOnly: true },
-        ])
-        await ledger.define({
-          id: input.id,
-          name: input.spec.name,
-          driver: driver.name,
-          spec: input.spec,
-          hardware,
-          boot,
-          volumes: { [root.id]: root.source, [seed.id]: seed.source },
-          forwards: [],
-          state: { kind: 'stopped', cause: 'requested', detail: null },
-          createdAt: clock.now(),
-        })
-      },
-      undo: ({ input, services }) => services.ledger.forget(input.id),
-    },
+    seedStep,
+    recordStep,
   ],
 })
 
@@ -165,37 +95,6 @@ const intending =
       services.intend(input.id, null)
     }
   }
-
-/** Keeps which host ports the start chose. */
-async function noteForwards(services: ToolstackServices, id: DomainId, signal: AbortSignal): Promise<void> {
-  const forwards = await services.driver.forwards(id, { signal })
-  const domain = services.ledger.need(id)
-  if (JSON.stringify(forwards) !== JSON.stringify(domain.forwards)) await services.ledger.update({ ...domain, forwards })
-}
-
-/**
- * How the domain is, for an undo; null when its hypervisor does not answer. What was asked of it may still happen then, and is recorded
- * by the event that tells of it: an undo that insisted would hold the domain for as long.
- */
-async function seenBy({ services, input, log }: Context<VerbInput>): Promise<DriverState | null> {
-  try {
-    return await services.driver.state(input.id)
-  } catch (error) {
-    if (!retryable(error)) throw error
-    log.warn('domain.left_as_it_is', { domain: input.id, error: toFault(error).message })
-    return null
-  }
-}
-
-/** Removes the saves that the domain's state does not name. One that cannot be removed does no harm and is no reason to fail. */
-async function dropSaves({ services, input, log }: Context<VerbInput>): Promise<void> {
-  const state = services.ledger.get(input.id)?.state
-  try {
-    await services.saves.keepOnly(input.id, state?.kind === 'saved' ? state.savePath : null)
-  } catch (error) {
-    log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
-  }
-}
 
 const start = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.start',
@@ -385,7 +284,7 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
   ],
 })
 
-/** Removes the domain with its disks. A domain that is not there is destroyed already: no check. */
+/** Removes the domain with its disks and snapshots. A domain that is not there is destroyed already: no check. */
 const destroy = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.destroy',
   steps: [
@@ -411,10 +310,11 @@ const destroy = defineSaga<VerbInput, ToolstackServices>({
       name: 'remove',
       do: async ({ services, input }) => {
         await services.driver.forget(input.id)
+        await removeAllSnapshots(services, rootVolume(input.id))
         await services.volumes.remove(seedVolume(input.id))
         await services.volumes.remove(rootVolume(input.id))
         // Last: without its disks a save is worth nothing, and a domain whose disks stay is still `saved`.
-        await services.saves.keepOnly(input.id, null)
+        await services.saves.keepOnly(input.id, [])
       },
     },
     { name: 'record', do: ({ services, input }) => services.ledger.forget(input.id) },
@@ -432,6 +332,8 @@ export const TOOLSTACK_SAGAS = {
   save,
   restore,
   destroy,
-} as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & {
-  define: SagaDefinition<DefineInput, ToolstackServices>
-}
+  snapshot,
+  revert,
+  'snapshot-delete': removeSnapshot,
+  clone,
+} as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & Record<string, unknown>

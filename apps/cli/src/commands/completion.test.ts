@@ -30,6 +30,8 @@ const LINES: Readonly<Record<string, readonly string[]>> = {
   'typevisor help im': ['image'],
   'typevisor completion ': ['bash', 'fish', 'zsh'],
   'typevisor start --driver ': ['qemu', 'sim'],
+  'typevisor volume li': ['limit', 'list'],
+  'typevisor volume limit web --io': ['--iops'],
   'typevisor agent --ser': ['--server'],
   // What is named like a noun is none; the command in a guest, and what follows the last word, are not ours.
   'typevisor host list ins': [],

@@ -15,7 +15,7 @@ import { clientOf, verbsOf } from '../verb.ts'
 const NAMES_LIMIT_MS = 800
 const NAMES_COUNT_MAX = 500
 /** What stands behind them is a file or a folder. */
-const FILE_FLAGS: readonly string[] = ['--data', '--tls-cert', '--tls-key']
+const FILE_FLAGS: readonly string[] = ['--data', '--tls-cert', '--tls-key', '--dir', '--socket']
 
 const nouns = (): string[] =>
   [...new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0] as string))].filter((noun) => verbsOf(noun).length > 0)
@@ -80,21 +80,22 @@ function valuesOfFlags(): ValueWords[] {
   ]
 }
 
-/** The flags of the commands that are no operation: from their tables, else from their usage. */
-async function commandFlags(): Promise<Map<string, readonly string[]>> {
+/** Verbs and flags of the commands that are no operation: flags from their tables, else from their usage. */
+async function commandWords(): Promise<Map<string, { verbs: readonly string[]; flags: readonly string[] }>> {
   const entries = Object.entries(COMMANDS).map(async ([name, { load }]) => {
-    const { flags, usage } = await load()
+    const { verbs = [], flags, usage } = await load()
     const all = flags ? Object.keys(flags).map((flag) => `--${flag}`) : (usage.match(/--[a-z][a-z-]*/g) ?? [])
-    return [name, [...new Set([...all, '--help'])]] as const
+    return [name, { verbs, flags: [...new Set([...all, '--help'])] }] as const
   })
   return new Map([...(await Promise.all(entries))])
 }
 
 async function bash(): Promise<string> {
-  const commands = await commandFlags()
+  const commands = await commandWords()
   const verbCases = nouns().map((noun) => `      ${noun}) words="${verbsOf(noun).join(' ')}";;`)
   const commandCases = [...commands].map(
-    ([name, flags]) => `    ${name}) words="${flags.join(' ')}${name === 'completion' ? ' bash zsh fish' : ''}"; more=;;`,
+    ([name, { verbs, flags }]) =>
+      `    ${name}) words="${flags.join(' ')}"; [ "$COMP_CWORD" -eq 2 ] && words="${verbs.join(' ')}${verbs.length === 0 ? flags.join(' ') : ''}"; more=;;`,
   )
   const flagCases = nouns().flatMap((noun) =>
     verbsOf(noun).map((verb) => {
@@ -167,7 +168,7 @@ function __typevisor_names
 end`
 
 async function fish(): Promise<string> {
-  const commands = await commandFlags()
+  const commands = await commandWords()
   const values = new Map(valuesOfFlags().map((each) => [each.flag, each]))
   const complete = (place: string, rest: string): string => `complete -c typevisor -n '__typevisor_at ${place}' ${rest}`
   const flagRest = (flag: string): string => {
@@ -188,14 +189,16 @@ async function fish(): Promise<string> {
       ]
     }),
   ])
-  const own = [...commands].flatMap(([name, flags]) => flags.map((flag) => complete(`any ${name}`, flagRest(flag))))
+  const own = [...commands].flatMap(([name, { verbs: words, flags }]) => [
+    ...(words.length === 0 ? [] : [complete(`2 ${name}`, `-a '${words.join(' ')}'`)]),
+    ...flags.map((flag) => complete(`any ${name}`, flagRest(flag))),
+  ])
   return [
     '# fish completion for typevisor: typevisor completion fish | source',
     FISH_PLACE,
     'complete -c typevisor -f',
     complete('1', `-a '${[...top, 'help', 'version'].join(' ')}'`),
     complete('2 help', `-a '${top.join(' ')}'`),
-    complete('2 completion', `-a '${Object.keys(SHELLS).join(' ')}'`),
     ...verbs,
     ...own,
   ].join('\n')
@@ -206,6 +209,7 @@ const SHELLS: Readonly<Record<string, () => Promise<string>>> = { bash, zsh, fis
 export const completion: Command = {
   summary: 'Print the completion script of a shell',
   usage: 'typevisor completion bash|zsh|fish',
+  verbs: ['bash', 'zsh', 'fish'],
   async run([shell, kind], terminal) {
     if (shell === 'names' && kind !== undefined) {
       await printNames(kind, terminal)

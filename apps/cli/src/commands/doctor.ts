@@ -2,9 +2,10 @@
 import { spawnSync } from 'node:child_process'
 import { accessSync, constants, existsSync, statfsSync } from 'node:fs'
 import { availableParallelism, freemem, totalmem } from 'node:os'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { formatBytes, GIB, MIB, toFault, type FaultCode } from '@typevisor/base'
 import type { Reply } from '@typevisor/api'
+import { askServer } from '@typevisor/storage'
 import type { Command, Terminal } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
 import { EXIT } from '../exit-codes.ts'
@@ -81,6 +82,35 @@ function dataDirectory(dataDir: string): Finding {
   }
 }
 
+/** The process that serves the disks of this machine's guests; no finding where there are no disks. */
+async function volumeServer(dataDir: string, platformAnswers: boolean): Promise<Finding[]> {
+  const dir = join(dataDir, 'agent/disks')
+  if (!existsSync(join(dir, 'store'))) return []
+  const server = await askServer(dir)
+  if (!server) {
+    if (!platformAnswers) return [fine('volume server', 'it does not run; the start of the platform starts it')]
+    const mend = `\`${dir}.log\` has its last words; guests wait for their disks meanwhile; the agent of this machine starts it again and again`
+    return [wrong('volume server', 'it does not answer', mend)]
+  }
+  try {
+    const { pid, version, startedAt, attachmentCount } = await server.call('hello', {})
+    const { usedBytes, availableBytes, warningPercent } = await server.call('usage', {})
+    const served = `${attachmentCount} ${attachmentCount === 1 ? 'volume' : 'volumes'} attached`
+    const findings = [fine('volume server', `version ${version}, process ${pid}, since ${localTime(startedAt)}, ${served}`)]
+    const space = `${formatBytes(usedBytes)} in use, ${formatBytes(availableBytes)} available`
+    const mend =
+      'destroy instances that are not needed, or make room on the file system; guests stop when it is full, and go on when there is room'
+    findings.push(
+      warningPercent === null ? fine('volumes', space) : wrong('volumes', `${space}: over ${warningPercent} % are used`, mend),
+    )
+    return findings
+  } catch (error) {
+    return [wrong('volume server', toFault(error).message, `\`${dir}.log\` has its last words`)]
+  } finally {
+    server.close()
+  }
+}
+
 /** What the platform, where one answers, says of itself. */
 async function ofPlatform(terminal: Terminal): Promise<Finding[]> {
   const client = clientOf(terminal)
@@ -154,12 +184,15 @@ export const doctor: Command = {
         existsSync('/dev/kvm') ? 'there; used only when a probe guest really runs on it' : 'not there; guests are emulated',
       ),
     ]
+    let answers = false
     try {
       findings.push(...(await ofPlatform(terminal)))
+      answers = true
     } catch (error) {
       const { code, message } = toFault(error)
       findings.push(wrong('platform', message, MENDS[code] ?? 'look at what the platform prints: `npm start -- --log info`'))
     }
+    findings.push(...(await volumeServer(dataDir, answers)))
     if (json) terminal.out(JSON.stringify(findings, null, 2))
     else for (const finding of findings) terminal.out(lineOf(finding))
     return findings.every((finding) => finding.ok) ? EXIT.ok : EXIT.failed

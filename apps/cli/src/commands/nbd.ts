@@ -1,14 +1,17 @@
 /** Serves disks over NBD, with no platform: the volumes of a folder, or one in memory. */
 import { Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { listenNbd, memoryDevice, type ExportSource, type NbdServer } from '@typevisor/nbd'
-import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
-import { openVolumeFolder } from '@typevisor/storage'
+import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { openVolumeFolder, type VolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { parseFlags, type FlagTable } from '../flags.ts'
 import type { Command, Terminal } from '../terminal.ts'
+import { VERSION } from '../version.ts'
+import { readKeyFile } from './key-file.ts'
 
 const FLAGS = {
   dir: { text: 'serve the volumes of this folder; each is an export of its name, each snapshot a read-only one', value: 'DIR' },
+  'key-file': { text: 'unlock the encrypted volumes that this file opens', value: 'FILE', many: true },
   memory: { text: 'serve one disk of this size in memory instead, gone with this process', value: 'SIZE' },
   socket: { text: 'listen on this Unix socket', value: 'PATH' },
   port: { text: 'listen on this TCP port (0: any free one)', value: 'PORT' },
@@ -17,30 +20,50 @@ const FLAGS = {
 
 export const nbd: Command = {
   summary: 'Serve disks over NBD: volumes of a folder, or memory',
-  usage: 'typevisor nbd serve --dir DIR|--memory SIZE --socket PATH|--port PORT',
+  usage: 'typevisor nbd serve --dir DIR|--memory SIZE --socket PATH|--port PORT [--key-file FILE ...]',
+  verbs: ['serve'],
   flags: FLAGS,
   async run(words, terminal, json) {
     const [verb, ...rest] = words
     if (verb !== 'serve') throw new Fault('invalid', `nbd: got ${JSON.stringify(verb ?? '')}, want serve`)
-    const { dir, memory, socket, port, host } = parseFlags('nbd serve', FLAGS, rest)
+    const { dir, memory, socket, port, host, 'key-file': keyFiles = [] } = parseFlags('nbd serve', FLAGS, rest)
     if ((dir === undefined) === (memory === undefined)) throw new Fault('invalid', 'nbd serve: want either --dir or --memory')
     if ((socket === undefined) === (port === undefined)) throw new Fault('invalid', 'nbd serve: want either --socket or --port')
     const log = consoleLog({ level: 'warn' })
+    const asked = Promise.withResolvers<void>()
     await using stack = new AsyncDisposableStack()
     let source: ExportSource
     if (dir !== undefined) {
       const folder = stack.use(
-        await openVolumeFolder({ dir, create: true, lock: lockFile, clock: realClock(), rng: realRng(), log }),
+        await openVolumeFolder({
+          dir,
+          create: true,
+          lock: lockFile,
+          calls: fileCalls(),
+          clock: realClock(),
+          rng: realRng(),
+          log,
+        }),
       )
-      await folder.answer()
+      await unlockAll(folder, keyFiles, terminal)
+      await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()
     } else source = memorySource(parseBytes(memory ?? ''))
     const listen = socket === undefined ? { host: host ?? '127.0.0.1', port: portOf(port ?? '') } : { socketPath: socket }
     const server = stack.use(await listenNbd({ listen, source, log }))
     await announce(server, source, terminal, json)
-    await stopSignal()
+    await Promise.race([stopSignal(), asked.promise])
     return EXIT.ok
   },
+}
+
+async function unlockAll({ served }: VolumeFolder, keyFiles: readonly string[], terminal: Terminal): Promise<void> {
+  for (const path of keyFiles) {
+    const unlocked = await served.store.unlock(await readKeyFile(path))
+    if (unlocked.length === 0) terminal.say(`${path}: no locked volume has its key from this file`)
+  }
+  const locked = served.store.list().filter(({ encryption }) => encryption === 'locked')
+  if (locked.length > 0) terminal.say(`locked: ${locked.map(({ name }) => name).join(', ')}; typevisor volume unlock opens them`)
 }
 
 function memorySource(sizeBytes: number): ExportSource {

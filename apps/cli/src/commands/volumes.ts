@@ -1,45 +1,39 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
 import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
-import { consoleLog, lockFile, realClock, realRng } from '@typevisor/runtime-node'
-import { askServer, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
+import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
+import { askServer, COMPRESSION_KINDS, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
-import { parseFlags, type FlagTable } from '../flags.ts'
+import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
 import { Progress } from '../progress.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { KEY_FLAGS, KEY_VERBS, secretOf, stillLocked } from './volume-keys.ts'
+import { LEASE_FLAGS, LEASE_VERBS } from './volume-lease.ts'
+import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
+import { STATISTICS_VERBS } from './volume-statistics.ts'
+import { renderUsage } from './volume-usage.ts'
+import type { VolumeVerb } from './volume-verb.ts'
 
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
-  rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+  rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
+  compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
+  ...KEY_FLAGS,
+  ...LIMIT_FLAGS,
+  ...LEASE_FLAGS,
 } as const satisfies FlagTable
 
 /** As those who check file systems have it. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
 
-interface Verb {
-  readonly usage: string
-  readonly words: readonly [least: number, most: number]
-  /** It makes the folder when there is none. */
-  readonly makes?: boolean
-  /** Nothing else may work on the volumes meanwhile, unless they are served. */
-  readonly checks?: boolean
-  /** @returns the exit code, where it is another than 0. */
-  run(
-    call: CommandCaller,
-    words: readonly string[],
-    flags: { size?: string; rate?: string },
-    terminal: Terminal,
-    json: boolean,
-  ): Promise<number | void>
-}
-
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false }: Verb,
+  { makes = false, checks = false, wantsServer }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
+  whenDamaged: (fault: Fault) => T,
 ): Promise<T> {
   const server = await askServer(dir)
   if (server) {
@@ -49,8 +43,21 @@ async function withFolder<T>(
       server.close()
     }
   }
+  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
   const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  await using folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, ...parts })
+  const opened = await openVolumeFolder({
+    dir,
+    create: makes,
+    checks,
+    lock: lockFile,
+    calls: fileCalls(),
+    ...parts,
+  }).catch((error: unknown) => {
+    if (checks && error instanceof Fault && error.code === 'failed') return error
+    throw error
+  })
+  if (opened instanceof Fault) return whenDamaged(opened)
+  await using folder = opened
   return await work(folder.served.call)
 }
 
@@ -61,6 +68,9 @@ const sizeOf = (size: string | undefined): number => {
   if (size === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
   return parseBytes(size)
 }
+
+const formOf = ({ encryption, compression }: VolumeDescription): string =>
+  [encryption === 'unlocked' ? 'encrypted' : encryption, compression].filter((word) => word !== 'none').join(' ') || '-'
 
 async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind: 'volume' | 'snapshot' | null): Promise<void> {
   const items = (await call('list', {})).filter((item) => kind === null || item.kind === kind)
@@ -76,6 +86,8 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
         { title: 'NAME', value: ({ name }) => name },
         { title: 'KIND', value: (item) => item.kind },
         { title: 'SIZE', value: ({ sizeBytes }) => formatBytes(sizeBytes), right: true },
+        { title: 'STORED', value: ({ storedBytes }) => formatBytes(bytes(storedBytes)), right: true },
+        { title: 'FORM', value: formOf },
         { title: 'FROM', value: ({ parent }) => parent ?? '-' },
         { title: 'AGE', value: ({ createdAt }) => age(createdAt, now), right: true },
       ],
@@ -84,13 +96,17 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
   )
 }
 
-const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
+const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
-    usage: 'typevisor volume create NAME --size SIZE --dir DIR',
+    usage: 'typevisor volume create NAME --size SIZE [--key-file FILE] [--compression zstd] --dir DIR',
     words: [1, 1],
+    flags: ['size', 'compression', 'key-file'],
     makes: true,
-    run: async (call, [name = ''], flags, terminal, json) =>
-      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size) })),
+    run: async (call, [name = ''], flags, terminal, json) => {
+      const compression = oneOf('--compression', flags.compression ?? 'none', COMPRESSION_KINDS)
+      const secret = flags['key-file'] === undefined ? {} : { secret: await secretOf(flags, 'key-file') }
+      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size), compression, ...secret }))
+    },
   },
   clone: {
     usage: 'typevisor volume clone VOLUME@SNAPSHOT NAME --dir DIR',
@@ -106,6 +122,7 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
   resize: {
     usage: 'typevisor volume resize NAME --size SIZE --dir DIR',
     words: [1, 1],
+    flags: ['size'],
     run: async (call, [name = ''], flags, terminal, json) =>
       show(terminal, json, await call('resize', { name, sizeBytes: sizeOf(flags.size) })),
   },
@@ -124,17 +141,20 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
     },
   },
   check: {
-    usage: 'typevisor volume check [--rate SIZE] --dir DIR',
+    usage: 'typevisor volume check [--rate SIZE] [--key-file FILE] --dir DIR',
     words: [0, 0],
+    flags: ['rate', 'key-file'],
     checks: true,
-    run: async (call, _words, { rate }, terminal, json) => {
+    run: async (call, _words, flags, terminal, json) => {
+      const locked = await stillLocked(call, flags)
       using progress = new Progress('check')
-      const args = rate === undefined ? {} : { bytesPerSecondMax: parseBytes(rate) }
+      const args = flags.rate === undefined ? {} : { bytesPerSecondMax: parseBytes(flags.rate) }
       const found = await call('check', args, (fraction) => progress.show('reading', fraction))
       progress.clear()
-      if (json) terminal.out(JSON.stringify(found))
+      if (json) terminal.out(JSON.stringify({ ...found, locked }))
       else {
         for (const line of found.damage) terminal.out(line)
+        if (locked.length > 0) terminal.say(`locked, so that only checksums are proven: ${locked.join(', ')}`)
         const looked = `${found.dataCount} blocks of data, ${found.nodeCount} nodes`
         const tables = `${found.rebuiltCount} tables made anew, ${found.leakedCount} blocks given back, ${found.missingCount} taken`
         const mended = `${found.mendedCount} blocks written again from their second copy, ${tables}`
@@ -150,12 +170,16 @@ const VOLUME_VERBS: Readonly<Record<string, Verb>> = {
     words: [0, 0],
     run: async (call, _words, _flags, terminal, json) => {
       const usage = await call('usage', {})
-      terminal.out(json ? JSON.stringify(usage) : `${formatBytes(bytes(usage.usedBytes))} in use`)
+      terminal.out(json ? JSON.stringify(usage) : renderUsage(usage, terminal.width))
     },
   },
+  ...KEY_VERBS,
+  ...LIMIT_VERBS,
+  ...STATISTICS_VERBS,
+  ...LEASE_VERBS,
 }
 
-const SNAPSHOT_VERBS: Readonly<Record<string, Verb>> = {
+const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
     usage: 'typevisor snapshot create VOLUME [NAME] --dir DIR',
     words: [1, 2],
@@ -184,13 +208,20 @@ const SNAPSHOT_VERBS: Readonly<Record<string, Verb>> = {
   },
 }
 
-function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, Verb>>): Command {
+type Flags = typeof FLAGS
+
+/** `--dir` and some more. */
+const tableOf = (names: readonly string[]): Flags =>
+  Object.fromEntries(Object.entries(FLAGS).filter(([name]) => name === 'dir' || names.includes(name))) as Flags // some of them may not be there, as in what is parsed
+
+function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, VolumeVerb>>): Command {
   return {
     summary,
+    verbs: Object.keys(verbs),
     usage: Object.values(verbs)
       .map(({ usage }) => usage)
       .join('\n'),
-    flags: FLAGS,
+    flags: tableOf(Object.values(verbs).flatMap((verb) => verb.flags ?? [])),
     async run(words, terminal, json) {
       const [verbName = '', ...rest] = words
       const verb = Object.hasOwn(verbs, verbName) ? verbs[verbName] : undefined
@@ -201,24 +232,32 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
         )
       const flagAt = rest.findIndex((word) => word.startsWith('-'))
       const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, size, rate } = parseFlags(`${noun} ${verbName}`, FLAGS, flagAt === -1 ? [] : rest.slice(flagAt))
+      const { dir, ...flags } = parseFlags(
+        `${noun} ${verbName}`,
+        tableOf(verb.flags ?? []),
+        flagAt === -1 ? [] : rest.slice(flagAt),
+      )
       const [least, most] = verb.words
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const flags = { ...(size === undefined ? {} : { size }), ...(rate === undefined ? {} : { rate }) }
-      try {
-        const code = await withFolder(dir, verb, (call) => verb.run(call, positional, flags, terminal, json))
-        return code ?? EXIT.ok
-      } catch (error) {
-        // What cannot be opened for damage is damaged.
-        if (!verb.checks || !(error instanceof Fault) || error.code !== 'failed') throw error
-        terminal.out(json ? JSON.stringify({ damage: [error.message] }) : `damaged: ${error.message}`)
-        return CHECK_EXIT.damaged
-      }
+      const code = await withFolder(
+        dir,
+        verb,
+        (call) => verb.run(call, positional, flags, terminal, json),
+        ({ message }) => {
+          terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)
+          return CHECK_EXIT.damaged
+        },
+      )
+      return code ?? EXIT.ok
     },
   }
 }
 
-export const volume = commandOf('volume', 'Volumes of a folder: create, clone, list, resize, rename, delete, check', VOLUME_VERBS)
+export const volume = commandOf(
+  'volume',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, unlock, rekey, limit, stats, lease',
+  VOLUME_VERBS,
+)
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)

@@ -4,12 +4,13 @@ import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
-import { mkdir, open, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, readlink, rm, writeFile } from 'node:fs/promises'
 import { createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Client } from '@typevisor/api/client'
+import { askServer } from '@typevisor/storage'
 import { endAll, guestsOf, machine, run, runTagOf, typevisor, until, type Life, type Machine } from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
@@ -169,16 +170,10 @@ describe('with guests under QEMU', () => {
   })
   after(() => host[Symbol.asyncDispose]())
 
-  /** Stopped, with the file of its root disk; it is destroyed at the end. */
-  const instanceWithDisk = async (name: string) => {
+  /** It is destroyed at the end. */
+  const stoppedInstance = async (name: string) => {
     const { instance } = await create(client, name, { start: false })
-    const disk = join(agentDir, 'volumes', (await readdir(join(agentDir, 'volumes'))).find((file) => file.includes('root')) ?? '')
-    return {
-      id: String(instance?.id),
-      disk,
-      good: readFileSync(disk),
-      [Symbol.asyncDispose]: async () => void (await verb(client, 'destroy', name)),
-    }
+    return { id: String(instance?.id), [Symbol.asyncDispose]: async () => void (await verb(client, 'destroy', name)) }
   }
 
   test('an image that is not there is refused by name, and nothing is left', async () => {
@@ -187,39 +182,39 @@ describe('with guests under QEMU', () => {
     assert.deepEqual(await readdir(join(agentDir, 'volumes')), [])
   })
 
-  test('a disk that is none is refused before QEMU starts, and nothing is left', async () => {
-    await using bad = await instanceWithDisk('no-disk')
-    await writeFile(bad.disk, 'no disk at all'.padEnd(1024, '!'))
+  test('a disk that is not there is refused before QEMU starts, and nothing is left', async () => {
+    await using bad = await stoppedInstance('no-disk')
+    const server = await askServer(join(agentDir, 'disks'))
+    await server?.call('remove', { name: `${bad.id}.root` })
+    server?.close()
     const failed = await verb(client, 'start', 'no-disk')
     assert.equal(failed.operation.state, 'undone')
-    assert.match(failed.operation.fault?.message ?? '', /qcow2/i)
+    assert.match(failed.operation.fault?.message ?? '', new RegExp(`attach ${bad.id}.root: there is no such volume`))
     assert.deepEqual([failed.instance?.state.kind, failed.instance?.operation], ['stopped', null])
     assert.equal(guestsOf(agentDir).size, 0)
   })
 
   test('QEMU that dies at start: its last words are in the error of the API and of the command line, nothing is left, and it starts once it is mended', async () => {
-    await using bad = await instanceWithDisk('bad-disk')
-    // The bit `corrupt` (QEMU docs/interop/qcow2.txt, incompatible features): such a file can be read and looked at, but not opened to be written.
-    const corrupt = Buffer.from(bad.good)
-    corrupt.writeUInt8(corrupt.readUInt8(79) | 2, 79)
-    await writeFile(bad.disk, corrupt)
-    const lastWords =
-      /start bad-disk: QEMU ended at once: (?:.*\n)*.*qemu-system-x86_64: .*qcow2: Image is corrupt; cannot be opened read\/write/
-    const failed = await verb(client, 'start', 'bad-disk')
+    await using bad = await stoppedInstance('bad-kernel')
+    const folder = join(agentDir, 'images/micro', await readlink(join(agentDir, 'images/micro/current')))
+    const good = readFileSync(join(folder, 'kernel'))
+    await writeFile(join(folder, 'kernel'), 'no kernel at all'.padEnd(4096, '!'))
+    const lastWords = /start bad-kernel: QEMU ended at once: (?:.*\n)*.*qemu(?:-system-x86_64)?: .*kernel/
+    const failed = await verb(client, 'start', 'bad-kernel')
     assert.equal(failed.operation.state, 'undone')
     assert.equal(failed.operation.fault?.code, 'failed')
     assert.match(failed.operation.fault?.message ?? '', lastWords)
     const later = await client.call('operation.get', { params: { operation: failed.operation.id } })
     assert.deepEqual(later.fault, failed.operation.fault, 'it is kept')
     assert.deepEqual([failed.instance?.state.kind, failed.instance?.operation], ['stopped', null])
-    const { code, said } = await run(['instance', 'start', 'bad-disk'], { TYPEVISOR_DATA: host.dataDir })
+    const { code, said } = await run(['instance', 'start', 'bad-kernel'], { TYPEVISOR_DATA: host.dataDir })
     assert.equal(code, 1)
     assert.match(said, lastWords)
     assert.equal(guestsOf(agentDir).size, 0)
-    if (process.geteuid?.() === 0) assert.deepEqual(await readdir(join('/run/typevisor', runTagOf(agentDir))), [])
+    if (process.geteuid?.() === 0) assert.deepEqual(await readdir(join('/run/typevisor', runTagOf(agentDir))), ['nbd'])
 
-    await writeFile(bad.disk, bad.good)
-    const { operation } = await verb(client, 'start', 'bad-disk')
+    await writeFile(join(folder, 'kernel'), good)
+    const { operation } = await verb(client, 'start', 'bad-kernel')
     assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
     assert.equal(guestsOf(agentDir).has(bad.id), true)
   })

@@ -90,7 +90,10 @@ export async function killLoop({ seed, roundCount, say }: KillLoopOptions): Prom
   for (const folder of ['volumes', 'saves', 'domains'])
     assert.deepEqual(await readdir(join(agentDir, folder)), [], `${folder} is empty`)
   const runFolder = join('/run/typevisor', runTagOf(agentDir))
-  if (process.geteuid?.() === 0) assert.deepEqual(await readdir(runFolder), [], 'no folder of a guest is left')
+  if (process.geteuid?.() === 0) {
+    assert.deepEqual(await readdir(runFolder), ['nbd'], 'no folder of a guest is left')
+    assert.deepEqual(await readdir(join(runFolder, 'nbd')), [], 'no disk is served')
+  }
   await life.child.kill('SIGTERM')
 }
 

@@ -1,6 +1,7 @@
 /** Volumes with no platform: the command line on a folder, served and not. */
 import assert from 'node:assert/strict'
-import { open, readFile, rm, writeFile } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
+import { open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Fault } from '@typevisor/base'
@@ -87,6 +88,65 @@ test('a byte that rots is named by check, and never served', async () => {
   }
 })
 
+test('an encrypted volume is served to who has its key file, told to others, and nothing of it is in the store in clear', async () => {
+  const dir = await temporaryFolder()
+  const at = ['--dir', dir]
+  const [key, other] = [join(dir, 'key'), join(dir, 'passphrase')]
+  const socketPath = join(dir, 'nbd.sock')
+  const words = 'a word that nobody may read. '
+  const formOf = async (): Promise<unknown> => {
+    const { items } = json((await run(['volume', 'list', '--json', ...at])).said) as {
+      items: { encryption: string; compression: string; storedBytes: number }[]
+    }
+    return items.map(({ encryption, compression, storedBytes }) => [encryption, compression, storedBytes])
+  }
+  const connect = () => connectNbd({ address: { socketPath }, exportName: 'web' })
+  try {
+    await writeFile(key, randomBytes(32))
+    await writeFile(other, 'correct horse battery staple\n')
+    const made = await run(['volume', 'create', 'web', '--size', '16MiB', '--key-file', key, '--compression', 'zstd', ...at])
+    assert.equal(made.code, 0, made.said)
+    assert.deepEqual(await formOf(), [['locked', 'zstd', 0]])
+    const unserved = await run(['volume', 'unlock', 'web', '--key-file', key, ...at])
+    assert.equal(unserved.code, 6)
+    assert.match(unserved.said, /nobody serves .*: nbd serve --key-file/)
+    {
+      await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath])
+      await child.says(/locked: web/)
+      await child.says(/serving/)
+      assert.equal((await stat(join(dir, 'control.sock'))).mode & 0o777, 0o600)
+      await assert.rejects(connect(), /web: it is encrypted and locked/)
+      const wrong = await run(['volume', 'unlock', 'web', '--key-file', other, ...at])
+      assert.equal(wrong.code, 5)
+      assert.match(wrong.said, /web: it is not encrypted with this key file/)
+      assert.equal((await run(['volume', 'unlock', 'web', '--key-file', key, ...at])).code, 0)
+      await using client = await connect()
+      await client.write(0, Buffer.alloc(65_536, words))
+      await client.flush()
+      assert.deepEqual(await formOf(), [['unlocked', 'zstd', 4096]])
+      assert.match((await run(['volume', 'list', ...at])).said, /encrypted zstd/)
+      assert.equal((await run(['volume', 'rekey', 'web', '--key-file', key, '--new-key-file', other, ...at])).code, 0)
+      process.kill(child.pid, 'SIGKILL')
+      await child.exited
+    }
+    assert.ok(!(await readFile(join(dir, 'store'))).includes('that nobody may'))
+    const locked = await run(['volume', 'check', ...at])
+    assert.equal(locked.code, 0)
+    assert.match(locked.said, /only checksums are proven: web/)
+    const checked = await run(['volume', 'check', '--json', '--key-file', other, ...at])
+    assert.deepEqual((json(checked.said) as { locked: string[] }).locked, [])
+    await using child = typevisor(['nbd', 'serve', ...at, '--socket', socketPath, '--key-file', key, '--key-file', other])
+    await child.says(/no locked volume has its key from this file/)
+    await child.says(/serving/)
+    await using client = await connect()
+    const content = new Uint8Array(65_536)
+    await client.read(0, content)
+    assert.ok(Buffer.from(content).equals(Buffer.alloc(65_536, words)))
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
 test('a check mends what it can, tells a script by its exit code, and works beside the load where the folder is served', async () => {
   const dir = await temporaryFolder()
   const at = ['--dir', dir]
@@ -143,6 +203,11 @@ test('wrong words are told with what is wanted', async () => {
   await wrong(['volume', 'create', 'x', '--size', '1GiB'], /got no --dir/)
   const dir = await temporaryFolder()
   await wrong(['volume', 'create', 'x', '--dir', dir, '--size', 'much'], /size: got "much"/)
+  await wrong(
+    ['volume', 'create', 'x', '--dir', dir, '--size', '1MiB', '--compression', 'zip'],
+    /--compression: got "zip", want none or zstd/,
+  )
+  await wrong(['volume', 'rekey', 'x', '--dir', dir], /--key-file: got nothing/)
   await rm(dir, { recursive: true, force: true })
   await wrong(['nbd', 'serve', '--memory', '1GiB'], /--socket or --port/)
   await wrong(['nbd', 'serve', '--memory', '1GiB', '--port', '99999'], /--port: got "99999"/)

@@ -15,6 +15,7 @@ const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {
   forwards: [],
   state: { kind, cause: 'requested', detail: null, since: 0 },
   operation: null,
+  snapshotCount: 0,
   createdAt: 0,
   ...change,
 })

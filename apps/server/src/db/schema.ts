@@ -2,6 +2,7 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely'
 import type { Json } from '@typevisor/base'
 import type { Role } from '@typevisor/identity'
+import type { DomainSnapshot } from '@typevisor/model'
 import type { SagaState } from '@typevisor/saga'
 
 /** pg gives and takes a Date. */
@@ -93,6 +94,7 @@ export interface InstanceTable {
   root_disk_bytes: number
   labels: DefaultJsonb<Record<string, string>>
   forwards: DefaultJsonb<{ protocol: 'tcp' | 'udp'; hostPort: number; guestPort: number }[]>
+  snapshots: DefaultJsonb<readonly DomainSnapshot[]>
   state_kind: InstanceStateKind
   state_cause: string
   state_detail: string | null

@@ -39,7 +39,13 @@ const sampleOf = (fields: readonly VerbField[]): Record<string, unknown> =>
   Object.fromEntries(fields.filter((field) => field.required).map((field) => [field.name, sample(field)]))
 
 /** What the cloud has; a request is about these, so that it comes as far as it can. */
-const THERE: Readonly<Record<string, string>> = { instance: 'there', host: 'h1', image: 'micro', account: 'ada' }
+const THERE: Readonly<Record<string, string>> = {
+  instance: 'there',
+  host: 'h1',
+  image: 'micro',
+  account: 'ada',
+  snapshot: 'first',
+}
 let madeCount = 0
 /** New each time: a conflict on the name would hide the other fields. */
 const newName = (): string => `made-${(madeCount += 1)}`
@@ -99,6 +105,9 @@ async function started(): Promise<Attacked> {
         if (name !== THERE['instance'] || state.kind !== 'running')
           await client.call('instance.destroy', { params: { instance: id }, query: { wait: 20, force: 'true' } })
       await client.call('instance.create', { body: { name: 'there' }, query: { wait: 20 } }).catch(unlessThere)
+      await client
+        .call('instance.snapshot', { params: { instance: 'there' }, body: { name: 'first' }, query: { wait: 20 } })
+        .catch(unlessThere)
       await client.call('account.create', { body: { name: 'ada', password: 'long enough for it' } }).catch(unlessThere)
     },
     async things() {

@@ -43,6 +43,18 @@ const instance =
     return () => client.call(verb as 'instance.start', { params: { instance: name }, query: { wait: 20 } })
   }
 
+const WAIT = { wait: 20 }
+
+/** An instance with a snapshot. */
+const snapshotted =
+  (act: (cloud: TestCloud, params: { instance: string; snapshot: string }) => Promise<unknown>): Case =>
+  async (cloud, name) => {
+    const { client } = cloud
+    await client.call('instance.create', { query: WAIT, body: { name, memoryBytes: mib(128) } })
+    await client.call('instance.snapshot', { params: { instance: name }, query: WAIT, body: { name: 'first' } })
+    return () => act(cloud, { instance: name, snapshot: 'first' })
+  }
+
 /** A console or screen, opened until the server closes it or says something. */
 const stream =
   (kind: 'console' | 'vnc'): Case =>
@@ -113,6 +125,16 @@ const CASES: Record<Writing, Case> = {
     async ({ client }, name) =>
     () =>
       client.call('instance.create', { query: { wait: 20 }, body: { name, memoryBytes: mib(128) } }),
+  'instance.snapshot': snapshotted(({ client }, { instance: name }) =>
+    client.call('instance.snapshot', { params: { instance: name }, query: WAIT, body: { name: 'second' } }),
+  ),
+  'instance.revert': snapshotted(({ client }, params) => client.call('instance.revert', { params, query: WAIT, body: {} })),
+  'instance.clone': snapshotted(({ client }, params) =>
+    client.call('instance.clone', { params, query: WAIT, body: { name: `${params.instance}-clone` } }),
+  ),
+  'instance.snapshot-delete': snapshotted(({ client }, params) =>
+    client.call('instance.snapshot-delete', { params, query: WAIT }),
+  ),
   'instance.start': instance('instance.start', 'poweroff'),
   'instance.pause': instance('instance.pause'),
   'instance.unpause': instance('instance.unpause', 'pause'),

@@ -57,6 +57,18 @@ export function observedEffect(instance: string, domain: DomainRecord, sequence:
   )
 }
 
+/**
+ * Its snapshots as the host has them. One operation at a time is on an instance, and a host is listened to before it is commanded: what is
+ * told later is newer, whatever else of the instance has been heard meanwhile.
+ */
+export const snapshotsEffect = (instance: string, { snapshots }: DomainRecord) =>
+  sql(
+    'UPDATE instance SET snapshots = $2 WHERE id = $1 AND destroyed_at IS NULL',
+    instance,
+    // An agent of an older version does not tell of any.
+    JSON.stringify(snapshots ?? []),
+  )
+
 /** The host does not list it. What a host of another journal says of it later counts from the beginning. */
 export const lostEffect = (instance: string, host: string) =>
   sql(

@@ -10,10 +10,10 @@ import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
 import { insertInstance, untilSomeHost } from './create.ts'
 import { eventEffect } from './effects.ts'
-import { listInstances, needInstance, toWireInstance } from './queries.ts'
+import { listInstances, needInstance, toWireInstance, toWireSnapshot } from './queries.ts'
 import { serveStream } from './streams.ts'
 import type { BuildInput, CreateInput } from './sagas.ts'
-import { beginOperation, beginVerb } from './verbs.ts'
+import { beginOperation, beginSnapshotVerb, beginVerb, needSnapshot, type SnapshotRequest } from './verbs.ts'
 
 export interface InstanceHandlerOptions {
   readonly db: Db
@@ -68,6 +68,42 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       return accepted(id, row.id, call.query.wait, call.signal)
     }
 
+  /** Whatever is done with a snapshot of an instance. */
+  const snapshotVerb = async (
+    call: Omit<Call<'instance.snapshot'>, 'operation' | 'body' | 'params'> & { readonly params: { readonly instance: string } },
+    request: SnapshotRequest,
+  ) => {
+    const row = await needInstance(db, call.params.instance)
+    call.audit(row.id, row.name)
+    const id = sagaId(ids.next())
+    await database.transaction(async (tx) => {
+      await beginSnapshotVerb(tx, agents, id, row, request)
+      await recordEntry(tx, call.entry(row.id, row.name))
+    })
+    return accepted(id, row.id, call.query.wait, call.signal)
+  }
+
+  /** A new row, and what is to fill it. */
+  const begin = async (
+    call: Pick<Call<'instance.create'>, 'caller' | 'entry' | 'signal' | 'query'>,
+    verb: 'create' | 'clone',
+    spec: DomainSpec,
+    { host, ...input }: Omit<CreateInput, 'id' | 'spec' | 'host'> & { readonly host: string | undefined },
+  ) => {
+    const [instance, saga] = [ids.next(), ids.next()]
+    await database.transaction(async (tx) => {
+      const id = instance as DomainId // our own, new
+      const createdBy = call.caller?.accountName ?? 'nobody'
+      const placed = await insertInstance(tx, agents, { id, spec, host, createdBy })
+      const whole: CreateInput = { id, spec, host: placed, ...input }
+      await beginOperation(tx, { id: sagaId(saga), name: `instance.${verb}`, resource: instance, input: asJson(whole) })
+      const event = eventEffect('instance.state', instance, spec.name, { from: null, to: 'creating', cause: 'requested' })
+      await tx.query(event.text, event.values)
+      await recordEntry(tx, call.entry(instance, spec.name))
+    })
+    return accepted(saga, instance, call.query.wait, call.signal)
+  }
+
   /** The agent that holds the instance, for what is only read or passed through. */
   const holder = async (idOrName: string, signal: AbortSignal) => {
     const row = await needInstance(db, idOrName)
@@ -94,9 +130,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.list': ({ query }) => listInstances(db, agents, query),
     'instance.get': async ({ params }) => toWireInstance(await needInstance(db, params.instance), agents),
     'instance.create': async (call) => {
-      const { body, query } = call
-      const instance = ids.next()
-      const saga = ids.next()
+      const { body } = call
       const spec: DomainSpec = {
         name: parseDomainName(body.name),
         vcpuCount: body.vcpuCount,
@@ -106,19 +140,10 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         cloudInit: { hostname: body.name, user: body.user ?? null, sshKeys: body.sshKeys, userData: body.userData ?? null },
         forwards: body.forwards,
         labels: body.labels,
+        diskFull: body.diskFull,
       }
       await untilSomeHost(database, agents, body.host, call.signal)
-      await database.transaction(async (tx) => {
-        const id = instance as DomainId // our own, new
-        const createdBy = call.caller?.accountName ?? 'nobody'
-        const host = await insertInstance(tx, agents, { id, spec, host: body.host, createdBy })
-        const input: CreateInput = { id, spec, host, start: body.start }
-        await beginOperation(tx, { id: sagaId(saga), name: 'instance.create', resource: instance, input: asJson(input) })
-        const event = eventEffect('instance.state', instance, body.name, { from: null, to: 'creating', cause: 'requested' })
-        await tx.query(event.text, event.values)
-        await recordEntry(tx, call.entry(instance, body.name))
-      })
-      return accepted(saga, instance, query.wait, call.signal)
+      return begin(call, 'create', spec, { host: body.host, start: body.start })
     },
     'instance.start': verb('start'),
     'instance.pause': verb('pause'),
@@ -129,6 +154,31 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.save': verb('save'),
     'instance.restore': verb('restore'),
     'instance.destroy': (call) => verb('destroy', call.query.force === 'true')(call),
+    'instance.snapshots': async ({ params }) => {
+      const items = (await needInstance(db, params.instance)).snapshots.map(toWireSnapshot)
+      return { items, total: items.length, nextCursor: null }
+    },
+    'instance.snapshot': (call) => snapshotVerb(call, { verb: 'snapshot', ...call.body }),
+    'instance.revert': (call) => snapshotVerb(call, { verb: 'revert', name: call.params.snapshot, ...call.body }),
+    'instance.snapshot-delete': (call) => snapshotVerb(call, { verb: 'snapshot-delete', name: call.params.snapshot }),
+    'instance.clone': async (call) => {
+      const { params, body } = call
+      const row = await needInstance(db, params.instance)
+      const { id: snapshot } = needSnapshot(row.snapshots, params.snapshot, row)
+      if (row.host === null) throw new Fault('conflict', `clone ${row.name}: it is on no host`)
+      const { spec: stored } = await db.selectFrom('instance').select('spec').where('id', '=', row.id).executeTakeFirstOrThrow()
+      const old = stored as unknown as DomainSpec // as `instance.create` or this has written it
+      const name = parseDomainName(body.name)
+      const spec: DomainSpec = {
+        ...old,
+        name,
+        cloudInit: { ...old.cloudInit, hostname: name },
+        forwards: body.forwards ?? old.forwards.map((forward) => ({ ...forward, hostPort: 0 })),
+        labels: body.labels ?? old.labels,
+      }
+      const from = { domain: row.id as DomainId, snapshot } // an instance and its domain carry the same id
+      return begin(call, 'clone', spec, { host: row.host, start: body.start, from })
+    },
     'instance.exec': async (call) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
       await call.begin(row.id, row.name)

@@ -2,7 +2,7 @@
 import { sql } from 'kysely'
 import { Fault } from '@typevisor/base'
 import type { ParsedQuery, Reply } from '@typevisor/api'
-import { isUuid } from '@typevisor/model'
+import { isUuid, type DomainSnapshot } from '@typevisor/model'
 import type { SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { Db } from '../db/database.ts'
@@ -22,6 +22,7 @@ const columns = [
   'root_disk_bytes',
   'labels',
   'forwards',
+  'snapshots',
   'state_kind',
   'state_cause',
   'state_detail',
@@ -49,9 +50,26 @@ export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireIns
     state: { kind: row.state_kind, cause: row.state_cause, detail: row.state_detail, since: row.state_since.getTime() },
     operation:
       row.operation_id !== null && row.operation_name !== null ? { id: row.operation_id, name: row.operation_name } : null,
+    snapshotCount: row.snapshots.length,
     createdAt: row.created_at.getTime(),
   }
 }
+
+export const toWireSnapshot = ({
+  id,
+  name,
+  takenAt,
+  state,
+  memory,
+  quiesced,
+}: DomainSnapshot): Reply<'instance.snapshots'>['items'][number] => ({
+  id,
+  name,
+  takenAt,
+  state,
+  memoryBytes: memory?.sizeBytes ?? null,
+  quiesced,
+})
 
 /** By id or name. @throws Fault `not_found`. */
 export async function needInstance(db: Db, idOrName: string): Promise<InstanceRow> {
@@ -105,7 +123,7 @@ export async function hostOffers(
     `SELECT host.name, host.memory_bytes,
        (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance
         WHERE instance.host = host.name AND destroyed_at IS NULL AND id <> $1
-          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.create', 'instance.start', 'instance.restore'))) AS committed,
+          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.create', 'instance.clone', 'instance.start', 'instance.restore', 'instance.revert'))) AS committed,
        (SELECT coalesce(jsonb_object_agg(image.name, jsonb_build_array(image.minimum_memory_bytes, image.virtual_bytes)), '{}')
         FROM image WHERE image.host = host.name) AS images
      FROM host`,

@@ -8,23 +8,27 @@ import { bytes, gib, mib, type Json } from '@typevisor/base'
 import { createAgentService } from '@typevisor/agent'
 import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
 import { memoryImageStore } from '@typevisor/image/testing'
-import type { DomainId, DomainName, DomainSpec, ImageName, VerbName } from '@typevisor/model'
+import type { DomainId, DomainName, DomainSpec, ImageName, SnapshotId, SnapshotName, VerbName } from '@typevisor/model'
 import { postgresSagaStore, stateFile, type SagaDefinition } from '@typevisor/saga'
 import { sagaCrashSuite } from '@typevisor/saga/testing'
 import { sequentialIds, simDisk } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
-import { openToolstack } from '@typevisor/toolstack'
+import { openToolstack, type Toolstack } from '@typevisor/toolstack'
 import { serveHost } from '../agents/gateway.ts'
 import { AgentRegistry } from '../agents/registry.ts'
 import { nodeSecretCrypto } from '../secrets.ts'
 import { stopTestPostgres, testDatabase, testIds, type TestDatabase } from '../testing.ts'
-import { observedEffect } from './effects.ts'
+import { observedEffect, snapshotsEffect } from './effects.ts'
 import { INSTANCE_SAGAS, type InstanceServices } from './sagas.ts'
 
 const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
 /** The crash suite's own. */
 const SAGA = '00000000-0000-7000-8000-0000000c4a54'
 const HOST = 'h1'
+const SNAPSHOT = '0192f000-0000-7000-8000-00000000cccc' as SnapshotId
+const FIRST = 'first' as SnapshotName
+/** Whose snapshot is cloned. */
+const SOURCE = '0192f000-0000-7000-8000-00000000bbbb' as DomainId
 const SPEC: DomainSpec = {
   name: 'crash' as DomainName,
   vcpuCount: 1,
@@ -42,18 +46,41 @@ after(async () => {
   await stopTestPostgres()
 })
 
+type Before = VerbName | 'define' | 'snapshot' | 'snapshot with memory'
+
+const REQUEST = { snapshot: SNAPSHOT, name: FIRST, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
+
+async function give(toolstack: Toolstack, act: Before): Promise<void> {
+  const options = { commandId: `before-${act}` }
+  if (act === 'define') await toolstack.define(ID, SPEC, options)
+  else if (act === 'snapshot' || act === 'snapshot with memory')
+    await toolstack.snapshot(ID, { ...REQUEST, memory: act !== 'snapshot' }, options)
+  else await toolstack.carryOut(act, ID, options)
+}
+
 interface Subject {
   readonly definition: SagaDefinition<never, InstanceServices>
   readonly title: string
   readonly input: Json
-  readonly before: readonly (VerbName | 'define')[]
+  readonly before: readonly Before[]
+  /** A domain beside, with a snapshot. */
+  readonly source?: boolean
   readonly resource?: string
   readonly irreversibleFrom?: string
   /** The row was destroyed already, by force. */
   readonly destroyed?: boolean
 }
 
-function suite({ definition, title, input, before, resource = ID, irreversibleFrom, destroyed = false }: Subject): void {
+function suite({
+  definition,
+  title,
+  input,
+  before,
+  resource = ID,
+  irreversibleFrom,
+  destroyed = false,
+  source = false,
+}: Subject): void {
   sagaCrashSuite<Json, InstanceServices>({
     definition: { ...definition, name: title } as unknown as SagaDefinition<Json, InstanceServices>,
     input,
@@ -90,9 +117,10 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
         memoryBytes: bytes(1024 ** 4),
         log,
       })
-      for (const verb of before) {
-        if (verb === 'define') await toolstack.define(ID, SPEC, { commandId: `before-${verb}` })
-        else await toolstack.carryOut(verb, ID, { commandId: `before-${verb}` })
+      for (const act of before) await give(toolstack, act)
+      if (source) {
+        await toolstack.define(SOURCE, { ...SPEC, name: 'source' as DomainName }, { commandId: 'source' })
+        await toolstack.snapshot(SOURCE, REQUEST, { commandId: 'source-snapshot' })
       }
       if (resource === ID) {
         await database.query('INSERT INTO host (name, created_at) VALUES ($1, now())', [HOST])
@@ -106,6 +134,8 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
         if (domain) {
           const effect = observedEffect(ID, domain, toolstack.lastSequence())
           if (effect.kind === 'sql') await database.query(effect.text, effect.values)
+          const kept = snapshotsEffect(ID, domain)
+          await database.query(kept.text, kept.values)
         }
         if (definition.name === 'instance.destroy')
           await database.query(`UPDATE instance SET state_kind = 'destroying' WHERE id = $1`, [ID])
@@ -132,7 +162,7 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
         async snapshot() {
           while (!(await takenIn())) await sleep(2)
           const { rows } = await database.query(
-            'SELECT state_kind, operation_id, destroyed_at IS NOT NULL AS destroyed FROM instance',
+            'SELECT state_kind, operation_id, destroyed_at IS NOT NULL AS destroyed, jsonb_array_length(snapshots) AS snapshot_count FROM instance',
           )
           const events = await database.query(
             `SELECT kind FROM event WHERE kind NOT IN ('instance.state', 'instance.reset', 'host.connected') ORDER BY id`,
@@ -141,7 +171,7 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
             rows,
             // Once; a saga whose undo failed says so at once, and again when it is undone at last.
             told: events.rows.map((row) => row['kind']).filter((kind, at, kinds) => kind !== kinds[at - 1]),
-            domains: toolstack.list().map((domain) => domain.state.kind),
+            domains: toolstack.list().map(({ state, snapshots }) => [state.kind, snapshots.length]),
             guests: [...hypervisor.guests.values()].map((guest) => guest.state.kind),
             saves: [...hypervisor.saves.keys()],
             volumes: (await volumes.list()).length,
@@ -159,7 +189,8 @@ function suite({ definition, title, input, before, resource = ID, irreversibleFr
 
 const verbInput = (verb: VerbName) => ({ id: ID, name: 'crash', host: HOST, verb })
 const asInput = (value: object): Json => value as Json
-const { create, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
+const { create, clone, snapshot, revert, snapshotDelete, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
+const onHost = { id: ID, name: 'crash', host: HOST, snapshot: { id: SNAPSHOT, name: FIRST } }
 
 suite({
   definition: create,
@@ -209,6 +240,36 @@ suite({
   before: [],
   resource: 'image:h1/micro',
   irreversibleFrom: 'build',
+})
+
+suite({
+  definition: clone,
+  title: 'instance.clone',
+  input: asInput({ id: ID, spec: SPEC, host: HOST, start: true, from: { domain: SOURCE, snapshot: SNAPSHOT } }),
+  before: [],
+  source: true,
+})
+for (const memory of [false, true]) {
+  suite({
+    definition: snapshot,
+    title: `instance.snapshot ${memory ? 'with memory' : 'of disks'}`,
+    input: asInput({ ...onHost, memory, quiesce: 'try', timeoutMs: 1000 }),
+    before: ['define', 'start'],
+  })
+  suite({
+    definition: revert,
+    title: `instance.revert to ${memory ? 'memory' : 'disks'}`,
+    input: asInput({ ...onHost, start: false }),
+    before: ['define', 'start', memory ? 'snapshot with memory' : 'snapshot'],
+    irreversibleFrom: 'carry-out',
+  })
+}
+suite({
+  definition: snapshotDelete,
+  title: 'instance.snapshot-delete',
+  input: asInput(onHost),
+  before: ['define', 'start', 'snapshot'],
+  irreversibleFrom: 'carry-out',
 })
 
 const BEFORE: Record<keyof typeof verbs, readonly (VerbName | 'define')[]> = {

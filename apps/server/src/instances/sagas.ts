@@ -4,16 +4,33 @@
  * in the same transaction as the fact that the step is done.
  *
  *   create:  place (read) --> define --> start        undo: destroy on the host; the row says `failed` and why
- *   VERB:    carry-out
+ *   clone:   the same, on the disks of a snapshot; on the host that has it
+ *   VERB, snapshot, revert, snapshot-delete:  carry-out
  *   destroy: carry-out --> the row is kept, with `destroyed_at`; by force also where the host does not do it (`forget.ts`)
  *   clean-up: carry-out of a destroy on a host that came back with what was destroyed meanwhile; the row stays as it is
  */
 import { Fault, retryable, toFault, type FaultJson, type Json } from '@typevisor/base'
-import { VERB_NAMES, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
+import {
+  VERB_NAMES,
+  type DomainId,
+  type DomainSpec,
+  type Quiesce,
+  type SnapshotId,
+  type SnapshotName,
+  type VerbName,
+} from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
-import type { AgentPort, DomainReply } from '@typevisor/api/agent-wire'
-import { destroyedEffect, eventEffect, failedEffect, leftBehindEffect, observedEffect, releaseEffect } from './effects.ts'
+import type { AgentPort, Command, DomainReply } from '@typevisor/api/agent-wire'
+import {
+  destroyedEffect,
+  eventEffect,
+  failedEffect,
+  leftBehindEffect,
+  observedEffect,
+  releaseEffect,
+  snapshotsEffect,
+} from './effects.ts'
 
 export interface InstanceServices {
   readonly agents: AgentRegistry
@@ -25,11 +42,22 @@ export type CreateInput = {
   readonly spec: DomainSpec
   readonly host: string | null
   readonly start: boolean
+  /** Of a clone. */
+  readonly from?: { readonly domain: DomainId; readonly snapshot: SnapshotId }
 }
-export type VerbInput = {
+type OnHost = {
   readonly id: DomainId
   readonly name: string
   readonly host: string | null
+}
+type OfSnapshot = OnHost & { readonly snapshot: { readonly id: SnapshotId; readonly name: SnapshotName } }
+export type SnapshotInput = OfSnapshot & {
+  readonly memory: boolean
+  readonly quiesce: Quiesce
+  readonly timeoutMs: number
+}
+export type RevertInput = OfSnapshot & { readonly start: boolean }
+export type VerbInput = OnHost & {
   readonly verb: VerbName
   /** Of `destroy`: whether or not its host does it. */
   readonly force?: boolean
@@ -59,7 +87,7 @@ async function lastWords<I>({ services, signal }: Context<I>, agent: AgentPort, 
 }
 
 const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] =>
-  domain ? [observedEffect(id, domain, sequence)] : []
+  domain ? [observedEffect(id, domain, sequence), snapshotsEffect(id, domain)] : []
 
 const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
   const place = outputs['place']
@@ -75,50 +103,50 @@ async function placedHost({ database }: InstanceServices, id: DomainId): Promise
   return host
 }
 
-const create = defineSaga<CreateInput, InstanceServices>({
-  name: 'instance.create',
-  steps: [
-    {
-      name: 'place',
-      do: async ({ input, services }) => ({ output: await placedHost(services, input.id) }),
-    },
-    {
-      name: 'define',
-      attemptCountMax: AWAY_ATTEMPTS,
-      do: async (context) => {
-        const { input, services, signal, outputs } = context
-        const agent = await services.agents.need(hostOf(outputs), AGENT_AWAY_LIMIT_MS, signal)
-        const commandId = `${context.sagaId}.define`
-        const reply = await agent.call(
-          'domain.define',
-          { commandId, fence: context.fence, id: input.id, spec: input.spec },
-          { signal },
-        )
-        return { effects: observed(input.id, reply) }
+const creation = (verb: 'create' | 'clone') =>
+  defineSaga<CreateInput, InstanceServices>({
+    name: `instance.${verb}`,
+    steps: [
+      {
+        name: 'place',
+        do: async ({ input, services }) => ({ output: await placedHost(services, input.id) }),
       },
-      undo: async (context) => {
-        await carryOut(context, hostOf(context.outputs), context.input.id, 'destroy', 'undo')
+      {
+        name: 'define',
+        attemptCountMax: AWAY_ATTEMPTS,
+        do: async (context) => {
+          const { input, services, signal, outputs } = context
+          const agent = await services.agents.need(hostOf(outputs), AGENT_AWAY_LIMIT_MS, signal)
+          const commandId = `${context.sagaId}.define`
+          const params = { commandId, fence: context.fence, id: input.id, spec: input.spec }
+          const reply = input.from
+            ? await agent.call('domain.clone', { ...params, from: input.from }, { signal })
+            : await agent.call('domain.define', params, { signal })
+          return { effects: observed(input.id, reply) }
+        },
+        undo: async (context) => {
+          await carryOut(context, hostOf(context.outputs), context.input.id, 'destroy', 'undo')
+        },
       },
-    },
-    {
-      name: 'start',
-      do: async (context) => {
-        if (!context.input.start) return
-        const reply = await carryOut(context, hostOf(context.outputs), context.input.id, 'start', 'start')
-        return { effects: observed(context.input.id, reply) }
+      {
+        name: 'start',
+        do: async (context) => {
+          if (!context.input.start) return
+          const reply = await carryOut(context, hostOf(context.outputs), context.input.id, 'start', 'start')
+          return { effects: observed(context.input.id, reply) }
+        },
       },
-    },
-  ],
-  onDone: ({ sagaId, input }) => [
-    releaseEffect(input.id, sagaId),
-    eventEffect('instance.created', input.id, input.spec.name, { operation: sagaId }),
-  ],
-  onFailed: ({ sagaId, input }, fault) => [
-    failedEffect(input.id, fault),
-    releaseEffect(input.id, sagaId),
-    eventEffect('instance.failed', input.id, input.spec.name, failure('create', sagaId, fault)),
-  ],
-})
+    ],
+    onDone: ({ sagaId, input }) => [
+      releaseEffect(input.id, sagaId),
+      eventEffect('instance.created', input.id, input.spec.name, { operation: sagaId }),
+    ],
+    onFailed: ({ sagaId, input }, fault) => [
+      failedEffect(input.id, fault),
+      releaseEffect(input.id, sagaId),
+      eventEffect('instance.failed', input.id, input.spec.name, failure(verb, sagaId, fault)),
+    ],
+  })
 
 const failure = (verb: string, operation: string, fault: FaultJson): Record<string, Json> => ({
   verb,
@@ -127,31 +155,75 @@ const failure = (verb: string, operation: string, fault: FaultJson): Record<stri
   message: fault.message,
 })
 
-function verbSaga(verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput, InstanceServices> {
-  return defineSaga<VerbInput, InstanceServices>({
+type Send<I> = (
+  agent: AgentPort,
+  head: Command & { readonly id: DomainId },
+  input: I,
+  signal: AbortSignal,
+) => Promise<DomainReply>
+
+/** One command to the instance's host. `told`: what its events say beside; `undo`: the command that takes it back, where there is one. */
+function commandSaga<I extends OnHost>(
+  verb: string,
+  send: Send<I>,
+  { told = () => ({}), undo }: { told?: (input: I) => Record<string, Json>; undo?: Send<I> } = {},
+): SagaDefinition<I, InstanceServices> {
+  const sent = async (context: Context<I>, step: string, command: Send<I>) => {
+    const { input, services, signal, sagaId, fence } = context
+    if (input.host === null) throw new Fault('conflict', `${verb} ${input.name}: it is on no host`)
+    const agent = await services.agents.need(input.host, AGENT_AWAY_LIMIT_MS, signal)
+    const reply = await command(agent, { commandId: `${sagaId}.${step}`, fence, id: input.id }, input, signal)
+    if (!reply.domain) throw new Fault('not_found', `${verb} ${input.name}: host ${input.host} does not have it`)
+    return { effects: observed(input.id, reply) }
+  }
+  return defineSaga<I, InstanceServices>({
     name: `instance.${verb}`,
     steps: [
       {
         name: 'carry-out',
-        do: async (context) => {
-          const { input } = context
-          if (input.host === null) throw new Fault('conflict', `${verb} ${input.name}: it is on no host`)
-          const reply = await carryOut(context, input.host, input.id, verb, verb)
-          if (!reply.domain) throw new Fault('not_found', `${verb} ${input.name}: host ${input.host} does not have it`)
-          return { effects: observed(input.id, reply) }
-        },
+        do: (context) => sent(context, verb, send),
+        ...(undo ? { undo: (context) => sent(context, 'undo', undo).catch(nothingToUndo), attemptCountMax: AWAY_ATTEMPTS } : {}),
       },
     ],
     onDone: ({ sagaId, input }) => [
       releaseEffect(input.id, sagaId),
-      eventEffect('instance.operation', input.id, input.name, { verb, operation: sagaId, outcome: 'done' }),
+      eventEffect('instance.operation', input.id, input.name, { verb, operation: sagaId, outcome: 'done', ...told(input) }),
     ],
     onFailed: ({ sagaId, input }, fault) => [
       releaseEffect(input.id, sagaId),
-      eventEffect('instance.operation', input.id, input.name, { outcome: 'failed', ...failure(verb, sagaId, fault) }),
+      eventEffect('instance.operation', input.id, input.name, {
+        outcome: 'failed',
+        ...failure(verb, sagaId, fault),
+        ...told(input),
+      }),
     ],
   })
 }
+
+/** A host that cannot do it, or has nothing of the kind, has not done it either. */
+function nothingToUndo(error: unknown): void {
+  if (!(error instanceof Fault) || (error.code !== 'unsupported' && error.code !== 'not_found')) throw error
+}
+
+const verbSaga = (verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput, InstanceServices> =>
+  commandSaga(verb, (agent, head, _input, signal) => agent.call('domain.carry-out', { ...head, verb }, { signal }))
+
+const told = ({ snapshot }: OfSnapshot) => ({ snapshot: snapshot.name })
+const deleteSnapshot: Send<OfSnapshot> = (agent, head, { snapshot }, signal) =>
+  agent.call('domain.snapshot-delete', { ...head, snapshot: snapshot.id }, { signal })
+
+const snapshot = commandSaga<SnapshotInput>(
+  'snapshot',
+  (agent, head, { snapshot: { id, name }, memory, quiesce, timeoutMs }, signal) =>
+    agent.call('domain.snapshot', { ...head, snapshot: id, name, memory, quiesce, timeoutMs }, { signal }),
+  { told, undo: deleteSnapshot },
+)
+const revert = commandSaga<RevertInput>(
+  'revert',
+  (agent, head, { snapshot: { id }, start }, signal) => agent.call('domain.revert', { ...head, snapshot: id, start }, { signal }),
+  { told },
+)
+const snapshotDelete = commandSaga<OfSnapshot>('snapshot-delete', deleteSnapshot, { told })
 
 /** How long a destruction by force waits for a host that is connected and does not answer. */
 const FORCE_LIMIT_MS = 10_000
@@ -274,7 +346,11 @@ export function imageEffect(host: string, image: import('@typevisor/api/agent-wi
 }
 
 export const INSTANCE_SAGAS = {
-  create,
+  create: creation('create'),
+  clone: creation('clone'),
+  snapshot,
+  revert,
+  snapshotDelete,
   destroy,
   cleanUp,
   buildImage,

@@ -1,6 +1,16 @@
 /** How a verb begins: in one transaction the row is locked, the shared table of verbs is asked, and the saga that holds the instance is written. */
 import { Fault, type Json } from '@typevisor/base'
-import { assertCan, type DomainId, type DomainStateKind, type VerbName } from '@typevisor/model'
+import {
+  assertCan,
+  assertCanSnapshot,
+  parseSnapshotName,
+  SNAPSHOT_COUNT_MAX,
+  type DomainId,
+  type DomainSnapshot,
+  type DomainStateKind,
+  type Quiesce,
+  type VerbName,
+} from '@typevisor/model'
 import { pgCreateSaga, postgresSagaStore, type NewSaga, type SagaId, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import { PLACEMENT_LOCK } from './create.ts'
@@ -24,23 +34,17 @@ export interface VerbRequest {
 export async function beginVerb(tx: SqlExecutor, agents: AgentRegistry, request: VerbRequest): Promise<SagaId[]> {
   const { saga, row, verb, force } = request
   const dropped = force ? await letGoOf(tx, row.id, `${row.name} is destroyed by force`) : []
-  const { rows } = await tx.query(
-    'SELECT state_kind, host, operation_name, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
-    [row.id],
-  )
-  const current = rows[0]
-  if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
+  const current = await lockRow(tx, row)
   if (!force) {
-    if (current['operation_name'] !== null)
-      throw new Fault('busy', `${verb} ${row.name}: ${String(current['operation_name'])} is under way`)
-    assertVerb(verb, String(current['state_kind']), row.name)
+    assertIdle(current, verb, row)
+    assertVerb(verb, current.state, row.name)
   }
   if (verb === 'destroy') await abandonStuck(tx, row.id)
   if (verb === 'start' || verb === 'restore') await takeRoom(tx, agents, row, verb)
   const input: VerbInput = {
     id: row.id as DomainId, // an instance and its domain carry the same id
     name: row.name,
-    host: current['host'] as string | null, // text or NULL
+    host: current.host,
     verb,
     ...(force ? { force } : {}),
   }
@@ -52,6 +56,92 @@ export async function beginVerb(tx: SqlExecutor, agents: AgentRegistry, request:
     )
   }
   return dropped
+}
+
+interface LockedRow {
+  readonly state: string
+  readonly host: string | null
+  readonly operation: string | null
+  readonly snapshots: readonly DomainSnapshot[]
+}
+
+/** Nobody else begins anything on it until the transaction ends. @throws Fault `not_found`. */
+async function lockRow(tx: SqlExecutor, row: InstanceRow): Promise<LockedRow> {
+  const { rows } = await tx.query(
+    'SELECT state_kind, host, operation_name, snapshots, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
+    [row.id],
+  )
+  const current = rows[0]
+  if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
+  return {
+    state: String(current['state_kind']),
+    host: current['host'] as string | null, // text or NULL
+    operation: current['operation_name'] as string | null, // text or NULL
+    snapshots: current['snapshots'] as readonly DomainSnapshot[], // as `snapshotsEffect` wrote them
+  }
+}
+
+function assertIdle({ operation }: LockedRow, verb: string, { name }: InstanceRow): void {
+  if (operation !== null) throw new Fault('busy', `${verb} ${name}: ${operation} is under way`)
+}
+
+export type SnapshotRequest =
+  | {
+      readonly verb: 'snapshot'
+      readonly name: string
+      readonly memory: boolean
+      readonly quiesce: Quiesce
+      readonly timeoutMs: number
+    }
+  | { readonly verb: 'revert'; readonly name: string; readonly start: boolean }
+  | { readonly verb: 'snapshot-delete'; readonly name: string }
+
+/**
+ * Begins what is done with a snapshot of an instance. What the row tells is refused at once; the host, which may know better, looks again.
+ * @throws Fault `not_found`, `busy`, `conflict` or `exhausted`.
+ */
+export async function beginSnapshotVerb(
+  tx: SqlExecutor,
+  agents: AgentRegistry,
+  saga: SagaId,
+  row: InstanceRow,
+  request: SnapshotRequest,
+): Promise<void> {
+  const { verb, name } = request
+  const current = await lockRow(tx, row)
+  assertIdle(current, verb, row)
+  assertSettled(verb, current.state, row.name)
+  if (verb !== 'snapshot-delete') assertCanSnapshot(verb, current.state as DomainStateKind, row.name) // `assertSettled` saw to the others
+  const known = verb === 'snapshot' ? null : needSnapshot(current.snapshots, name, row)
+  if (known === null) assertNew(current.snapshots, name, row)
+  if (verb === 'revert' && (request.start || known?.memory)) await takeRoom(tx, agents, row, verb)
+  const { verb: _verb, name: _name, ...rest } = request
+  // A new one has the id of what makes it.
+  const snapshot = known ? { id: known.id, name: known.name } : { id: saga, name: parseSnapshotName(name) }
+  const input = { id: row.id, name: row.name, host: current.host, snapshot, ...rest }
+  await beginOperation(tx, { id: saga, name: `instance.${verb}`, resource: row.id, input: input as Json })
+}
+
+function assertNew(snapshots: readonly DomainSnapshot[], name: string, row: InstanceRow): void {
+  if (snapshots.some((each) => each.name === name))
+    throw new Fault('conflict', `snapshot ${row.name}: it has a snapshot ${name} already`, {
+      details: [{ path: 'body.name', want: 'a name that no snapshot of the instance has', got: name }],
+    })
+  if (snapshots.length >= SNAPSHOT_COUNT_MAX)
+    throw new Fault('exhausted', `snapshot ${row.name}: it has ${snapshots.length}, want at most ${SNAPSHOT_COUNT_MAX}`)
+}
+
+/** @throws Fault `not_found`. */
+export function needSnapshot(
+  snapshots: readonly DomainSnapshot[],
+  name: string,
+  { name: instance }: InstanceRow,
+): DomainSnapshot {
+  const found = snapshots.find((each) => each.name === name)
+  if (found) return found
+  throw new Fault('not_found', `snapshot ${name} of ${instance}: there is none of this name`, {
+    details: [{ path: 'params.snapshot', want: 'a snapshot of the instance', got: name }],
+  })
 }
 
 /** An operation that failed and could not be undone holds its instance; destroying the instance is what is left to do, and ends it. */
@@ -66,7 +156,7 @@ async function abandonStuck(tx: SqlExecutor, instance: string): Promise<void> {
  * What is started holds memory that a stopped or saved instance does not. Looked at in the transaction that begins the operation, under the
  * lock of creations: the operation's name in the row is what sets the memory aside, so of two that want the last of it one is refused.
  */
-async function takeRoom(tx: SqlExecutor, agents: AgentRegistry, row: InstanceRow, verb: VerbName): Promise<void> {
+async function takeRoom(tx: SqlExecutor, agents: AgentRegistry, row: InstanceRow, verb: VerbName | 'revert'): Promise<void> {
   await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
   const offer = (await hostOffers(tx, agents, row.id)).find(({ name }) => name === row.host)
   if (offer) assertRoom(offer, row.memory_bytes, `${verb} ${row.name}`)
@@ -81,8 +171,12 @@ export async function beginOperation(tx: SqlExecutor, saga: NewSaga): Promise<vo
 /** The shared table knows the states of domains; `creating` and `destroying` are held by their operations, `failed` can only be destroyed. */
 function assertVerb(verb: VerbName, state: string, name: string): void {
   if (state === 'failed' && verb === 'destroy') return
+  assertSettled(verb, state, name)
+  assertCan(verb, state as DomainStateKind, name)
+}
+
+function assertSettled(verb: string, state: string, name: string): void {
   if (state === 'failed' || state === 'creating' || state === 'destroying') {
     throw new Fault('conflict', `${verb} ${name}: it is ${state}`)
   }
-  assertCan(verb, state as DomainStateKind, name)
 }

@@ -99,15 +99,26 @@ test('inherited descriptors, KVM, a restore and a boot from disk are said so', (
   assert.equal(argv.includes('-kernel'), false)
 })
 
-test('a volume behind NBD reconnects', () => {
+test('a volume behind NBD reconnects, frees what is discarded or zeroed, and keeps the flushes of the guest', () => {
   const argv = commandLine(
     input({ disks: new Map([['root', { kind: 'nbd', socketPath: '/run/nbd,x.sock', exportName: 'a,b' }]]) }),
   )
   assert.ok(
     argv.includes(
-      '{"driver":"nbd","node-name":"disk0-file","server":{"type":"unix","path":"/run/nbd,x.sock"},"export":"a,b","reconnect-delay":300,"read-only":false,"discard":"unmap"}',
+      '{"driver":"nbd","node-name":"disk0-file","server":{"type":"unix","path":"/run/nbd,x.sock"},"export":"a,b","reconnect-delay":300,"open-timeout":10,"read-only":false,"discard":"unmap"}',
     ),
   )
+  assert.ok(
+    argv.includes(
+      '{"driver":"raw","node-name":"disk0-format","file":"disk0-file","read-only":false,"discard":"unmap","detect-zeroes":"unmap"}',
+    ),
+  )
+  assert.doesNotMatch(argv.join(' '), /no-flush|writeback|unsafe/)
+})
+
+test('a guest that wants the error of a full disk gets those of its writes; a failed read stops it as ever', () => {
+  const argv = commandLine(input({ domain: { ...domain, spec: { ...domain.spec, diskFull: 'error' } } })).join(' ')
+  assert.match(argv, /"werror":"report","rerror":"stop"/)
 })
 
 test('a disk that has no volume attached is refused', () => {

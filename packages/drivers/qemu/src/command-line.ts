@@ -59,6 +59,9 @@ export function deviceIds(hardware: DomainHardware): ReadonlyMap<DomainDevice, s
   )
 }
 
+const RECONNECT_SECONDS = 300
+const OPEN_SECONDS = 10
+
 export const AGENT_PORT = 'org.qemu.guest_agent.0'
 
 const json = (value: Json): string => JSON.stringify(value)
@@ -156,8 +159,9 @@ function diskArguments(
     ...at,
     drive: `${id}-format`,
     serial: device.serial.slice(0, 20),
-    // A full or failing disk stops the guest, which waits; the guest's file system never sees the error.
-    werror: 'stop',
+    // A full or failing disk stops the guest, which waits; its file system never sees the error. Of a guest that wants it for a full disk it
+    // sees every failed write: QEMU can stop for ENOSPC and report the others (`enospc`), and not the other way round.
+    werror: input.domain.spec.diskFull === 'error' ? 'report' : 'stop',
     rerror: 'stop',
     ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
   }
@@ -174,14 +178,18 @@ function backendArguments(source: DiskSource, id: string, readOnly: boolean, com
         'node-name': `${id}-file`,
         server,
         export: source.exportName,
-        'reconnect-delay': 300,
+        // Its server is started again under the guest, which waits; behind this the guest is stopped by `rerror` and `werror`.
+        'reconnect-delay': RECONNECT_SECONDS,
+        'open-timeout': OPEN_SECONDS,
         ...common,
       }
+      // The volume keeps no place for zeros.
+      const zeroes = readOnly ? {} : { 'detect-zeroes': 'unmap' }
       return [
         '-blockdev',
         json(nbd),
         '-blockdev',
-        json({ driver: 'raw', 'node-name': `${id}-format`, file: `${id}-file`, ...common }),
+        json({ driver: 'raw', 'node-name': `${id}-format`, file: `${id}-file`, ...common, ...zeroes }),
       ]
     }
     case 'chain': {

@@ -14,7 +14,7 @@
  *
  * Reference: QEMU 7.2 qga/qapi-schema.json, qga/commands.c.
  */
-import { Fault, millis, withDeadline, type Clock, type Json, type Millis } from '@typevisor/base'
+import { Fault, millis, retryable, withDeadline, type Clock, type Json, type Millis } from '@typevisor/base'
 import type { ExecResult, GuestAddress } from '@typevisor/model'
 import type { ExecRequest } from '@typevisor/toolstack'
 import { fromBase64, toBase64 } from './base64.ts'
@@ -33,6 +33,9 @@ const STATUS_LIMIT_MS_MIN = 200
 const STATUS_LIMIT_MS_MAX = 60_000
 /** How long after its agent a guest may take to go down. */
 const GOING_DOWN_LIMIT = millis(10_000)
+/** Thawing is quick; what it may have to wait for is a freeze that is under way, with all that the guest had not written. */
+const THAW_LIMIT = millis(10_000)
+const THAW_LIMIT_MS = 30_000
 const POLL_FIRST_MS = 5
 const POLL_LAST_MS = 200
 const DELIMITER = 0xff
@@ -136,6 +139,37 @@ export class GuestAgent {
       // Nobody waits for it any more. The agent has no command for this; that the guest has no `kill` is no news to the caller.
       void this.execute('guest-exec', { path: 'kill', arg: ['-KILL', String(pid)] }).catch(() => {})
       throw error
+    }
+  }
+
+  /** @throws Fault `failed` when the guest has no file system that it could freeze. */
+  async freeze(limit: Millis, signal?: AbortSignal): Promise<void> {
+    // Frozen by whoever was cut off: it refuses to freeze again.
+    if ((await this.execute('guest-fsfreeze-status', {}, { signal })) === 'frozen') await this.thaw(signal)
+    try {
+      const count = numberOf(await this.execute('guest-fsfreeze-freeze', {}, { limit, signal }))
+      if (count === null || count === 0) throw new Fault('failed', 'guest agent guest-fsfreeze-freeze: no file system was frozen')
+    } catch (error) {
+      // What was asked for may happen yet. A caller that withdrew does not wait for it.
+      const thawing = this.thaw().catch(() => {})
+      if (!signal?.aborted) await thawing
+      throw error
+    }
+  }
+
+  /** Insists: an agent that is still freezing answers only when it has. */
+  async thaw(signal?: AbortSignal): Promise<void> {
+    const { clock, isListening } = this.#options
+    const end = clock.monotonic() + THAW_LIMIT_MS
+    while (true) {
+      try {
+        await this.execute('guest-fsfreeze-thaw', {}, { signal, limit: THAW_LIMIT })
+        return
+      } catch (error) {
+        const isOver = this.#closed || clock.monotonic() >= end || !retryable(error) || signal?.aborted === true
+        if (isOver || !(await isListening(signal ?? new AbortController().signal))) throw error
+        await clock.sleep(millis(POLL_LAST_MS), { signal })
+      }
     }
   }
 

@@ -73,6 +73,7 @@ async function host(t: TestContext): Promise<Host> {
           keepOnly: async () => {
             throw new Fault('failed', 'remove: input/output error')
           },
+          freeBytes: async () => Infinity,
         },
         clock,
         ids: testIds,

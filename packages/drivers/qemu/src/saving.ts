@@ -3,6 +3,7 @@
  *
  *   save      QEMU --migrate unix:--> this process --> PATH.partial --header, fsync--> rename PATH --> record `saved` --> end QEMU
  *   restore   PATH checked in full --> this process --> QEMU --incoming defer, paused
+ *   snapshot  as a save, to a file that stays; record `live`, and QEMU stays, paused
  *
  * While it saves QEMU itself answers for the guest: the allowed downtime is set to its maximum, so QEMU stops the guest at once, writes
  * everything in one pass, and starts it again by itself when the other end goes away. A caller that is killed half-way therefore costs
@@ -12,12 +13,13 @@
  * Never both: a guest that went on after its save would be restored onto disks that have moved on.
  */
 import { Fault, millis, toFault, type Clock, type Millis } from '@typevisor/base'
-import type { DriverDomain } from '@typevisor/toolstack'
+import { waitsForRoom } from '@typevisor/model'
+import type { DriverDomain, DriverState } from '@typevisor/toolstack'
 import type { Launched } from './launch.ts'
 import type { Machine } from './machine.ts'
 import type { ByteSocket, ProcessUser, QemuHost } from './ports.ts'
 import { objectOf, textOf } from './read-json.ts'
-import { checkSave, encodeHeader, HEADER_SIZE, headerOf, savedMachine } from './save-file.ts'
+import { checkSave, encodeHeader, HEADER_SIZE, headerOf, savedMachine, wholeSave } from './save-file.ts'
 
 export interface TransferContext {
   readonly host: QemuHost
@@ -49,43 +51,72 @@ const migrationStatus = async (execute: Execute, signal?: AbortSignal): Promise<
 
 const isOver = (status: string): boolean => ['none', 'completed', 'failed', 'cancelled'].includes(status)
 
+/** QEMU forgets by a migration why a guest stood still: one that waits for room finds that out again when it goes on. */
+const isToRun = (state: DriverState): boolean => state.kind === 'running' || waitsForRoom(state)
+
+type SaveContext = TransferContext & { readonly machine: Machine; readonly path: string }
+
 /** @returns the file's size in bytes; the record says `saved` then, and the caller ends the machine. */
-export async function saveMachine(
-  context: TransferContext & { readonly machine: Machine; readonly path: string },
-): Promise<number> {
+export const saveMachine = (context: SaveContext): Promise<number> =>
+  written(context, 'save', (sizeBytes) => context.machine.setPhase({ kind: 'saved', path: context.path, sizeBytes }))
+
+/**
+ * The same, but the machine stays, paused behind its file, until `cont` (`postmigrate`: QEMU has let go of its disks, and takes them back
+ * then). Once the record says `live` again nothing removes the file any more.
+ * @returns the file's size in bytes, also of one that was written before and behind which the machine still stands.
+ */
+export async function snapshotMachine(context: SaveContext): Promise<number> {
+  const { machine, path, signal, host } = context
+  const status = await machine.runState({ signal })
+  if (status === 'postmigrate') {
+    const sizeBytes = await wholeSave(host.files, path, machine.id, signal)
+    if (sizeBytes !== null) return sizeBytes
+  }
+  if (status === 'suspended')
+    throw new Fault('conflict', `snapshot ${machine.record.name}: it sleeps, and would not wake from its memory; wake it first`)
+  const wasRunning = isToRun(machine.state)
+  return await written(context, 'snapshot', async () => {
+    machine.setSaving(false)
+    if (wasRunning) machine.expectPause()
+    await machine.refresh({ signal })
+    await machine.setPhase({ kind: 'live' })
+  })
+}
+
+async function written(context: SaveContext, verb: string, settle: (sizeBytes: number) => Promise<void>): Promise<number> {
   const { machine, path, clock } = context
   const state = await machine.refresh({ signal: context.signal })
   if (state.kind !== 'running' && state.kind !== 'paused') {
-    throw new Fault('conflict', `save ${machine.record.name}: it is ${state.kind}, want running or paused`)
+    throw new Fault('conflict', `${verb} ${machine.record.name}: it is ${state.kind}, want running or paused`)
   }
   const limit = new AbortController()
   const settled = new AbortController()
   const signal = AbortSignal.any([context.signal, limit.signal])
   clock.sleep(context.limit, { signal: settled.signal }).then(
-    () => limit.abort(new Fault('timeout', `save ${machine.record.name}: not done in ${context.limit} ms`)),
+    () => limit.abort(new Fault('timeout', `${verb} ${machine.record.name}: not done in ${context.limit} ms`)),
     () => {},
   )
   // What lies there is of another save; from here on a whole file at `path` is of this one.
   await context.host.files.remove(path)
-  await machine.setPhase({ kind: 'saving', path, wasRunning: state.kind === 'running' })
+  await machine.setPhase({ kind: 'saving', path, wasRunning: isToRun(state) })
   machine.setSaving(true)
   try {
     const sizeBytes = await stream({ ...context, signal })
-    await machine.setPhase({ kind: 'saved', path, sizeBytes })
+    await settle(sizeBytes)
     return sizeBytes
   } catch (error) {
-    await abandonSave(context, machine, path, state.kind === 'running').catch((inner: unknown) => {
+    await abandonSave(context, machine, path, isToRun(state)).catch((inner: unknown) => {
       const [why, whyNot] = [toFault(error).message, toFault(inner).message]
       throw new Fault(
         'unavailable',
-        `save ${machine.record.name}: ${why}; taking it back: ${whyNot}; it is settled when QEMU answers`,
+        `${verb} ${machine.record.name}: ${why}; taking it back: ${whyNot}; it is settled when QEMU answers`,
         { cause: inner },
       )
     })
     if (machine.hasEnded) {
       const { state } = machine
       const words = state.kind === 'gone' ? state.detail : null
-      throw new Fault('failed', `save ${machine.record.name}: QEMU ended meanwhile: ${words ?? 'without a word'}`, {
+      throw new Fault('failed', `${verb} ${machine.record.name}: QEMU ended meanwhile: ${words ?? 'without a word'}`, {
         cause: error,
       })
     }
@@ -102,6 +133,11 @@ async function stream(context: TransferContext & { readonly machine: Machine; re
   stack.defer(() => listener.close())
   const writer = await host.files.create(partialPath(path))
   stack.defer(() => writer.close())
+  if ((await machine.runState({ signal })) === 'postmigrate') {
+    // A guest that stood still behind a snapshot: QEMU writes no second stream before it has run, be it for a moment.
+    await machine.execute('cont', {}, { signal })
+    await machine.execute('stop', {}, { signal })
+  }
   await machine.execute(
     'migrate-set-parameters',
     { 'max-bandwidth': BANDWIDTH_MAX, 'downtime-limit': DOWNTIME_MAX_MS },
@@ -204,19 +240,20 @@ async function settleMigration(clock: Clock, machine: Machine): Promise<void> {
   }
 }
 
+/** @throws Fault `not_found` or `failed` where `restoreInto` would. */
+export async function checkSaveOf(host: QemuHost, domain: DriverDomain, path: string, signal: AbortSignal): Promise<void> {
+  const { id, hardware, spec } = domain
+  const wanted = savedMachine(host.files, { id, hardware, vcpuCount: spec.vcpuCount, memoryBytes: spec.memoryBytes })
+  await checkSave(host.files, path, wanted, signal)
+}
+
 /** Checks the file, then starts a machine by `start` and feeds it. */
 export async function restoreInto(
   context: TransferContext & { readonly domain: DriverDomain; readonly path: string },
   start: (feed: (launched: Launched) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const { host, domain, path, clock, signal } = context
-  const wanted = savedMachine(host.files, {
-    id: domain.id,
-    hardware: domain.hardware,
-    vcpuCount: domain.spec.vcpuCount,
-    memoryBytes: domain.spec.memoryBytes,
-  })
-  await checkSave(host.files, path, wanted, signal)
+  await checkSaveOf(host, domain, path, signal)
   await start(async ({ monitor, migrationSocket }) => {
     const began = clock.monotonic()
     const execute: Execute = (...call) => monitor.execute(...call)

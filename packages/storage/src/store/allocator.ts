@@ -11,7 +11,7 @@ import { GROUP_BLOCKS } from './format.ts'
 
 const GROUP_WORDS = GROUP_BLOCKS / 32
 const FULL = 0xffffffff
-const HOME_COUNT = 2
+export const HOME_COUNT = 2
 
 export interface Run {
   readonly address: number
@@ -37,6 +37,8 @@ export class Allocator {
   #heldCount = 0
   #cursor: number
   readonly #dirty = new Set<number>()
+  /** Blocks for which the file surely has room: they were given out, or it was made. Not known of what was there at opening. */
+  #backed = new Uint32Array(0)
   /** Groups of the checkpoint being written; those that were changed meanwhile, as they were. */
   #freezing: Set<number> | null = null
   readonly #frozen = new Map<number, Uint32Array>()
@@ -111,10 +113,44 @@ export class Allocator {
     }
   }
 
+  /** Room in the file for blocks that were given out, where it is not there yet. @throws what `allocate` throws. */
+  back({ address, count }: Run, allocate: (address: number, count: number) => void): void {
+    const end = address + count
+    for (let block = address; block < end; block += 1) {
+      if (this.#isBacked(block)) continue
+      let runEnd = block + 1
+      while (runEnd < end && !this.#isBacked(runEnd)) runEnd += 1
+      allocate(block, runEnd - block)
+      for (; block < runEnd; block += 1) this.#backed[block >>> 5] = (this.#backed[block >>> 5] as number) | (1 << (block & 31))
+    }
+  }
+
+  /** Hands over the free runs of a group that are at least `countMin` blocks long: their room in the file is given back. */
+  giveBack(group: number, countMin: number, punch: (address: number, count: number) => void): void {
+    const end = Math.min((group + 1) * GROUP_BLOCKS, this.#blockCountMax)
+    for (let block = group * GROUP_BLOCKS; block < end;) {
+      if (this.#isTaken(block)) {
+        block += 1
+        continue
+      }
+      const address = block
+      while (block < end && !this.#isTaken(block)) block += 1
+      if (block - address < countMin) continue
+      punch(address, block - address)
+      for (let each = address; each < block; each += 1)
+        this.#backed[each >>> 5] = (this.#backed[each >>> 5] as number) & ~(1 << (each & 31))
+    }
+  }
+
+  #isBacked(block: number): boolean {
+    return ((this.#backed[block >>> 5] as number) & (1 << (block & 31))) !== 0
+  }
+
   /** Nothing is known of a group: all of it counts as in use, and its table is written by the next checkpoint. */
   takeGroup(group: number): void {
     while (this.#groupCount <= group) this.#addGroup()
-    this.take(group * GROUP_BLOCKS, GROUP_BLOCKS, true)
+    const first = group * GROUP_BLOCKS
+    this.take(first, Math.min(GROUP_BLOCKS, this.#blockCountMax - first), true)
     this.#dirty.add(group)
   }
 
@@ -139,6 +175,11 @@ export class Allocator {
   letGo(block: number): void {
     this.#held[block >>> 5] = (this.#held[block >>> 5] as number) & ~(1 << (block & 31))
     this.#heldCount -= 1
+  }
+
+  /** Groups whose tables a checkpoint would have to write. */
+  get dirtyGroups(): ReadonlySet<number> {
+    return this.#dirty
   }
 
   /** Between `freeze` and `thaw`. */
@@ -240,6 +281,7 @@ export class Allocator {
       const words = GROUP_WORDS * Math.max(this.#groupCount, Math.ceil(this.#groupCount * 1.25))
       this.#used = grown(this.#used, words)
       this.#held = grown(this.#held, words)
+      this.#backed = grown(this.#backed, words)
     }
     this.#freeCount += Math.max(0, Math.min(GROUP_BLOCKS, this.#blockCountMax - group * GROUP_BLOCKS))
     if (group === 0) for (let block = 0; block < this.firstBlock; block += 1) this.#setUsed(block)

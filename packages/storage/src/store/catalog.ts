@@ -25,14 +25,20 @@ export interface EntryRecord {
   readonly createdAt: number
   readonly cursor: number
   readonly leaseEpoch: number
-  readonly leaseHolder: Uint8Array
+  readonly leaseHolder: Uint8Array | null
+  readonly leaseOffered: number
   readonly iopsMax: number
   readonly burstSeconds: number
   readonly bytesPerSecondMax: number
   readonly name: string
   /** null: not encrypted. Snapshots and clones have their origin's. */
   readonly key: WrappedKey | null
+  readonly compression: CompressionKind
 }
+
+const COMPRESSION = { none: 0, zstd: 1 } as const
+export type CompressionKind = keyof typeof COMPRESSION
+export const COMPRESSION_KINDS = Object.keys(COMPRESSION) as CompressionKind[]
 
 export const geometryOf = ({ key }: EntryRecord): Geometry => (key ? SEALED : PLAIN)
 
@@ -44,14 +50,17 @@ export class Entry {
   /** Slots whose parent this one is. */
   readonly children = new Set<Entry>()
   parent: Entry | null = null
+  /** Blocks of data that its tree leads to. */
+  storedCount: number
   /** Of an encrypted one that is unlocked. */
   cipher: BlockCipher | null = null
 
-  constructor(slot: number, record: EntryRecord, tree: Tree, dead: DeadList) {
+  constructor(slot: number, record: EntryRecord, tree: Tree, dead: DeadList, storedCount = 0) {
     this.slot = slot
     this.record = record
     this.tree = tree
     this.dead = dead
+    this.storedCount = storedCount
   }
 
   get kind(): CatalogKind {
@@ -59,6 +68,9 @@ export class Entry {
   }
   get name(): string {
     return this.record.name
+  }
+  get isCompressed(): boolean {
+    return this.record.compression !== 'none'
   }
   get isLocked(): boolean {
     return this.record.key !== null && this.cipher === null
@@ -70,6 +82,7 @@ export class Entry {
 }
 
 const KINDS = Object.keys(CATALOG_KIND) as CatalogKind[]
+const NOBODY = new Uint8Array(16)
 const KEY_KIND = { hkdf: 1, scrypt: 2 } as const satisfies Record<WrappedKey['kind'], number>
 const utf8 = new TextEncoder()
 const text = new TextDecoder()
@@ -154,6 +167,7 @@ export interface EntryRoots {
     readonly root: { readonly address: number; readonly copy: number; readonly birth: number; readonly checksum: number }
   }
   readonly dead: { readonly top: { readonly address: number; readonly checksum: number }; readonly count: number }
+  readonly storedCount: number
 }
 
 /** `roots`: what the tree and the dead list are on disk; left out where a record of the journal tells only what people see. */
@@ -176,9 +190,9 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       deadAddress: BigInt(roots?.dead.top.address ?? 0),
       deadChecksum: roots?.dead.top.checksum ?? 0,
       deadCount: Math.min(roots?.dead.count ?? 0, 0xffffffff),
-      reserved: 0,
+      leaseOffered: record.leaseOffered,
       leaseEpoch: record.leaseEpoch,
-      leaseHolder: record.leaseHolder,
+      leaseHolder: record.leaseHolder ?? NOBODY,
       iopsMax: record.iopsMax,
       burstSeconds: record.burstSeconds,
       bytesPerSecondMax: BigInt(record.bytesPerSecondMax),
@@ -191,6 +205,9 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       keyNonce: record.key?.nonce ?? new Uint8Array(KEY_NONCE_BYTES),
       keyTag: record.key?.tag ?? new Uint8Array(KEY_TAG_BYTES),
       keyWrapped: record.key?.wrapped ?? new Uint8Array(KEY_BYTES),
+      compression: COMPRESSION[record.compression],
+      reserved2: 0,
+      storedCount: BigInt(roots?.storedCount ?? 0),
     },
     content,
   )
@@ -212,14 +229,21 @@ export function decodeEntry(content: Uint8Array): { record: EntryRecord; decoded
     createdAt: Number(decoded.createdAt),
     cursor: Number(decoded.cursor),
     leaseEpoch: decoded.leaseEpoch,
-    leaseHolder: decoded.leaseHolder.slice(),
+    leaseHolder: decoded.leaseHolder.every((byte) => byte === 0) ? null : decoded.leaseHolder.slice(),
+    leaseOffered: decoded.leaseOffered,
     iopsMax: decoded.iopsMax,
     burstSeconds: decoded.burstSeconds,
     bytesPerSecondMax: Number(decoded.bytesPerSecondMax),
     name: text.decode(decoded.name.subarray(0, decoded.nameBytes)),
     key: keyOf(decoded),
+    compression: compressionOf(decoded.compression),
   }
   return { record, decoded }
+}
+
+function compressionOf(number: number): CompressionKind {
+  for (const kind of COMPRESSION_KINDS) if (COMPRESSION[kind] === number) return kind
+  throw new Fault('unsupported', `catalog record: got compression ${number}, want ${Object.values(COMPRESSION).join(' or ')}`)
 }
 
 function keyOf(decoded: ReturnType<typeof CATALOG_RECORD.decode>): WrappedKey | null {
@@ -247,10 +271,12 @@ export const emptyRecord: EntryRecord = {
   createdAt: 0,
   cursor: 0,
   leaseEpoch: 0,
-  leaseHolder: new Uint8Array(16),
+  leaseHolder: null,
+  leaseOffered: 0,
   iopsMax: 0,
   burstSeconds: 0,
   bytesPerSecondMax: 0,
   name: '',
   key: null,
+  compression: 'none',
 }

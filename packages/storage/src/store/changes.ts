@@ -7,6 +7,7 @@ import { Entry, geometryOf, type EntryRecord } from './catalog.ts'
 import { DeadList } from './dead-list.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS, FLAG_ZERO, SIV_WORDS } from './format.ts'
 import type { StoreState } from './state.ts'
+import { cutsPackedUnit } from './units.ts'
 import { addressAt, MISSING, NODE_WORDS, setEntry, Tree, type Node, type TreeUser } from './tree.ts'
 
 /** Who changes an entry's tree. */
@@ -33,8 +34,11 @@ export function userOf(entry: Entry): EntryUser {
 /** Blocks of one volume that lie one behind the other, there and on disk. */
 export interface WrittenExtent {
   readonly first: number
+  /** 0: they have none: holes, or the rest of a packed unit. */
   readonly address: number
   readonly count: number
+  /** Of their entries. */
+  readonly flags: number
 }
 
 /** What stands in the journal of each block that was written, in order. */
@@ -52,15 +56,21 @@ export function applyWrite(state: StoreState, entry: Entry, extent: WrittenExten
   const { checksums, sivs } = proofs
   assert((sivs !== null) === tree.geometry.isSealed, 'blocks of an encrypted volume have SIVs, and no others')
   const { epoch } = state
+  const { address, flags } = extent
+  // The rest of a packed unit was born with it.
+  const birth = address === 0 && flags === 0 ? 0 : epoch
+  if (entry.isCompressed) state.units.forget(entry, extent.first, extent.count)
+  if (address !== 0) entry.storedCount += extent.count
   for (let done = 0; done < extent.count;) {
     const block = extent.first + done
     const leaf = tree.writableLeaf(block, user)
     for (let word = tree.geometry.wordOf(block); word < NODE_WORDS && done < extent.count; word += entryWords, done += 1) {
       letGoOfBlock(state, entry, leaf.words, word)
-      setEntry(leaf.words, word, extent.address + done, 0, epoch, checksums[from + done] as number)
+      if (address === 0) setEntry(leaf.words, word, 0, flags, birth, 0)
+      else setEntry(leaf.words, word, address + done, flags, birth, checksums[from + done] as number)
       if (sivs)
         for (let index = 0; index < SIV_WORDS; index += 1)
-          leaf.words[word + ENTRY_WORDS + index] = sivs[(from + done) * SIV_WORDS + index] as number // one a block
+          leaf.words[word + ENTRY_WORDS + index] = address === 0 ? 0 : (sivs[(from + done) * SIV_WORDS + index] as number) // one a block
     }
   }
   state.changed(entry)
@@ -70,6 +80,7 @@ export function applyWrite(state: StoreState, entry: Entry, extent: WrittenExten
 function letGoOfBlock(state: StoreState, entry: Entry, words: Uint32Array, word: number): void {
   const address = addressAt(words, word)
   if (address === 0) return
+  entry.storedCount -= 1
   const birth = words[word + 2] as number
   if (birth > entry.ownedAfter) state.freeData(address)
   else entry.dead.pushBlock(address, birth)
@@ -83,12 +94,14 @@ export function applyTrim(state: StoreState, entry: Entry, first: number, count:
   const user = userOf(entry)
   const { geometry } = entry.tree
   const end = first + count
+  if (entry.isCompressed) state.units.forget(entry, first, count)
   for (let block = first; block < end;) {
     const leafEnd = Math.min(end, geometry.leafEnd(block))
     if (!state.loadUnlessLost(entry, block)) {
       block = leafEnd
       continue
     }
+    assert(!entry.isCompressed || !cutsPackedUnit(state, entry, block, leafEnd - block), 'a unit that is packed stays whole')
     const found = entry.tree.leaf(block)
     if (
       keepsPlace ||
@@ -138,7 +151,12 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
       )
       catalog.put(entry)
     }
-    if (forkOf >= 0) entry.tree = catalog.need(forkOf).tree.fork()
+    if (forkOf >= 0) {
+      const from = catalog.need(forkOf)
+      entry.tree = from.tree.fork()
+      entry.storedCount = from.storedCount
+      state.units.clear()
+    }
     if (deadListOf >= 0) {
       const from = catalog.need(deadListOf)
       entry.dead = from.dead
@@ -146,7 +164,7 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
       state.changed(from)
     }
     catalog.change(entry, record)
-    entry.cipher = state.cipherFor(record.key)
+    entry.cipher = state.keyring.cipherFor(record.key)
     state.changed(entry)
   }
   if (epoch === state.epoch && changes.every(({ forkOf }) => forkOf < 0)) return

@@ -5,9 +5,10 @@
  * blocks in use, never too many.
  */
 import { toFault } from '@typevisor/base'
+import { opensAt } from './blocks.ts'
 import type { Entry } from './catalog.ts'
 import { openDeadBlock } from './dead-list.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, ENTRY_WORDS } from './format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
 import type { BlockCipher } from './ports.ts'
 import { hex, type ProvenPlace, type StoreState } from './state.ts'
 import { addressAt, copyAt, entryAt, type Geometry, type Node, type NodeEntry, type Tree } from './tree.ts'
@@ -154,7 +155,8 @@ class Check {
     }
   }
 
-  async #data(node: Node, { name, geometry, isCatalog, cipher }: Owner, block: number): Promise<void> {
+  async #data(node: Node, owner: Owner, block: number): Promise<void> {
+    const { name, geometry, isCatalog } = owner
     const word = geometry.wordOf(block)
     const address = addressAt(node.words, word)
     if (address === 0) return
@@ -164,7 +166,9 @@ class Check {
     if (copy !== 0) this.#reach(copy)
     if (wasReached) return
     this.#dataCount += 1
-    const [birth, want] = [node.words[word + 2] as number, node.words[word + 3] as number] // an entry has four words
+    // As it is now: it may change while the block is read.
+    const entry = node.words.slice(word, word + geometry.entryWords)
+    const want = entry[3] as number // it has four words at least
     if (isCatalog) {
       // A page that a checkpoint is writing has its checksum when it is written.
       if (want !== 0) this.#page({ address, copy, checksum: want }, block)
@@ -173,7 +177,6 @@ class Check {
     if (!this.#options.readsData) return
     try {
       const content = new Uint8Array(BLOCK_BYTES)
-      const siv = node.bytes.slice((word + ENTRY_WORDS) * 4, (word + geometry.entryWords) * 4)
       const { file } = this.#state.parts
       const position = address * BLOCK_BYTES
       if (!file.readNow(position, content, 0, BLOCK_BYTES)) await file.read(position, content)
@@ -181,7 +184,7 @@ class Check {
       const found = this.#state.parts.checksum(content)
       if (found !== want)
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} has checksum ${hex(found)}, want ${hex(want)}`)
-      else if (cipher && !cipher.open(block, birth, content, 0, siv, 0))
+      else if (owner.cipher && !opensAt(owner, entry, 0, block, content, 0))
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} is not what was sealed there`)
     } catch (error) {
       this.#found(`${name} at ${block * BLOCK_BYTES}: ${toFault(error).message}`)

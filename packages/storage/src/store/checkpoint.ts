@@ -11,8 +11,8 @@
  * A crash before the superblock leaves the checkpoint before with its journal. A failure of the disk wounds the store: what it has by then
  * is not known.
  */
-import { assert } from '@typevisor/base'
-import type { Run } from './allocator.ts'
+import { assert, Fault } from '@typevisor/base'
+import { HOME_COUNT, type Run } from './allocator.ts'
 import { encodeEntry, type Entry, type EntryRecord } from './catalog.ts'
 import {
   BLOCK_BYTES,
@@ -30,7 +30,7 @@ import type { JournalPlace } from './journal.ts'
 import type { StoreState } from './state.ts'
 import { addressAt, copyAt, copyFlags, encodePlace, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
 
-/** Blocks written by one call: other work comes in between. */
+/** Blocks written by one call. */
 const BATCH_COUNT = 256
 
 interface FrozenEntry {
@@ -41,6 +41,7 @@ interface FrozenEntry {
   readonly rootNode: Node | null
   readonly root: Tree['root'] | null
   readonly dead: { address: number; checksum: number; count: number }
+  readonly storedCount: number
 }
 
 export interface Frozen {
@@ -65,6 +66,8 @@ export interface Frozen {
 
 export interface CheckpointOptions {
   readonly journalBlocks: number
+  /** Blocks that are written before other work comes in between. */
+  readonly turnBlockCount: number
   /** Gives way to other work. */
   readonly pause: () => Promise<void>
 }
@@ -91,7 +94,7 @@ export function freeze(state: StoreState): Frozen | null {
   const innerCount = nodes.reduce((sum, { level }) => sum + (level > 0 ? 1 : 0), 0)
   const least = nodes.length + deadBlockCount + spare
   // Better no copies than no checkpoint.
-  const runs = allocator.allocateAll(least + innerCount + spare) ?? allocator.allocateAll(least)
+  const runs = roomFor(state, least + innerCount + spare) ?? roomFor(state, least)
   if (!runs) return null
   const { place, placeCopy, rest } = placesIn(runs, innerCount + spare, least)
 
@@ -159,6 +162,23 @@ export function freeze(state: StoreState): Frozen | null {
   return frozen
 }
 
+/** So many blocks, and room for them and the tables in the file: a checkpoint that has begun must not fail because something else has filled the disk. null: there is no such room. */
+function roomFor({ allocator, parts: { file } }: StoreState, count: number): Run[] | null {
+  const runs = allocator.allocateAll(count)
+  if (!runs) return null
+  const back = (run: Run): void =>
+    allocator.back(run, (address, blockCount) => file.allocate(address * BLOCK_BYTES, blockCount * BLOCK_BYTES))
+  try {
+    for (const run of runs) back(run)
+    for (const group of allocator.dirtyGroups) back({ address: allocator.homeOf(group, 0), count: HOME_COUNT })
+    return runs
+  } catch (error) {
+    for (const run of runs) allocator.cancel(run)
+    if (error instanceof Fault && error.code === 'exhausted') return null
+    throw error
+  }
+}
+
 /** Hands out the blocks of `runs`: the first copies from the front, the second ones from the back, where an entry can tell of them. */
 function placesIn(
   runs: readonly Run[],
@@ -182,7 +202,7 @@ function placesIn(
 }
 
 function frozenEntry(entry: Entry): FrozenEntry {
-  const { tree, dead } = entry
+  const { tree, dead, storedCount } = entry
   return {
     slot: entry.slot,
     record: entry.record,
@@ -191,6 +211,7 @@ function frozenEntry(entry: Entry): FrozenEntry {
     rootNode: tree.dirtyRoot,
     root: tree.root,
     dead: { ...dead.top, count: dead.count },
+    storedCount,
   }
 }
 
@@ -230,6 +251,32 @@ export function finishCheckpoint(state: StoreState, frozen: Frozen): void {
   state.journal.moveTail(frozen.place)
   for (const { entries } of frozen.pages) for (const entry of entries) if (entry) settleRoot(entry.tree, entry.rootNode)
   settleRoot(state.catalogTree, frozen.catalogRoot)
+  const seen = new Set<Node>()
+  for (const { tree } of state.catalog.entries()) if (tree.dirtyRoot) letGoOfWritten(tree.dirtyRoot, seen)
+}
+
+/**
+ * Nodes that were copied while the checkpoint was written hold its nodes as their children still, which are clean by now and found by their
+ * addresses. Held on, every node that was ever changed would stay in memory for as long as the load goes on.
+ */
+function letGoOfWritten(node: Node, seen: Set<Node>): void {
+  if (node.address !== 0 || node.children === null || seen.has(node)) return
+  seen.add(node)
+  const { children, words } = node
+  for (let slot = 0; slot < children.length; slot += 1) {
+    const child = children[slot]
+    if (!child) continue
+    if (child.address === 0) letGoOfWritten(child, seen)
+    else {
+      pointAt(words, slot, child)
+      children[slot] = null
+    }
+  }
+}
+
+/** What a node says of a child that has its place and its checksum. */
+function pointAt(words: Uint32Array, slot: number, { address, copy, birth, checksum }: Node): void {
+  setEntry(words, slot * ENTRY_WORDS, address, copyFlags(address, copy), birth, checksum)
 }
 
 /** A root that is as it was when it was frozen is clean now: it is found by its address. */
@@ -255,15 +302,7 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
     (index) => {
       const node = nodes[index] as Node
       node.children?.forEach((child, slot) => {
-        if (child)
-          setEntry(
-            node.words,
-            slot * ENTRY_WORDS,
-            child.address,
-            copyFlags(child.address, child.copy),
-            child.birth,
-            child.checksum,
-          )
+        if (child) pointAt(node.words, slot, child)
       })
       node.children = null
     },
@@ -273,11 +312,12 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
 async function writeBlocks(
   state: StoreState,
   blocks: readonly { address: number; content: Uint8Array }[],
-  { pause }: CheckpointOptions,
+  { pause, turnBlockCount }: CheckpointOptions,
   summed: (index: number, checksum: number) => void = () => {},
   prepare: (index: number) => void = () => {},
 ): Promise<void> {
   const { file, checksum } = state.parts
+  let turn = 0
   for (let from = 0; from < blocks.length;) {
     const parts: Uint8Array[] = []
     const { address } = blocks[from] as { address: number } // it is within
@@ -289,6 +329,10 @@ async function writeBlocks(
       from += 1
     }
     file.write(address * BLOCK_BYTES, parts)
+    // Not behind each run: in a store that is in use most runs are of one block, and a checkpoint would last for as many turns as it has nodes.
+    turn += parts.length
+    if (turn < turnBlockCount && from < blocks.length) continue
+    turn = 0
     await pause()
   }
 }
@@ -304,6 +348,7 @@ function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
     const encoded = encodeEntry(entry.record, {
       tree: { height: entry.height, root: at ?? NO_ROOT },
       dead: { top: entry.dead, count: entry.dead.count },
+      storedCount: entry.storedCount,
     })
     content.set(encoded, index * CATALOG_RECORD_BYTES)
   }

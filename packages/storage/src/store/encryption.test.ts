@@ -10,8 +10,9 @@ import { realClock, realRng } from '@typevisor/runtime-node'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum, nodeStoreFile } from '../node-store-file.ts'
 import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
+import { openedStore } from '../testing/opened-store.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
-import { BLOCK_BYTES, ENTRY_WORDS, SIV_BYTES } from './format.ts'
+import { BLOCK_BYTES, ENTRY_WORDS, FLAG_PACKED, SIV_BYTES } from './format.ts'
 import type { StoreFile } from './ports.ts'
 import { Store, type StoreOptions } from './store.ts'
 import { MISSING, SEALED } from './tree.ts'
@@ -42,9 +43,9 @@ test('a block is sealed as an independent computation of SIV, HMAC-SHA-256 and A
   const plain = randomBytes(BLOCK_BYTES)
   const [sealed, siv] = [Buffer.alloc(BLOCK_BYTES), Buffer.alloc(SIV_BYTES)]
   const block = 2 ** 33 + 5
-  crypto.cipher(volumeKey).seal(block, 9, plain, sealed, 0, siv, 0)
+  crypto.cipher(volumeKey).seal(block, 9, 0x400, plain, sealed, 0, siv, 0)
   const keyOf = (label: string): Buffer => Buffer.from(hkdfSync('sha256', volumeKey, '', `typevisor volume: ${label}`, 32))
-  const place = Buffer.from('090000000500000002000000', 'hex')
+  const place = Buffer.from('09000000050000000200000000040000', 'hex')
   const mac = createHmac('sha256', keyOf('authentication'))
     .update(Buffer.concat([place, plain]))
     .digest()
@@ -52,30 +53,31 @@ test('a block is sealed as an independent computation of SIV, HMAC-SHA-256 and A
   assert.deepEqual(sealed, createCipheriv('aes-256-ctr', keyOf('encryption'), siv).update(plain))
   // And one that was computed once by Python's hmac and hashlib.
   const [zeros, known] = [Buffer.alloc(BLOCK_BYTES), Buffer.alloc(SIV_BYTES)]
-  crypto.cipher(Buffer.alloc(32)).seal(1, 1, zeros, Buffer.alloc(BLOCK_BYTES), 0, known, 0)
-  assert.equal(known.toString('hex'), 'de7accf311f35bbdc560df7df00aafec')
+  crypto.cipher(Buffer.alloc(32)).seal(1, 1, 0, zeros, Buffer.alloc(BLOCK_BYTES), 0, known, 0)
+  assert.equal(known.toString('hex'), '9df4485db07c1ca49c3785c4256cf58b')
 })
 
-test('a block opens only at its place, in its epoch and as it was', () => {
+test('a block opens only at its place, in its epoch, as what it was and as it was', () => {
   const cipher = crypto.cipher(randomBytes(32))
   const plain = randomBytes(BLOCK_BYTES)
   const [sealed, siv] = [Buffer.alloc(BLOCK_BYTES), Buffer.alloc(SIV_BYTES)]
-  cipher.seal(3, 4, plain, sealed, 0, siv, 0)
-  const opens = (block: number, birth: number, change: (content: Buffer, tag: Buffer) => void = () => {}): boolean => {
+  cipher.seal(3, 4, 0, plain, sealed, 0, siv, 0)
+  const opens = (block: number, birth: number, change: (content: Buffer, tag: Buffer) => void = () => {}, flags = 0): boolean => {
     const [content, tag] = [Buffer.from(sealed), Buffer.from(siv)]
     change(content, tag)
-    return cipher.open(block, birth, content, 0, tag, 0) && content.equals(plain)
+    return cipher.open(block, birth, flags, content, 0, tag, 0) && content.equals(plain)
   }
   assert.ok(opens(3, 4))
   assert.ok(!opens(2, 4))
   assert.ok(!opens(3, 5))
+  assert.ok(!opens(3, 4, () => {}, FLAG_PACKED))
   for (const bit of [0, 8 * 2000 + 3, 8 * BLOCK_BYTES - 1])
     assert.ok(!opens(3, 4, (content) => content.writeUInt8(content.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3)))
   for (let bit = 0; bit < 8 * SIV_BYTES; bit += 1)
     assert.ok(!opens(3, 4, (_content, tag) => tag.writeUInt8(tag.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3)))
 })
 
-test('neither what was written nor a key is in the file, be it as data, in the journal or in nodes', async () => {
+test('neither what was written nor a key is in the file, be it as data, in the journal or in nodes', async (t) => {
   const dir = await mkdtemp(join(tmpdir(), 'tv-encryption-'))
   try {
     const path = join(dir, 'store')
@@ -87,7 +89,7 @@ test('neither what was written nor a key is in the file, be it as data, in the j
         return crypto.cipher(key)
       },
     }
-    const store = await Store.create({ ...optionsFor(nodeStoreFile({ path, create: true })), crypto: spied })
+    const store = await openedStore(t, Store.create({ ...optionsFor(nodeStoreFile({ path, create: true })), crypto: spied }))
     await store.createVolume('open', MIB)
     await store.createVolume('secret', MIB, { secret: SECRET })
     const device = volumeDevice(store, 'secret')
@@ -116,8 +118,8 @@ test('neither what was written nor a key is in the file, be it as data, in the j
   }
 })
 
-test('blocks that are exchanged with all their checksums made right are found, by reading and by check', async () => {
-  const store = await Store.create(optionsFor(simFile()))
+test('blocks that are exchanged with all their checksums made right are found, by reading and by check', async (t) => {
+  const store = await openedStore(t, Store.create(optionsFor(simFile())))
   await store.createVolume('v', MIB, { secret: SECRET })
   const device = volumeDevice(store, 'v')
   await device.write(0, Buffer.concat([blockOf('one'), blockOf('two'), blockOf('three'), blockOf('four')]))
@@ -145,9 +147,9 @@ test('blocks that are exchanged with all their checksums made right are found, b
   await store.close()
 })
 
-test('a flipped bit is found without the key, by its checksum', async () => {
+test('a flipped bit is found without the key, by its checksum', async (t) => {
   const file = simFile()
-  const store = await Store.create(optionsFor(file))
+  const store = await openedStore(t, Store.create(optionsFor(file)))
   await store.createVolume('v', MIB, { secret: SECRET })
   await volumeDevice(store, 'v').write(0, blockOf('one'))
   const leaf = store.entry('v').tree.leaf(0)
@@ -155,21 +157,21 @@ test('a flipped bit is found without the key, by its checksum', async () => {
   const address = leaf.words[0] as number
   await store.close()
   file.rot(address * BLOCK_BYTES + 1000)
-  const locked = await Store.open(optionsFor(file))
+  const locked = await openedStore(t, Store.open(optionsFor(file)))
   assert.equal(locked.get('v')?.encryption, 'locked')
   const { damage } = await locked.check({ readsData: true, repairs: false })
   assert.match(damage.join(), /^v at 0: block \d+ has checksum/)
   await locked.close()
 })
 
-test('a locked volume is listed, snapshotted, cloned, checked and deleted, and opened only with its key file', async () => {
+test('a locked volume is listed, snapshotted, cloned, checked and deleted, and opened only with its key file', async (t) => {
   const file = simFile()
-  const before = await Store.create(optionsFor(file))
+  const before = await openedStore(t, Store.create(optionsFor(file)))
   await before.createVolume('v', MIB, { secret: SECRET })
   await volumeDevice(before, 'v').write(0, blockOf('one'))
   await before.close()
 
-  const store = await Store.open(optionsFor(file))
+  const store = await openedStore(t, Store.open(optionsFor(file)))
   assert.throws(() => volumeDevice(store, 'v'), isFault('conflict', /^v: it is encrypted and locked/))
   await store.snapshot('v', 's')
   await store.clone('v@s', 'copy')
@@ -190,9 +192,9 @@ test('a locked volume is listed, snapshotted, cloned, checked and deleted, and o
   await store.close()
 })
 
-test('another key file takes the place of the one before for a volume and its snapshots; clones keep theirs', async () => {
+test('another key file takes the place of the one before for a volume and its snapshots; clones keep theirs', async (t) => {
   const file = simFile()
-  const store = await Store.create(optionsFor(file))
+  const store = await openedStore(t, Store.create(optionsFor(file)))
   await store.createVolume('v', MIB, { secret: SECRET })
   const device = volumeDevice(store, 'v')
   await device.write(0, blockOf('one'))
@@ -207,7 +209,7 @@ test('another key file takes the place of the one before for a volume and its sn
   assert.ok(blockOf('one').equals(content), 'who has it open goes on')
   await store.close()
 
-  const again = await Store.open(optionsFor(file))
+  const again = await openedStore(t, Store.open(optionsFor(file)))
   assert.deepEqual(await again.unlock(SECRET), ['copy'])
   assert.equal((await again.unlock(Buffer.from('correct horse battery staple, and more'))).length, 41)
   await volumeDevice(again, 'v@s39').read(0, content)
@@ -215,8 +217,8 @@ test('another key file takes the place of the one before for a volume and its sn
   await again.close()
 })
 
-test('a volume that is reverted to the snapshot of one with another key has that key, and gets its own back', async () => {
-  const store = await Store.create(optionsFor(simFile()))
+test('a volume that is reverted to the snapshot of one with another key has that key, and gets its own back', async (t) => {
+  const store = await openedStore(t, Store.create(optionsFor(simFile())))
   const content = new Uint8Array(BLOCK_BYTES)
   const fills = { a: 'of a', b: 'of b', plain: 'of all' }
   await store.createVolume('a', MIB, { secret: SECRET })

@@ -22,6 +22,10 @@ export const ENTRIES_PER_NODE = 256
 export const ENTRY_SHIFT = 8
 /** Word 0: address, low. Word 1: address, high (8 bits), flags (8 bits), and how far the second copy is. Word 2: birth. Word 3: checksum. */
 export const FLAG_ZERO = 0x100
+/** Compressed volumes: of a unit that is packed. Those of its entries that have no address are no holes. */
+export const FLAG_PACKED = 0x400
+/** Blocks that are packed together. */
+export const UNIT_BLOCKS = 16
 /**
  * Nodes above the leaves, and all of the catalog, are written twice. Bits 16 to 31 of word 1: so many blocks behind the first copy (signed)
  * is the second; 0: there is none. An address of 64 bits elsewhere is the same two words.
@@ -110,11 +114,11 @@ export const RECORD_HEAD = layout(
 export const RECORD_TYPE = { wrap: 1, open: 2, write: 3, trim: 4, catalog: 5, reap: 6, mark: 7 } as const
 export type RecordType = (typeof RECORD_TYPE)[keyof typeof RECORD_TYPE]
 
-/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block in their order; `sealed`: then a SIV for each. */
+/** Body of `write`: the volume's slot, then `count` extents, then a checksum for each block that has an address, in their order; `sealed`: then a SIV for each. */
 export const WRITE_HEAD = layout(
   [
     ['slot', 'u32'],
-    ['blockCount', 'u32'],
+    ['blockCount', 'u32', 'with an address'],
     ['sealed', 'u32', '1: of an encrypted volume'],
     ['reserved', 'u32'],
   ],
@@ -123,9 +127,9 @@ export const WRITE_HEAD = layout(
 export const WRITE_EXTENT = layout(
   [
     ['first', 'u64', 'block of the volume'],
-    ['address', 'u64'],
+    ['address', 'u64', '0: none of its blocks has one'],
     ['count', 'u32'],
-    ['reserved', 'u32'],
+    ['flags', 'u32', 'of the entries'],
   ],
   LITTLE,
 )
@@ -190,9 +194,9 @@ export const CATALOG_RECORD = layout(
     ['deadAddress', 'u64', 'last block of the dead list: what the parent has and this one has not any more'],
     ['deadChecksum', 'u32'],
     ['deadCount', 'u32', 'entries, all in all; not more than 4,294,967,295 are counted'],
-    ['reserved', 'u32'],
-    ['leaseEpoch', 'u32'],
-    ['leaseHolder', 16],
+    ['leaseOffered', 'u32', 'the highest epoch of the lease that was given out; 0: none beyond the one in force'],
+    ['leaseEpoch', 'u32', 'in force: whoever opened the volume under another one may not write'],
+    ['leaseHolder', 16, 'zeros: nobody'],
     ['iopsMax', 'u32', '0: no limit'],
     ['burstSeconds', 'u32'],
     ['bytesPerSecondMax', 'u64'],
@@ -205,6 +209,9 @@ export const CATALOG_RECORD = layout(
     ['keyNonce', KEY_NONCE_BYTES],
     ['keyTag', KEY_TAG_BYTES],
     ['keyWrapped', KEY_BYTES, 'the volume key, AES-256-GCM'],
+    ['compression', 'u32', '0: none; 1: zstd'],
+    ['reserved2', 'u32'],
+    ['storedCount', 'u64', 'blocks that its tree leads to, whoever else has them'],
   ],
   LITTLE,
 )

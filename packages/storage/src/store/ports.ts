@@ -3,6 +3,12 @@
 /** Zlib's CRC-32 of `content`, going on from `start`. */
 export type Checksum = (content: Uint8Array, start?: number) => number
 
+/** What the file system has for a file: bytes that are still free, and those that the file has already, holes not counted. */
+export interface HostSpace {
+  readonly availableBytes: number
+  readonly allocatedBytes: number
+}
+
 export interface StoreFile {
   /** Bytes that can be read now; a file grows when it is written behind its end. */
   readonly sizeBytes: number
@@ -17,8 +23,12 @@ export interface StoreFile {
   write(position: number, parts: readonly Uint8Array[]): void
   /** Resolves when all that was written before the call is safe from a power cut. */
   sync(): Promise<void>
-  /** Gives the space of a range back, where that can be done; it reads as zeros then, or as before. */
+  /** Room for a range, so that writing to it later does not fail for want of space. Where that cannot be had for sure it does nothing. @throws Fault `exhausted` without space. */
+  allocate(position: number, lengthBytes: number): void
+  /** Gives the room of a range back, where that can be done; it reads as zeros then, or as before. */
   punch(position: number, lengthBytes: number): void
+  /** Left out, or null: what the file can have it has already, as a block device. */
+  hostSpace?(): Promise<HostSpace | null>
   close(): Promise<void>
 }
 
@@ -38,11 +48,12 @@ export interface WrappedKey {
 export interface BlockCipher {
   /**
    * `plain`, a block, becomes `target` from `start` on; its SIV goes into `siv` from `sivStart` on, in bytes. What is sealed is the block at
-   * this place, of this epoch: elsewhere it does not open.
+   * this place, of this epoch and with these flags: elsewhere it does not open.
    */
   seal(
     block: number,
     birth: number,
+    flags: number,
     plain: Uint8Array,
     target: Uint8Array,
     start: number,
@@ -50,7 +61,7 @@ export interface BlockCipher {
     sivStart: number,
   ): void
   /** Opens a block where it lies. @returns false when it is not what was sealed there; `target` has nothing of use then. */
-  open(block: number, birth: number, target: Uint8Array, start: number, siv: Uint8Array, sivStart: number): boolean
+  open(block: number, birth: number, flags: number, target: Uint8Array, start: number, siv: Uint8Array, sivStart: number): boolean
 }
 
 export interface VolumeCrypto {
@@ -59,4 +70,10 @@ export interface VolumeCrypto {
   /** null: it is another key file's, or damaged. */
   unwrap(key: WrappedKey, secret: Uint8Array): Promise<Uint8Array | null>
   cipher(volumeKey: Uint8Array): BlockCipher
+}
+
+export interface Compressor {
+  compress(content: Uint8Array): Uint8Array
+  /** @throws Fault `failed` when it is not what `compress` made of at most `sizeBytes`. */
+  expand(content: Uint8Array, sizeBytes: number): Uint8Array
 }

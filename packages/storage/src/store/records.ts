@@ -32,11 +32,11 @@ export function appendWrite(
   view.setUint32(start + WRITE_HEAD.at.sealed, sivs ? 1 : 0, true)
   view.setUint32(start + WRITE_HEAD.at.reserved, 0, true)
   let at = start + WRITE_HEAD.sizeBytes
-  for (const { first, address, count } of extents) {
+  for (const { first, address, count, flags } of extents) {
     setU64(view, at + WRITE_EXTENT.at.first, first)
     setU64(view, at + WRITE_EXTENT.at.address, address)
     view.setUint32(at + WRITE_EXTENT.at.count, count, true)
-    view.setUint32(at + WRITE_EXTENT.at.reserved, 0, true)
+    view.setUint32(at + WRITE_EXTENT.at.flags, flags, true)
     at += WRITE_EXTENT.sizeBytes
   }
   for (let index = 0; index < blockCount; index += 1) view.setUint32(at + index * 4, checksums[index] as number, true)
@@ -50,8 +50,8 @@ export function readWrite({ body, count }: JournalRecord): { slot: number; exten
   const extents: WrittenExtent[] = []
   let at = WRITE_HEAD.sizeBytes
   for (let index = 0; index < count; index += 1) {
-    const extent = WRITE_EXTENT.decode(body, at)
-    extents.push({ first: Number(extent.first), address: Number(extent.address), count: extent.count })
+    const { first, address, count: blocks, flags } = WRITE_EXTENT.decode(body, at)
+    extents.push({ first: Number(first), address: Number(address), count: blocks, flags })
     at += WRITE_EXTENT.sizeBytes
   }
   const wordCount = sealed === 0 ? blockCount : blockCount * (1 + SIV_WORDS)

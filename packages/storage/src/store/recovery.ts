@@ -217,14 +217,8 @@ function loadCatalog(state: StoreState, slotCount: number): void {
       if (record.kind === 'none') continue
       const root = { ...decodePlace(decoded.rootAddress), birth: decoded.rootBirth, checksum: decoded.rootChecksum }
       const dead = new DeadList({ address: Number(decoded.deadAddress), checksum: decoded.deadChecksum }, decoded.deadCount)
-      catalog.put(
-        new Entry(
-          page * CATALOG_RECORDS_PER_PAGE + index,
-          record,
-          new Tree(state, geometryOf(record), decoded.height, root),
-          dead,
-        ),
-      )
+      const tree = new Tree(state, geometryOf(record), decoded.height, root)
+      catalog.put(new Entry(page * CATALOG_RECORDS_PER_PAGE + index, record, tree, dead, Number(decoded.storedCount)))
     }
   }
   catalog.link()
@@ -250,11 +244,13 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
       const { slot, extents, proofs } = readWrite(record)
       let at = 0
       for (const { first, address, count } of extents) {
-        for (let block = 0; block < count; block += 1, at += 1) {
+        for (let block = 0; block < count; block += 1) {
           const key = `${slot}:${first + block}`
           letGo(key, index)
+          if (address === 0) continue
           file.readBlocking((address + block) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
           if (checksum(content) !== proofs.checksums[at]) wrong.set(key, index)
+          at += 1
         }
       }
     } else if (record.type === RECORD_TYPE.trim && wrong.size > 0) {
@@ -307,13 +303,14 @@ function replay(state: StoreState, record: JournalRecord, isTableLost: boolean):
       const { slot, extents, proofs } = readWrite(record)
       const entry = catalog.need(slot)
       let from = 0
-      for (const { first, address, count } of extents) {
-        state.allocator.take(address, count, isTableLost || state.lostCount > 0)
+      for (const extent of extents) {
+        const { first, address, count } = extent
+        if (address !== 0) state.allocator.take(address, count, isTableLost || state.lostCount > 0)
         for (let done = 0; done < count;) {
           const part = Math.min(count - done, entry.tree.geometry.leafEnd(first + done) - first - done)
-          if (state.loadUnlessLost(entry, first + done))
-            applyWrite(state, entry, { first: first + done, address: address + done, count: part }, proofs, from)
-          from += part
+          const written = { ...extent, first: first + done, address: address === 0 ? 0 : address + done, count: part }
+          if (state.loadUnlessLost(entry, first + done)) applyWrite(state, entry, written, proofs, from)
+          if (address !== 0) from += part
           done += part
         }
       }

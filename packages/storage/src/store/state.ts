@@ -2,10 +2,12 @@
 import { Fault, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
 import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
-import { BLOCK_BYTES, TABLE_NAME } from './format.ts'
+import { BLOCK_BYTES, GROUP_BLOCKS, TABLE_NAME } from './format.ts'
 import type { Journal } from './journal.ts'
-import type { BlockCipher, Checksum, StoreFile, VolumeCrypto, WrappedKey } from './ports.ts'
+import { Keyring } from './keyring.ts'
+import type { Checksum, Compressor, StoreFile, VolumeCrypto } from './ports.ts'
 import { Node, type NodeEntry, type Tree, type TreeOwner } from './tree.ts'
+import { UnitCache } from './units.ts'
 
 export interface StoreParts {
   readonly file: StoreFile
@@ -15,6 +17,8 @@ export interface StoreParts {
   readonly log: Log
   /** Without it there are no encrypted volumes. */
   readonly crypto?: VolumeCrypto
+  /** Without it there are no compressed ones. */
+  readonly compressor?: Compressor
 }
 
 /** A block, its second copy (0: none), and what it must be. */
@@ -27,9 +31,10 @@ export interface ProvenPlace {
 /** Clean nodes in memory: 4 KiB each, and a little. */
 const CACHED_COUNT_MAX = 24_576
 
-/** Clean nodes by address; the ones not looked at lately go first. */
+/** Losses that are told in the log, of one opening. */
 const LOST_TOLD_MAX = 20
 
+/** Clean nodes by address; the ones not looked at lately go first. */
 export class NodeCache {
   readonly #nodes = new Map<number, Node>()
   readonly #countMax: number
@@ -69,7 +74,9 @@ export class StoreState implements TreeOwner {
   readonly allocator: Allocator
   readonly journal: Journal
   readonly catalog: Catalog
+  readonly keyring: Keyring
   readonly cache = new NodeCache()
+  readonly units = new UnitCache()
   /** Pages of the catalog on disk: block n is slots 8n to 8n+7. */
   readonly catalogTree: Tree
   readonly catalogUser = { ownedAfter: 0, letGo: () => {} }
@@ -82,6 +89,8 @@ export class StoreState implements TreeOwner {
   checkpointGeneration = 0
   /** About how many blocks of nodes a checkpoint would have to write. */
   dirtyNodeCount = 0
+  /** With so many dirty nodes no more is taken in before a checkpoint. */
+  dirtyNodeCountLimit = Infinity
   /** How often something could not be done since what it needs is damaged: some blocks count as in use that nobody has any more. */
   lostCount = 0
   /** Blocks that were found damaged and written again from their second copy. */
@@ -92,6 +101,9 @@ export class StoreState implements TreeOwner {
   heldUntilMark: number[] = []
   heldUntilTold: number[] = []
   heldUntilCheckpoint: number[] = []
+  /** Groups in which something was freed that is not soon written again: their room in the file can be given back. */
+  readonly emptied = new Set<number>()
+  #empties = false
   /** Which home of each group's table is in force, and which checkpoint wrote it. */
   readonly #tables = new Map<number, { turn: 0 | 1; generation: number }>()
   /** Of all that are in force, for the superblock. */
@@ -114,19 +126,8 @@ export class StoreState implements TreeOwner {
     this.allocator = made.allocator
     this.journal = made.journal
     this.catalog = made.catalog
+    this.keyring = new Keyring(parts, made.catalog)
     this.catalogTree = made.catalogTree(this)
-  }
-
-  /** Of keys that were unwrapped, by their wrapping. */
-  readonly #ciphers = new Map<string, BlockCipher>()
-
-  cipherFor(key: WrappedKey | null): BlockCipher | null {
-    return key && (this.#ciphers.get(wrappingOf(key)) ?? null)
-  }
-  /** Everything whose key is wrapped in this way is unlocked from now on. */
-  unlocked(key: WrappedKey, cipher: BlockCipher): void {
-    this.#ciphers.set(wrappingOf(key), cipher)
-    for (const entry of this.catalog.entries()) entry.cipher ??= this.cipherFor(entry.record.key)
   }
 
   #pinCount = 0
@@ -182,7 +183,18 @@ export class StoreState implements TreeOwner {
 
   freeData(address: number): void {
     this.allocator.free(address)
+    if (this.#empties) this.emptied.add(Math.floor(address / GROUP_BLOCKS))
     this.heldUntilSync.push(address)
+  }
+
+  /** What `work` frees is not soon written again. */
+  emptying<T>(work: () => T): T {
+    this.#empties = true
+    try {
+      return work()
+    } finally {
+      this.#empties = false
+    }
   }
 
   /** A block that the last checkpoint may lead to, with its second copy. */
@@ -315,8 +327,6 @@ export class StoreState implements TreeOwner {
     this.changedSlots.add(entry.slot)
   }
 }
-
-const wrappingOf = ({ nonce, tag, wrapped }: WrappedKey): string => [...nonce, ...tag, ...wrapped].join()
 
 export const lockedFault = ({ name }: Entry): Fault =>
   new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (volume unlock)`)

@@ -10,28 +10,41 @@
  * checkpoints, the collector, cold reads) works between them. One checkpoint and one flush are under way at a time.
  */
 import { assert, Fault, millis, toFault } from '@typevisor/base'
-import { emptyRecord, type Entry, type EntryRecord } from './catalog.ts'
+import { emptyRecord, type CompressionKind, type Entry, type EntryRecord } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
-import { BLOCK_BYTES, KEY_BYTES, NAME_BYTES_MAX, RECORD_TYPE } from './format.ts'
-import type { VolumeCrypto, WrappedKey } from './ports.ts'
+import { BLOCK_BYTES, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
+import { wrappingOf } from './keyring.ts'
+import { assertMayWrite, leaseOf, Opening, type LeaseChange, type VolumeLease } from './lease.ts'
+import { assertLimits, type VolumeLimits } from './limits.ts'
+import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
 import type { StoreParts, StoreState } from './state.ts'
-import { hasSpace, journalReserve, Writer } from './writer.ts'
+import { cutsPackedUnit, unitStep } from './units.ts'
+import { deviceOf } from './volume-device.ts'
+import { hasSpace, isFull, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
   /** Ring of a store that is made; a store that is there keeps its own. */
   readonly journalBytes?: number
   /** Dirty nodes that begin a checkpoint. */
   readonly dirtyNodeCountMax?: number
+  /** Blocks of a checkpoint that are written before other work comes in between. */
+  readonly turnBlockCount?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
   /** Entries of a dead list that one step of the collector goes over, or as much work on a tree. */
   readonly reapStep?: number
   /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
   readonly repairs?: boolean
+}
+
+export interface VolumeOptions {
+  /** The content of a key file: it is encrypted, and unlocked. */
+  readonly secret?: Uint8Array
+  readonly compression?: CompressionKind
 }
 
 export interface VolumeDescription {
@@ -45,6 +58,15 @@ export interface VolumeDescription {
   /** The snapshot that it goes on from, while it has a name. */
   readonly parent: string | null
   readonly encryption: 'none' | 'unlocked' | 'locked'
+  readonly compression: CompressionKind
+  /** Data that it leads to on disk, shared or not. */
+  readonly storedBytes: number
+  readonly limits: VolumeLimits
+  readonly lease: {
+    /** Of the epoch in force; null: nobody, and all who open the volume may write. */
+    readonly holder: string | null
+    readonly epoch: number
+  }
 }
 
 export interface StoreUsage {
@@ -72,10 +94,14 @@ export interface StoreCheck {
 const JOURNAL_BYTES = 64 * 1024 * 1024
 const JOURNAL_BYTES_MIN = 16 * BLOCK_BYTES
 const DIRTY_NODE_COUNT_MAX = 16_384
+/** Of one write each at worst: about 2 ms. */
+const TURN_BLOCK_COUNT = 256
 /** Blocks freed and not reusable before a flush: from so many on the store flushes by itself. */
 const HELD_COUNT_MAX = 16_384
 /** And at least as often as this, while there is something to make safe. */
 const SYNC_EVERY_MS = 1000
+/** Free runs shorter than this keep their room in the file. */
+const GIVEN_BACK_COUNT_MIN = 16
 const REAP_STEP = 4096
 const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
@@ -102,8 +128,10 @@ export class Store {
     this.writer = new Writer(state)
     this.#checkpointOptions = {
       journalBlocks: state.journal.sizeBytes / BLOCK_BYTES,
+      turnBlockCount: options.turnBlockCount ?? TURN_BLOCK_COUNT,
       pause: () => options.clock.sleep(millis(0)),
     }
+    state.dirtyNodeCountLimit = 2 * (options.dirtyNodeCountMax ?? DIRTY_NODE_COUNT_MAX)
     this.#ticking = this.#tick()
     this.#wakeCollector()
   }
@@ -112,7 +140,10 @@ export class Store {
   static async create(options: StoreOptions): Promise<Store> {
     const journalBytes = Math.max(JOURNAL_BYTES_MIN, options.journalBytes ?? JOURNAL_BYTES)
     if (readSuperblock(options.file, options.checksum)) throw new Fault('conflict', 'store: there is one already')
-    const state = emptyState(options, Math.ceil(journalBytes / BLOCK_BYTES))
+    const journalBlocks = Math.ceil(journalBytes / BLOCK_BYTES)
+    // A record must never fail because something else has filled the disk.
+    options.file.allocate(0, (SUPERBLOCK_COUNT + journalBlocks) * BLOCK_BYTES)
+    const state = emptyState(options, journalBlocks)
     appendOpening(state.journal, options.rng)
     const store = new Store(options, state, { recordCount: 0, cutCount: 0, lostGroupCount: 0 })
     await store.checkpoint()
@@ -161,20 +192,16 @@ export class Store {
     }
   }
 
-  /** With `secret`, the content of a key file, it is encrypted, and unlocked. */
-  async createVolume(name: string, sizeBytes: number, options: { secret?: Uint8Array } = {}): Promise<VolumeDescription> {
+  async createVolume(name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
     assertSize(sizeBytes)
-    const { rng } = this.#options
-    let key: EntryRecord['key'] = null
-    if (options.secret) {
-      const volumeKey = rng.bytes(KEY_BYTES)
-      key = await this.#crypto().wrap(volumeKey, options.secret, (count) => rng.bytes(count))
-      this.state.unlocked(key, this.#crypto().cipher(volumeKey))
-    }
+    const { compression = 'none' } = options
+    if (compression !== 'none' && !this.#options.compressor)
+      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
+    const key = options.secret ? await this.state.keyring.make(options.secret) : null
     await this.#change(() => {
       this.#assertNew(name, 'volume')
-      return [this.#fresh({ kind: 'volume', name, sizeBytes, key })]
+      return [this.#fresh({ kind: 'volume', name, sizeBytes, key, compression })]
     })
     return this.#describe(this.entry(name))
   }
@@ -182,33 +209,23 @@ export class Store {
   /** Unlocks whatever of `names` (left out: of all) is locked and has its key from this key file. @returns their names. */
   async unlock(secret: Uint8Array, names?: readonly string[]): Promise<string[]> {
     const isAsked = (entry: Entry): boolean => entry.isLocked && entry.name !== '' && (!names || names.includes(entry.name))
-    const tried = new Set<string>()
-    const unlocked: string[] = []
-    for (const asked of [...this.state.catalog.entries()].filter(isAsked)) {
-      const { key } = asked.record
-      // Those that came of one volume are unlocked together.
-      if (asked.isLocked && key && !tried.has(String(key.wrapped))) {
-        tried.add(String(key.wrapped))
-        const volumeKey = await this.#crypto().unwrap(key, secret)
-        if (volumeKey) this.state.unlocked(key, this.#crypto().cipher(volumeKey))
-      }
-      if (!asked.isLocked) unlocked.push(asked.name)
-    }
-    return unlocked
+    const asked = [...this.state.catalog.entries()].filter(isAsked)
+    // Those that came of one volume are unlocked together.
+    const keys = new Map(asked.flatMap(({ record: { key } }) => (key ? [[wrappingOf(key), key]] : [])))
+    for (const key of keys.values()) await this.state.keyring.unlock(key, secret)
+    return asked.flatMap((entry) => (entry.isLocked ? [] : [entry.name]))
   }
 
   /** The volume's key, and that of its snapshots, is wrapped by another key file's from now on. Clones keep theirs. @throws Fault `unauthenticated` for a wrong key file. */
   async rekey(name: string, secret: Uint8Array, nextSecret: Uint8Array): Promise<VolumeDescription> {
     const { key } = this.#volume(name).record
     if (!key) throw new Fault('conflict', `${name}: it is not encrypted`)
-    const volumeKey = await this.#crypto().unwrap(key, secret)
-    if (!volumeKey) throw new Fault('unauthenticated', `${name}: it is not encrypted with this key file`)
-    const next = await this.#crypto().wrap(volumeKey, nextSecret, (count) => this.#options.rng.bytes(count))
-    this.state.unlocked(next, this.#crypto().cipher(volumeKey))
+    const next = await this.state.keyring.rewrap(key, secret, nextSecret)
+    if (!next) throw new Fault('unauthenticated', `${name}: it is not encrypted with this key file`)
     // The volume last: done again after a crash, the rest of them follow.
-    while (isSameWrapping(this.entry(name).record.key, key))
+    while (isWrappedAs(this.entry(name), key))
       await this.#change(() => {
-        const wrapped = [...this.state.catalog.entries()].filter(({ record }) => isSameWrapping(record.key, key))
+        const wrapped = [...this.state.catalog.entries()].filter((entry) => isWrappedAs(entry, key))
         const snapshots = wrapped.filter((entry) => entry.name.startsWith(`${name}@`)).slice(0, CHANGE_COUNT_MAX)
         const part = snapshots.length > 0 ? snapshots : wrapped.filter((entry) => entry.name === name)
         return part.map((entry) => this.#changed(entry, { key: next }))
@@ -217,20 +234,15 @@ export class Store {
     return this.#describe(this.entry(name))
   }
 
-  #crypto(): VolumeCrypto {
-    const { crypto } = this.#options
-    if (!crypto) throw new Fault('unsupported', 'store: it was opened without a crypto port, so it has no encrypted volumes')
-    return crypto
-  }
-
   /** Constant time, whatever the size. Its name is `VOLUME@NAME`. Resolves when it is safe. */
   async snapshot(volumeName: string, name: string): Promise<VolumeDescription> {
     const full = `${volumeName}@${name}`
     this.#assertNew(full, 'snapshot')
     await this.#change(() => {
       const head = this.#volume(volumeName)
-      const { sizeBytes, parent, key } = head.record
-      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, epoch: this.state.epoch })
+      const { sizeBytes, parent, key, compression } = head.record
+      const { epoch } = this.state
+      const taken = this.#fresh({ kind: 'snapshot', name: full, sizeBytes, parent, key, compression, epoch })
       return [
         { ...taken, forkOf: head.slot, deadListOf: head.slot },
         { slot: head.slot, record: { ...head.record, parent: taken.slot }, forkOf: -1, deadListOf: -1 },
@@ -240,13 +252,18 @@ export class Store {
     return this.#describe(this.entry(full))
   }
 
-  /** A volume that begins as a snapshot is, in constant time. */
-  async clone(snapshotName: string, name: string): Promise<VolumeDescription> {
+  /** A volume that begins as a snapshot is, in constant time; grown to `sizeBytes` where that is said. @throws Fault `invalid` for less than the snapshot's. */
+  async clone(snapshotName: string, name: string, sizeBytes?: number): Promise<VolumeDescription> {
     this.#assertNew(name, 'volume')
+    if (sizeBytes !== undefined) assertSize(sizeBytes)
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes, key } = from.record
-      return [{ ...this.#fresh({ kind: 'volume', name, sizeBytes, key, parent: from.slot }), forkOf: from.slot }]
+      const { key, compression } = from.record
+      const size = sizeBytes ?? from.record.sizeBytes
+      if (size < from.record.sizeBytes)
+        throw new Fault('invalid', `clone ${snapshotName}: got ${size} bytes, want at least its ${from.record.sizeBytes}`)
+      const made = this.#fresh({ kind: 'volume', name, sizeBytes: size, key, compression, parent: from.slot })
+      return [{ ...made, forkOf: from.slot }]
     })
     return this.#describe(this.entry(name))
   }
@@ -256,12 +273,18 @@ export class Store {
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const from = this.#snapshot(snapshotName)
-      const { sizeBytes, key } = from.record
+      const { sizeBytes, key, compression } = from.record
       const { record } = head
-      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent: record.parent, key: record.key })
+      const { parent, key: oldKey } = record
+      const old = this.#fresh({ kind: 'dying', sizeBytes: record.sizeBytes, parent, key: oldKey })
       return [
         { ...old, forkOf: head.slot, deadListOf: head.slot },
-        { slot: head.slot, record: { ...record, parent: from.slot, sizeBytes, key }, forkOf: from.slot, deadListOf: -1 },
+        {
+          slot: head.slot,
+          record: { ...record, parent: from.slot, sizeBytes, key, compression },
+          forkOf: from.slot,
+          deadListOf: -1,
+        },
       ]
     })
     this.#wakeCollector()
@@ -288,6 +311,37 @@ export class Store {
     await this.#change(() => [this.#changed(this.#volume(name), { sizeBytes })])
   }
 
+  /** Resolves when it is safe. The rest of them stay as they are. */
+  async setLimits(name: string, limits: Partial<VolumeLimits>): Promise<void> {
+    await this.#change(() => {
+      const head = this.#volume(name)
+      const next = { ...limitsOf(head), ...limits }
+      assertLimits(next)
+      return [this.#changed(head, next)]
+    })
+    await this.flush()
+  }
+
+  /**
+   * Carries out a change of a volume's lease, in one turn with its record. Writes that were acknowledged before it, and the change, are safe
+   * when it resolves; those that were not taken in by then are refused, unless they are the new holder's.
+   */
+  async changeLease(name: string, change: LeaseChange): Promise<VolumeLease> {
+    // What it is when the flush is done may be another's doing.
+    let lease: VolumeLease | null = null
+    await this.#change(() => {
+      const head = this.#volume(name)
+      const before = leaseOf(head.record)
+      const next = change(before, name)
+      lease = next ?? before
+      if (next === null) return []
+      return [this.#changed(head, { leaseEpoch: next.epoch, leaseHolder: next.holder, leaseOffered: next.offeredEpoch })]
+    })
+    await this.flush()
+    assert(lease !== null, 'a change that did not throw was made')
+    return lease
+  }
+
   /** A volume or a snapshot; those that came of it stay. What nobody else has is given back by the collector. */
   async remove(name: string): Promise<void> {
     this.writer.commit()
@@ -299,10 +353,11 @@ export class Store {
   }
 
   /** Makes holes (or zeros that keep their place) of whole blocks, step by step. */
-  async trim(entry: Entry, first: number, count: number, keepsPlace: boolean): Promise<void> {
+  async trim(entry: Entry, first: number, count: number, keepsPlace: boolean, opening = Opening.plain(entry)): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
-      const step = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const most = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
+      const step = entry.isCompressed ? unitStep(block, most) : most
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
@@ -310,12 +365,18 @@ export class Store {
         continue
       }
       await this.#room(64)
-      this.#assertWritable(entry)
+      if (this.state.wounded) throw this.state.wounded
+      assertMayWrite(entry, opening)
       for (let each = block; each < block + step; each = entry.tree.geometry.leafEnd(each))
         this.state.load(entry.tree, each, true)
       this.writer.commit()
+      if (entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
+        await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
+        done += step
+        continue
+      }
       this.#append(() => appendTrim(this.state.journal, entry.slot, block, step, keepsPlace))
-      applyTrim(this.state, entry, block, step, keepsPlace)
+      this.state.emptying(() => applyTrim(this.state, entry, block, step, keepsPlace))
       done += step
       if (done < count) await this.#options.clock.sleep(millis(0))
     }
@@ -335,6 +396,8 @@ export class Store {
   /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
   async roomFor(blockCount: number): Promise<void> {
     await this.#room(blockCount * 48 + 4096)
+    // What changes faster than a checkpoint is written waits for it.
+    if (isFull(this.state)) await this.checkpoint()
     if (hasSpace(this.state, blockCount)) return
     // Freed blocks wait for a flush, nodes for a checkpoint, deleted ones for the collector.
     await this.flush()
@@ -433,6 +496,21 @@ export class Store {
       await this.#options.clock.sleep(millis(SYNC_EVERY_MS), { signal }).catch(() => {})
       if (signal.aborted || this.state.wounded) continue
       await this.flush().catch(() => {})
+      if (!this.state.wounded) await this.#giveBack()
+    }
+  }
+
+  /** What a trim or the collector freed is the file system's again. */
+  async #giveBack(): Promise<void> {
+    const { state } = this
+    const { file } = state.parts
+    for (const group of state.emptied) {
+      if (state.wounded || this.#closing.signal.aborted) return
+      state.emptied.delete(group)
+      state.allocator.giveBack(group, GIVEN_BACK_COUNT_MIN, (address, count) =>
+        file.punch(address * BLOCK_BYTES, count * BLOCK_BYTES),
+      )
+      await this.#options.clock.sleep(millis(0))
     }
   }
 
@@ -477,7 +555,7 @@ export class Store {
       this.#append(() => appendReap(this.state.journal, slot, step))
       let isGone = false
       try {
-        isGone = applyReap(this.state, entry, step)
+        isGone = this.state.emptying(() => applyReap(this.state, entry, step))
       } catch (error) {
         throw this.state.wound('collect', error)
       }
@@ -549,6 +627,7 @@ export class Store {
     if (this.state.wounded) throw this.state.wounded
     this.writer.commit()
     const changes = make()
+    if (changes.length === 0) return
     const epoch = this.state.epoch + (beginsEpoch ? 1 : 0)
     this.#append(() => appendCatalog(this.state.journal, epoch, changes))
     applyCatalog(this.state, epoch, changes)
@@ -589,11 +668,6 @@ export class Store {
     return entry
   }
 
-  #assertWritable(entry: Entry): void {
-    if (this.state.wounded) throw this.state.wounded
-    if (entry.kind !== 'volume') throw new Fault('unavailable', 'the volume is not there any more')
-  }
-
   #assertNew(name: string, kind: 'volume' | 'snapshot'): void {
     const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
     if (!want.test(name) || name.length > NAME_BYTES_MAX)
@@ -617,12 +691,22 @@ export class Store {
       volume: kind === 'snapshot' ? nameOf(this.state.catalog.byName(record.name.slice(0, record.name.indexOf('@')))) : null,
       parent: nameOf(parent),
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
+      compression: record.compression,
+      storedBytes: entry.storedCount * BLOCK_BYTES,
+      limits: limitsOf(entry),
+      lease: { holder: record.leaseHolder && uuidOf(record.leaseHolder), epoch: record.leaseEpoch },
     }
   }
 }
 
 const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/
 const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}@[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
+
+export const limitsOf = ({ record: { iopsMax, bytesPerSecondMax, burstSeconds } }: Entry): VolumeLimits => ({
+  iopsMax,
+  bytesPerSecondMax,
+  burstSeconds,
+})
 
 function assertSize(sizeBytes: number): void {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES !== 0 || sizeBytes > SIZE_BYTES_MAX)
@@ -633,10 +717,10 @@ function* inParts(names: readonly string[]): Iterable<readonly string[]> {
   for (let from = 0; from < names.length; from += CHANGE_COUNT_MAX) yield names.slice(from, from + CHANGE_COUNT_MAX)
 }
 
-const isSameWrapping = (key: WrappedKey | null, other: WrappedKey): boolean =>
-  key !== null && key.wrapped.every((byte, index) => byte === other.wrapped[index])
+const isWrappedAs = ({ record }: Entry, key: WrappedKey): boolean =>
+  record.key !== null && wrappingOf(record.key) === wrappingOf(key)
 
-const uuidOf = (id: Uint8Array): string => {
+export const uuidOf = (id: Uint8Array): string => {
   const text = [...id].map((byte) => byte.toString(16).padStart(2, '0')).join('')
   return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`
 }

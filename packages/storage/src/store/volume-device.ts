@@ -7,34 +7,53 @@ import {
   type WriteOptions,
   type ZeroOptions,
 } from '@typevisor/base'
+import { fetchBlocks, runAt } from './blocks.ts'
 import type { Entry } from './catalog.ts'
-import { BLOCK_BYTES, BLOCK_SHIFT, ENTRY_WORDS, FLAG_ZERO } from './format.ts'
+import { BLOCK_BYTES, FLAG_PACKED, FLAG_ZERO, UNIT_BLOCKS } from './format.ts'
 import type { Store } from './store.ts'
-import { hex, lockedFault } from './state.ts'
-import { addressAt, MISSING, NODE_WORDS, type Node } from './tree.ts'
+import { assertMayWrite, Opening } from './lease.ts'
+import { lockedFault } from './state.ts'
+import { addressAt, MISSING } from './tree.ts'
+import { isPacked, readUnit, takeUnits, UNIT_BYTES } from './units.ts'
 
 /** A write is taken apart into pieces of this size. */
 const PIECE_BYTES = 1024 * 1024
 const RETRY_COUNT_MAX = 100
 
-/** The device of an entry. Snapshots are read-only; so is whatever `readOnly` asks for. @throws Fault `not_found`, `conflict` for one that is locked. */
-export function volumeDevice(store: Store, name: string, options: { readOnly?: boolean } = {}): BlockDevice {
-  const entry = store.entry(name)
+interface DeviceOptions {
+  readonly readOnly?: boolean
+  /** Left out: as anybody. */
+  readonly opening?: Opening
+}
+
+/**
+ * The device of an entry. Snapshots are read-only; so is whatever `readOnly` asks for, and a volume that somebody has leased, but for who opened
+ * it under an epoch of the lease. @throws Fault `not_found`, `conflict` for one that is locked.
+ */
+export function volumeDevice(store: Store, name: string, options: DeviceOptions = {}): BlockDevice {
+  return deviceOf(store, store.entry(name), options)
+}
+
+export function deviceOf(store: Store, entry: Entry, options: DeviceOptions = {}): BlockDevice {
   if (entry.isLocked) throw lockedFault(entry)
-  return new VolumeDevice(store, entry, options.readOnly === true || entry.kind !== 'volume')
+  const opening = options.opening ?? Opening.plain(entry)
+  const isLeased = entry.record.leaseHolder !== null && !opening.isHolder
+  return new VolumeDevice(store, entry, options.readOnly === true || entry.kind !== 'volume' || isLeased, opening)
 }
 
 class VolumeDevice implements BlockDevice {
   readonly #store: Store
   readonly #entry: Entry
+  readonly #opening: Opening
   readonly readOnly: boolean
   readonly blockBytesMin = 1
   readonly blockBytesPreferred = BLOCK_BYTES
   readonly now: ImmediateBlockDevice
 
-  constructor(store: Store, entry: Entry, readOnly: boolean) {
+  constructor(store: Store, entry: Entry, readOnly: boolean, opening: Opening) {
     this.#store = store
     this.#entry = entry
+    this.#opening = opening
     this.readOnly = readOnly
     this.now = {
       read: (offset, lengthBytes, target, targetStart) => this.#readNow(offset, lengthBytes, target, targetStart, false),
@@ -58,7 +77,7 @@ class VolumeDevice implements BlockDevice {
 
   async write(offset: number, source: Uint8Array, options: WriteOptions = {}): Promise<void> {
     for (let at = 0; at < source.length;) {
-      const pieceEnd = Math.min(source.length, at + PIECE_BYTES - ((offset + at) % BLOCK_BYTES))
+      const pieceEnd = Math.min(source.length, at + PIECE_BYTES - ((offset + at) % UNIT_BYTES))
       await this.#writePiece(offset + at, source.subarray(at, pieceEnd))
       at = pieceEnd
     }
@@ -69,18 +88,27 @@ class VolumeDevice implements BlockDevice {
     return this.#store.flush()
   }
 
-  trim(offset: number, lengthBytes: number, options: WriteOptions = {}): Promise<void> {
-    return this.zero(offset, lengthBytes, options)
+  /** Of parts of blocks nothing can be given back: they stay as they are. */
+  async trim(offset: number, lengthBytes: number, options: WriteOptions = {}): Promise<void> {
+    const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
+    if (first < last)
+      await this.zero(first * BLOCK_BYTES, Math.min(last * BLOCK_BYTES, this.sizeBytes) - first * BLOCK_BYTES, options)
+  }
+
+  /** Blocks that lie in a range as a whole; the disk's last one may be cut short. */
+  #wholeBlocksOf(offset: number, lengthBytes: number): [first: number, last: number] {
+    const end = offset + lengthBytes
+    const isLast = end === this.sizeBytes
+    return [Math.ceil(offset / BLOCK_BYTES), isLast ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES)]
   }
 
   async zero(offset: number, lengthBytes: number, options: ZeroOptions = {}): Promise<void> {
     const end = offset + lengthBytes
-    const first = Math.ceil(offset / BLOCK_BYTES)
-    const last = end === this.sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES)
+    const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
     if (first >= last) await this.write(offset, new Uint8Array(lengthBytes))
     else {
       if (offset < first * BLOCK_BYTES) await this.write(offset, new Uint8Array(first * BLOCK_BYTES - offset))
-      await this.#store.trim(this.#entry, first, last - first, options.noHole === true)
+      await this.#store.trim(this.#entry, first, last - first, options.noHole === true, this.#opening)
       if (end > last * BLOCK_BYTES) await this.write(last * BLOCK_BYTES, new Uint8Array(end - last * BLOCK_BYTES))
     }
     this.#store.look()
@@ -114,15 +142,13 @@ class VolumeDevice implements BlockDevice {
   /** Brings nodes and data of a range to where `#readNow` finds them. */
   async #warm(offset: number, lengthBytes: number): Promise<void> {
     const { state } = this.#store
-    const { tree } = this.#entry
+    const { tree, isCompressed } = this.#entry
     const { file } = state.parts
-    const lastBlock = (offset + lengthBytes - 1) >> BLOCK_SHIFT
     const content = new Uint8Array(BLOCK_BYTES)
-    for (
-      let block = Math.floor(offset / BLOCK_BYTES);
-      block <= Math.max(lastBlock, Math.floor((offset + lengthBytes - 1) / BLOCK_BYTES));
-      block += 1
-    ) {
+    const stepBytes = isCompressed ? UNIT_BYTES : BLOCK_BYTES
+    const first = (Math.floor(offset / stepBytes) * stepBytes) / BLOCK_BYTES
+    const end = (Math.ceil((offset + lengthBytes) / stepBytes) * stepBytes) / BLOCK_BYTES
+    for (let block = first; block < end; block += 1) {
       if (!state.load(tree, block, false)) await state.loadLater(tree, block)
       const leaf = tree.leaf(block)
       if (leaf === null || leaf === MISSING) continue
@@ -135,10 +161,11 @@ class VolumeDevice implements BlockDevice {
   /** @returns false when something has to be read from the disk first. */
   #readNow(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number, mayBlock: boolean): boolean {
     const { state } = this.#store
-    const { tree, kind } = this.#entry
+    const entry = this.#entry
+    const { tree, kind, isCompressed } = entry
     const { geometry } = tree
     if (kind !== 'volume' && kind !== 'snapshot') throw new Fault('unavailable', 'it is not there any more')
-    if (this.#entry.isLocked) throw lockedFault(this.#entry)
+    if (entry.isLocked) throw lockedFault(entry)
     const end = offset + lengthBytes
     let at = offset
     let to = targetStart
@@ -157,18 +184,35 @@ class VolumeDevice implements BlockDevice {
         continue
       }
       const word = geometry.wordOf(block)
+      if (isCompressed && isPacked(leaf.words, word)) {
+        const unit = readUnit(state, entry, leaf, block, mayBlock)
+        if (!unit) return false
+        const inUnit = at % UNIT_BYTES
+        const partBytes = Math.min(UNIT_BYTES - inUnit, end - at)
+        target.set(unit.subarray(inUnit, inUnit + partBytes), to)
+        at += partBytes
+        to += partBytes
+        continue
+      }
       const address = addressAt(leaf.words, word)
       const inBlock = at - block * BLOCK_BYTES
       const partBytes = Math.min(BLOCK_BYTES - inBlock, end - at)
       if (address === 0) target.fill(0, to, to + partBytes)
       else if (partBytes === BLOCK_BYTES) {
-        const run = this.#runAt(leaf.words, word, address, Math.floor((end - at) / BLOCK_BYTES))
-        if (!this.#fetch(leaf, word, block, address, run, target, to, mayBlock)) return false
+        const left = Math.floor((end - at) / BLOCK_BYTES)
+        const run = runAt(
+          entry,
+          leaf.words,
+          word,
+          address,
+          isCompressed ? Math.min(left, UNIT_BLOCKS - (block % UNIT_BLOCKS)) : left,
+        )
+        if (!fetchBlocks(state, entry, leaf, word, block, run, target, to, mayBlock)) return false
         at += run * BLOCK_BYTES
         to += run * BLOCK_BYTES
         continue
       } else {
-        if (!this.#fetch(leaf, word, block, address, 1, BOUNCE, 0, mayBlock)) return false
+        if (!fetchBlocks(state, entry, leaf, word, block, 1, BOUNCE, 0, mayBlock)) return false
         target.set(BOUNCE.subarray(inBlock, inBlock + partBytes), to)
       }
       at += partBytes
@@ -177,72 +221,13 @@ class VolumeDevice implements BlockDevice {
     return true
   }
 
-  /** Blocks of one leaf, from the entry at `word` on, that lie one behind the other on disk. */
-  #runAt(words: Uint32Array, word: number, address: number, countMax: number): number {
-    const { entryWords } = this.#entry.tree.geometry
-    let count = 1
-    for (let next = word + entryWords; next < NODE_WORDS && count < countMax; next += entryWords, count += 1)
-      if (addressAt(words, next) !== address + count) break
-    return count
-  }
-
-  /** Reads a run of blocks, whose entries are from `word` on, and proves each. */
-  #fetch(
-    leaf: Node,
-    word: number,
-    block: number,
-    address: number,
-    count: number,
-    target: Uint8Array,
-    to: number,
-    mayBlock: boolean,
-  ): boolean {
-    const { file, checksum } = this.#store.state.parts
-    const { entryWords } = this.#entry.tree.geometry
-    const lengthBytes = count * BLOCK_BYTES
-    if (!file.readNow(address * BLOCK_BYTES, target, to, lengthBytes)) {
-      if (!mayBlock) return false
-      file.readBlocking(address * BLOCK_BYTES, target, to, lengthBytes)
-    }
-    for (let index = 0; index < count; index += 1) {
-      const start = to + index * BLOCK_BYTES
-      const found = checksum(target.subarray(start, start + BLOCK_BYTES))
-      const want = leaf.words[word + index * entryWords + 3] as number // slots are masked
-      if (found !== want) {
-        target.fill(0, to, to + lengthBytes)
-        throw new Fault(
-          'failed',
-          `${this.#entry.name} at ${(block + index) * BLOCK_BYTES}: block ${address + index} has checksum ${hex(found)}, want ${hex(want)}`,
-        )
-      }
-    }
-    if (this.#entry.cipher) this.#open(leaf, word, block, address, count, target, to)
-    return true
-  }
-
-  /** Opens sealed blocks where they were read to. */
-  #open(leaf: Node, word: number, block: number, address: number, count: number, target: Uint8Array, to: number): void {
-    const { cipher, tree } = this.#entry
-    const { bytes } = leaf
-    for (let index = 0; index < count; index += 1) {
-      const at = word + index * tree.geometry.entryWords
-      const birth = leaf.words[at + 2] as number // slots are masked
-      if (cipher?.open(block + index, birth, target, to + index * BLOCK_BYTES, bytes, (at + ENTRY_WORDS) * 4)) continue
-      target.fill(0, to, to + count * BLOCK_BYTES)
-      throw new Fault(
-        'failed',
-        `${this.#entry.name} at ${(block + index) * BLOCK_BYTES}: block ${address + index} is not what was sealed there`,
-      )
-    }
-  }
-
   #hasHoles(offset: number, lengthBytes: number): boolean {
     const { tree } = this.#entry
     const last = Math.floor((offset + lengthBytes - 1) / BLOCK_BYTES)
     for (let block = Math.floor(offset / BLOCK_BYTES); block <= last; block += 1) {
       const leaf = tree.leaf(block)
       if (leaf === null) return true
-      if (leaf !== MISSING && addressAt(leaf.words, tree.geometry.wordOf(block)) === 0) return true
+      if (leaf !== MISSING && kindOf(leaf.words, tree.geometry.wordOf(block)) !== 'data') return true
     }
     return false
   }
@@ -251,9 +236,10 @@ class VolumeDevice implements BlockDevice {
   #writeNow(offset: number, source: Uint8Array): boolean {
     if (((offset | source.length) & (BLOCK_BYTES - 1)) !== 0 || this.readOnly) return false
     const { writer } = this.#store
+    if (this.#entry.isCompressed) return writer.isEmpty && this.#takeUnits(offset, source, false)
     const first = offset / BLOCK_BYTES
     if (!writer.canTake(this.#entry, first, source.length / BLOCK_BYTES)) return false
-    writer.take(this.#entry, first, source)
+    writer.take(this.#entry, first, source, this.#opening)
     return true
   }
 
@@ -263,18 +249,32 @@ class VolumeDevice implements BlockDevice {
     const count = Math.ceil((offset + source.length) / BLOCK_BYTES) - first
     for (let tries = 0; ; tries += 1) {
       if (state.wounded) throw state.wounded
-      if (this.#entry.kind !== 'volume') throw new Fault('unavailable', `${this.#entry.name}: the volume is not there any more`)
-      await this.#store.roomFor(count)
+      assertMayWrite(this.#entry, this.#opening)
+      await this.#store.roomFor(this.#entry.isCompressed ? count + 2 * UNIT_BLOCKS : count)
       writer.commit()
-      const whole = this.#wholeBlocks(offset, source, first, count, tries >= RETRY_COUNT_MAX)
-      if (whole !== null && writer.canTake(this.#entry, first, count)) {
-        writer.take(this.#entry, first, whole)
+      if (this.#take(offset, source, first, count, tries >= RETRY_COUNT_MAX)) {
         writer.commit()
         this.#store.look()
         return
       }
       await this.#warm(first * BLOCK_BYTES, count * BLOCK_BYTES)
     }
+  }
+
+  /** @returns false when something has to be read first, or there is no room. */
+  #take(offset: number, source: Uint8Array, first: number, count: number, mayBlock: boolean): boolean {
+    if (this.#entry.isCompressed) return this.#takeUnits(offset, source, mayBlock)
+    const { writer } = this.#store
+    const whole = this.#wholeBlocks(offset, source, first, count, mayBlock)
+    if (whole === null || !writer.canTake(this.#entry, first, count)) return false
+    writer.take(this.#entry, first, whole, this.#opening)
+    return true
+  }
+
+  #takeUnits(offset: number, source: Uint8Array, mayBlock: boolean): boolean {
+    const { state, writer } = this.#store
+    const into = { state, writer, entry: this.#entry, opening: this.#opening }
+    return takeUnits(into, offset, source, (start, target) => this.#readNow(start, target.length, target, 0, mayBlock))
   }
 
   /** The blocks that a write touches, as they will be. null: what is there has to be read first. */
@@ -295,6 +295,7 @@ class VolumeDevice implements BlockDevice {
 const BOUNCE = new Uint8Array(BLOCK_BYTES)
 
 function kindOf(words: Uint32Array, word: number): 'hole' | 'zero' | 'data' {
-  if (addressAt(words, word) !== 0) return 'data'
-  return ((words[word + 1] as number) & FLAG_ZERO) !== 0 ? 'zero' : 'hole'
+  const flags = words[word + 1] as number // slots are masked
+  if (addressAt(words, word) !== 0 || (flags & FLAG_PACKED) !== 0) return 'data'
+  return (flags & FLAG_ZERO) !== 0 ? 'zero' : 'hole'
 }

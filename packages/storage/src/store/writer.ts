@@ -7,13 +7,17 @@ import type { Run } from './allocator.ts'
 import type { Entry } from './catalog.ts'
 import { applyWrite, type BlockProofs, type WrittenExtent } from './changes.ts'
 import { BLOCK_BYTES, SIV_BYTES } from './format.ts'
+import { assertMayWrite, type Opening } from './lease.ts'
 import { appendWrite, writeBodyBytes } from './records.ts'
 import { lockedFault, type StoreState } from './state.ts'
 
 interface Staged {
   readonly first: number
   readonly count: number
-  readonly source: Uint8Array
+  /** null: the entries get no address. */
+  readonly source: Uint8Array | null
+  /** Of the entries. */
+  readonly flags: number
 }
 
 /** Blocks that one record speaks of at most. */
@@ -26,6 +30,7 @@ export const RESERVE_BLOCKS = 256
 export class Writer {
   readonly #state: StoreState
   #entry: Entry | null = null
+  #opening: Opening | null = null
   #staged: Staged[] = []
   #blockCount = 0
   #checksums = new Uint32Array(1024)
@@ -46,7 +51,7 @@ export class Writer {
       )
     )
       return false
-    if (!hasSpace(state, total)) return false
+    if (isFull(state) || !hasSpace(state, total)) return false
     for (let block = first; ; block += entry.tree.geometry.leafEntries) {
       const at = Math.min(block, first + count - 1)
       if (!state.load(entry.tree, at, false)) return false
@@ -55,12 +60,23 @@ export class Writer {
   }
 
   /** `source` must not change until `commit`. */
-  take(entry: Entry, first: number, source: Uint8Array): void {
-    if (this.#entry !== null && this.#entry !== entry) this.commit()
-    this.#entry = entry
+  take(entry: Entry, first: number, source: Uint8Array, opening: Opening, flags = 0): void {
+    this.#begin(entry, opening)
     const count = source.length / BLOCK_BYTES
-    this.#staged.push({ first, count, source })
+    this.#staged.push({ first, count, source, flags })
     this.#blockCount += count
+  }
+
+  /** Entries without an address: holes, or the rest of a packed unit. */
+  takeEmpty(entry: Entry, first: number, count: number, opening: Opening, flags: number): void {
+    this.#begin(entry, opening)
+    this.#staged.push({ first, count, source: null, flags })
+  }
+
+  #begin(entry: Entry, opening: Opening): void {
+    if (this.#entry !== null && (this.#entry !== entry || this.#opening !== opening)) this.commit()
+    this.#entry = entry
+    this.#opening = opening
   }
 
   get isEmpty(): boolean {
@@ -69,15 +85,16 @@ export class Writer {
 
   /** @throws Fault: none of what was taken in is written then. */
   commit(): void {
-    const entry = this.#entry
-    if (entry === null) return
+    const [entry, opening] = [this.#entry, this.#opening]
+    if (entry === null || opening === null) return
     const [taken, blockCount] = [this.#staged, this.#blockCount]
     this.#entry = null
+    this.#opening = null
     this.#staged = []
     this.#blockCount = 0
     const state = this.#state
     if (state.wounded) throw state.wounded
-    if (entry.kind !== 'volume') throw new Fault('unavailable', `write: the volume is not there any more`)
+    assertMayWrite(entry, opening)
     const { staged, sivs } = entry.record.key ? sealAll(state, entry, taken, blockCount) : { staged: taken, sivs: null }
     const runs = state.allocator.allocateAll(blockCount)
     if (!runs) throw new Fault('exhausted', 'store: no space left')
@@ -86,8 +103,9 @@ export class Writer {
     if (this.#checksums.length < blockCount) this.#checksums = new Uint32Array(blockCount * 2)
     let at = 0
     for (const { source, count } of staged)
-      for (let block = 0; block < count; block += 1)
-        this.#checksums[at++] = checksum(count === 1 ? source : source.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES))
+      if (source)
+        for (let block = 0; block < count; block += 1)
+          this.#checksums[at++] = checksum(count === 1 ? source : source.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES))
     const proofs: BlockProofs = { checksums: this.#checksums, sivs }
     try {
       for (const { address, parts } of writes) file.write(address * BLOCK_BYTES, parts)
@@ -106,7 +124,7 @@ export class Writer {
     let from = 0
     for (const extent of extents) {
       applyWrite(state, entry, extent, proofs, from)
-      from += extent.count
+      if (extent.address !== 0) from += extent.count
     }
   }
 }
@@ -123,16 +141,21 @@ function sealAll(
   const sealed = new Uint8Array(blockCount * BLOCK_BYTES)
   const sivs = new Uint8Array(blockCount * SIV_BYTES)
   let at = 0
-  const staged = taken.map(({ first, count, source }) => {
+  const staged = taken.map((one): Staged => {
+    const { first, count, source, flags } = one
+    if (!source) return one
     const from = at * BLOCK_BYTES
     for (let block = 0; block < count; block += 1, at += 1) {
       const plain = source.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
-      cipher.seal(first + block, state.epoch, plain, sealed, at * BLOCK_BYTES, sivs, at * SIV_BYTES)
+      cipher.seal(first + block, state.epoch, flags, plain, sealed, at * BLOCK_BYTES, sivs, at * SIV_BYTES)
     }
-    return { first, count, source: sealed.subarray(from, at * BLOCK_BYTES) }
+    return { first, count, flags, source: sealed.subarray(from, at * BLOCK_BYTES) }
   })
   return { staged, sivs: new Uint32Array(sivs.buffer) }
 }
+
+/** There is more that changed than memory may be used for. */
+export const isFull = ({ dirtyNodeCount, dirtyNodeCountLimit }: StoreState): boolean => dirtyNodeCount > dirtyNodeCountLimit
 
 /** A checkpoint needs a block for each dirty node, and some for the catalog. */
 export function hasSpace(state: StoreState, blockCount: number): boolean {
@@ -149,11 +172,15 @@ function layOut(
   const writes = runs.map(({ address }) => ({ address, parts: [] as Uint8Array[] }))
   let run = 0
   let used = 0
-  for (const { first, count, source } of staged) {
+  for (const { first, count, source, flags } of staged) {
+    if (!source) {
+      extents.push({ first, address: 0, count, flags })
+      continue
+    }
     for (let done = 0; done < count;) {
       const { address, count: room } = runs[run] as Run // there are as many blocks as are staged
       const part = Math.min(count - done, room - used)
-      extents.push({ first: first + done, address: address + used, count: part })
+      extents.push({ first: first + done, address: address + used, count: part, flags })
       writes[run]?.parts.push(part === count ? source : source.subarray(done * BLOCK_BYTES, (done + part) * BLOCK_BYTES))
       done += part
       used += part

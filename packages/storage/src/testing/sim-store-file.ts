@@ -1,6 +1,6 @@
 /** A store's file in memory that remembers what was not synced, for tests of what a crash leaves. */
 import { Fault, type Rng } from '@typevisor/base'
-import type { StoreFile } from '../store/ports.ts'
+import type { HostSpace, StoreFile } from '../store/ports.ts'
 
 const SECTOR_BYTES = 512
 const PAGE_BYTES = 4096
@@ -13,10 +13,10 @@ export interface SimStoreFileOptions {
   /** Where superblocks and journal end: a power cut may take what is before it and leave what is behind it, and the other way round. */
   readonly journalEndBytes?: number
   /** Asked before each write and sync; a Fault makes it fail, a write perhaps half-way. */
-  readonly faults?: (operation: 'write' | 'sync') => Fault | null
+  readonly faults?: (operation: 'write' | 'sync' | 'allocate') => Fault | null
 }
 
-export class SimStoreFile implements StoreFile {
+export class SimStoreFile implements StoreFile, Disposable {
   readonly #options: SimStoreFileOptions
   readonly capacityBytes: number
   /** By page: what a reader sees. */
@@ -27,11 +27,17 @@ export class SimStoreFile implements StoreFile {
   #dead = false
   #waiting: (() => void)[] = []
   writeCount = 0
+  /** What the host's file system still has; null: it is not asked. */
+  hostAvailableBytes: number | null = null
 
   constructor(options: SimStoreFileOptions, content: Map<number, Uint8Array> = new Map()) {
     this.#options = options
     this.#now = content
     this.capacityBytes = options.capacityBytes ?? 2 ** 40
+  }
+
+  get isDead(): boolean {
+    return this.#dead
   }
 
   get sizeBytes(): number {
@@ -113,7 +119,26 @@ export class SimStoreFile implements StoreFile {
     }
   }
 
-  punch(): void {}
+  /** Now and then the disk is full with what others have. */
+  allocate(): void {
+    const fault = this.#options.faults?.('allocate')
+    if (fault) throw new Fault('exhausted', 'no space left', { cause: fault })
+  }
+
+  punch(position: number, lengthBytes: number): void {
+    if (this.#dead) return
+    for (const page of this.#now.keys()) {
+      const at = page * PAGE_BYTES
+      if (at >= position && at < position + lengthBytes) this.#put(at, new Uint8Array(PAGE_BYTES))
+    }
+  }
+
+  async hostSpace(): Promise<HostSpace | null> {
+    return this.hostAvailableBytes === null
+      ? null
+      : { availableBytes: this.hostAvailableBytes, allocatedBytes: this.#now.size * PAGE_BYTES }
+  }
+
   async close(): Promise<void> {}
 
   /** The process ends here: whoever still waits for this file waits for ever. `power` cuts: of what was not synced any sector may be old. */
@@ -140,6 +165,11 @@ export class SimStoreFile implements StoreFile {
       }
     }
     return new SimStoreFile(this.#options, content)
+  }
+
+  /** The process ends here, and nobody has its file any more. */
+  [Symbol.dispose](): void {
+    this.#dead = true
   }
 
   /** The file as it is now, for somebody else. */

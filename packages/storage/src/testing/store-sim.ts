@@ -2,17 +2,23 @@
 import assert from 'node:assert/strict'
 import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
+import { nodeCompressor } from '../node-compressor.ts'
 import { nodeChecksum } from '../node-store-file.ts'
 import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
 import { SimStoreFile } from './sim-store-file.ts'
 import { checkStore } from '../store/check.ts'
-import { BLOCK_BYTES } from '../store/format.ts'
+import { BLOCK_BYTES, UNIT_BLOCKS } from '../store/format.ts'
 import { Store, type StoreOptions } from '../store/store.ts'
 import { volumeDevice } from '../store/volume-device.ts'
 
-/** What every volume and snapshot holds: a fill byte by block. Blocks that are not in it are zeros. */
-export type Disk = { readonly sizeBlocks: number; readonly blocks: ReadonlyMap<number, number> }
+/** What every volume and snapshot holds: the number of a content by block. Blocks that are not in it are zeros. */
+export type Disk = { readonly sizeBlocks: number; readonly isCompressed: boolean; readonly blocks: ReadonlyMap<number, number> }
 export type World = ReadonlyMap<string, Disk>
+
+/** Some are packed to next to nothing, some not at all. */
+export const CONTENTS = Array.from({ length: 256 }, (_, number) =>
+  number % 3 === 2 ? seededRng(number).bytes(BLOCK_BYTES) : new Uint8Array(BLOCK_BYTES).fill(number),
+)
 
 /** Far apart, so that trees have several levels; near each other, so that writes meet. */
 export const PLACES = [0, 1, 2, 3, 5, 254, 255, 256, 257, 300, 511, 512, 4095, 65_535, 65_536, 65_537]
@@ -30,16 +36,17 @@ export async function openUnlocked(options: StoreOptions): Promise<Store> {
   return store
 }
 
-/** Its zero sleeps are a few turns, its others last until they are aborted. */
-const turnClock = (rng: Rng): Clock => ({
+/** Time is counted in turns: a sleep of nothing is a few, any other some hundreds. Who is dead sleeps for ever. */
+export const turnClock = (rng: Rng, isDead: () => boolean): Clock => ({
   now: () => 1_700_000_000_000 as ReturnType<Clock['now']>,
   monotonic: () => 0,
-  async sleep(duration, options) {
-    if (duration === 0) for (let turn = rng.below(4); turn >= 0; turn -= 1) await null
-    else
-      await new Promise((_resolve, reject) =>
-        options?.signal?.addEventListener('abort', () => reject(options.signal?.reason as Error), { once: true }),
-      )
+  async sleep(duration, { signal } = {}) {
+    const turns = duration === 0 ? rng.below(4) : 500 + rng.below(8000)
+    for (let turn = turns; turn >= 0; turn -= 1) {
+      if (isDead()) await new Promise(() => {})
+      await null
+      signal?.throwIfAborted()
+    }
   },
 })
 
@@ -47,17 +54,20 @@ interface Write {
   readonly name: string
   readonly first: number
   readonly count: number
-  readonly fill: number
+  /** Of its content. */
+  readonly number: number
 }
 
-export class Run {
+/** What is done under one seed. A store that is still open at its end is ended: its clock would go on for ever. */
+export class Run implements Disposable {
   readonly rng: Rng
   readonly collects: boolean
   /** Of a hundred steps so many flush; few of them leave much that a power cut may take. */
   readonly flushPerCent: number
   /** Different contents of blocks: with few of them what is written is often what was there in another life. */
-  readonly fillCount: number
+  readonly contentCount: number
   readonly encryptedPerCent: number
+  readonly compressedPerCent: number
   readonly reapStep: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
@@ -73,30 +83,39 @@ export class Run {
   isFaulty = false
   /** Nothing more can be written. */
   isWounded: () => boolean = () => false
+  readonly #files = new DisposableStack()
 
   constructor(seed: number) {
     this.rng = seededRng(seed)
     this.collects = this.rng.below(2) === 0
     this.flushPerCent = this.pick([1, 5, 15]) as number
-    this.fillCount = this.pick([2, 255]) as number
     this.reapStep = this.pick([3, 70, 4096]) as number
+    this.contentCount = this.pick([3, CONTENTS.length]) as number
     this.encryptedPerCent = this.pick([0, 50, 100]) as number
+    this.compressedPerCent = this.pick([0, 50, 100]) as number
   }
 
   get world(): World {
     return this.history.at(-1) as World
   }
 
+  [Symbol.dispose](): void {
+    this.#files.dispose()
+  }
+
   options(file: SimStoreFile): StoreOptions {
+    this.#files.use(file)
     return {
       file,
       checksum: nodeChecksum,
       crypto,
-      clock: turnClock(this.rng),
+      compressor: nodeCompressor,
+      clock: turnClock(this.rng, () => file.isDead),
       rng: this.rng,
       log: memoryLog(),
       journalBytes: JOURNAL_BLOCKS * BLOCK_BYTES,
       dirtyNodeCountMax: 6 + this.rng.below(30),
+      turnBlockCount: 1,
       collects: this.collects,
       reapStep: this.reapStep,
     }
@@ -175,8 +194,12 @@ export class Run {
     if (this.names('volume').length >= 5) return
     const name = `v${(this.count += 1)}`
     const sizeBlocks = this.pick(SIZES) as number
-    const options = this.rng.below(100) < this.encryptedPerCent ? { secret: SECRET } : {}
-    await this.did(this.with(name, { sizeBlocks, blocks: new Map() }), () =>
+    const isCompressed = this.rng.below(100) < this.compressedPerCent
+    const options = {
+      ...(this.rng.below(100) < this.encryptedPerCent ? { secret: SECRET } : {}),
+      compression: isCompressed ? ('zstd' as const) : ('none' as const),
+    }
+    await this.did(this.with(name, { sizeBlocks, isCompressed, blocks: new Map() }), () =>
       store.createVolume(name, sizeBlocks * BLOCK_BYTES, options),
     )
   }
@@ -185,15 +208,18 @@ export class Run {
     const { rng } = this
     const { sizeBlocks } = this.world.get(name) as Disk
     const first = Math.min(this.pick(PLACES) as number, sizeBlocks - 1)
-    return { name, first, count: Math.min(1 + rng.below(4), sizeBlocks - first), fill: 1 + rng.below(this.fillCount) }
+    return { name, first, count: Math.min(1 + rng.below(4), sizeBlocks - first), number: rng.below(this.contentCount) }
   }
 
   async write(store: Store, write: Write): Promise<void> {
-    const { name, first, count, fill } = write
+    const { name, first, count, number } = write
     const disk = this.world.get(name) as Disk
     const blocks = new Map(disk.blocks)
-    for (let block = first; block < first + count; block += 1) blocks.set(block, fill)
-    const content = new Uint8Array(count * BLOCK_BYTES).fill(fill)
+    const content = new Uint8Array(count * BLOCK_BYTES)
+    for (let index = 0; index < count; index += 1) {
+      blocks.set(first + index, number)
+      content.set(CONTENTS[number] as Uint8Array, index * BLOCK_BYTES)
+    }
     const device = volumeDevice(store, name)
     const next = this.with(name, { ...disk, blocks })
     this.writes.push({ world: next, write })
@@ -213,6 +239,8 @@ export class Run {
     const device = volumeDevice(store, name)
     // Of more than one step a crash may have done a part: then it is not one change, and small ones are enough here.
     if (count > 300) return
+    const isWholeUnits = first % UNIT_BLOCKS === 0 && count % UNIT_BLOCKS === 0
+    if (disk.isCompressed && !isWholeUnits && (first % UNIT_BLOCKS) + count > UNIT_BLOCKS) return
     await this.did(this.with(name, { ...disk, blocks }), () =>
       device.zero(first * BLOCK_BYTES, count * BLOCK_BYTES, { noHole: rng.below(3) === 0 }),
     )
@@ -235,8 +263,10 @@ async function difference(store: Store, world: World): Promise<string | null> {
     for (const place of PLACES) {
       for (let block = place; block < Math.min(place + 4, disk.sizeBlocks); block += 1) {
         await device.read(block * BLOCK_BYTES, content)
-        const want = disk.blocks.get(block) ?? 0
-        if (!content.every((byte) => byte === want)) return `${name} block ${block}: got ${content[0]}, want ${want}`
+        const number = disk.blocks.get(block) ?? 0
+        const want = CONTENTS[number] as Uint8Array
+        if (!content.every((byte, index) => byte === want[index]))
+          return `${name} block ${block}: got ${content[0]}.., want ${number}`
       }
     }
   }
@@ -245,7 +275,8 @@ async function difference(store: Store, world: World): Promise<string | null> {
 
 /** On a copy, on which nothing else works. */
 async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> {
-  const store = await openUnlocked({ ...run.options(file.copy()), collects: false })
+  using copy = file.copy()
+  const store = await openUnlocked({ ...run.options(copy), collects: false })
   const report = await checkStore(store.state, { readsData: true, sleep: async () => {} })
   assert.deepEqual(report.damage, [], step)
   assert.deepEqual(report.missing, [], `${step}: blocks that something leads to count as free`)
@@ -262,7 +293,7 @@ async function tight(store: Store, step: string): Promise<void> {
 }
 
 async function live(seed: number): Promise<void> {
-  const run = new Run(seed)
+  using run = new Run(seed)
   const { rng } = run
   // Small ones are full again and again, and use every block many times.
   const capacityBytes = rng.below(2) === 0 ? 2 ** 32 : (340 + rng.below(400)) * BLOCK_BYTES
@@ -331,6 +362,7 @@ async function live(seed: number): Promise<void> {
   const again = await openUnlocked(run.options(file.crash('kill')))
   assert.equal(await difference(again, run.world), null)
   await tight(again, 'opened again')
+  await again.close()
 }
 
 /** Runs each seed; one that fails is told with the command that runs it again. `SEED=n` runs that one alone. */

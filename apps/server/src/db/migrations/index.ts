@@ -5,5 +5,6 @@ import { sagas } from './0002-sagas.ts'
 import { housekeeping } from './0003-housekeeping.ts'
 import { names } from './0004-names.ts'
 import { hostJournal } from './0005-host-journal.ts'
+import { snapshots } from './0006-snapshots.ts'
 
-export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping, names, hostJournal]
+export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping, names, hostJournal, snapshots]

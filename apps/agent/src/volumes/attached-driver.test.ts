@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Fault, mib } from '@typevisor/base'
+import { parseDomainId, parseDomainName, parseImageName, type VolumeId } from '@typevisor/model'
+import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
+import { memoryLog, seededRng, virtualClock } from '@typevisor/sim'
+import type { DomainDriver, DriverDomain } from '@typevisor/toolstack'
+import { attachedDriver } from './attached-driver.ts'
+
+const ID = parseDomainId('01890000-0000-7000-8000-000000000001')
+const ROOT = `${ID}.root` as VolumeId
+const SEED = `${ID}.seed` as VolumeId
+
+async function world(changes: Partial<DomainDriver> = {}) {
+  const clock = virtualClock()
+  const hypervisor = new SimHypervisor(clock, { bootMs: 0 })
+  const sim = createSimDriver({ hypervisor, clock, rng: seededRng('attached'), delayMsMax: 0 })
+  const happened: string[] = []
+  let refuses: Fault | null = null
+  const inner = new Proxy(sim, {
+    get: (target, key) => {
+      const found: unknown = Reflect.get(changes, key) ?? Reflect.get(target, key)
+      if (typeof found !== 'function') return found
+      return (...args: unknown[]) => {
+        if (key === 'create') happened.push(`create with ${JSON.stringify((args[0] as DriverDomain).volumes[ROOT])}`)
+        else if (key === 'destroy' || key === 'adopt') happened.push(key)
+        return found.apply(target, args)
+      }
+    },
+  })
+  const log = memoryLog()
+  const driver = attachedDriver({
+    driver: inner,
+    volumes: {
+      async attach(volume, path) {
+        happened.push(`attach ${volume} ${path}`)
+        if (refuses) throw refuses
+      },
+      async detach(path) {
+        happened.push(`detach ${path}`)
+        if (refuses) throw refuses
+      },
+    },
+    socketPathOf: (volume) => `/now/${volume}`,
+    log,
+  })
+  const spec = {
+    name: parseDomainName('web'),
+    vcpuCount: 1,
+    memoryBytes: mib(64),
+    image: parseImageName('micro'),
+    rootDiskBytes: mib(64),
+    cloudInit: { hostname: 'web', user: null, sshKeys: [], userData: null },
+    forwards: [],
+    labels: {},
+  }
+  const domain: DriverDomain = {
+    id: ID,
+    name: spec.name,
+    spec,
+    hardware: await driver.planHardware(ID, spec, [{ name: 'root', volume: ROOT, readOnly: false }]),
+    boot: { kind: 'disk' },
+    volumes: {
+      [ROOT]: { kind: 'nbd', socketPath: '/of another boot', exportName: ROOT },
+      [SEED]: { kind: 'file', path: '/seed', format: 'raw' },
+    },
+  }
+  return { driver, domain, happened, log, refuse: (fault: Fault | null) => (refuses = fault) }
+}
+const at = `/now/${ROOT}`
+const created = `create with {"kind":"nbd","socketPath":"${at}","exportName":"${ROOT}"}`
+
+test('a disk is served before its domain is made, by the path of now, and until it is gone', async () => {
+  const { driver, domain, happened } = await world()
+  await driver.create(domain)
+  await driver.destroy(ID)
+  await driver.destroy(ID)
+  assert.deepEqual(happened, [`attach ${ROOT} ${at}`, created, 'destroy', `detach ${at}`, 'destroy'])
+})
+
+test('a domain that does not come to be has no disk served', async () => {
+  const { driver, domain, happened } = await world({ create: () => Promise.reject(new Fault('failed', 'it died')) })
+  await assert.rejects(driver.create(domain), /it died/)
+  assert.deepEqual(happened, [`attach ${ROOT} ${at}`, created, `detach ${at}`])
+})
+
+test('a disk that cannot be served: no domain is made', async () => {
+  const { driver, domain, happened, refuse } = await world()
+  refuse(new Fault('not_found', 'no such volume'))
+  await assert.rejects(driver.create(domain), /no such volume/)
+  assert.equal(happened.includes(created), false)
+})
+
+test('adoption serves the disks of all before it asks, and ends those of domains that are gone', async () => {
+  const { driver, domain, happened } = await world()
+  const gone = parseDomainId('01890000-0000-7000-8000-000000000002')
+  const other = `${gone}.root` as VolumeId
+  await driver.create(domain)
+  happened.length = 0
+  const volumes = { [other]: { kind: 'nbd' as const, socketPath: '', exportName: other } }
+  const states = await driver.adopt([domain, { ...domain, id: gone, volumes }])
+  assert.deepEqual([states.get(ID)?.kind, states.get(gone)?.kind], ['paused', 'gone'])
+  assert.deepEqual(happened, [`attach ${ROOT} ${at}`, `attach ${other} /now/${other}`, 'adopt', `detach /now/${other}`])
+})
+
+test('a volume server that is away keeps no domain from being adopted or destroyed', async () => {
+  const { driver, domain, refuse, log } = await world()
+  await driver.create(domain)
+  refuse(new Fault('unavailable', 'it is away'))
+  assert.equal((await driver.adopt([domain])).get(ID)?.kind, 'paused')
+  await driver.destroy(ID)
+  assert.equal((await driver.state(ID)).kind, 'gone')
+  assert.ok(log.has('volumes.not_attached') && log.has('volumes.not_detached'))
+})

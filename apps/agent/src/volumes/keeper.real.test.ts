@@ -1,0 +1,175 @@
+/** The volume server as a process, kept by one agent after the other. */
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { createConnection } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test, type TestContext } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { mib } from '@typevisor/base'
+import { connectNbd, type NbdClient } from '@typevisor/nbd'
+import { processIdentity, realClock, waitForExit } from '@typevisor/runtime-node'
+import { memoryLog } from '@typevisor/sim'
+import { keepVolumeServer, type VolumeKeeper } from './keeper.ts'
+
+async function world(t: TestContext) {
+  const root = await mkdtemp(join(tmpdir(), 'tv-keeper-'))
+  const dir = join(root, 'disks')
+  const keepers: VolumeKeeper[] = []
+  const serversOf = (): number[] =>
+    readdirSync('/proc').flatMap((name) => {
+      try {
+        const words = readFileSync(`/proc/${Number(name)}/cmdline`, 'utf8').split('\0')
+        return words.includes(dir) && words.some((word) => word.endsWith('process.ts')) ? [Number(name)] : []
+      } catch {
+        return []
+      }
+    })
+  const end = async (pid: number, signal: NodeJS.Signals): Promise<void> => {
+    const identity = processIdentity(pid)
+    if (!identity) return
+    process.kill(pid, signal)
+    await waitForExit(identity)
+  }
+  t.after(async () => {
+    await Promise.all(keepers.map((keeper) => keeper.close().catch(() => {})))
+    for (const pid of serversOf()) await end(pid, 'SIGKILL')
+    await rm(root, { recursive: true, force: true })
+  })
+  const log = memoryLog()
+  return {
+    root,
+    dir,
+    log,
+    serversOf,
+    end,
+    keep(version = '1') {
+      const keeper = keepVolumeServer({ dir, version, clock: realClock(), log, owner: null })
+      keepers.push(keeper)
+      return keeper
+    },
+  }
+}
+
+const pidOf = async (keeper: VolumeKeeper): Promise<number> => (await keeper.call('hello', {})).pid
+
+/** As QEMU does: again and again until somebody answers. */
+async function reconnect(socketPath: string, exportName: string): Promise<NbdClient> {
+  for (let tries = 0; tries < 1000; tries += 1) {
+    const client = await connectNbd({ address: { socketPath }, exportName }).catch(() => null)
+    if (client) return client
+    await sleep(20)
+  }
+  throw new Error(`nobody answers at ${socketPath}`)
+}
+const block = (byte: number): Uint8Array => new Uint8Array(4096).fill(byte)
+async function byteAt(client: NbdClient, offset: number): Promise<number | undefined> {
+  const content = new Uint8Array(4096)
+  await client.read(offset, content)
+  return content[0]
+}
+
+test('one that is killed is started again at once, serves what was attached, and has all that was acknowledged', async (t) => {
+  const { keep, root, end, serversOf } = await world(t)
+  const keeper = keep()
+  const first = await pidOf(keeper)
+  assert.notEqual(first, process.pid)
+  await keeper.call('create', { name: 'web', sizeBytes: mib(64) })
+  const socketPath = join(root, 'web.sock')
+  await keeper.attach('web', socketPath)
+  const client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+  for (let index = 0; index < 3; index += 1) {
+    const now = index === 0 ? client : await reconnect(socketPath, 'web')
+    await now.write(index * 4096, block(index + 1))
+    const pid = await pidOf(keeper)
+    await end(pid, 'SIGKILL')
+    await now.close().catch(() => {})
+  }
+  await using last = await reconnect(socketPath, 'web')
+  assert.deepEqual(await Promise.all([0, 1, 2].map((index) => byteAt(last, index * 4096))), [1, 2, 3])
+  const pid = await pidOf(keeper)
+  assert.notEqual(pid, first)
+  assert.deepEqual(serversOf(), [pid])
+})
+
+test('it is left to its guests, found again by the next agent, and stopped by the one that leaves it without any', async (t) => {
+  const { keep, root, dir, serversOf } = await world(t)
+  const before = keep()
+  const pid = await pidOf(before)
+  await before.call('create', { name: 'web', sizeBytes: mib(64) })
+  const socketPath = join(root, 'web.sock')
+  await before.attach('web', socketPath)
+  await using client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+  await before.close()
+  await client.write(0, block(7))
+  assert.deepEqual(serversOf(), [pid])
+  // A session of its own: no signal of our terminal reaches it.
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+  assert.equal(Number(fields[3]), pid)
+
+  const next = keep()
+  assert.equal(await pidOf(next), pid)
+  await next.attach('web', socketPath)
+  assert.equal(await byteAt(client, 0), 7)
+  await next.detach(socketPath)
+  await assert.rejects(client.read(0, block(0)))
+  await next.close()
+  assert.deepEqual(serversOf(), [])
+  assert.equal(existsSync(join(dir, 'control.sock')), false)
+})
+
+test('one of another version is replaced under its guests', async (t) => {
+  const { keep, root, serversOf, log } = await world(t)
+  const old = keep('1')
+  const pid = await pidOf(old)
+  await old.call('create', { name: 'web', sizeBytes: mib(64) })
+  const socketPath = join(root, 'web.sock')
+  await old.attach('web', socketPath)
+  const client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+  await client.write(0, block(9))
+  await old.close()
+
+  const next = keep('2')
+  await next.attach('web', socketPath)
+  assert.equal((await next.call('hello', {})).version, '2')
+  assert.deepEqual(serversOf(), [await pidOf(next)])
+  assert.notEqual(await pidOf(next), pid)
+  await assert.rejects(client.read(0, block(0)))
+  await using again = await reconnect(socketPath, 'web')
+  assert.equal(await byteAt(again, 0), 9)
+  assert.ok(log.has('volumes.server_replaced'))
+})
+
+test('one that cannot be opened is said in words, and tried again until it can', async (t) => {
+  const { keep, dir, serversOf, log } = await world(t)
+  const first = keep()
+  await first.call('create', { name: 'web', sizeBytes: mib(64) })
+  await first.close()
+  const store = readFileSync(join(dir, 'store'))
+  await writeFile(join(dir, 'store'), Buffer.alloc(1024 * 1024, 'no store'))
+  const keeper = keep()
+  const said = () => log.lines.find(({ event }) => event === 'volumes.server_not_there')
+  for (let tries = 0; tries < 1000 && !said(); tries += 1) await sleep(20)
+  assert.match(String(said()?.fields['error']), /ended at once: .*none of the four superblocks is whole/s)
+  await writeFile(join(dir, 'store'), store)
+  assert.deepEqual(
+    (await keeper.call('list', {})).map(({ name }) => name),
+    ['web'],
+  )
+  assert.equal(serversOf().length, 1)
+})
+
+test('its control socket and its files are for nobody else', async (t) => {
+  const { keep, dir } = await world(t)
+  const keeper = keep()
+  await keeper.call('hello', {})
+  for (const name of ['control.sock', 'store', 'lock']) assert.equal((await stat(join(dir, name))).mode & 0o077, 0, name)
+  // Nonsense ends nothing.
+  const socket = createConnection({ path: join(dir, 'control.sock') })
+  socket.end('nonsense\n')
+  const [answer] = (await once(socket, 'data')) as [Buffer]
+  assert.match(answer.toString(), /"code":"invalid"/)
+  assert.equal((await keeper.call('hello', {})).version, '1')
+})

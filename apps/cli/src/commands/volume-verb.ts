@@ -1,0 +1,24 @@
+/** What stands behind `volume` and `snapshot`. */
+import type { CommandCaller } from '@typevisor/storage'
+import type { Terminal } from '../terminal.ts'
+
+export interface VolumeVerb {
+  readonly usage: string
+  readonly words: readonly [least: number, most: number]
+  /** Those that it takes beside `--dir`. */
+  readonly flags?: readonly string[]
+  /** It makes the folder when there is none. */
+  readonly makes?: boolean
+  /** Nothing else may work on the volumes meanwhile, unless they are served. */
+  readonly checks?: boolean
+  /** Why it makes sense only where somebody serves the folder. */
+  readonly wantsServer?: string
+  /** @returns the exit code, where it is another than 0. */
+  run(
+    call: CommandCaller,
+    words: readonly string[],
+    flags: Readonly<Record<string, string | undefined>>,
+    terminal: Terminal,
+    json: boolean,
+  ): Promise<number | void>
+}

@@ -1,0 +1,234 @@
+/**
+ * The disks of a guest, and who serves them: the volume server is killed, replaced, outlives the platform, is outlived by it, and the guest
+ * writes on. It writes a number, syncs and says so on its console, again and again; at the end every number is on its disk, in order.
+ */
+import assert from 'node:assert/strict'
+import { existsSync, readFileSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { after, describe, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { processIdentity, spawnDetached, userByName, waitForExit } from '@typevisor/runtime-node'
+import { askServer, type ServerHello } from '@typevisor/storage'
+import { VERSION } from '../version.ts'
+import { guestsOf, machine, processesOf, run, runTagOf, until, type Life } from './child.ts'
+
+const PROGRAM = fileURLToPath(import.meta.resolve('@typevisor/agent')).replace(/index\.ts$/, 'volumes/process.ts')
+const NAME = 'writer'
+const WRITES = `cd /root; n=0; while :; do n=$((n+1)); echo "$n" >> numbers; head -c 20000 /dev/urandom > "$((n%20))"; sync; echo "wrote $n;"; done`
+
+describe('the volume server of a guest that writes', async () => {
+  const host = await machine()
+  after(() => host[Symbol.asyncDispose]())
+  const agentDir = join(host.dataDir, 'agent')
+  const disks = join(agentDir, 'disks')
+  let life: Life
+  let id = ''
+  let qemu = 0
+
+  const hello = async (): Promise<ServerHello> => {
+    const server = await askServer(disks)
+    assert.ok(server, 'a volume server answers')
+    try {
+      return await server.call('hello', {})
+    } finally {
+      server.close()
+    }
+  }
+  const serves = (): Promise<boolean> =>
+    hello().then(
+      () => true,
+      () => false,
+    )
+  const serverIs = async (pid: number): Promise<boolean> => (await serves()) && (await hello()).pid === pid
+  const kill = async (pid: number, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> => {
+    const identity = processIdentity(pid)
+    assert.ok(identity)
+    process.kill(pid, signal)
+    await waitForExit(identity)
+  }
+  /** By the file that QEMU writes: it asks no platform. */
+  const written = (): number => {
+    const log = readFileSync(join(agentDir, 'domains', id, 'console.log'), 'utf8')
+    return Number([...log.matchAll(/wrote (\d+);/g)].at(-1)?.[1] ?? 0)
+  }
+  const writesOn = async (): Promise<void> => {
+    // Some may have been under way before.
+    const before = written() + 5
+    await until('the guest writes on', () => written() > before)
+    assert.deepEqual([...guestsOf(agentDir).values()], [qemu])
+  }
+  const inGuest = async (script: string): Promise<string> => {
+    const params = { instance: NAME }
+    const reply = await life.client.call('instance.exec', {
+      params,
+      body: { argv: ['/bin/sh', '-c', script], timeoutMs: 60_000 },
+    })
+    assert.equal(reply.exitCode, 0, JSON.stringify(reply))
+    return Buffer.from(reply.stdoutBase64, 'base64').toString()
+  }
+  const done = async (verb: 'save' | 'restore' | 'poweroff' | 'start' | 'destroy'): Promise<void> => {
+    const { operation } = await life.client.call(`instance.${verb}`, { params: { instance: NAME }, query: { wait: 60 } })
+    assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
+    qemu = guestsOf(agentDir).get(id) ?? 0
+  }
+  const isWell = async (): Promise<void> => {
+    const complaints = await inGuest(
+      `dmesg | grep -iE 'i/o error|ext4-fs (error|warning)|blk_update|buffer i/o|hung task' || true`,
+    )
+    assert.equal(complaints, '')
+    // From the disk, not from the guest's memory.
+    const count = written()
+    const numbers = await inGuest('echo 3 > /proc/sys/vm/drop_caches; cat /root/numbers')
+    const lines = numbers.trimEnd().split('\n')
+    assert.ok(lines.length >= count, `${lines.length} numbers are there, ${count} were written`)
+    assert.deepEqual(
+      lines,
+      lines.map((_line, index) => String(index + 1)),
+    )
+    const state = (await life.client.call('instance.get', { params: { instance: NAME } })).state.kind
+    assert.equal(state, 'running')
+  }
+
+  test('a guest boots from a clone of its image, served over NBD to its own user', async () => {
+    life = await host.start()
+    const built = await life.client.call('image.build', { params: { image: 'micro' }, body: {}, query: { wait: 60 } })
+    assert.equal(built.operation.state, 'done', JSON.stringify(built.operation.fault))
+    const body = { name: NAME, image: 'micro', memoryBytes: 160 * 1024 * 1024 }
+    const { instance, operation } = await life.client.call('instance.create', { body, query: { wait: 60 } })
+    assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
+    id = String(instance?.id)
+    qemu = guestsOf(agentDir).get(id) ?? 0
+    assert.ok(qemu > 0)
+    const { command } = processesOf(`-uuid ${id}`).find(({ pid }) => pid === qemu) ?? { command: '' }
+    assert.match(command, new RegExp(`"driver":"nbd".*"export":"${id}\\.root"`))
+    assert.deepEqual(
+      (await readdir(join(agentDir, 'volumes'))).filter((name) => name.endsWith('.qcow2')),
+      [],
+    )
+    assert.deepEqual(
+      (({ version, attachmentCount, connectionCount }) => ({ version, attachmentCount, connectionCount }))(await hello()),
+      {
+        version: VERSION,
+        attachmentCount: 1,
+        connectionCount: 1,
+      },
+    )
+    await until('the guest answers', () =>
+      inGuest('true').then(
+        () => true,
+        () => false,
+      ),
+    )
+    await inGuest(`(${WRITES}) >/dev/ttyS0 2>&1 </dev/null &`)
+    await writesOn()
+    const doctor = await run(['doctor'], { TYPEVISOR_DATA: host.dataDir })
+    assert.match(
+      doctor.said,
+      new RegExp(`ok {4}volume server: version ${VERSION}, process ${(await hello()).pid}, .* 1 volume attached`),
+    )
+  })
+
+  test('killed under it, it is there again, and the guest has seen no error', async () => {
+    for (let round = 0; round < 3; round += 1) {
+      const { pid } = await hello()
+      await kill(pid)
+      await until('another one serves', async () => (await serves()) && !(await serverIs(pid)))
+      await writesOn()
+    }
+    await isWell()
+  })
+
+  test('it and the guest go on without the platform, and the next platform finds both', async () => {
+    const { pid } = await hello()
+    await life.child.kill('SIGKILL')
+    await writesOn()
+    life = await host.start()
+    assert.equal((await hello()).pid, pid)
+    await writesOn()
+    await life.child.kill('SIGTERM')
+    await writesOn()
+    assert.equal((await hello()).pid, pid)
+    life = await host.start()
+    await isWell()
+  })
+
+  test('killed together with the platform, the guest waits for the next one', async () => {
+    const { pid } = await hello()
+    await life.child.kill('SIGKILL')
+    await kill(pid)
+    life = await host.start()
+    await writesOn()
+    await isWell()
+  })
+
+  test('one of an older version is replaced under it', async () => {
+    await life.child.kill('SIGKILL')
+    // In place of the one of now, one that says it is older.
+    const { pid } = await hello()
+    const now = processIdentity(pid)
+    assert.ok(now)
+    const server = await askServer(disks)
+    await server?.call('stop', { force: true })
+    await waitForExit(now)
+    const argv = [process.execPath, PROGRAM, '--dir', disks, '--version', '0.0.1']
+    const old = await spawnDetached({ argv, env: { PATH: process.env['PATH'] ?? '' }, stderrFile: `${disks}.log` })
+    await until('the old one serves', () => serverIs(old.pid))
+    const again = await askServer(disks)
+    assert.ok(again)
+    const socketPath = join('/run/typevisor', runTagOf(agentDir), 'nbd', `${id}.root.sock`)
+    const user = userByName('typevisor-qemu')
+    await again.call('attach', { volume: `${id}.root`, socketPath, ...(user ? { uid: user.uid, gid: user.gid } : {}) })
+    again.close()
+    await writesOn()
+
+    life = await host.start()
+    await until('it is of this version', async () => (await serves()) && (await hello()).version === VERSION)
+    assert.equal(processIdentity(old.pid), null)
+    await writesOn()
+    await isWell()
+  })
+
+  test('a guest that is saved has no disk served, and writes on where it was when it is restored', async () => {
+    await done('save')
+    assert.equal((await hello()).attachmentCount, 0)
+    const before = written()
+    await done('restore')
+    await until('it writes on', () => written() > before + 5)
+    await isWell()
+  })
+
+  test('`down` leaves it with its guest; `down --guests` ends both', async () => {
+    const { pid } = await hello()
+    const env = { TYPEVISOR_DATA: host.dataDir }
+    const down = await run(['down'], env)
+    assert.equal(down.code, 0, down.said)
+    assert.equal((await hello()).pid, pid)
+    await writesOn()
+    life = await host.start()
+    const all = await run(['down', '--guests', '--yes'], env)
+    assert.equal(all.code, 0, all.said)
+    assert.equal(await life.child.exited, 0)
+    assert.equal(processIdentity(pid), null)
+    assert.equal(existsSync(join(disks, 'control.sock')), false)
+    assert.equal(guestsOf(agentDir).size, 0)
+
+    life = await host.start()
+    await done('start')
+    await until('the guest answers', () =>
+      inGuest('true').then(
+        () => true,
+        () => false,
+      ),
+    )
+    assert.equal(await inGuest(`awk 'NR != $1' /root/numbers | head`), '')
+    await done('destroy')
+    const server = await askServer(disks)
+    const names = (await server?.call('list', {}))?.map(({ name }) => name)
+    server?.close()
+    assert.ok(
+      names?.every((name) => name.startsWith('gold-')),
+      names?.join(' '),
+    )
+  })
+})

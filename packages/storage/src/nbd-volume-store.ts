@@ -1,0 +1,246 @@
+/**
+ * Volumes of a volume server: copy-on-write, served over NBD, with snapshots.
+ *
+ *   base file --qemu-img convert, once--> gold-<key> --snapshot--> gold-<key>@gold --clone, constant time--> <id>
+ *
+ * A gold master counts only when its snapshot is there, which is taken of what is whole and flushed: what a kill left before that is thrown
+ * away by the next import. A base is told apart by its path and by the file that lies there, so one that was changed is another.
+ *
+ * Small read-only files (seeds) stay files, and so do the disks of before this store: `files` has both. An id is a volume of one of the two.
+ */
+import { bytes, Fault, toFault, type Log } from '@typevisor/base'
+import { parseVolumeId, type VolumeId } from '@typevisor/model'
+import { runChecked } from './command.ts'
+import { Lines } from './lines.ts'
+import type { ServerCaller } from './node-volume-server.ts'
+import type { CommandRunner, SnapshotRef, VolumeInfo, VolumeSnapshots, VolumeStore } from './ports.ts'
+import { checkBase, inspect, sizeFor } from './qcow2.ts'
+import { BLOCK_BYTES } from './store/format.ts'
+import type { VolumeDescription } from './store/store.ts'
+
+/** Which bases the masters were made of, beside the store. */
+export interface MasterRecords {
+  /** Names the file that lies at a path, as it is now: 32 characters of 0-9 and a-f. null: there is none, or none that can be read. */
+  keyOf(path: string): Promise<string | null>
+  note(key: string, path: string): Promise<void>
+  pathOf(key: string): Promise<string | null>
+  list(): Promise<readonly string[]>
+  remove(key: string): Promise<void>
+}
+
+export interface NbdVolumeOptions {
+  /** Asks the volume server. */
+  readonly call: ServerCaller
+  /** For small files, and for volumes that were made before. */
+  readonly files: VolumeStore
+  readonly masters: MasterRecords
+  readonly runner: CommandRunner
+  /** Where a volume is served while it is attached. */
+  readonly socketPathOf: (volume: string) => string
+  readonly log: Log
+}
+
+type Base = Parameters<VolumeStore['clone']>[1]
+const GOLD = 'gold'
+const masterOf = (key: string): string => `gold-${key}`
+const MASTER = /^gold-([0-9a-f]{32})@gold$/
+
+export function nbdVolumeStore(options: NbdVolumeOptions): VolumeStore & { readonly snapshots: VolumeSnapshots } {
+  return new NbdVolumeStore(options)
+}
+
+class NbdVolumeStore implements VolumeStore {
+  readonly #options: NbdVolumeOptions
+  readonly #call: ServerCaller
+  /** By volume, or by master. */
+  readonly #lines = new Lines<string>()
+
+  constructor(options: NbdVolumeOptions) {
+    this.#options = options
+    this.#call = options.call
+  }
+
+  clone(...[id, base, virtualBytes, { signal } = {}]: Parameters<VolumeStore['clone']>): Promise<VolumeInfo> {
+    return this.#inLine(id, async () => {
+      signal?.throwIfAborted()
+      checkBase(base)
+      const there = await this.#find(id)
+      if (there) return there
+      const old = await this.#options.files.get(id)
+      if (old?.source.kind === 'file' && old.source.format === 'qcow2') return old
+      if (old) throw new Fault('conflict', `volume ${id} is there as a file, want a disk`)
+      const key = await this.#options.masters.keyOf(base.path)
+      if (key === null) throw new Fault('not_found', `clone volume ${id}: no base ${base.path}`)
+      const master = await this.#lines.run(masterOf(key), () => this.#master(key, base, signal))
+      const sizeBytes = sizeFor(id, virtualBytes, bytes(master.sizeBytes), BLOCK_BYTES)
+      await this.#call('clone', { snapshot: master.name, name: id, sizeBytes })
+      return await this.#need(id)
+    })
+  }
+
+  put(id: VolumeId, content: Uint8Array): Promise<VolumeInfo> {
+    return this.#inLine(id, async () => {
+      if (await this.#find(id)) throw new Fault('conflict', `volume ${id} is there as a disk, want a file`)
+      return this.#options.files.put(id, content)
+    })
+  }
+
+  get(id: VolumeId): Promise<VolumeInfo | null> {
+    return this.#inLine(id, async () => (await this.#find(id)) ?? (await this.#options.files.get(id)))
+  }
+
+  remove(id: VolumeId): Promise<void> {
+    return this.#inLine(id, async () => {
+      await this.#removeFromStore(id)
+      await this.#options.files.remove(id)
+    })
+  }
+
+  async list(): Promise<readonly VolumeInfo[]> {
+    const [described, files] = await Promise.all([this.#call('list', {}), this.#options.files.list()])
+    const mine = await Promise.all(
+      described.flatMap((one) => (one.kind === 'volume' && isVolumeId(one.name) ? [this.#infoOf(one)] : [])),
+    )
+    return [...mine, ...files].sort((a, b) => (a.id < b.id ? -1 : 1))
+  }
+
+  readonly snapshots: VolumeSnapshots = {
+    take: ({ volume, snapshot }) =>
+      this.#inLine(volume, async () => {
+        if (await this.#describe(`${volume}@${snapshot}`)) return
+        await this.#call('snapshot', { volume: await this.#inStore(volume, 'snapshot'), name: snapshot })
+      }),
+    revert: (to) =>
+      this.#inLine(to.volume, async () => {
+        const volume = await this.#inStore(to.volume, 'revert')
+        await this.#call('revert', { volume, snapshot: await this.#snapshot(to) })
+      }),
+    clone: (id, from) =>
+      this.#inLine(id, async () => {
+        const there = await this.#find(id)
+        if (there) return there
+        if (await this.#options.files.get(id)) throw new Fault('conflict', `volume ${id} is there as a file, want a disk`)
+        await this.#call('clone', { snapshot: await this.#snapshot(from), name: id })
+        return await this.#need(id)
+      }),
+    remove: ({ volume, snapshot }) => this.#inLine(volume, () => this.#removeIfThere(`${volume}@${snapshot}`)),
+    list: async (volume) => {
+      const prefix = `${parseVolumeId(volume)}@`
+      return (await this.#call('list', {})).flatMap(({ name }) => (name.startsWith(prefix) ? [name.slice(prefix.length)] : []))
+    },
+  }
+
+  /** The master of a base, made where there is none. */
+  async #master(key: string, base: Base, signal: AbortSignal | undefined): Promise<VolumeDescription> {
+    const volume = masterOf(key)
+    const { runner, masters, log, socketPathOf } = this.#options
+    await masters.note(key, base.path)
+    const there = await this.#describe(`${volume}@${GOLD}`)
+    if (there) return there
+    const found = await inspect(runner, base.path, base.format, signal)
+    const elsewhere = found.basePath ?? found.dataPath
+    // Read by whoever runs this, it would become a guest's.
+    if (elsewhere !== null)
+      throw new Fault('forbidden', `import ${base.path}: it leads to ${elsewhere}, want a file that stands by itself`)
+    await this.#removeFromStore(volume)
+    const sizeBytes = Math.ceil(found.virtualBytes / BLOCK_BYTES) * BLOCK_BYTES
+    await this.#call('create', { name: volume, sizeBytes })
+    const socketPath = socketPathOf(volume)
+    try {
+      await this.#call('attach', { volume, socketPath })
+      const target = `driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=${socketPath.replaceAll(',', ',,')},file.export=${volume}`
+      const from = ['-f', base.format, '--target-image-opts', '-n', '--target-is-zero'] as const
+      await runChecked(runner, ['qemu-img', 'convert', '-q', ...from, '--', `file:${base.path}`, target], { signal })
+      await this.#call('detach', { socketPath })
+      const master = await this.#call('snapshot', { volume, name: GOLD })
+      log.info('volumes.base_imported', { base: base.path, master: master.name })
+      await this.#call('remove', { name: volume })
+      await this.#sweep(key)
+      return master
+    } catch (error) {
+      if (!(await this.#describe(`${volume}@${GOLD}`).catch(() => null))) await this.#removeFromStore(volume).catch(() => {})
+      throw error
+    }
+  }
+
+  /** Masters of bases that are not there any more: what was cloned of them stays. */
+  async #sweep(kept: string): Promise<void> {
+    const { masters, log } = this.#options
+    for (const key of await masters.list()) {
+      const path = await masters.pathOf(key)
+      if (key === kept || path === null || (await masters.keyOf(path)) === key) continue
+      await this.#lines
+        .run(masterOf(key), async () => {
+          await this.#removeFromStore(masterOf(key))
+          await this.#removeIfThere(`${masterOf(key)}@${GOLD}`)
+          await masters.remove(key)
+          log.info('volumes.master_removed', { base: path })
+        })
+        .catch((error: unknown) => log.warn('volumes.master_not_removed', { base: path, error: toFault(error).message }))
+    }
+  }
+
+  #inLine<T>(id: VolumeId, work: () => Promise<T>): Promise<T> {
+    return this.#lines.run(parseVolumeId(id), work)
+  }
+
+  #describe(name: string): Promise<VolumeDescription | null> {
+    return this.#call('get', { name })
+  }
+
+  async #find(id: VolumeId): Promise<VolumeInfo | null> {
+    const found = await this.#describe(id)
+    return found && (await this.#infoOf(found))
+  }
+
+  async #need(id: VolumeId): Promise<VolumeInfo> {
+    const found = await this.#find(id)
+    if (!found) throw new Fault('failed', `make volume ${id}: it is gone, another process removed it`)
+    return found
+  }
+
+  async #infoOf({ name, sizeBytes, parent }: VolumeDescription): Promise<VolumeInfo> {
+    let from = parent
+    while (from !== null && !MASTER.test(from)) from = (await this.#describe(from))?.parent ?? null
+    const key = from === null ? undefined : MASTER.exec(from)?.[1]
+    return {
+      id: parseVolumeId(name),
+      virtualBytes: bytes(sizeBytes),
+      allocatedBytes: null,
+      source: { kind: 'nbd', socketPath: this.#options.socketPathOf(name), exportName: name },
+      basePath: key === undefined ? null : await this.#options.masters.pathOf(key),
+    }
+  }
+
+  /** @throws Fault `unsupported` for a volume that is a file, `not_found`. */
+  async #inStore(id: VolumeId, what: string): Promise<string> {
+    if (await this.#find(id)) return id
+    if (await this.#options.files.get(id)) throw new Fault('unsupported', `${what} ${id}: it is a file, which has no snapshots`)
+    throw new Fault('not_found', `${what} ${id}: there is no such volume`)
+  }
+
+  async #snapshot({ volume, snapshot }: SnapshotRef): Promise<string> {
+    const name = `${parseVolumeId(volume)}@${snapshot}`
+    if (!(await this.#describe(name))) throw new Fault('not_found', `snapshot ${name}: there is none`)
+    return name
+  }
+
+  /** Whoever it was attached to is gone by now. */
+  async #removeFromStore(volume: string): Promise<void> {
+    await this.#call('detach', { socketPath: this.#options.socketPathOf(volume) })
+    await this.#removeIfThere(volume)
+  }
+
+  async #removeIfThere(name: string): Promise<void> {
+    if (await this.#describe(name)) await this.#call('remove', { name })
+  }
+}
+
+function isVolumeId(name: string): boolean {
+  try {
+    parseVolumeId(name)
+    return true
+  } catch {
+    return false
+  }
+}

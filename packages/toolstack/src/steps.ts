@@ -1,0 +1,124 @@
+/** What the sagas of `verbs.ts` and `snapshots.ts` share: their services, and the steps that both have. */
+import { Fault, retryable, toFault, type Clock } from '@typevisor/base'
+import type { DomainBoot, DomainId, DomainSpec, ImageName, VerbName, VolumeId } from '@typevisor/model'
+import type { SagaStep, StepContext } from '@typevisor/saga'
+import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
+import type { VolumeStore } from '@typevisor/storage'
+import type { Ledger } from './ledger.ts'
+import type { DomainDriver, DriverState } from './ports.ts'
+
+/** Files of saved domains, in a folder that the driver's processes need not reach. */
+export interface SaveFolder {
+  /** The path of one save and no other: `save` is unique among all saves ever made of the domain. */
+  pathOf(id: DomainId, save: string): string
+  /** Removes every save of the domain but those at `paths`. */
+  keepOnly(id: DomainId, paths: readonly string[]): Promise<void>
+  /** What can still be written there. */
+  freeBytes(): Promise<number>
+}
+
+export interface ToolstackServices {
+  readonly driver: DomainDriver
+  readonly volumes: VolumeStore
+  readonly images: Pick<ImageStore, 'get'>
+  readonly ledger: Ledger
+  readonly saves: SaveFolder
+  readonly clock: Clock
+  /** Resolves when the domain's process has powered off, was destroyed or crashed; used by shutdown. */
+  readonly untilNotRunning: (id: DomainId, signal: AbortSignal) => Promise<void>
+  /** Asks the driver how the domain is, and records what follows from it. */
+  readonly look: (id: DomainId, signal: AbortSignal) => Promise<void>
+  /** Says which verb is at work, so that what the driver reports meanwhile has its cause. */
+  readonly intend: (id: DomainId, verb: VerbName | null) => void
+}
+
+export type DefineInput = { readonly id: DomainId; readonly spec: DomainSpec }
+export type VerbInput = { readonly id: DomainId; readonly timeoutMs?: number }
+
+export type OfDomain = { readonly id: DomainId }
+export type Context<I> = StepContext<I, ToolstackServices>
+
+export const rootVolume = (id: DomainId): VolumeId => `${id}.root` as VolumeId
+export const seedVolume = (id: DomainId): VolumeId => `${id}.seed` as VolumeId
+
+export async function imageOf(services: ToolstackServices, name: ImageName): Promise<Image> {
+  const image = await services.images.get(name)
+  if (!image)
+    throw new Fault('not_found', `image ${name}: this host does not have it`, {
+      details: [{ path: 'image', want: 'an image of the host', got: name }],
+    })
+  return image
+}
+
+/** Keeps which host ports the start chose. */
+export async function noteForwards(services: ToolstackServices, id: DomainId, signal: AbortSignal): Promise<void> {
+  const forwards = await services.driver.forwards(id, { signal })
+  const domain = services.ledger.need(id)
+  if (JSON.stringify(forwards) !== JSON.stringify(domain.forwards)) await services.ledger.update({ ...domain, forwards })
+}
+
+/**
+ * How the domain is, for an undo; null when its hypervisor does not answer. What was asked of it may still happen then, and is recorded
+ * by the event that tells of it: an undo that insisted would hold the domain for as long.
+ */
+export async function seenBy({ services, input, log }: Context<OfDomain>): Promise<DriverState | null> {
+  try {
+    return await services.driver.state(input.id)
+  } catch (error) {
+    if (!retryable(error)) throw error
+    log.warn('domain.left_as_it_is', { domain: input.id, error: toFault(error).message })
+    return null
+  }
+}
+
+/** Removes the saves that neither the domain's state nor a snapshot names. One that cannot be removed does no harm and is no reason to fail. */
+export async function dropSaves({ services, input, log }: Context<OfDomain>): Promise<void> {
+  const domain = services.ledger.get(input.id)
+  const saved = domain?.state.kind === 'saved' ? [domain.state.savePath] : []
+  const remembered = (domain?.snapshots ?? []).flatMap(({ memory }) => (memory ? [memory.path] : []))
+  try {
+    await services.saves.keepOnly(input.id, [...saved, ...remembered])
+  } catch (error) {
+    log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
+  }
+}
+
+/** The seed disk of a new domain. */
+export const seedStep: SagaStep<DefineInput, ToolstackServices> = {
+  name: 'seed',
+  do: async ({ input, services }) => {
+    await services.volumes.put(seedVolume(input.id), buildSeed({ instanceId: input.id, cloudInit: input.spec.cloudInit }))
+  },
+  undo: ({ input, services }) => services.volumes.remove(seedVolume(input.id)),
+}
+
+/** The record of a new domain, whose disks were made by the steps before. */
+export const recordStep: SagaStep<DefineInput, ToolstackServices> = {
+  name: 'record',
+  do: async ({ input, services, outputs }) => {
+    const { driver, volumes, ledger, clock } = services
+    // Of the version that the root disk was made of; the newest may be another by now. Absent: the step before is of an older program.
+    const { 'root-disk': made } = outputs
+    const boot = (made ?? null) === null ? (await imageOf(services, input.spec.image)).boot : (made as unknown as DomainBoot)
+    const [root, seed] = await Promise.all([volumes.get(rootVolume(input.id)), volumes.get(seedVolume(input.id))])
+    if (!root || !seed) throw new Fault('failed', `define ${input.spec.name}: a disk made by the step before is not there`)
+    const hardware = await driver.planHardware(input.id, input.spec, [
+      { name: 'root', volume: root.id, readOnly: false },
+      { name: 'seed', volume: seed.id, readOnly: true },
+    ])
+    await ledger.define({
+      id: input.id,
+      name: input.spec.name,
+      driver: driver.name,
+      spec: input.spec,
+      hardware,
+      boot,
+      volumes: { [root.id]: root.source, [seed.id]: seed.source },
+      forwards: [],
+      state: { kind: 'stopped', cause: 'requested', detail: null },
+      snapshots: [],
+      createdAt: clock.now(),
+    })
+  },
+  undo: ({ input, services }) => services.ledger.forget(input.id),
+}
