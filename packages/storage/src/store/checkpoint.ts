@@ -133,8 +133,13 @@ export function freeze(state: StoreState): Frozen | null {
   }
   for (const address of rest()) allocator.cancel({ address, count: 1 })
 
-  const releases = state.heldUntilCheckpoint
+  // Records before it are not looked at any more when it is in force.
+  const { heldUntilCheckpoint, heldUntilSync, heldUntilMark, heldUntilTold } = state
+  const releases = heldUntilCheckpoint.concat(heldUntilSync, heldUntilMark, heldUntilTold)
   state.heldUntilCheckpoint = []
+  state.heldUntilSync = []
+  state.heldUntilMark = []
+  state.heldUntilTold = []
   state.changedSlots.clear()
   state.dirtyNodeCount = 0
   const frozen: Frozen = {

@@ -97,6 +97,9 @@ export class StoreState implements TreeOwner {
   mendedCount = 0
   /** Blocks that are free, but on which something depends until the next flush, or the next checkpoint. */
   heldUntilSync: number[] = []
+  /** The record that freed them is safe. That must be known to recovery, which else looks for what was there: until a mark that says so is safe too. */
+  heldUntilMark: number[] = []
+  heldUntilTold: number[] = []
   heldUntilCheckpoint: number[] = []
   /** Groups in which something was freed that is not soon written again: their room in the file can be given back. */
   readonly emptied = new Set<number>()

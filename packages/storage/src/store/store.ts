@@ -35,6 +35,8 @@ export interface StoreOptions extends StoreParts {
   readonly turnBlockCount?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
+  /** Entries of a dead list that one step of the collector goes over, or as much work on a tree. */
+  readonly reapStep?: number
   /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
   readonly repairs?: boolean
 }
@@ -100,7 +102,6 @@ const HELD_COUNT_MAX = 16_384
 const SYNC_EVERY_MS = 1000
 /** Free runs shorter than this keep their room in the file. */
 const GIVEN_BACK_COUNT_MIN = 16
-/** Entries or blocks that one step of the collector goes over. */
 const REAP_STEP = 4096
 const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
@@ -432,21 +433,24 @@ export class Store {
     const { state } = this
     const { journal } = state
     const safe = journal.head.sequence
-    const released = state.heldUntilSync
+    const [freed, told] = [state.heldUntilSync, state.heldUntilTold]
     state.heldUntilSync = []
+    state.heldUntilTold = []
     try {
       await this.#options.file.sync()
     } catch (error) {
       throw state.wound('sync', error)
     }
     journal.markSafe(safe)
-    state.release(released)
-    if (journal.hasRoom(0) && !state.wounded) {
-      this.#append(() => {
-        journal.begin(0)
-        journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
-      })
-    }
+    state.release(told)
+    state.heldUntilMark = state.heldUntilMark.concat(freed)
+    if (!journal.hasRoom(0) || state.wounded) return
+    this.#append(() => {
+      journal.begin(0)
+      journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
+    })
+    state.heldUntilTold = state.heldUntilTold.concat(state.heldUntilMark)
+    state.heldUntilMark = []
   }
 
   /** Resolves when a checkpoint that began after the call is in force. */
@@ -547,10 +551,11 @@ export class Store {
         continue
       }
       const { parent, slot } = entry
-      this.#append(() => appendReap(this.state.journal, slot, REAP_STEP))
+      const step = this.#options.reapStep ?? REAP_STEP
+      this.#append(() => appendReap(this.state.journal, slot, step))
       let isGone = false
       try {
-        isGone = this.state.emptying(() => applyReap(this.state, entry, REAP_STEP))
+        isGone = this.state.emptying(() => applyReap(this.state, entry, step))
       } catch (error) {
         throw this.state.wound('collect', error)
       }
