@@ -76,7 +76,7 @@ test('the commands of the README do what it says', { timeout: 240_000 }, async (
 
 test('every command that the docs name is one that there is', () => {
   const nouns = new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0]))
-  const own = new Set(['start', 'agent', 'down', 'doctor', 'completion', 'help', 'version'])
+  const own = new Set(['start', 'agent', 'down', 'doctor', 'completion', 'help', 'version', 'snapshot', 'volume', 'nbd'])
   const unknown: string[] = []
   for (const path of ['README.md', 'docs/install.md', 'docs/cli.md', 'docs/architecture.md', 'CONTRIBUTING.md']) {
     for (const [, noun, verb] of read(path).matchAll(/(?:\.\/|`)typevisor ([a-z]+)(?: ([a-z-]+))?/g)) {

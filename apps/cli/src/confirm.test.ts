@@ -25,6 +25,14 @@ test('a name is typed again to go on, an id is not', () => {
   assert.equal(questionOf('operation.abandon', parsed('01890b5a-7c3d-7abc-8def-0123456789ab')).answer, 'yes')
 })
 
+test('destroying names how many snapshots go too', () => {
+  const loses = (count: number | null) => questionOf('instance.destroy', parsed('web-1'), count).loses
+  assert.equal(loses(0), 'web-1 is removed with its disks.')
+  assert.equal(loses(1), 'web-1 is removed with its disks and its snapshot.')
+  assert.equal(loses(3), 'web-1 is removed with its disks and its 3 snapshots.')
+  assert.equal(loses(null), 'web-1 is removed with its disks and snapshots.')
+})
+
 test('with --force it says what else goes', () => {
   assert.match(questionOf('instance.destroy', parsed('web-1', { force: 'true' })).loses, /whether its host answers or not/)
   assert.match(questionOf('host.delete', parsed('rack-2', { force: 'true' })).loses, /its instances with it/)

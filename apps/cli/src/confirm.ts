@@ -1,16 +1,21 @@
 /** Asks before something is lost. Where nobody can be asked, `--yes` has to say so. */
 import { Fault } from '@typevisor/base'
+import type { Client } from '@typevisor/api/client'
 import type { Parsed } from './options.ts'
 import type { Terminal } from './terminal.ts'
 
-type Words = (target: string, forced: boolean) => string
+type Words = (target: string, forced: boolean, snapshotCount: number | null) => string
+
+/** null: it is not known how many there are. */
+const snapshotsText = (count: number | null): string =>
+  count === null ? ' and snapshots' : count === 0 ? '' : count === 1 ? ' and its snapshot' : ` and its ${count} snapshots`
 
 /** What is lost, by operation. */
 const LOSES: Readonly<Record<string, Words>> = {
-  'instance.destroy': (target, forced) =>
+  'instance.destroy': (target, forced, snapshotCount) =>
     forced
       ? `${target} goes, whether its host answers or not. What the host still has of it is ended when the host comes back.`
-      : `${target} is removed with its disks and snapshots.`,
+      : `${target} is removed with its disks${snapshotsText(snapshotCount)}.`,
   'instance.poweroff': (target) => `The power of ${target} is cut: what its guest has not written to disk is lost.`,
   'instance.revert': (target) =>
     `Memory and disks of ${target.replace(' ', ' go back to snapshot ')}: what was written since is lost, and a save with it.`,
@@ -28,11 +33,26 @@ const LOSES: Readonly<Record<string, Words>> = {
 const isId = (text: string): boolean => /^[0-9a-f]{8}-[0-9a-f-]{27}$/.test(text)
 
 /** What is lost, and what has to be typed to go on: a name is typed again, an id is not. */
-export function questionOf(name: string, parsed: Parsed): { readonly loses: string; readonly answer: string } {
+export function questionOf(
+  name: string,
+  parsed: Parsed,
+  snapshotCount: number | null = null,
+): { readonly loses: string; readonly answer: string } {
   const target = Object.values(parsed.params).join(' ')
   const forced = parsed.query['force'] === 'true' || parsed.query['force'] === true
-  const loses = (Object.hasOwn(LOSES, name) ? LOSES[name] : undefined)?.(target, forced) ?? `${name.replace('.', ' ')} ${target}.`
+  const loses =
+    (Object.hasOwn(LOSES, name) ? LOSES[name] : undefined)?.(target, forced, snapshotCount) ??
+    `${name.replace('.', ' ')} ${target}.`
   return { loses, answer: isId(target) || target === '' ? 'yes' : target }
+}
+
+/** null where the server is away, or does not know the instance: it will say so itself. */
+async function snapshotCountOf({ params }: Parsed, client: () => Client): Promise<number | null> {
+  try {
+    return (await client().call('instance.get', { params: { instance: String(params['instance']) } })).snapshotCount
+  } catch {
+    return null
+  }
 }
 
 /** @throws Fault `invalid` where nobody can be asked, `aborted` when the answer is another. */
@@ -45,7 +65,7 @@ export async function ask(what: string, loses: string, answer: string, terminal:
   if (given.trim() !== answer) throw new Fault('aborted', `${what}: not confirmed, nothing was done`)
 }
 
-export async function confirm(name: string, parsed: Parsed, terminal: Terminal): Promise<void> {
-  const { loses, answer } = questionOf(name, parsed)
+export async function confirm(name: string, parsed: Parsed, terminal: Terminal, client: () => Client): Promise<void> {
+  const { loses, answer } = questionOf(name, parsed, name === 'instance.destroy' ? await snapshotCountOf(parsed, client) : null)
   await ask(`${name.replace('.', ' ')} ${Object.values(parsed.params).join(' ')}`, loses, answer, terminal)
 }

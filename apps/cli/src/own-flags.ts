@@ -19,6 +19,7 @@ const WAITS: readonly string[] = ['console', 'agent', 'done'] satisfies WaitFor[
 /** After these a guest runs; after any other verb nobody's console or agent would ever answer. */
 export const GUEST_RUNS_AFTER: ReadonlySet<string> = new Set([
   'instance.create',
+  'instance.clone',
   'instance.start',
   'instance.unpause',
   'instance.reboot',

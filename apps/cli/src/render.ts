@@ -35,6 +35,13 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
     },
     { title: 'AGE', value: (row) => ago(row.createdAt), right: true },
   ]
+  const snapshots: Column<Reply<'instance.snapshots'>['items'][number]>[] = [
+    { title: 'NAME', value: (row) => row.name },
+    { title: 'OF', value: (row) => row.state },
+    { title: 'MEMORY', value: (row) => (row.memoryBytes === null ? '-' : formatBytes(row.memoryBytes)), right: true },
+    { title: 'QUIESCED', value: (row) => (row.quiesced ? 'yes' : 'no') },
+    { title: 'AGE', value: (row) => ago(row.takenAt), right: true },
+  ]
   const hosts: Column<Reply<'host.list'>['items'][number]>[] = [
     { title: 'NAME', value: (row) => row.name },
     { title: 'CONNECTED', value: (row) => (row.connected ? 'yes' : 'no') },
@@ -107,6 +114,7 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
   ]
   return {
     'instance.list': instances,
+    'instance.snapshots': snapshots,
     'host.list': hosts,
     'image.list': images,
     'operation.list': operations,

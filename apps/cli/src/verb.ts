@@ -35,7 +35,8 @@ export async function runVerb(
   const own = takeOwn(verb, words)
   const parsed = parseWords(`${noun} ${verbWord}`, verb, own.words)
   assertCanWait(name, own, parsed)
-  if (verb.cli.confirms && !own.yes) await (await import('./confirm.ts')).confirm(name, parsed, terminal)
+  if (verb.cli.confirms && !own.yes)
+    await (await import('./confirm.ts')).confirm(name, parsed, terminal, () => clientOf(terminal))
   await askForSecret(`${noun} ${verbWord}`, verb, parsed, terminal)
   try {
     return await send({ client: clientOf(terminal), name, verb, own, parsed, terminal, json })

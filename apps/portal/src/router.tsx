@@ -95,6 +95,11 @@ const tabs = [
   }),
   createRoute({
     getParentRoute: () => instance,
+    path: 'snapshots',
+    component: lazyPage(() => import('./pages/instance/snapshots.tsx'), 'Snapshots'),
+  }),
+  createRoute({
+    getParentRoute: () => instance,
     path: 'events',
     component: lazyPage(() => import('./pages/instance/events.tsx'), 'Events'),
   }),

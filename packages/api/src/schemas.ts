@@ -3,7 +3,7 @@
  * unknown field is refused by name rather than dropped in silence.
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
-import { isSshKey, SSH_KEY_WANT } from '@typevisor/model'
+import { DISK_FULL, isSshKey, SSH_KEY_WANT } from '@typevisor/model'
 import { z } from 'zod'
 
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
@@ -124,6 +124,10 @@ export const CreateInstance = z.strictObject({
     .default([])
     .describe('ports of the host that reach the guest'),
   labels: LabelMap.default({}).describe('labels for search'),
+  diskFull: z
+    .enum(DISK_FULL)
+    .default('pause')
+    .describe('when there is no room for what it writes: pause until there is, or give it the error of the disk'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
 

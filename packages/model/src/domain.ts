@@ -14,7 +14,13 @@ export interface DomainSpec {
   /** Host ports that reach guest ports by QEMU's user networking; `hostPort` 0: the host chooses, and the record says which. */
   readonly forwards: readonly PortForward[]
   readonly labels: Readonly<Record<string, string>>
+  /** Absent, as in records of before it was asked: `pause`. */
+  readonly diskFull?: DiskFull
 }
+
+/** When there is no room for what the guest writes: it waits and goes on when there is, or it gets the error. */
+export const DISK_FULL = ['pause', 'error'] as const
+export type DiskFull = (typeof DISK_FULL)[number]
 
 export interface PortForward {
   readonly protocol: 'tcp' | 'udp'
@@ -75,7 +81,8 @@ export type DomainCause =
   | 'guest' // the guest powered itself off, reset or slept
   | 'guest-panic'
   | 'watchdog'
-  | 'io-error' // a disk failed or is full; the guest waits
+  | 'disk-full' // there is no room for what the guest writes; it goes on by itself when there is
+  | 'io-error' // a disk failed; the guest waits until it is let go on
   | 'process-failed' // the emulator ended by itself; its last words are in `detail`
   | 'adopted' // found running by a new agent
   | 'unknown'
@@ -99,6 +106,10 @@ export type DomainState =
   | { readonly kind: 'crashed'; readonly cause: DomainCause; readonly detail: string | null }
 
 export type DomainStateKind = DomainState['kind']
+
+/** Nobody paused it: it is to run, as soon as there is room on its disk. */
+export const waitsForRoom = (state: { readonly kind: string; readonly cause?: DomainCause }): boolean =>
+  state.kind === 'paused' && state.cause === 'disk-full'
 
 export interface DomainRecord {
   readonly id: DomainId

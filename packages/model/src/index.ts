@@ -4,6 +4,9 @@
  */
 export {
   DEFAULT_ROOT_DISK_BYTES,
+  DISK_FULL,
+  waitsForRoom,
+  type DiskFull,
   type CloudInitSpec,
   type DomainBoot,
   type DomainCause,

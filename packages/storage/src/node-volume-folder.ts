@@ -69,7 +69,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   const close = (): Promise<void> => (closing ??= done.disposeAsync())
   return {
     served,
-    answer: async (about) => {
+    async answer(about) {
       const { clock, log } = parts
       done.use(watchSpace({ usage: () => spaceUsage(store), clock, log: log.with({ dir }) }))
       return done.use(await answerVolumes({ ...about, dir, served, clock, log }))

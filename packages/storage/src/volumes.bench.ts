@@ -98,6 +98,8 @@ async function fioBeside(uri: string, words: readonly string[], seconds: number)
   return rateOf(said)
 }
 
+const quantile = (values: readonly number[], part: number): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length * part)] ?? Number.NaN
 const median = (values: readonly number[]): number =>
   values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
 const thousands = (value: number): string => `${(value / 1000).toFixed(value < 10_000 ? 2 : 1)}k`
@@ -175,9 +177,6 @@ async function volumeServer(): Promise<NonNullable<Awaited<ReturnType<typeof ask
   if (!server) throw new Error('the volume server went away')
   return server
 }
-
-const quantile = (values: readonly number[], part: number): number =>
-  values.toSorted((a, b) => a - b)[Math.floor(values.length * part)] ?? Number.NaN
 
 async function timed(work: () => Promise<unknown>): Promise<number> {
   const begin = performance.now()

@@ -126,6 +126,8 @@ export interface DomainDriver {
   save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
   /** Makes the domain out of a save, paused. @throws Fault `failed` when the file is damaged or of another machine; nothing is left behind then. Idempotent as `create` is. */
   restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void>
+  /** Whether `restore` would take the file, all of which is read. @throws Fault `not_found`, `failed`. */
+  checkSave(domain: DriverDomain, path: string, options?: CallOptions): Promise<void>
 
   /**
    * Writes memory and device state to `path` and leaves the domain paused, with all that it has written in its volumes, so that those can be

@@ -196,6 +196,18 @@ scene(
   },
 )
 
+scene('a guest that waits for room goes on after a snapshot of its memory, and from it after a revert', async (world) => {
+  const { toolstack, hypervisor } = world
+  hypervisor.guest.fillDisk(ID)
+  const { snapshots } = await toolstack.snapshot(ID, request('full', { memory: true }), command())
+  assert.equal(snapshots[0]?.state, 'running')
+  assert.deepEqual(hypervisor.need(ID).state, { kind: 'paused', cause: 'disk-full' })
+  hypervisor.guest.makeRoom(ID)
+  assert.deepEqual(hypervisor.need(ID).state, { kind: 'running' })
+  assert.equal((await toolstack.revert(ID, idOf('full'), command())).state.kind, 'running')
+  assert.equal(await world.count(), '1')
+})
+
 scene('a clone is a domain of its own on the disk of the snapshot, and outlives where it came from', async (world) => {
   const { toolstack, volumes, writeDisk, disk } = world
   writeDisk('then')
@@ -254,6 +266,21 @@ scene(
     storeOf: ({ clone, put, get, remove, list }) => ({ clone, put, get, remove, list }),
   },
 )
+
+scene('a revert whose memory is damaged or whose disk is missing is refused while the guest still runs', async (world) => {
+  const { toolstack, hypervisor, volumes, count } = world
+  await toolstack.snapshot(ID, request('hurt', { memory: true }), command())
+  await count()
+  const [save] = hypervisor.saves.values()
+  assert.ok(save)
+  save.whole = false
+  await assert.rejects(toolstack.revert(ID, idOf('hurt'), command()), isFault('failed', /no save of this domain/))
+  assert.equal(await count(), '2', 'it goes on')
+  save.whole = true
+  await volumes.snapshots.remove({ volume: ROOT, snapshot: idOf('hurt') })
+  await assert.rejects(toolstack.revert(ID, idOf('hurt'), command()), isFault('failed', /has no snapshot/))
+  assert.equal(await count(), '3', 'it goes on')
+})
 
 scene('a save that was made before a revert is not restored after it', async ({ toolstack, hypervisor, writeDisk }) => {
   writeDisk('then')

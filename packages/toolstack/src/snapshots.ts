@@ -18,6 +18,7 @@ import { bytes, Fault, formatBytes, millis, toFault, type EpochMillis, type Json
 import {
   assertCanSnapshot,
   SNAPSHOT_COUNT_MAX,
+  waitsForRoom,
   type DomainId,
   type DomainSnapshot,
   type DomainSpec,
@@ -114,7 +115,8 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         if (input.memory) await assertMemory(context, domain)
         else if (input.quiesce === 'must' && state.kind === 'paused')
           throw new Fault('conflict', `snapshot ${domain.name}: a paused guest cannot freeze its file systems, want running`)
-        return { output: state.kind }
+        // One that waits for room is to run.
+        return { output: waitsForRoom(state) ? 'running' : state.kind }
       },
     },
     {
@@ -129,7 +131,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         const { input, services } = context
         if (!input.memory) return
         const seen = await seenBy(context)
-        if (stateThen(context) === 'running' && seen?.kind === 'paused' && seen.cause === 'requested')
+        if (stateThen(context) === 'running' && seen?.kind === 'paused' && (seen.cause === 'requested' || waitsForRoom(seen)))
           await services.driver.unpause(input.id)
         await dropSaves(context)
       },
@@ -224,6 +226,13 @@ async function dropDisks(context: Context<SnapshotInput>): Promise<void> {
   for (const volume of writableVolumes(domain)) await store.remove({ volume, snapshot })
 }
 
+async function assertDisks(store: VolumeSnapshots, domain: StoredDomain, { id, name, volumes }: DomainSnapshot): Promise<void> {
+  for (const volume of volumes) {
+    if (!(await store.list(volume)).includes(id))
+      throw new Fault('failed', `revert ${domain.name} to ${name}: volume ${volume} has no snapshot ${id} any more`)
+  }
+}
+
 /** A server of volumes sees the end of its client a moment after it. */
 const LET_GO_LIMIT_MS = 5000
 const LET_GO_PAUSE = millis(50)
@@ -260,11 +269,13 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
   steps: [
     {
       name: 'check',
-      do: async ({ input, services }) => {
+      do: async ({ input, services, signal }) => {
         const domain = services.ledger.need(input.id)
         assertCanSnapshot('revert', domain.state.kind, domain.name)
-        storeOf(services, `revert ${domain.name}`)
         const found = needSnapshot(domain, input.snapshot)
+        // Before anything is lost: all that the guest is to go on from is there, and whole.
+        await assertDisks(storeOf(services, `revert ${domain.name}`), domain, found)
+        if (found.memory) await services.driver.checkSave(domain, found.memory.path, { signal })
         const to = found.memory ? found.state : input.start ? 'running' : 'stopped'
         return { output: { snapshot: found, to } as unknown as Json }
       },

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
-import type { DomainId, DomainName, DomainSpec, ImageName, VolumeId } from '@typevisor/model'
+import { waitsForRoom, type DomainId, type DomainName, type DomainSpec, type ImageName, type VolumeId } from '@typevisor/model'
 import type { DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, GuestStream } from './ports.ts'
 
 /** What the suite needs of a driver's world. Made once for the suite; `open` may be called again after `close`, over the same host. */
@@ -26,6 +26,14 @@ export interface DriverWorld {
   killProcess(id: DomainId): Promise<void>
   /** Lets the guest power itself off. */
   guestPowersOff(driver: DomainDriver, id: DomainId): Promise<void>
+  /** Domains whose disk can be full. `fill` has a running guest write where there is no room any more; `cannot`: why this world has none. */
+  readonly fullDisk:
+    | {
+        guest: DriverWorld['guest']
+        fill(driver: DomainDriver, id: DomainId): Promise<void>
+        makeRoom(id: DomainId): Promise<void>
+      }
+    | { readonly cannot: string }
   /** A command that counts: prints 1, 2, 3 ... at each run, kept in the guest's memory only. */
   readonly counter: readonly string[]
   readonly echo: readonly string[]
@@ -76,11 +84,11 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       })().catch(() => {})
     }
 
-    const define = async (): Promise<DriverDomain> => {
+    const define = async (guest: DriverWorld['guest'] = world.guest): Promise<DriverDomain> => {
       const id = nextId()
       made.add(id)
       const spec = specOf(`conformance-${counter}`)
-      const { boot, volumes, disks } = await world.guest(id)
+      const { boot, volumes, disks } = await guest(id)
       const hardware = await driver.planHardware(id, spec, disks)
       return { id, name: spec.name, spec, hardware, boot, volumes }
     }
@@ -267,9 +275,13 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       const path = world.savePath(domain.id)
       await driver.save(domain.id, path)
       const other = await define()
+      await driver.checkSave(domain, path)
+      await assert.rejects(driver.checkSave(other, path), isFault('failed'))
+      await assert.rejects(driver.checkSave(domain, `${path}.none`), isFault('not_found'))
       await assert.rejects(driver.restore(other, path), isFault('failed'))
       assert.equal((await driver.state(other.id)).kind, 'gone')
       await world.damage(path)
+      await assert.rejects(driver.checkSave(domain, path), isFault('failed'))
       await assert.rejects(driver.restore(domain, path), isFault('failed'))
       assert.equal((await driver.state(domain.id)).kind, 'gone')
       await gone(domain)
@@ -423,6 +435,36 @@ export function domainDriverConformance(name: string, makeWorld: () => Promise<D
       const told = events.find((event) => event.domain === domain.id && event.state.kind === 'gone')
       assert.equal(told?.state.kind === 'gone' && told.state.cause, 'process-failed')
       assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await gone(domain)
+    })
+
+    test('a guest whose disk is full waits and goes on by itself when there is room, also under another driver; one that was paused meanwhile stays', async (t) => {
+      const { fullDisk } = world
+      if ('cannot' in fullDisk) return t.skip(fullDisk.cannot)
+      const domain = await define(fullDisk.guest)
+      const waits = () => until('it waits', async () => waitsForRoom(await driver.state(domain.id)))
+      await driver.create(domain)
+      await driver.unpause(domain.id)
+      await world.untilBooted(driver, domain.id)
+      await fullDisk.fill(driver, domain.id)
+      await waits()
+      await until('the event', () => events.some((event) => event.domain === domain.id && waitsForRoom(event.state)))
+      await driver.close()
+      driver = await world.open()
+      listen(driver)
+      assert.deepEqual((await driver.adopt([domain])).get(domain.id), { kind: 'paused', cause: 'disk-full' })
+      await fullDisk.makeRoom(domain.id)
+      await untilState(domain.id, 'running')
+      await fullDisk.fill(driver, domain.id)
+      await waits()
+      await driver.pause(domain.id)
+      const requested = { kind: 'paused', cause: 'requested' }
+      assert.deepEqual(await driver.state(domain.id), requested)
+      await fullDisk.makeRoom(domain.id)
+      await world.pause(500)
+      assert.deepEqual(await driver.state(domain.id), requested)
+      await driver.unpause(domain.id)
+      await untilState(domain.id, 'running')
       await gone(domain)
     })
 

@@ -250,6 +250,35 @@ test('what happened while nobody watched is told as reconstructed', async () => 
   })
 })
 
+test('a guest whose disk is full is paused for that reason and goes on with nobody’s help; who wants the error is not paused', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    const toolstack = await world.open()
+    await toolstack.define(ID, spec('waits'), command())
+    const other = '0192f000-0000-7000-8000-00000000ffff' as DomainId
+    await toolstack.define(other, { ...spec('fails'), diskFull: 'error' }, command())
+    for (const id of [ID, other]) await toolstack.carryOut('start', id, command())
+    const before = toolstack.lastSequence()
+    for (const id of [ID, other]) world.hypervisor.guest.fillDisk(id)
+    await world.clock.advance(10)
+    assert.deepEqual(toolstack.get(ID)?.state, { kind: 'paused', cause: 'disk-full' })
+    assert.deepEqual(toolstack.get(other)?.state, { kind: 'running' })
+    // One that asks too early hears of it again.
+    await toolstack.carryOut('unpause', ID, command())
+    await world.clock.advance(10)
+    assert.deepEqual(toolstack.get(ID)?.state, { kind: 'paused', cause: 'disk-full' })
+    world.hypervisor.guest.makeRoom(ID)
+    await world.clock.advance(10)
+    assert.deepEqual(told(await eventsOf(toolstack, before)), [
+      'running>paused disk-full',
+      'paused>running requested',
+      'running>paused disk-full',
+      'paused>running guest',
+    ])
+    await toolstack.close()
+  })
+})
+
 test('a shutdown that the guest does not hear ends in time, and the domain still runs', async () => {
   const world = makeWorld()
   await world.clock.run(async () => {

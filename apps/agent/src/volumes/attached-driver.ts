@@ -77,13 +77,14 @@ export function attachedDriver({ driver, volumes, socketPathOf, log }: AttachedD
       await Promise.all([...states].map(([id, { kind }]) => (kind === 'gone' ? detach(id) : undefined)))
       return states
     },
+    checkSave: (...args) => driver.checkSave(...args),
+    snapshotMemory: (...args) => driver.snapshotMemory(...args),
+    freeze: (...args) => driver.freeze(...args),
+    thaw: (...args) => driver.thaw(...args),
     unpause: (...args) => driver.unpause(...args),
     pause: (...args) => driver.pause(...args),
     requestShutdown: (...args) => driver.requestShutdown(...args),
     reset: (...args) => driver.reset(...args),
-    snapshotMemory: (...args) => driver.snapshotMemory(...args),
-    freeze: (...args) => driver.freeze(...args),
-    thaw: (...args) => driver.thaw(...args),
     state: (...args) => driver.state(...args),
     events: (...args) => driver.events(...args),
     forwards: (...args) => driver.forwards(...args),

@@ -94,9 +94,16 @@ async function volumeServer(dataDir: string, platformAnswers: boolean): Promise<
   }
   try {
     const { pid, version, startedAt, attachmentCount } = await server.call('hello', {})
-    const { usedBytes } = await server.call('usage', {})
-    const served = `${attachmentCount} ${attachmentCount === 1 ? 'volume' : 'volumes'} attached, ${formatBytes(usedBytes)} in use`
-    return [fine('volume server', `version ${version}, process ${pid}, since ${localTime(startedAt)}, ${served}`)]
+    const { usedBytes, availableBytes, warningPercent } = await server.call('usage', {})
+    const served = `${attachmentCount} ${attachmentCount === 1 ? 'volume' : 'volumes'} attached`
+    const findings = [fine('volume server', `version ${version}, process ${pid}, since ${localTime(startedAt)}, ${served}`)]
+    const space = `${formatBytes(usedBytes)} in use, ${formatBytes(availableBytes)} available`
+    const mend =
+      'destroy instances that are not needed, or make room on the file system; guests stop when it is full, and go on when there is room'
+    findings.push(
+      warningPercent === null ? fine('volumes', space) : wrong('volumes', `${space}: over ${warningPercent} % are used`, mend),
+    )
+    return findings
   } catch (error) {
     return [wrong('volume server', toFault(error).message, `\`${dir}.log\` has its last words`)]
   } finally {

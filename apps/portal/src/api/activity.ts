@@ -86,6 +86,10 @@ const TITLES: Record<string, string> = {
   save: 'Save',
   restore: 'Restore',
   destroy: 'Destroy',
+  snapshot: 'Snapshot',
+  revert: 'Revert',
+  clone: 'Clone',
+  'snapshot-delete': 'Delete snapshot',
   'clean-up': 'Clean up',
 }
 

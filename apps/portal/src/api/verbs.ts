@@ -1,6 +1,6 @@
 /** The shared table of verbs, as a page needs it: which can be done to this instance now, and why not. */
 import type { OperationName, Reply, RoleName } from '@typevisor/api'
-import { canDo, VERB_NAMES, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { canDo, canSnapshot, VERB_NAMES, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
 import { operationTitle } from './activity.ts'
 import { mayCall } from './permission.ts'
 
@@ -30,6 +30,19 @@ export function refusal(verb: VerbName, instance: Instance, role: RoleName): str
   if (isAway(instance)) return `Host ${instance.host} is not connected`
   if (!allowed(verb, instance.state.kind)) return `It is ${instance.state.kind}`
   return null
+}
+
+export type SnapshotAct = 'snapshot' | 'revert' | 'clone' | 'snapshot-delete'
+
+/** The same of what is done with snapshots. A clone is of the snapshot alone: what its instance does meanwhile is no matter. */
+export function snapshotRefusal(act: SnapshotAct, instance: Instance, role: RoleName): string | null {
+  if (!mayCall(role, `instance.${act}`)) return `Your role, ${role}, may not do this`
+  if (isAway(instance)) return `Host ${instance.host} is not connected`
+  if (act === 'clone') return null
+  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
+  const { kind } = instance.state
+  const isSettled = kind !== 'creating' && kind !== 'failed' && kind !== 'destroying'
+  return isSettled && (act === 'snapshot-delete' || canSnapshot(act, kind)) ? null : `It is ${kind}`
 }
 
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */

@@ -78,6 +78,11 @@ export function VerbProvider({ children }: { readonly children: ReactNode }) {
   )
 }
 
+function snapshotsText(instances: readonly Instance[]): string {
+  const count = instances.reduce((sum, instance) => sum + instance.snapshotCount, 0)
+  return count === 0 ? '' : count === 1 ? ' and a snapshot' : ` and ${count} snapshots`
+}
+
 function ConfirmVerb({
   asked,
   onClose,
@@ -94,7 +99,7 @@ function ConfirmVerb({
   const away = asked?.instances.filter((instance) => byForce(asked.verb, instance)) ?? []
   const lost =
     asked?.verb === 'destroy'
-      ? `${what} will be removed with ${count === 1 ? 'its' : 'their'} disks. This cannot be undone.`
+      ? `${what} will be removed with ${count === 1 ? 'its' : 'their'} disks${snapshotsText(asked.instances)}. This cannot be undone.`
       : `The power of ${what} is cut at once. What the guest has not written to its disks is lost.`
   const hosts = [...new Set(away.map((instance) => instance.host))].join(', ')
   return (

@@ -140,6 +140,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         cloudInit: { hostname: body.name, user: body.user ?? null, sshKeys: body.sshKeys, userData: body.userData ?? null },
         forwards: body.forwards,
         labels: body.labels,
+        diskFull: body.diskFull,
       }
       await untilSomeHost(database, agents, body.host, call.signal)
       return begin(call, 'create', spec, { host: body.host, start: body.start })

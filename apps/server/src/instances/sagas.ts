@@ -182,7 +182,7 @@ function commandSaga<I extends OnHost>(
       {
         name: 'carry-out',
         do: (context) => sent(context, verb, send),
-        ...(undo ? { undo: (context) => sent(context, 'undo', undo), attemptCountMax: AWAY_ATTEMPTS } : {}),
+        ...(undo ? { undo: (context) => sent(context, 'undo', undo).catch(nothingToUndo), attemptCountMax: AWAY_ATTEMPTS } : {}),
       },
     ],
     onDone: ({ sagaId, input }) => [
@@ -198,6 +198,11 @@ function commandSaga<I extends OnHost>(
       }),
     ],
   })
+}
+
+/** A host that cannot do it, or has nothing of the kind, has not done it either. */
+function nothingToUndo(error: unknown): void {
+  if (!(error instanceof Fault) || (error.code !== 'unsupported' && error.code !== 'not_found')) throw error
 }
 
 const verbSaga = (verb: Exclude<VerbName, 'destroy'>): SagaDefinition<VerbInput, InstanceServices> =>

@@ -102,6 +102,20 @@ test('what cannot be is refused at once, naming what is wrong', async () => {
   await assert.rejects(snapshot('two'), isFault('conflict', /it is saved, want stopped or running or paused/))
 })
 
+test('a host whose volumes have no snapshots refuses, and holds nothing by it', async () => {
+  await using cloud = await testCloud()
+  const { client } = cloud
+  await cloud.start('h1', await cloud.token('h1'), { hasSnapshots: false })
+  await client.call('instance.create', { query, body: { name: 'web', memoryBytes: mib(128) } })
+  const { operation, instance } = await client.call('instance.snapshot', {
+    params: { instance: 'web' },
+    query,
+    body: { name: 'one' },
+  })
+  assert.deepEqual([operation.state, operation.fault?.code, instance?.operation], ['undone', 'unsupported', null])
+  assert.equal((await client.call('instance.destroy', { params: { instance: 'web' }, query })).operation.state, 'done')
+})
+
 test('what a host has done while nobody listened is known when it comes back', async () => {
   await using cloud = await testCloud()
   const { client } = cloud

@@ -44,7 +44,7 @@ export interface TestCloud extends AsyncDisposable {
   readonly engine: SagaEngine
   token(host: string): Promise<string>
   /** Starts the host's agent on its folder. Resolves when it is joined, unless it is not to be. */
-  start(host: string, token: string, options?: { joins?: boolean }): Promise<TestHost>
+  start(host: string, token: string, options?: { joins?: boolean; hasSnapshots?: boolean }): Promise<TestHost>
 }
 
 /** What is on a host's disk, its guests among it. */
@@ -97,13 +97,14 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
   const client = createClient({ baseUrl: server.url, token: server.local.token })
   const folders = new Map<string, ReturnType<typeof newFolder>>()
 
-  async function start(name: string, token: string, { joins = true } = {}): Promise<TestHost> {
+  async function start(name: string, token: string, { joins = true, hasSnapshots = true } = {}): Promise<TestHost> {
     const folder = folders.get(name) ?? newFolder()
     folders.set(name, folder)
     const { disk, hypervisor, volumes, images } = folder
+    const { snapshots: _snapshots, ...plain } = volumes
     const toolstack = await openToolstack({
       driver: createSimDriver({ hypervisor, clock }),
-      volumes,
+      volumes: hasSnapshots ? volumes : plain,
       images,
       state: stateFile({ disk, name: 'agent.journal', clock, log }),
       saves: hypervisor.saveFolder,

@@ -116,6 +116,11 @@ test('a volume behind NBD reconnects, frees what is discarded or zeroed, and kee
   assert.doesNotMatch(argv.join(' '), /no-flush|writeback|unsafe/)
 })
 
+test('a guest that wants the error of a full disk gets those of its writes; a failed read stops it as ever', () => {
+  const argv = commandLine(input({ domain: { ...domain, spec: { ...domain.spec, diskFull: 'error' } } })).join(' ')
+  assert.match(argv, /"werror":"report","rerror":"stop"/)
+})
+
 test('a disk that has no volume attached is refused', () => {
   assert.throws(() => commandLine(input({ disks: new Map() })), { code: 'invalid', message: /disk root: no volume attached/ })
 })

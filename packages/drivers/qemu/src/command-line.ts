@@ -159,8 +159,9 @@ function diskArguments(
     ...at,
     drive: `${id}-format`,
     serial: device.serial.slice(0, 20),
-    // A full or failing disk stops the guest, which waits; the guest's file system never sees the error.
-    werror: 'stop',
+    // A full or failing disk stops the guest, which waits; its file system never sees the error. Of a guest that wants it for a full disk it
+    // sees every failed write: QEMU can stop for ENOSPC and report the others (`enospc`), and not the other way round.
+    werror: input.domain.spec.diskFull === 'error' ? 'report' : 'stop',
     rerror: 'stop',
     ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
   }

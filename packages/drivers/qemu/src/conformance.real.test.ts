@@ -1,12 +1,13 @@
 /** The port's promises on a real QEMU with a real Linux: the platform's own starter image, kept under `.cache` of the clone. */
 import { execFile } from 'node:child_process'
-import { copyFile, mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { millis } from '@typevisor/base'
 import type { VolumeId } from '@typevisor/model'
-import { domainDriverConformance } from '@typevisor/toolstack/testing'
+import { domainDriverConformance, type DriverWorld } from '@typevisor/toolstack/testing'
 import { createQemuDriver } from './index.ts'
 import { microImage, silentLog, testClock, testHost, testIds } from './testing.ts'
 
@@ -16,6 +17,23 @@ domainDriverConformance('qemu', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tvq-'))
   const image = await microImage()
   await mkdir(join(folder, 'disks'))
+  const small = process.getuid?.() === 0 ? join(folder, 'small') : null
+  if (small) {
+    await mkdir(small)
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=24m', 'tmpfs', small])
+  }
+  const guestIn =
+    (disks: string): DriverWorld['guest'] =>
+    async (id) => {
+      const volume = `${id}.root` as VolumeId
+      const path = join(disks, `${id}.qcow2`)
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', image.rootDisk.path, '-F', image.rootDisk.format, path])
+      return {
+        boot: image.boot,
+        volumes: { [volume]: { kind: 'file', path, format: 'qcow2' } },
+        disks: [{ name: 'root', volume, readOnly: false }],
+      }
+    }
   return {
     open: async () =>
       createQemuDriver({
@@ -25,17 +43,21 @@ domainDriverConformance('qemu', async () => {
         clock: testClock,
         ids: testIds,
         log: silentLog,
+        limits: { roomInterval: millis(100) },
       }),
-    guest: async (id) => {
-      const volume = `${id}.root` as VolumeId
-      const path = join(folder, 'disks', `${id}.qcow2`)
-      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', image.rootDisk.path, '-F', image.rootDisk.format, path])
-      return {
-        boot: image.boot,
-        volumes: { [volume]: { kind: 'file', path, format: 'qcow2' } },
-        disks: [{ name: 'root', volume, readOnly: false }],
-      }
-    },
+    guest: guestIn(join(folder, 'disks')),
+    fullDisk: small
+      ? {
+          guest: guestIn(small),
+          fill: async (driver, id) => {
+            const { bavail, bsize } = await statfs(small)
+            await writeFile(join(small, 'filler'), new Uint8Array(bavail * bsize))
+            const write = 'dd if=/dev/urandom of=/root/$(date +%s%N) bs=64k count=32 conv=fsync >/dev/null 2>&1 &'
+            await driver.exec(id, { argv: ['/bin/sh', '-c', write], timeoutMs: 20_000 })
+          },
+          makeRoom: () => rm(join(small, 'filler')),
+        }
+      : { cannot: 'a file system of its own needs root' },
     savePath: (id) => join(folder, `${id}.save`),
     damage: async (path) => {
       const file = await open(path, 'r+')
@@ -79,6 +101,9 @@ domainDriverConformance('qemu', async () => {
     counter: ['/bin/sh', '-c', 'n=$(cat /run/count 2>/dev/null || echo 0); echo $((n + 1)) | tee /run/count'],
     echo: ['/bin/echo'],
     pause: (ms) => sleep(ms),
-    close: () => rm(folder, { recursive: true }),
+    close: async () => {
+      if (small) await run('umount', [small])
+      await rm(folder, { recursive: true })
+    },
   }
 })

@@ -1,6 +1,6 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
 import { Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
-import type { DomainId, PortForward } from '@typevisor/model'
+import { waitsForRoom, type DomainId, type PortForward } from '@typevisor/model'
 import type {
   CallOptions,
   ConsoleOptions,
@@ -26,7 +26,7 @@ import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
 import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
-import { restoreInto, saveMachine, snapshotMachine } from './saving.ts'
+import { checkSaveOf, restoreInto, saveMachine, snapshotMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
 import { statisticsOf } from './statistics.ts'
 
@@ -56,6 +56,8 @@ export interface QemuDriverLimits {
   readonly start: Millis
   /** A save or a restore as a whole. */
   readonly transfer: Millis
+  /** Between two attempts of a guest that waits for room on its disk. */
+  readonly roomInterval: Millis
   readonly consoleKeepBytes: number
   readonly consoleTrimInterval: Millis
   readonly eventCountMax: number
@@ -65,6 +67,7 @@ const LIMITS: QemuDriverLimits = {
   monitor: millis(5000),
   start: millis(15_000),
   transfer: millis(15 * 60_000),
+  roomInterval: millis(5000),
   consoleKeepBytes: 4 * 1024 * 1024,
   consoleTrimInterval: millis(10_000),
   eventCountMax: 4096,
@@ -170,6 +173,7 @@ class Driver implements QemuDriver {
       const state = await machine.refresh({ signal })
       if (state.kind === 'running') return
       if (state.kind !== 'paused') throw new Fault('conflict', `unpause ${machine.record.name}: it is ${state.kind}, want paused`)
+      await machine.hold(false)
       const isAsleep = (await machine.runState({ signal })) === 'suspended'
       await machine.execute(isAsleep ? 'system_wakeup' : 'cont', {}, { signal })
       await machine.refresh({ signal })
@@ -179,11 +183,17 @@ class Driver implements QemuDriver {
   async pause(id: DomainId, options: CallOptions = {}): Promise<void> {
     await this.#exclusive(id, options, async (signal) => {
       const machine = await this.#need(id, 'pause')
-      const state = await machine.refresh({ signal })
-      if (state.kind === 'paused') return
-      if (state.kind !== 'running') throw new Fault('conflict', `pause ${machine.record.name}: it is ${state.kind}, want running`)
-      machine.expectPause()
-      await machine.execute('stop', {}, { signal })
+      let state = await machine.refresh({ signal })
+      if (state.kind === 'running') {
+        machine.expectPause()
+        await machine.execute('stop', {}, { signal })
+        state = await machine.refresh({ signal })
+      } else if (state.kind !== 'paused') {
+        throw new Fault('conflict', `pause ${machine.record.name}: it is ${state.kind}, want running`)
+      }
+      // Its disk was full before anybody asked, or became so meanwhile.
+      if (!waitsForRoom(state)) return
+      await machine.hold(true)
       await machine.refresh({ signal })
     })
   }
@@ -204,6 +214,8 @@ class Driver implements QemuDriver {
       const state = await machine.refresh({ signal })
       if (state.kind === 'powered-off') throw new Fault('conflict', `reset ${machine.record.name}: it is powered off`)
       await machine.execute('system_reset', {}, { signal })
+      // What it waited to write is no more.
+      if (waitsForRoom(state)) await machine.execute('cont', {}, { signal })
     })
   }
 
@@ -234,6 +246,11 @@ class Driver implements QemuDriver {
         return { sizeBytes }
       })
     })
+  }
+
+  async checkSave(domain: DriverDomain, path: string, { signal }: CallOptions = {}): Promise<void> {
+    const either = signal ? AbortSignal.any([signal, this.#closing.signal]) : this.#closing.signal
+    await checkSaveOf(this.#host, domain, path, either)
   }
 
   async snapshotMemory(id: DomainId, path: string, options: CallOptions = {}): Promise<{ sizeBytes: number }> {
@@ -424,6 +441,8 @@ class Driver implements QemuDriver {
     clock: this.#clock,
     log: this.#log,
     monitorLimit: this.#limits.monitor,
+    roomInterval: this.#limits.roomInterval,
+    exclusive: (id, work) => this.#exclusive(id, {}, work),
     report: (id, kind, state) => this.#report({ at: this.#clock.now(), domain: id, kind, state }),
     ended: (machine) => {
       if (this.#machines.get(machine.id) === machine) this.#machines.delete(machine.id)

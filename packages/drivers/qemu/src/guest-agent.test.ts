@@ -233,3 +233,48 @@ test('base64 goes there and back', () => {
   )
   assert.equal(fromBase64('*'), null)
 })
+
+/** A guest's file systems, as its agent has them. */
+function freezing(freeze: (call: Call, socket: SocketDouble, answer: (content: object) => void) => void) {
+  const state = { frozen: false }
+  const w = world((call, socket) => {
+    const answer = (content: object) => socket.send(content)
+    if (call.execute === 'guest-fsfreeze-status') answer({ return: state.frozen ? 'frozen' : 'thawed' })
+    else if (call.execute === 'guest-fsfreeze-thaw') {
+      state.frozen = false
+      answer({ return: 1 })
+    } else freeze(call, socket, answer)
+  })
+  return Object.assign(w, { state })
+}
+const commandsOf = (calls: readonly Call[]): string[] =>
+  calls.map(({ execute }) => execute).filter((execute) => execute !== 'guest-sync-delimited')
+
+test('a guest that is frozen already is thawed before it is frozen anew', async () => {
+  const w = freezing((_call, _socket, answer) => {
+    w.state.frozen = true
+    answer({ return: 2 })
+  })
+  w.state.frozen = true
+  await w.agent.freeze(millis(1000))
+  assert.equal(w.state.frozen, true)
+  assert.deepEqual(commandsOf(w.calls), ['guest-fsfreeze-status', 'guest-fsfreeze-thaw', 'guest-fsfreeze-freeze'])
+})
+
+test('a freeze that comes after its limit, or froze nothing, is taken back', async () => {
+  const late = freezing(() => {
+    late.state.frozen = true // and nobody is told
+  })
+  await assert.rejects(late.agent.freeze(millis(20)), { code: 'timeout' })
+  assert.equal(late.state.frozen, false)
+  const none = freezing((_call, _socket, answer) => answer({ return: 0 }))
+  await assert.rejects(none.agent.freeze(millis(1000)), { code: 'failed', message: /no file system was frozen/ })
+  assert.equal(commandsOf(none.calls).at(-1), 'guest-fsfreeze-thaw')
+})
+
+test('thawing a guest without an agent fails at once, and does not insist', async () => {
+  const w = freezing(() => {})
+  w.listening = false
+  await assert.rejects(w.agent.thaw(), { code: 'unavailable', message: /no agent runs/ })
+  assert.deepEqual(w.calls, [])
+})

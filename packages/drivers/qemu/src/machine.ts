@@ -8,10 +8,12 @@
  * Invariants
  *   - The state is told in order and once per change; its cause is written to the record too, so that a later caller knows it.
  *   - `let go` ends the watching and nothing else.
+ *   - A guest that waits for room is let go on every few seconds, by nobody but this and under the domain's lock; QEMU writes again what it
+ *     could not, and stops it for the same reason where that fails.
  * Failure paths: a QEMU that hangs gives `timeout` per command and is watched on; one that dies is `gone` with its last words.
  */
-import { Fault, millis, type Clock, type Log, type Millis } from '@typevisor/base'
-import type { DomainId } from '@typevisor/model'
+import { Fault, millis, toFault, type Clock, type Log, type Millis } from '@typevisor/base'
+import { waitsForRoom, type DomainId } from '@typevisor/model'
 import type { DriverState } from '@typevisor/toolstack'
 import { ConsoleHub } from './console.ts'
 import { GuestAgent } from './guest-agent.ts'
@@ -20,13 +22,17 @@ import type { ProcessIdentity, QemuHost } from './ports.ts'
 import { QmpClient, type QmpCallOptions, type QmpEvent } from './qmp.ts'
 import { isObject, listOf, objectOf, textOf } from './read-json.ts'
 import { writeRecord, type RunPhase, type RunRecord } from './record.ts'
-import { sameState, stateOfRunState, step, watchFrom, type Watch } from './run-state.ts'
+import { PAUSE_REQUESTED, sameState, stateOfDisks, stateOfRunState, step, watchFrom, type Watch } from './run-state.ts'
 
 export interface MachineContext {
   readonly host: QemuHost
   readonly clock: Clock
   readonly log: Log
   readonly monitorLimit: Millis
+  /** Between two attempts of a guest that waits for room on its disk. */
+  readonly roomInterval: Millis
+  /** Alone with the domain: no verb is under way meanwhile. */
+  exclusive(id: DomainId, work: (signal: AbortSignal) => Promise<void>): Promise<void>
   report(id: DomainId, kind: 'state' | 'reset', state: DriverState): void
   /** The process has ended; the machine is no more. */
   ended(machine: Machine): void
@@ -34,6 +40,8 @@ export interface MachineContext {
 
 const RECONNECT_FIRST_MS = 50
 const RECONNECT_LAST_MS = 2000
+/** A write that was repeated has failed again by then, or there is room. */
+const ROOM_PROOF = millis(2000)
 const LAST_WORDS_SIZE = 4096
 const LAST_WORDS_LINES = 8
 
@@ -71,6 +79,9 @@ export class Machine {
   #cpuTimeNsMax = 0
   #owesWord = false
   #hasEnded = false
+  #isMindingRoom = false
+  /** Grows with each event that may have changed the state. */
+  #eventCount = 0
 
   /** `monitor`: already open, when the caller has just started the process. */
   constructor(
@@ -95,6 +106,7 @@ export class Machine {
     })
     this.exited = this.#awaitExit()
     void this.#follow()
+    void this.#mindRoom()
   }
 
   get record(): RunRecord {
@@ -120,8 +132,14 @@ export class Machine {
 
   /** Asks QEMU, and tells a change that no event told. */
   async refresh(options: QmpCallOptions = {}): Promise<DriverState> {
-    const status = await this.runState(options)
-    if (!this.#watch.saving) this.#settle(stateOfRunState(status, this.#watch.hint, this.#watch.state))
+    while (true) {
+      const before = this.#eventCount
+      const state = await this.#ask(options)
+      // An answer that an event has overtaken is of before.
+      if (before !== this.#eventCount) continue
+      if (!this.#watch.saving && !(this.#watch.trying && state.kind === 'running')) this.#settle(state)
+      break
+    }
     if (this.#owesWord) this.#tell()
     return this.#watch.state
   }
@@ -136,6 +154,20 @@ export class Machine {
 
   async runState(options: QmpCallOptions = {}): Promise<string> {
     return textOf(objectOf(await this.execute('query-status', {}, options))['status']) ?? 'unknown'
+  }
+
+  async #ask(options: QmpCallOptions): Promise<DriverState> {
+    const status = await this.runState(options)
+    if (status !== 'io-error') return stateOfRunState(status, this.#watch.hint, this.#watch.state)
+    const state = stateOfDisks(await this.execute('query-block', {}, options))
+    return waitsForRoom(state) && this.#record.held === true ? PAUSE_REQUESTED : state
+  }
+
+  /** Whether a guest that waits for room stays where it is; resolves when that is safe. */
+  async hold(isHeld: boolean): Promise<void> {
+    if ((this.#record.held ?? false) === isHeld) return
+    this.#record = { ...this.#record, held: isHeld }
+    await this.#write()
   }
 
   expectPause(): void {
@@ -237,6 +269,7 @@ export class Machine {
 
   #take(event: QmpEvent): void {
     const { watch, report } = step(this.#watch, event)
+    this.#eventCount += 1
     this.#watch = watch
     if (report === 'state') this.#tell()
     if (report === 'reset') {
@@ -258,6 +291,43 @@ export class Machine {
     this.#context.report(this.id, 'state', this.#watch.state)
     this.#record = { ...this.#record, state: this.#watch.state }
     void this.#write()
+    void this.#mindRoom()
+  }
+
+  /** As long as the guest waits for room. */
+  async #mindRoom(): Promise<void> {
+    const { clock, log, roomInterval, exclusive } = this.#context
+    if (this.#isMindingRoom) return
+    this.#isMindingRoom = true
+    try {
+      while (waitsForRoom(this.#watch.state) && !this.#hasEnded) {
+        await clock.sleep(roomInterval, { signal: this.#letGo.signal })
+        await exclusive(this.id, (signal) => this.#tryRoom(signal)).catch((error: unknown) =>
+          log.debug('qemu.room.not_tried', { domain: this.id, reason: toFault(error).message }),
+        )
+      }
+    } catch {
+      // Let go of.
+    } finally {
+      this.#isMindingRoom = false
+    }
+  }
+
+  async #tryRoom(signal: AbortSignal): Promise<void> {
+    // What stands still behind a save says `postmigrate`: that is for whoever saved it to let go on.
+    if (!waitsForRoom(await this.refresh({ signal })) || (await this.runState({ signal })) !== 'io-error') return
+    const settled = new AbortController()
+    const stopWatching = this.onEvent(({ name }) => name === 'STOP' && settled.abort())
+    void this.exited.then(() => settled.abort())
+    this.#watch = { ...this.#watch, trying: true, hint: null }
+    try {
+      await this.execute('cont', {}, { signal })
+      await this.#context.clock.sleep(ROOM_PROOF, { signal: AbortSignal.any([signal, settled.signal]) }).catch(() => {})
+    } finally {
+      stopWatching()
+      this.#watch = { ...this.#watch, trying: false }
+    }
+    if (!this.#hasEnded) await this.refresh({ signal })
   }
 
   /** One write at a time; each writes what the record is by then. Its failure is logged: the state itself is not lost by it. */

@@ -6,6 +6,9 @@ import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { millis } from '@typevisor/base'
+import { waitsForRoom } from '@typevisor/model'
+import type { QemuDriverLimits } from './driver.ts'
 import {
   assertCounts,
   bench,
@@ -111,9 +114,10 @@ test('a save that meets a full disk says so, leaves no file, and the guest goes 
   assertCounts(await consoleText(b.driver, domain, (text) => text.length > endOffset + 20))
 })
 
-test('a guest whose disk is full waits, and goes on when there is space', { skip }, async (t) => {
+/** A running guest whose next write finds no room; `makeRoom` ends that. */
+async function fullGuest(t: TestContext, limits: Partial<QemuDriverLimits> = {}) {
   const small = await smallDisk(t, 64 * 1024)
-  const b = await bench(t)
+  const b = await bench(t, { limits })
   const events = watch(b.driver)
   const path = join(small, 'root.raw')
   const disk = tinyGuestDisk()
@@ -123,18 +127,49 @@ test('a guest whose disk is full waits, and goes on when there is space', { skip
   const domain = await running(b, { volumes: { root: { kind: 'file', path, format: 'raw' } } })
   const { bavail, bsize } = await statfs(small)
   await writeFile(join(small, 'filler'), new Uint8Array(bavail * bsize))
+  return { small, b, events, path, domain, makeRoom: () => rm(join(small, 'filler')) }
+}
+
+test('a guest whose disk is full waits, and goes on when there is space', { skip }, async (t) => {
+  const { b, events, path, domain, makeRoom } = await fullGuest(t)
   await type(b.driver, domain, 'w')
-  await until(() => last(events).includes('io-error'), 'paused by the full disk')
-  assert.deepEqual(await b.driver.state(domain.id), { kind: 'paused', cause: 'io-error' })
+  await until(() => last(events).includes('disk-full'), 'paused by the full disk')
+  assert.deepEqual(await b.driver.state(domain.id), { kind: 'paused', cause: 'disk-full' })
   await b.driver.close()
   const after = b.open()
-  assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'paused', cause: 'io-error' })
-  await rm(join(small, 'filler'))
+  assert.deepEqual((await after.adopt([domain])).get(domain.id), { kind: 'paused', cause: 'disk-full' })
+  await makeRoom()
+  // It need not wait until it is tried.
   await after.unpause(domain.id)
   await consoleText(after, domain, (text) => text.includes('W'))
   assert.ok((await stat(path)).blocks > 8)
   await sleep(1)
 })
+
+test(
+  'a guest that waits for room still does after a save that failed and a snapshot of its memory; a reset ends the waiting',
+  { skip },
+  async (t) => {
+    const { small, b, domain, makeRoom } = await fullGuest(t, { roomInterval: millis(200) })
+    const waits = () => until(async () => waitsForRoom(await b.driver.state(domain.id)), 'it waits')
+    await type(b.driver, domain, 'w')
+    await waits()
+    await assert.rejects(b.driver.save(domain.id, join(small, 'guest.save')), { code: 'exhausted' })
+    await waits()
+    await b.driver.snapshotMemory(domain.id, join(b.folder, 'guest.memory'))
+    assert.deepEqual(await b.driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+    await b.driver.unpause(domain.id)
+    await waits()
+    await b.driver.reset(domain.id)
+    await consoleText(b.driver, domain, (text) => text.split('boot\n').length === 3)
+    // What was under way when it was reset may have stopped it once more.
+    await until(async () => (await b.driver.state(domain.id)).kind === 'running', 'it runs')
+    await type(b.driver, domain, 'w')
+    await waits()
+    await makeRoom()
+    await consoleText(b.driver, domain, (text) => text.includes('W'))
+  },
+)
 
 test('a data folder on a full disk fails the create, and nothing is left behind', { skip }, async (t) => {
   const small = await smallDisk(t, 64 * 1024)

@@ -40,6 +40,8 @@ export interface RunRecord {
   readonly process: ProcessIdentity | null
   /** The last state that was seen, with its cause. */
   readonly state: DriverState
+  /** A pause was asked for while the guest waited for room on its disk: it does not go on by itself. */
+  readonly held?: boolean
 }
 
 /** What lies at a record's path. `none` is no proof that nothing runs: whoever tidies folders may have taken the file and left the sockets. */

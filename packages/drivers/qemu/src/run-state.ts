@@ -8,10 +8,14 @@
  *   SHUTDOWN(guest) --hint--> STOP => powered-off/guest        stop asked --hint--> STOP => paused/requested
  *   GUEST_PANICKED  --hint--> STOP => crashed/guest-panic      RESUME => running     RESET => (state stays) reset
  *   BLOCK_IO_ERROR  --hint--> STOP => paused/io-error          SUSPEND => paused/guest   WAKEUP => running
+ *     (nospace)                       paused/disk-full
+ *
+ * A guest that waits for room is let go on every few seconds to try (`trying`). It is told to run only when it does: RESUME, and a STOP for
+ * the same reason, are no transitions then.
  */
 import type { DriverState } from '@typevisor/toolstack'
 import type { QmpEvent } from './qmp.ts'
-import { textOf } from './read-json.ts'
+import { listOf, objectOf, textOf } from './read-json.ts'
 
 export interface Watch {
   readonly state: DriverState
@@ -21,6 +25,8 @@ export interface Watch {
   readonly shutdownAsked: boolean
   /** QEMU stops and resumes processors by itself while it saves; those are no transitions. */
   readonly saving: boolean
+  /** It waited for room on its disk and was let go on, and nobody knows yet whether there is. */
+  readonly trying: boolean
 }
 
 export interface Step {
@@ -28,10 +34,18 @@ export interface Step {
   readonly report: 'state' | 'reset' | null
 }
 
-export const watchFrom = (state: DriverState): Watch => ({ state, hint: null, shutdownAsked: false, saving: false })
+export const watchFrom = (state: DriverState): Watch => ({
+  state,
+  hint: null,
+  shutdownAsked: false,
+  saving: false,
+  trying: false,
+})
 
 export const PAUSE_REQUESTED: DriverState = { kind: 'paused', cause: 'requested' }
 const RUNNING: DriverState = { kind: 'running' }
+const IO_ERROR: DriverState = { kind: 'paused', cause: 'io-error' }
+const DISK_FULL: DriverState = { kind: 'paused', cause: 'disk-full' }
 
 export const sameState = (a: DriverState, b: DriverState): boolean =>
   a.kind === b.kind && ('cause' in a ? a.cause : null) === ('cause' in b ? b.cause : null)
@@ -42,23 +56,35 @@ function enter(watch: Watch, state: DriverState): Step {
   return sameState(watch.state, state) ? stay(next) : { watch: next, report: 'state' }
 }
 
+/** Something happens to the guest, which therefore runs: it had room. */
+function expect(watch: Watch, hint: DriverState): Step {
+  if (!watch.trying) return stay({ ...watch, hint })
+  const { watch: next, report } = enter({ ...watch, trying: false }, RUNNING)
+  return { watch: { ...next, hint }, report }
+}
+
 export function step(watch: Watch, event: QmpEvent): Step {
   switch (event.name) {
-    case 'SHUTDOWN':
-      return stay({ ...watch, hint: shutdownHint(watch, textOf(event.content['reason'])) ?? watch.hint })
+    case 'SHUTDOWN': {
+      const hint = shutdownHint(watch, textOf(event.content['reason']))
+      return hint ? expect(watch, hint) : stay(watch)
+    }
     case 'GUEST_PANICKED': {
       const info = event.content['info'] === undefined ? null : JSON.stringify(event.content['info']).slice(0, 500)
-      return stay({ ...watch, hint: { kind: 'crashed', cause: 'guest-panic', detail: info ?? 'the guest told pvpanic' } })
+      return expect(watch, { kind: 'crashed', cause: 'guest-panic', detail: info ?? 'the guest told pvpanic' })
     }
     case 'BLOCK_IO_ERROR':
-      return event.content['action'] === 'stop' ? stay({ ...watch, hint: { kind: 'paused', cause: 'io-error' } }) : stay(watch)
+      if (event.content['action'] !== 'stop') return stay(watch)
+      if (event.content['nospace'] !== true) return expect(watch, IO_ERROR)
+      // Of requests under way together some may fail for worse.
+      return stay({ ...watch, hint: watch.hint && sameState(watch.hint, IO_ERROR) ? IO_ERROR : DISK_FULL })
     case 'WATCHDOG':
-      return event.content['action'] === 'pause' ? stay({ ...watch, hint: { kind: 'paused', cause: 'watchdog' } }) : stay(watch)
+      return event.content['action'] === 'pause' ? expect(watch, { kind: 'paused', cause: 'watchdog' }) : stay(watch)
     case 'STOP':
       if (watch.saving && watch.hint === null) return stay(watch)
-      return enter(watch, watch.hint ?? { kind: 'paused', cause: 'unknown' })
+      return enter({ ...watch, trying: false }, watch.hint ?? { kind: 'paused', cause: 'unknown' })
     case 'RESUME':
-      if (watch.saving) return stay(watch)
+      if (watch.saving || watch.trying) return stay({ ...watch, hint: watch.trying ? null : watch.hint })
       return enter(watch, RUNNING)
     case 'SUSPEND':
       return enter(watch, { kind: 'paused', cause: 'guest' })
@@ -90,6 +116,12 @@ function shutdownHint(watch: Watch, reason: string | null): DriverState | null {
   }
 }
 
+/** What stopped a guest of status `io-error`, of the answer to `query-block`: a disk that failed otherwise is the worse reason. */
+export function stateOfDisks(answer: unknown): DriverState {
+  const reasons = new Set(listOf(answer).map((disk) => textOf(objectOf(disk)['io-status'])))
+  return reasons.has('nospace') && !reasons.has('failed') ? DISK_FULL : IO_ERROR
+}
+
 /**
  * `status` of `query-status` (qapi/run-state.json, RunState). Where it does not tell the cause, the first of `known` that is of the same
  * kind does: what is expected to come, then what was told last.
@@ -118,7 +150,7 @@ function plainState(status: string): DriverState {
     case 'suspended':
       return { kind: 'paused', cause: 'guest' }
     case 'io-error':
-      return { kind: 'paused', cause: 'io-error' }
+      return IO_ERROR
     case 'watchdog':
       return { kind: 'paused', cause: 'watchdog' }
     case 'shutdown':

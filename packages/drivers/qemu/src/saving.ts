@@ -13,7 +13,8 @@
  * Never both: a guest that went on after its save would be restored onto disks that have moved on.
  */
 import { Fault, millis, toFault, type Clock, type Millis } from '@typevisor/base'
-import type { DriverDomain } from '@typevisor/toolstack'
+import { waitsForRoom } from '@typevisor/model'
+import type { DriverDomain, DriverState } from '@typevisor/toolstack'
 import type { Launched } from './launch.ts'
 import type { Machine } from './machine.ts'
 import type { ByteSocket, ProcessUser, QemuHost } from './ports.ts'
@@ -50,6 +51,9 @@ const migrationStatus = async (execute: Execute, signal?: AbortSignal): Promise<
 
 const isOver = (status: string): boolean => ['none', 'completed', 'failed', 'cancelled'].includes(status)
 
+/** QEMU forgets by a migration why a guest stood still: one that waits for room finds that out again when it goes on. */
+const isToRun = (state: DriverState): boolean => state.kind === 'running' || waitsForRoom(state)
+
 type SaveContext = TransferContext & { readonly machine: Machine; readonly path: string }
 
 /** @returns the file's size in bytes; the record says `saved` then, and the caller ends the machine. */
@@ -70,7 +74,7 @@ export async function snapshotMachine(context: SaveContext): Promise<number> {
   }
   if (status === 'suspended')
     throw new Fault('conflict', `snapshot ${machine.record.name}: it sleeps, and would not wake from its memory; wake it first`)
-  const wasRunning = machine.state.kind === 'running'
+  const wasRunning = isToRun(machine.state)
   return await written(context, 'snapshot', async () => {
     machine.setSaving(false)
     if (wasRunning) machine.expectPause()
@@ -94,14 +98,14 @@ async function written(context: SaveContext, verb: string, settle: (sizeBytes: n
   )
   // What lies there is of another save; from here on a whole file at `path` is of this one.
   await context.host.files.remove(path)
-  await machine.setPhase({ kind: 'saving', path, wasRunning: state.kind === 'running' })
+  await machine.setPhase({ kind: 'saving', path, wasRunning: isToRun(state) })
   machine.setSaving(true)
   try {
     const sizeBytes = await stream({ ...context, signal })
     await settle(sizeBytes)
     return sizeBytes
   } catch (error) {
-    await abandonSave(context, machine, path, state.kind === 'running').catch((inner: unknown) => {
+    await abandonSave(context, machine, path, isToRun(state)).catch((inner: unknown) => {
       const [why, whyNot] = [toFault(error).message, toFault(inner).message]
       throw new Fault(
         'unavailable',
@@ -236,19 +240,20 @@ async function settleMigration(clock: Clock, machine: Machine): Promise<void> {
   }
 }
 
+/** @throws Fault `not_found` or `failed` where `restoreInto` would. */
+export async function checkSaveOf(host: QemuHost, domain: DriverDomain, path: string, signal: AbortSignal): Promise<void> {
+  const { id, hardware, spec } = domain
+  const wanted = savedMachine(host.files, { id, hardware, vcpuCount: spec.vcpuCount, memoryBytes: spec.memoryBytes })
+  await checkSave(host.files, path, wanted, signal)
+}
+
 /** Checks the file, then starts a machine by `start` and feeds it. */
 export async function restoreInto(
   context: TransferContext & { readonly domain: DriverDomain; readonly path: string },
   start: (feed: (launched: Launched) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const { host, domain, path, clock, signal } = context
-  const wanted = savedMachine(host.files, {
-    id: domain.id,
-    hardware: domain.hardware,
-    vcpuCount: domain.spec.vcpuCount,
-    memoryBytes: domain.spec.memoryBytes,
-  })
-  await checkSave(host.files, path, wanted, signal)
+  await checkSaveOf(host, domain, path, signal)
   await start(async ({ monitor, migrationSocket }) => {
     const began = clock.monotonic()
     const execute: Execute = (...call) => monitor.execute(...call)

@@ -120,6 +120,8 @@ export interface Bench {
   readonly folder: string
   readonly driver: QemuDriver
   domain(options?: TestDomainOptions): Promise<DriverDomain>
+  /** One that was made elsewhere is destroyed at the end too. */
+  owns(domain: DriverDomain): void
   /** Another driver on the same folders. */
   open(options?: Partial<QemuDriverOptions>): QemuDriver
 }
@@ -156,6 +158,7 @@ export async function bench(t: TestContext, options: Partial<QemuDriverOptions> 
     folder,
     driver: open(),
     open,
+    owns: (domain) => void domains.push(domain),
     async domain(domainOptions = {}) {
       diskCount += 1
       const path = join(folder, `root${diskCount}.raw`)

@@ -1,6 +1,6 @@
 import { seededRng, virtualClock } from '@typevisor/sim'
 import type { DomainId, VolumeId } from '@typevisor/model'
-import { domainDriverConformance } from '@typevisor/toolstack/testing'
+import { domainDriverConformance, type DriverWorld } from '@typevisor/toolstack/testing'
 import { createSimDriver } from './driver.ts'
 import { SimHypervisor } from './hypervisor.ts'
 
@@ -8,15 +8,21 @@ domainDriverConformance('sim', async () => {
   const clock = virtualClock()
   const hypervisor = new SimHypervisor(clock, { bootMs: 1000 })
   const need = (id: DomainId) => hypervisor.need(id)
+  const guest: DriverWorld['guest'] = async (id) => {
+    const volume = `${id}.root` as VolumeId
+    return {
+      boot: { kind: 'disk' },
+      volumes: { [volume]: { kind: 'file', path: `/sim/${volume}`, format: 'raw' } },
+      disks: [{ name: 'root', volume, readOnly: false }],
+    }
+  }
   return {
     open: async () => createSimDriver({ hypervisor, clock, rng: seededRng(1) }),
-    guest: async (id) => {
-      const volume = `${id}.root` as VolumeId
-      return {
-        boot: { kind: 'disk' },
-        volumes: { [volume]: { kind: 'file', path: `/sim/${volume}`, format: 'raw' } },
-        disks: [{ name: 'root', volume, readOnly: false }],
-      }
+    guest,
+    fullDisk: {
+      guest,
+      fill: async (_driver, id) => hypervisor.guest.fillDisk(id),
+      makeRoom: async (id) => hypervisor.guest.makeRoom(id),
     },
     savePath: (id) => `/sim/${id}.save`,
     damage: async (path) => {

@@ -1,13 +1,14 @@
 import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
-import type {
-  DomainDevice,
-  DomainId,
-  DomainSpec,
-  DomainStatistics,
-  ExecResult,
-  GuestAddress,
-  PortForward,
-  VolumeId,
+import {
+  waitsForRoom,
+  type DomainDevice,
+  type DomainId,
+  type DomainSpec,
+  type DomainStatistics,
+  type ExecResult,
+  type GuestAddress,
+  type PortForward,
+  type VolumeId,
 } from '@typevisor/model'
 import type {
   CallOptions,
@@ -21,7 +22,7 @@ import type {
   ExecRequest,
   GuestStream,
 } from '@typevisor/toolstack'
-import { SimHypervisor, type SimGuest } from './hypervisor.ts'
+import { SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
 
 /** Called before each operation takes effect: throws the Fault to inject, or returns. */
 export type SimFaults = (operation: keyof DomainDriver, id: DomainId | null) => void
@@ -115,13 +116,16 @@ class SimDriver implements DomainDriver {
     if (guest.state.kind !== 'paused') throw new Fault('conflict', `unpause ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.enter(id, { kind: 'running' })
     if (guest.bootedAt === null) this.#hypervisor.boot(guest)
+    // It writes again what it could not.
+    if (guest.diskFull) this.#hypervisor.guest.fillDisk(id)
   }
 
   async pause(id: DomainId, options?: CallOptions): Promise<void> {
     await this.#enter('pause', id, options)
     const guest = this.#hypervisor.need(id)
-    if (guest.state.kind === 'paused') return
-    if (guest.state.kind !== 'running') throw new Fault('conflict', `pause ${guest.domain.name}: it is ${guest.state.kind}`)
+    if (guest.state.kind === 'paused' && !waitsForRoom(guest.state)) return
+    if (guest.state.kind !== 'running' && !waitsForRoom(guest.state))
+      throw new Fault('conflict', `pause ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
   }
 
@@ -158,11 +162,13 @@ class SimDriver implements DomainDriver {
   async restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
     await this.#enter('restore', domain.id, options)
     if (this.#hypervisor.guests.has(domain.id)) return
-    const save = this.#hypervisor.saves.get(path)
-    if (!save || !save.whole || save.domain !== domain.id || save.machine !== domain.hardware.machine) {
-      throw new Fault('failed', `restore ${domain.name}: ${path} is no save of this domain`)
-    }
+    const save = this.#saveOf(domain, path)
     this.#add(domain, save.memory).bootedAt = this.#hypervisor.clock.now()
+  }
+
+  async checkSave(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
+    await this.#enter('checkSave', domain.id, options)
+    this.#saveOf(domain, path)
   }
 
   async snapshotMemory(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }> {
@@ -172,7 +178,7 @@ class SimDriver implements DomainDriver {
     if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `snapshot ${guest.domain.name}: it is ${kind}`)
     const { machine } = guest.domain.hardware
     this.#hypervisor.saves.set(path, { domain: id, machine, memory: guest.memory, whole: true })
-    if (kind === 'running') this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
+    if (kind === 'running' || waitsForRoom(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
     return { sizeBytes: 1024 }
   }
 
@@ -312,6 +318,14 @@ class SimDriver implements DomainDriver {
     this.#events.close()
   }
 
+  #saveOf(domain: DriverDomain, path: string): SimSave {
+    const save = this.#hypervisor.saves.get(path)
+    if (!save) throw new Fault('not_found', `restore ${domain.name}: there is no ${path}`)
+    if (!save.whole || save.domain !== domain.id || save.machine !== domain.hardware.machine)
+      throw new Fault('failed', `restore ${domain.name}: ${path} is no save of this domain`)
+    return save
+  }
+
   #queue(): Channel<DriverEvent> {
     return new Channel(this.#options.eventCountMax ?? EVENT_QUEUE)
   }
@@ -325,6 +339,7 @@ class SimDriver implements DomainDriver {
       resetCount: 0,
       memory,
       frozen: false,
+      diskFull: false,
     }
     this.#hypervisor.guests.set(domain.id, guest)
     return guest

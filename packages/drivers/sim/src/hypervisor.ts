@@ -3,7 +3,7 @@
  * delay, write to the serial console, answer a small agent, and do what a test makes them do (`guest`).
  */
 import { epochMillis, Fault, type Clock, type EpochMillis } from '@typevisor/base'
-import type { DomainCause, DomainId } from '@typevisor/model'
+import { waitsForRoom, type DomainCause, type DomainId } from '@typevisor/model'
 import type { DriverDomain, DriverEvent, DriverState, SaveFolder } from '@typevisor/toolstack'
 
 export interface SimGuest {
@@ -17,8 +17,18 @@ export interface SimGuest {
   memory: number
   /** Its file systems are frozen. */
   frozen: boolean
+  /** There is no room for what it writes. */
+  diskFull: boolean
 }
 
+export interface SimSave {
+  readonly domain: DomainId
+  readonly machine: string
+  readonly memory: number
+  whole: boolean
+}
+
+const DISK_FULL: DriverState = { kind: 'paused', cause: 'disk-full' }
 const CONSOLE_KEPT_BYTES = 1024 * 1024
 
 export class SimHypervisor {
@@ -26,7 +36,7 @@ export class SimHypervisor {
   /** Virtual milliseconds from the first instruction to a booted userspace. */
   readonly bootMs: number
   readonly guests = new Map<DomainId, SimGuest>()
-  readonly saves = new Map<string, { domain: DomainId; machine: string; memory: number; whole: boolean }>()
+  readonly saves = new Map<string, SimSave>()
   /** What can still be saved. */
   freeBytes = Infinity
   /** Where the saves lie, as a toolstack wants it. */
@@ -113,6 +123,17 @@ export class SimHypervisor {
   readonly guest = {
     powerOff: (id: DomainId, cause: DomainCause = 'guest') => this.enter(id, { kind: 'powered-off', cause }),
     panic: (id: DomainId) => this.enter(id, { kind: 'crashed', cause: 'guest-panic', detail: 'sim: panic' }),
+    /** It writes, and there is no room. */
+    fillDisk: (id: DomainId) => {
+      const guest = this.need(id)
+      guest.diskFull = true
+      if (guest.state.kind === 'running' && guest.domain.spec.diskFull !== 'error') this.enter(id, DISK_FULL)
+    },
+    makeRoom: (id: DomainId) => {
+      const guest = this.need(id)
+      guest.diskFull = false
+      if (waitsForRoom(guest.state)) this.enter(id, { kind: 'running' })
+    },
     ioError: (id: DomainId) => this.enter(id, { kind: 'paused', cause: 'io-error' }),
     reboot: (id: DomainId) => this.reset(id),
     /** Its process is killed from outside. */

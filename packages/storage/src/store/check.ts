@@ -148,7 +148,7 @@ class Check {
     for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
       const at = first + slot * part
       if (at + part <= fromBlock) continue
-      const child = node.children?.[slot]
+      const child = node.children?.get(slot)
       const entry = entryAt(node, slot)
       if (child) await this.#node(child, owner, at)
       else if (entry.address !== 0) await this.#entry(entry, owner, at)

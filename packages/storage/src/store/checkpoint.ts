@@ -26,11 +26,12 @@ import {
   SUPERBLOCK_COUNT,
   TABLE_HEAD,
 } from './format.ts'
+import { Held } from './held.ts'
 import type { JournalPlace } from './journal.ts'
 import type { StoreState } from './state.ts'
 import { addressAt, copyAt, copyFlags, encodePlace, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
 
-/** Blocks written by one call: other work comes in between. */
+/** Blocks written by one call. */
 const BATCH_COUNT = 256
 
 interface FrozenEntry {
@@ -61,11 +62,13 @@ export interface Frozen {
   /** Those whose table is to be written, of so many that there are. */
   readonly groups: readonly number[]
   readonly groupCount: number
-  readonly releases: readonly number[]
+  readonly releases: Held
 }
 
 export interface CheckpointOptions {
   readonly journalBlocks: number
+  /** Blocks that are written before other work comes in between. */
+  readonly turnBlockCount: number
   /** Gives way to other work. */
   readonly pause: () => Promise<void>
 }
@@ -73,7 +76,7 @@ export interface CheckpointOptions {
 /** Dirty nodes below a node, children first, each once however many trees have it. Those of them that have a place are being written or are written. */
 function collect(node: Node | null, into: Set<Node>): void {
   if (node === null || node.address !== 0 || into.has(node)) return
-  if (node.children) for (const child of node.children) if (child) collect(child, into)
+  if (node.children) for (const child of node.children.values()) collect(child, into)
   into.add(node)
 }
 
@@ -131,8 +134,10 @@ export function freeze(state: StoreState): Frozen | null {
   }
   for (const address of rest()) allocator.cancel({ address, count: 1 })
 
-  const releases = state.heldUntilCheckpoint
-  state.heldUntilCheckpoint = []
+  // Records before it are not looked at any more when it is in force.
+  const releases = new Held()
+  for (const held of [state.heldUntilCheckpoint, state.heldUntilSync, state.heldUntilMark, state.heldUntilTold])
+    releases.add(held.take())
   state.changedSlots.clear()
   state.dirtyNodeCount = 0
   const frozen: Frozen = {
@@ -244,6 +249,30 @@ export function finishCheckpoint(state: StoreState, frozen: Frozen): void {
   state.journal.moveTail(frozen.place)
   for (const { entries } of frozen.pages) for (const entry of entries) if (entry) settleRoot(entry.tree, entry.rootNode)
   settleRoot(state.catalogTree, frozen.catalogRoot)
+  const seen = new Set<Node>()
+  for (const { tree } of state.catalog.entries()) if (tree.dirtyRoot) letGoOfWritten(tree.dirtyRoot, seen)
+}
+
+/**
+ * Nodes that were copied while the checkpoint was written hold its nodes as their children still, which are clean by now and found by their
+ * addresses. Held on, every node that was ever changed would stay in memory for as long as the load goes on.
+ */
+function letGoOfWritten(node: Node, seen: Set<Node>): void {
+  if (node.address !== 0 || node.children === null || seen.has(node)) return
+  seen.add(node)
+  const { children, words } = node
+  for (const [slot, child] of children) {
+    if (child.address === 0) letGoOfWritten(child, seen)
+    else {
+      pointAt(words, slot, child)
+      children.delete(slot)
+    }
+  }
+}
+
+/** What a node says of a child that has its place and its checksum. */
+function pointAt(words: Uint32Array, slot: number, { address, copy, birth, checksum }: Node): void {
+  setEntry(words, slot * ENTRY_WORDS, address, copyFlags(address, copy), birth, checksum)
 }
 
 /** A root that is as it was when it was frozen is clean now: it is found by its address. */
@@ -269,15 +298,7 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
     (index) => {
       const node = nodes[index] as Node
       node.children?.forEach((child, slot) => {
-        if (child)
-          setEntry(
-            node.words,
-            slot * ENTRY_WORDS,
-            child.address,
-            copyFlags(child.address, child.copy),
-            child.birth,
-            child.checksum,
-          )
+        pointAt(node.words, slot, child)
       })
       node.children = null
     },
@@ -287,11 +308,12 @@ async function writeNodes(state: StoreState, nodes: readonly Node[], options: Ch
 async function writeBlocks(
   state: StoreState,
   blocks: readonly { address: number; content: Uint8Array }[],
-  { pause }: CheckpointOptions,
+  { pause, turnBlockCount }: CheckpointOptions,
   summed: (index: number, checksum: number) => void = () => {},
   prepare: (index: number) => void = () => {},
 ): Promise<void> {
   const { file, checksum } = state.parts
+  let turn = 0
   for (let from = 0; from < blocks.length;) {
     const parts: Uint8Array[] = []
     const { address } = blocks[from] as { address: number } // it is within
@@ -303,6 +325,10 @@ async function writeBlocks(
       from += 1
     }
     file.write(address * BLOCK_BYTES, parts)
+    // Not behind each run: in a store that is in use most runs are of one block, and a checkpoint would last for as many turns as it has nodes.
+    turn += parts.length
+    if (turn < turnBlockCount && from < blocks.length) continue
+    turn = 0
     await pause()
   }
 }

@@ -89,7 +89,7 @@ class Count {
     if (node.level === 0) return placesOf(node) + this.#dataOf(node)
     let count = placesOf(node)
     for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
-      const child = node.children?.[slot]
+      const child = node.children?.get(slot)
       count += child ? await this.#node(child) : await this.#entry(entryAt(node, slot))
     }
     return count

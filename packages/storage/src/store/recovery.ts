@@ -8,7 +8,7 @@
  *   one that was freed by a later record forbids only the ends between.
  *
  * The longest end that nothing forbids is taken. All that had been flushed is before every forbidden end: its blocks were safe, and a block
- * that became free is not used again before the record that freed it is safe.
+ * that became free is not used again before the record that freed it is safe and a mark that says so, behind which nothing is proven.
  *
  * Recovery itself is safe when it ends: its first record is synced before anything else happens.
  */
@@ -135,11 +135,13 @@ export async function recover(
   const kept = records.slice(0, longestEnd(parts, records))
   for (const record of kept) replayWith(state, record, lostGroups.length > 0)
   state.journal.resume(tail, kept.at(-1)?.next ?? tail)
+  // What was taken is safe before the opening record says so; that is safe before anything that became free is used.
+  await parts.file.sync()
+  state.journal.markSafe(state.journal.head.sequence)
   appendOpening(state.journal, parts.rng)
   await parts.file.sync()
   state.journal.markSafe(state.journal.head.sequence)
-  for (const address of state.heldUntilSync) state.allocator.letGo(address)
-  state.heldUntilSync = []
+  state.release(state.heldUntilSync.take())
   return {
     state,
     report: { recordCount: kept.length, cutCount: records.length - kept.length, lostGroupCount: lostGroups.length },

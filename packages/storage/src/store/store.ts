@@ -24,15 +24,19 @@ import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './recor
 import type { StoreParts, StoreState } from './state.ts'
 import { cutsPackedUnit, unitStep } from './units.ts'
 import { deviceOf } from './volume-device.ts'
-import { hasSpace, journalReserve, Writer } from './writer.ts'
+import { hasSpace, isFull, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
   /** Ring of a store that is made; a store that is there keeps its own. */
   readonly journalBytes?: number
   /** Dirty nodes that begin a checkpoint. */
   readonly dirtyNodeCountMax?: number
+  /** Blocks of a checkpoint that are written before other work comes in between. */
+  readonly turnBlockCount?: number
   /** The collector works by itself; tests let it work by hand. */
   readonly collects?: boolean
+  /** Entries of a dead list that one step of the collector goes over, or as much work on a tree. */
+  readonly reapStep?: number
   /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
   readonly repairs?: boolean
 }
@@ -90,13 +94,14 @@ export interface StoreCheck {
 const JOURNAL_BYTES = 64 * 1024 * 1024
 const JOURNAL_BYTES_MIN = 16 * BLOCK_BYTES
 const DIRTY_NODE_COUNT_MAX = 16_384
+/** Of one write each at worst: about 2 ms. */
+const TURN_BLOCK_COUNT = 256
 /** Blocks freed and not reusable before a flush: from so many on the store flushes by itself. */
 const HELD_COUNT_MAX = 16_384
 /** And at least as often as this, while there is something to make safe. */
 const SYNC_EVERY_MS = 1000
 /** Free runs shorter than this keep their room in the file. */
 const GIVEN_BACK_COUNT_MIN = 16
-/** Entries or blocks that one step of the collector goes over. */
 const REAP_STEP = 4096
 const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
@@ -123,8 +128,10 @@ export class Store {
     this.writer = new Writer(state)
     this.#checkpointOptions = {
       journalBlocks: state.journal.sizeBytes / BLOCK_BYTES,
+      turnBlockCount: options.turnBlockCount ?? TURN_BLOCK_COUNT,
       pause: () => options.clock.sleep(millis(0)),
     }
+    state.dirtyNodeCountLimit = 2 * (options.dirtyNodeCountMax ?? DIRTY_NODE_COUNT_MAX)
     this.#ticking = this.#tick()
     this.#wakeCollector()
   }
@@ -394,6 +401,8 @@ export class Store {
   /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
   async roomFor(blockCount: number): Promise<void> {
     await this.#room(blockCount * 48 + 4096)
+    // What changes faster than a checkpoint is written waits for it.
+    if (isFull(this.state)) await this.checkpoint()
     if (hasSpace(this.state, blockCount)) return
     // Freed blocks wait for a flush, nodes for a checkpoint, deleted ones for the collector.
     await this.flush()
@@ -418,32 +427,37 @@ export class Store {
     // One that is under way may have begun before the last write.
     while (journal.safeSequence < wanted) {
       if (this.state.wounded) throw this.state.wounded
-      await (this.#sync ??= this.#syncOnce().finally(() => {
-        this.#sync = null
-      }))
+      await this.#syncSoon()
     }
     if (this.state.wounded) throw this.state.wounded
+  }
+
+  /** The sync that is under way, or one that begins now. */
+  #syncSoon(): Promise<void> {
+    return (this.#sync ??= this.#syncOnce().finally(() => {
+      this.#sync = null
+    }))
   }
 
   async #syncOnce(): Promise<void> {
     const { state } = this
     const { journal } = state
     const safe = journal.head.sequence
-    const released = state.heldUntilSync
-    state.heldUntilSync = []
+    const [freed, told] = [state.heldUntilSync.take(), state.heldUntilTold.take()]
     try {
       await this.#options.file.sync()
     } catch (error) {
       throw state.wound('sync', error)
     }
     journal.markSafe(safe)
-    state.release(released)
-    if (journal.hasRoom(0) && !state.wounded) {
-      this.#append(() => {
-        journal.begin(0)
-        journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
-      })
-    }
+    state.release(told)
+    state.heldUntilMark.add(freed)
+    if (!journal.hasRoom(0) || state.wounded) return
+    this.#append(() => {
+      journal.begin(0)
+      journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
+    })
+    state.heldUntilTold.add(state.heldUntilMark.take())
   }
 
   /** Resolves when a checkpoint that began after the call is in force. */
@@ -480,7 +494,7 @@ export class Store {
     const isDue =
       journal.usedBytes > journal.sizeBytes / 2 || dirtyNodeCount > (this.#options.dirtyNodeCountMax ?? DIRTY_NODE_COUNT_MAX)
     if (isDue && !this.#checkpoint) void this.checkpoint().catch(() => {})
-    if (heldUntilSync.length > HELD_COUNT_MAX && !this.#sync) void this.flush().catch(() => {})
+    if (heldUntilSync.blocks.length > HELD_COUNT_MAX && !this.#sync) void this.flush().catch(() => {})
   }
 
   async #tick(): Promise<void> {
@@ -489,6 +503,9 @@ export class Store {
       await this.#options.clock.sleep(millis(SYNC_EVERY_MS), { signal }).catch(() => {})
       if (signal.aborted || this.state.wounded) continue
       await this.flush().catch(() => {})
+      // The mark that tells of what was freed is safe by one more.
+      const { heldUntilMark, heldUntilTold, wounded } = this.state
+      if (!wounded && heldUntilMark.groups.size + heldUntilTold.groups.size > 0) await this.#syncSoon().catch(() => {})
       if (!this.state.wounded) await this.#giveBack()
     }
   }
@@ -544,10 +561,11 @@ export class Store {
         continue
       }
       const { parent, slot } = entry
-      this.#append(() => appendReap(this.state.journal, slot, REAP_STEP))
+      const step = this.#options.reapStep ?? REAP_STEP
+      this.#append(() => appendReap(this.state.journal, slot, step))
       let isGone = false
       try {
-        isGone = this.state.emptying(() => applyReap(this.state, entry, REAP_STEP))
+        isGone = this.state.emptying(() => applyReap(this.state, entry, step))
       } catch (error) {
         throw this.state.wound('collect', error)
       }

@@ -73,7 +73,7 @@ export class Node {
   readonly generation: number
   readonly words: Uint32Array
   /** Children that were dirty when they were set, by slot. */
-  children: (Node | null)[] | null = null
+  children: Map<number, Node> | null = null
   /** Where it lies, or will lie when the checkpoint that gave it its place is written; 0: it has none yet. */
   address = 0
   /** Where its second copy is; 0: it has none. */
@@ -122,8 +122,6 @@ export interface TreeUser {
   /** A node that is shared is not in this tree any more. */
   letGo(node: Node): void
 }
-
-const noChildren = (): (Node | null)[] => Array.from({ length: ENTRIES_PER_NODE }, () => null)
 
 // Every word is there: slots are masked.
 export const addressAt = (words: Uint32Array, word: number): number =>
@@ -245,7 +243,7 @@ export class Tree {
     if (parent === null) return 0
     if (parent === MISSING) return MISSING
     const slot = this.geometry.slotAt(block, level + 1)
-    const held = parent.children?.[slot]
+    const held = parent.children?.get(slot)
     return held ? identityOf(held) : addressAt(parent.words, slot * ENTRY_WORDS)
   }
 
@@ -277,8 +275,8 @@ export class Tree {
       const child = this.#child(node, slot)
       assert(child !== MISSING, 'the way to a leaf that is changed is in memory')
       const next = this.#writable(child, level - 1, user)
-      node.children ??= noChildren()
-      node.children[slot] = next
+      node.children ??= new Map()
+      node.children.set(slot, next)
       node = next
     }
     this.#lastLeaf = node
@@ -293,7 +291,7 @@ export class Tree {
     const parent = this.nodeAt(1, block)
     assert(parent !== null && parent !== MISSING, 'a leaf has a parent')
     const slot = this.geometry.slotAt(block, 1)
-    if (parent.children) parent.children[slot] = null
+    parent.children?.delete(slot)
     setEntry(parent.words, slot * ENTRY_WORDS, 0, 0, 0, 0)
     this.forget()
     return leaf
@@ -309,7 +307,7 @@ export class Tree {
   }
 
   #child(node: Node, slot: number): Node | null | typeof MISSING {
-    const held = node.children?.[slot]
+    const held = node.children?.get(slot)
     if (held) return held
     const address = addressAt(node.words, slot * ENTRY_WORDS)
     if (address === 0) return null
@@ -327,8 +325,7 @@ export class Tree {
     assert(old !== MISSING, 'the root of a tree that grows is in memory')
     if (old !== null) {
       const root = new Node(this.height, epoch, generation)
-      root.children = noChildren()
-      root.children[0] = old
+      root.children = new Map([[0, old]])
       const { address, copy, birth, checksum } = this.root
       setEntry(root.words, 0, address, copyFlags(address, copy), birth, checksum)
       this.dirtyRoot = root
@@ -344,7 +341,7 @@ export class Tree {
     this.#owner.onDirty(level)
     if (node === null) return new Node(level, epoch, generation)
     const copy = new Node(level, epoch, generation, node.words.slice())
-    if (node.children) copy.children = node.children.slice()
+    if (node.children) copy.children = new Map(node.children)
     if (node.birth <= user.ownedAfter) user.letGo(node)
     // One that has no place on disk yet will never get one, and hands on what it stood for.
     else copy.replaces = node.address === 0 ? node.replaces : node

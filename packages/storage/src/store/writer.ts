@@ -51,7 +51,7 @@ export class Writer {
       )
     )
       return false
-    if (!hasSpace(state, total)) return false
+    if (isFull(state) || !hasSpace(state, total)) return false
     for (let block = first; ; block += entry.tree.geometry.leafEntries) {
       const at = Math.min(block, first + count - 1)
       if (!state.load(entry.tree, at, false)) return false
@@ -153,6 +153,9 @@ function sealAll(
   })
   return { staged, sivs: new Uint32Array(sivs.buffer) }
 }
+
+/** There is more that changed than memory may be used for. */
+export const isFull = ({ dirtyNodeCount, dirtyNodeCountLimit }: StoreState): boolean => dirtyNodeCount > dirtyNodeCountLimit
 
 /** A checkpoint needs a block for each dirty node, and some for the catalog. */
 export function hasSpace(state: StoreState, blockCount: number): boolean {

@@ -21,8 +21,9 @@ export class SimStoreFile implements StoreFile, Disposable {
   readonly capacityBytes: number
   /** By page: what a reader sees. */
   readonly #now: Map<number, Uint8Array>
-  /** By sector: the versions that a power cut may leave, the first of them the safe one. */
-  readonly #unsafe = new Map<number, Uint8Array[]>()
+  /** By sector: the versions that a power cut may leave, the first of them the safe one, numbered in the order of all writes. */
+  readonly #unsafe = new Map<number, { readonly number: number; readonly bytes: Uint8Array }[]>()
+  #versionCount = 0
   #dead = false
   #waiting: (() => void)[] = []
   writeCount = 0
@@ -88,9 +89,9 @@ export class SimStoreFile implements StoreFile, Disposable {
       const partBytes = Math.min(SECTOR_BYTES - (at % SECTOR_BYTES), content.length - done)
       const before = new Uint8Array(SECTOR_BYTES)
       this.readBlocking(sector * SECTOR_BYTES, before, 0, SECTOR_BYTES)
-      const versions = this.#unsafe.get(sector) ?? [before.slice()]
+      const versions = this.#unsafe.get(sector) ?? [{ number: this.#versionCount, bytes: before.slice() }]
       before.set(content.subarray(done, done + partBytes), at % SECTOR_BYTES)
-      versions.push(before)
+      versions.push({ number: (this.#versionCount += 1), bytes: before })
       this.#unsafe.set(sector, versions)
       const page = Math.floor(at / PAGE_BYTES)
       const bytes = this.#now.get(page) ?? new Uint8Array(PAGE_BYTES)
@@ -101,15 +102,18 @@ export class SimStoreFile implements StoreFile, Disposable {
   }
 
   async sync(): Promise<void> {
-    const covered = new Map([...this.#unsafe].map(([sector, versions]) => [sector, versions.length]))
+    const covered = this.#versionCount
     await this.#turns()
     const fault = this.#options.faults?.('sync')
     if (fault) throw fault
-    for (const [sector, count] of covered) {
-      const versions = this.#unsafe.get(sector)
-      if (!versions) continue
+    for (const [sector, versions] of this.#unsafe) {
       // Up to the last version that was there when it was called.
-      const rest = versions.slice(count - 1)
+      const rest = versions.slice(
+        Math.max(
+          0,
+          versions.findLastIndex(({ number }) => number <= covered),
+        ),
+      )
       if (rest.length <= 1) this.#unsafe.delete(sector)
       else this.#unsafe.set(sector, rest)
     }
@@ -157,7 +161,7 @@ export class SimStoreFile implements StoreFile, Disposable {
         isKept.set(unit, kept)
         const version = kept ? versions.at(-1) : versions[oldest ? 0 : rng.below(versions.length)]
         const page = Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES)
-        content.get(page)?.set(version as Uint8Array, (sector * SECTOR_BYTES) % PAGE_BYTES)
+        content.get(page)?.set((version as (typeof versions)[number]).bytes, (sector * SECTOR_BYTES) % PAGE_BYTES)
       }
     }
     return new SimStoreFile(this.#options, content)

@@ -68,6 +68,7 @@ export class Run implements Disposable {
   readonly contentCount: number
   readonly encryptedPerCent: number
   readonly compressedPerCent: number
+  readonly reapStep: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
   /** What an operation under way would make of it. */
@@ -88,6 +89,7 @@ export class Run implements Disposable {
     this.rng = seededRng(seed)
     this.collects = this.rng.below(2) === 0
     this.flushPerCent = this.pick([1, 5, 15]) as number
+    this.reapStep = this.pick([3, 70, 4096]) as number
     this.contentCount = this.pick([3, CONTENTS.length]) as number
     this.encryptedPerCent = this.pick([0, 50, 100]) as number
     this.compressedPerCent = this.pick([0, 50, 100]) as number
@@ -113,7 +115,9 @@ export class Run implements Disposable {
       log: memoryLog(),
       journalBytes: JOURNAL_BLOCKS * BLOCK_BYTES,
       dirtyNodeCountMax: 6 + this.rng.below(30),
+      turnBlockCount: 1,
       collects: this.collects,
+      reapStep: this.reapStep,
     }
   }
 

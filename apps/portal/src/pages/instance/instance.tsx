@@ -28,7 +28,7 @@ export function useInstance(): Instance {
 /** The states in which there is, or soon will be, something to connect to. */
 export const LIVE: ReadonlySet<Instance['state']['kind']> = new Set(['running', 'paused', 'creating'])
 
-const PARTS = { console: 'Console', screen: 'Screen', command: 'Command', events: 'Events' } as const
+const PARTS = { console: 'Console', screen: 'Screen', command: 'Command', snapshots: 'Snapshots', events: 'Events' } as const
 
 export function InstancePage() {
   const { instance: name } = useParams({ from: `/signed-in${PATHS.instance}` })
@@ -63,6 +63,7 @@ export function InstancePage() {
           ...(may('instance.console') ? [{ title: PARTS.console, at: path.console(name) }] : []),
           ...(may('instance.vnc') ? [{ title: PARTS.screen, at: path.screen(name) }] : []),
           ...(may('instance.exec') ? [{ title: PARTS.command, at: path.command(name) }] : []),
+          { title: PARTS.snapshots, at: path.snapshots(name) },
           { title: PARTS.events, at: path.events(name) },
         ]}
       />
@@ -162,13 +163,18 @@ function StuckNotice({ instance }: { readonly instance: Instance }) {
 const WHAT_NEXT: Partial<Record<Instance['state']['kind'], string>> = {
   failed: 'Destroy it, and create it again when the reason is mended.',
   crashed: 'Its console shows its last words. Power it off, then start it again.',
-  paused: 'Make room on its host, then unpause it: it goes on where it stopped.',
+}
+
+const PAUSED_BY_DISK: Readonly<Record<string, string>> = {
+  'disk-full': 'Make room where its disk lies: it goes on by itself, where it stopped.',
+  'io-error': 'Mend its disk, then unpause it: it goes on where it stopped.',
 }
 
 /** Why it is in this state, where the state alone does not say: a crash's last words, a failed host. */
 function StateDetail({ instance }: { readonly instance: Instance }) {
   const { state } = instance
-  const told = state.kind === 'crashed' || state.kind === 'failed' || (state.kind === 'paused' && state.cause === 'io-error')
+  const told =
+    state.kind === 'crashed' || state.kind === 'failed' || (state.kind === 'paused' && Object.hasOwn(PAUSED_BY_DISK, state.cause))
   if (!told) return null
   return (
     <div className="notice flat tone-red" role="alert" data-testid="state-detail">
@@ -178,7 +184,7 @@ function StateDetail({ instance }: { readonly instance: Instance }) {
           {state.kind === 'paused' ? 'Paused' : state.kind === 'failed' ? 'Failed' : 'Crashed'}: {state.cause}
         </strong>
         {state.detail !== null && <p>{state.detail}</p>}
-        <p className="next">{WHAT_NEXT[state.kind]}</p>
+        <p className="next">{state.kind === 'paused' ? PAUSED_BY_DISK[state.cause] : WHAT_NEXT[state.kind]}</p>
       </div>
     </div>
   )
