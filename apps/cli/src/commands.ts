@@ -16,11 +16,12 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
     load: async () => (await import('./commands/doctor.ts')).doctor,
   },
   volume: {
-    summary: 'Volumes of a folder: create, clone, list, resize, rename, delete, check, limit, stats, lease',
+    summary:
+      'Volumes of a folder: create, clone, list, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
     load: async () => (await import('./commands/volumes.ts')).volume,
   },
   snapshot: {
-    summary: 'Snapshots of volumes: create, list, delete, revert',
+    summary: 'Snapshots of volumes: create, list, delete, revert, diff, export',
     load: async () => (await import('./commands/volumes.ts')).snapshot,
   },
   nbd: {

@@ -33,6 +33,7 @@ async function runCommand(argv: readonly [string, ...string[]], options: Command
   let stderr = ''
   child.stdout.on('data', (part: Buffer) => {
     stdoutBytes += part.byteLength
+    options.onStdout?.(part.toString())
     if (stdoutBytes <= STDOUT_BYTES_MAX) stdout.push(part)
   })
   child.stderr.setEncoding('utf8').on('data', (part: string) => {

@@ -3,7 +3,7 @@
  *
  *   DIR/store          the store: a file, or a link to a block device
  *   DIR/lock           held by whoever has it open
- *   DIR/control.sock   there while it is served
+ *   DIR/control.sock   there while it is served, and data.sock for exports and imports
  */
 import { existsSync } from 'node:fs'
 import { mkdir, rm, symlink } from 'node:fs/promises'
@@ -15,6 +15,7 @@ import { nodeVolumeCrypto } from './node-volume-crypto.ts'
 import { answerVolumes, type AnsweringServer, type VolumeServerOptions } from './node-volume-server.ts'
 import { spaceUsage } from './served/space.ts'
 import { watchSpace } from './served/space-watch.ts'
+import { sweep } from './store/transfers.ts'
 import { Store } from './store/store.ts'
 import { ServedStore } from './volume-commands.ts'
 
@@ -61,6 +62,7 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     throw error
   })
   building.defer(() => store.close())
+  if (!checks) await sweep(store)
   const served = new ServedStore(store, { repairs: checks })
   const done = building.move()
   let closing: Promise<void> | null = null

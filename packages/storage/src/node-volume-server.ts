@@ -2,19 +2,27 @@
  * Whoever serves a folder of volumes, as others meet it: its control socket, and the sockets of its guests.
  *
  *   DIR/control.sock   one line of JSON asks, one answers; before that some may tell how far it is; for whoever runs the server (0600)
+ *   DIR/data.sock      NBD, likewise: all there is, and what is being brought in or taken out
  *   a guest's socket   NBD, of one volume alone: made by `attach`, gone by `detach`; it has the owner that was asked for, mode 0600
  *
  * Sockets of guests are not remembered over the server's end: whoever asked for them asks the next one again.
  */
 import { closeSync, constants, openSync } from 'node:fs'
-import { chmod, chown, rm } from 'node:fs/promises'
+import { chmod, chown, mkdtemp, rm, symlink } from 'node:fs/promises'
 import { connect, createServer, type Server, type Socket } from 'node:net'
-import { join } from 'node:path'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type EpochMillis, type Log } from '@typevisor/base'
 import { listenNbd, type ExportSource, type NbdServer } from '@typevisor/nbd'
 import { Lines } from './lines.ts'
-import { parseVolumeCommand, type OnProgress, type ServedStore, type VolumeCommands } from './volume-commands.ts'
+import {
+  parseVolumeCommand,
+  type CommandCaller,
+  type OnProgress,
+  type ServedStore,
+  type VolumeCommands,
+} from './volume-commands.ts'
 
 export interface ServerHello {
   readonly version: string
@@ -79,14 +87,17 @@ export async function answerVolumes(options: VolumeServerOptions): Promise<Answe
       return null
     },
   }
-  const answer: Answer = async (line, onProgress) => {
+  const answer: Answer = async (line, call, onProgress) => {
     const asked: unknown = JSON.parse(line)
     const command = parseServerCommand(asked)
     if (command) return (table[command.name] as (args: unknown) => Promise<unknown>)(command.args)
     const { command: name, args } = parseVolumeCommand(asked)
-    return served.call(name, args, onProgress)
+    return call(name, args, onProgress)
   }
-  stack.use(await listenControl(dir, answer))
+  const data = socketAddress(dir, DATA_SOCKET)
+  stack.defer(() => data.close())
+  stack.use(await listenNbd({ listen: { socketPath: data.path }, source: served.exports({ withHidden: true }), log }))
+  stack.use(await listenControl(dir, served, answer))
   const parts = stack.move()
   return { hello, [Symbol.asyncDispose]: () => parts.disposeAsync() }
 }
@@ -159,24 +170,27 @@ function only(volume: string, { open, look }: ExportSource): ExportSource {
   return { list: async () => [{ name: volume }], open: mine(open), look: mine(look) }
 }
 
-type Answer = (line: string, onProgress: OnProgress) => Promise<unknown>
+type Answer = (line: string, call: CommandCaller, onProgress: OnProgress) => Promise<unknown>
 
-async function listenControl(dir: string, answer: Answer): Promise<AsyncDisposable> {
-  await rm(join(dir, 'control.sock'), { force: true }) // the lock says that nobody else answers there
+async function listenControl(dir: string, served: ServedStore, answer: Answer): Promise<AsyncDisposable> {
+  await rm(join(dir, CONTROL_SOCKET), { force: true }) // the lock says that nobody else answers there
   const open = new Set<Socket>()
   const server = createServer((socket) => {
     open.add(socket)
     socket.on('close', () => open.delete(socket))
     socket.on('error', () => {})
+    const { call, leave } = served.caller()
     void (async () => {
       const say = (what: unknown): void => void socket.write(`${JSON.stringify(what)}\n`)
       for await (const line of createInterface({ input: socket })) {
         const onProgress = byPercent((fraction) => say({ progress: fraction }))
-        say(await reply(() => answer(line, onProgress)))
+        say(await reply(() => answer(line, call, onProgress)))
       }
-    })().catch(() => socket.destroy())
+    })()
+      .catch(() => socket.destroy())
+      .finally(leave)
   })
-  const address = controlAddress(dir)
+  const address = socketAddress(dir, CONTROL_SOCKET)
   try {
     await listening(server, address.path)
     await chmod(address.path, 0o600)
@@ -260,7 +274,7 @@ export interface VolumeServerConnection {
 
 /** Asks whoever serves the folder. null: nobody does. */
 export async function askServer(dir: string): Promise<VolumeServerConnection | null> {
-  const address = controlAddress(dir)
+  const address = socketAddress(dir, CONTROL_SOCKET)
   if (!address.isThere) return null
   const socket = connect({ path: address.path })
   const isThere = await new Promise<boolean>((resolve) => {
@@ -289,17 +303,28 @@ export async function askServer(dir: string): Promise<VolumeServerConnection | n
   }
 }
 
+const CONTROL_SOCKET = 'control.sock'
+const DATA_SOCKET = 'data.sock'
 /** `sun_path` of unix(7) holds 108 bytes with its final zero. */
 const SOCKET_PATH_BYTES_MAX = 107
 
-/** Where the folder's control socket is reached: by its path, or where that is too long for a socket by way of the folder's descriptor. */
-function controlAddress(dir: string): { readonly path: string; readonly isThere: boolean; close(): void } {
-  const path = join(dir, 'control.sock')
+/** Where a socket of the folder is reached: by its path, or where that is too long for a socket by way of the folder's descriptor. */
+function socketAddress(dir: string, name: string): { readonly path: string; readonly isThere: boolean; close(): void } {
+  const path = join(dir, name)
   if (Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) return { path, isThere: true, close() {} }
   try {
     const fd = openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY)
-    return { path: `/proc/self/fd/${fd}/control.sock`, isThere: true, close: () => closeSync(fd) }
+    return { path: `/proc/self/fd/${fd}/${name}`, isThere: true, close: () => closeSync(fd) }
   } catch {
     return { path, isThere: false, close() {} }
   }
+}
+
+/** Where NBD clients, other programs too, find all that the folder's server has. */
+export async function dataAddress(dir: string): Promise<{ readonly path: string } & AsyncDisposable> {
+  const path = join(resolve(dir), DATA_SOCKET)
+  if (Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) return { path, async [Symbol.asyncDispose]() {} }
+  const folder = await mkdtemp(join(tmpdir(), 'typevisor-'))
+  await symlink(resolve(dir), join(folder, 'd'))
+  return { path: join(folder, 'd', DATA_SOCKET), [Symbol.asyncDispose]: () => rm(folder, { recursive: true, force: true }) }
 }

@@ -71,6 +71,8 @@ export interface CommandOptions {
   readonly env?: Readonly<Record<string, string>> | undefined
   readonly stdin?: Uint8Array | undefined
   readonly signal?: AbortSignal | undefined
+  /** Told of each part of its standard output as it comes. */
+  readonly onStdout?: ((text: string) => void) | undefined
 }
 
 export interface CommandResult {

@@ -5,13 +5,22 @@ import { leaseCommands, leasedNameOf, type LeaseCommands } from './served/lease-
 import type { ServedCommands } from './served/served-commands.ts'
 import { ServedVolume } from './served/served-volume.ts'
 import { volumeUsage, type VolumeUsage } from './served/space.ts'
+import {
+  TRANSFER_COMMANDS,
+  TRANSFER_NUMBER_ARGS,
+  TRANSFER_TEXT_ARGS,
+  transferTable,
+  type TransferCommands,
+} from './served/transfer-commands.ts'
+import { volumeContexts } from './served/volume-contexts.ts'
 import { COMPRESSION_KINDS, type CompressionKind, type Entry } from './store/catalog.ts'
 import { Opening } from './store/lease.ts'
 import { limitsOf, type Store, type StoreCheck, type VolumeDescription } from './store/store.ts'
+import { isHidden } from './store/transfers.ts'
 import { volumeDevice } from './store/volume-device.ts'
 
 /** Arguments and answer of each. `secret`s are the content of key files, in base64. */
-export interface VolumeCommands extends ServedCommands, LeaseCommands {
+export interface VolumeCommands extends ServedCommands, LeaseCommands, TransferCommands {
   list: { args: Record<string, never>; answer: VolumeDescription[] }
   /** null: there is none of this name. */
   get: { args: { name: string }; answer: VolumeDescription | null }
@@ -59,16 +68,32 @@ export class ServedStore {
 
   /** What was changed is safe from a power cut when it is answered. */
   readonly call: CommandCaller = async (command, args, onProgress = () => {}) => {
+    assertVisible(args)
     const carryOut = this.#table[command] as (args: unknown, onProgress: OnProgress) => Promise<unknown>
     const answer = await carryOut(args, onProgress)
     if (!LOOKS.has(command)) await this.store.flush()
     return answer as never // the table has each command's own answer
   }
 
+  /** One who asks: what it began and did not finish is taken away when it leaves. */
+  caller(): { call: CommandCaller; leave(): Promise<void> } {
+    const begun = new Set<string>()
+    const call: CommandCaller = async (command, args, onProgress) => {
+      const answer = await this.call(command, args, onProgress)
+      if (command === 'imageBegin' || command === 'exportBegin') begun.add((answer as { exportName: string }).exportName)
+      return answer
+    }
+    return {
+      call,
+      // Most of it was finished: then there is nothing.
+      leave: async () => void (await Promise.allSettled([...begun].map((exportName) => this.call('takeAway', { exportName })))),
+    }
+  }
+
   readonly #table: {
     [C in VolumeCommand]: (args: VolumeCommands[C]['args'], onProgress: OnProgress) => Promise<VolumeCommands[C]['answer']>
   } = {
-    list: async () => this.store.list(),
+    list: async () => this.store.list().filter(({ name }) => !isHidden(name)),
     get: async ({ name }) => this.store.get(name),
     usage: () => volumeUsage(this.store),
     create: ({ name, sizeBytes, compression, secret }) =>
@@ -88,18 +113,18 @@ export class ServedStore {
     clone: ({ snapshot, name, sizeBytes }) => this.store.clone(snapshot, name, sizeBytes),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot }) => {
-      this.#assertUnused(volume, 'revert')
+      this.assertUnused(volume, 'revert')
       await this.store.revert(volume, snapshot)
       return this.#need(volume)
     },
     rename: async ({ name, next }) => {
-      this.#assertUnused(name, 'rename')
+      this.assertUnused(name, 'rename')
       await this.store.rename(name, next)
       return this.#need(next)
     },
     resize: async ({ name, sizeBytes }) => {
       // A client learns a disk's size when it opens it.
-      this.#assertUnused(name, 'resize')
+      this.assertUnused(name, 'resize')
       await this.store.resize(name, sizeBytes)
       return this.#need(name)
     },
@@ -122,18 +147,20 @@ export class ServedStore {
         onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
       }),
     remove: async ({ name }) => {
-      this.#assertUnused(name, 'delete')
+      this.assertUnused(name, 'delete')
       await this.store.remove(name)
       return null
     },
+    ...transferTable(this),
   }
 
   /**
    * Each volume is an export of its name; each snapshot a read-only one. `VOLUME:EPOCH` is the volume for the holder of its lease: while
-   * somebody has one, the plain name is read-only.
+   * somebody has one, the plain name is read-only. `withHidden`: also what is being brought in, to one at a time.
    */
-  exports(): ExportSource {
+  exports({ withHidden = false } = {}): ExportSource {
     const find = (exportName: string): { entry: Entry; opening: Opening } | null => {
+      if (isHidden(exportName) && !withHidden) return null
       const leased = leasedNameOf(exportName)
       const entry = this.store.state.catalog.byName(leased?.name ?? exportName)
       return entry && { entry, opening: leased ? Opening.under(entry, leased.epoch) : Opening.plain(entry) }
@@ -143,9 +170,10 @@ export class ServedStore {
       description: `${entry.kind} of ${entry.record.sizeBytes} bytes`,
       device: volumeDevice(this.store, entry.name, { opening }),
       canMultiConn: true,
+      contexts: volumeContexts(this.store, entry),
     })
     return {
-      list: async () => this.store.list().map(({ name }) => ({ name })),
+      list: async () => this.store.list().flatMap(({ name }) => (isHidden(name) ? [] : [{ name }])),
       look: async (name) => {
         const found = find(name)
         return found && exportOf(name, found)
@@ -153,10 +181,21 @@ export class ServedStore {
       open: async (name) => {
         const found = find(name)
         if (!found) return null
+        if (isHidden(name)) this.assertUnused(name, 'write')
         const plain = exportOf(name, found)
         return { ...plain, ...this.#volume(found.entry).open(plain.device, found.opening) }
       },
     }
+  }
+
+  /** Resolves when no connection uses it any more. */
+  async left(name: string): Promise<void> {
+    await this.#users(name)?.unused()
+  }
+
+  #users(name: string): ServedVolume | undefined {
+    const entry = this.store.state.catalog.byName(name)
+    return entry ? this.#volumes.get(entry) : undefined
   }
 
   #volume(entry: Entry): ServedVolume {
@@ -171,14 +210,22 @@ export class ServedStore {
     return found
   }
 
-  #assertUnused(name: string, what: string): void {
-    const { lease } = this.#need(name)
-    if (lease.holder !== null)
+  /** @throws Fault `conflict` while somebody has it open or leased. What is not there nobody uses. */
+  assertUnused(name: string, what: string): void {
+    const lease = this.store.get(name)?.lease
+    if (lease && lease.holder !== null)
       throw new Fault('conflict', `${what} ${name}: leased by ${lease.holder} in epoch ${lease.epoch}; want it released`)
-    const count = this.#volumes.get(this.store.entry(name))?.connectionCount ?? 0
+    const count = this.#users(name)?.connectionCount ?? 0
     if (count > 0)
       throw new Fault('conflict', `${what} ${name}: ${count === 1 ? 'a connection uses it' : `${count} connections use it`}`)
   }
+}
+
+/** What is being brought in is nobody's but the commands' that bring it in. */
+function assertVisible(args: object): void {
+  for (const [key, value] of Object.entries(args))
+    if (key !== 'exportName' && typeof value === 'string' && isHidden(value))
+      throw new Fault('not_found', `${key} ${JSON.stringify(value)}: there is none`)
 }
 
 const COMMANDS = [
@@ -201,18 +248,19 @@ const COMMANDS = [
   'offerLease',
   'handOverLease',
   'releaseLease',
+  ...TRANSFER_COMMANDS,
 ] as const satisfies VolumeCommand[]
 /** These change nothing of the store. */
-const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'unlock', 'check', 'stats'])
-const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', 'holder'])
+const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'unlock', 'check', 'stats', 'diff', 'imports'])
+const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', 'holder', ...TRANSFER_TEXT_ARGS])
 const NUMBER_ARGS: ReadonlySet<string> = new Set([
   'sizeBytes',
   'iopsMax',
   'bytesPerSecondMax',
   'burstSeconds',
   'epoch',
-  'from',
   'nextEpoch',
+  ...TRANSFER_NUMBER_ARGS,
 ])
 const SECRET_ARGS: ReadonlySet<string> = new Set(['secret', 'nextSecret'])
 

@@ -62,7 +62,7 @@ async function unlockAll({ served }: VolumeFolder, keyFiles: readonly string[], 
     const unlocked = await served.store.unlock(await readKeyFile(path))
     if (unlocked.length === 0) terminal.say(`${path}: no locked volume has its key from this file`)
   }
-  const locked = served.store.list().filter(({ encryption }) => encryption === 'locked')
+  const locked = (await served.call('list', {})).filter(({ encryption }) => encryption === 'locked')
   if (locked.length > 0) terminal.say(`locked: ${locked.map(({ name }) => name).join(', ')}; typevisor volume unlock opens them`)
 }
 

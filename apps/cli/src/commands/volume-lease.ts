@@ -43,7 +43,7 @@ const CARRY_OUT: Readonly<Record<Action, (call: CommandCaller, name: string, fla
     call('acquireLease', {
       name,
       holder: wanted('--holder', holder),
-      ...(epoch === undefined ? {} : { from: epochOf('--epoch', epoch) }),
+      ...(epoch === undefined ? {} : { epoch: epochOf('--epoch', epoch) }),
     }),
   offer: (call, name, { epoch }) => call('offerLease', { name, epoch: epochOf('--epoch', epoch) }),
   'hand-over': (call, name, { epoch, holder, next }) =>

@@ -11,6 +11,8 @@ export interface VolumeVerb {
   readonly makes?: boolean
   /** Nothing else may work on the volumes meanwhile, unless they are served. */
   readonly checks?: boolean
+  /** It reads or writes volumes: the folder is served while it works. */
+  readonly transfers?: boolean
   /** Why it makes sense only where somebody serves the folder. */
   readonly wantsServer?: string
   /** @returns the exit code, where it is another than 0. */
@@ -20,5 +22,6 @@ export interface VolumeVerb {
     flags: Readonly<Record<string, string | undefined>>,
     terminal: Terminal,
     json: boolean,
+    more: { readonly dir: string; readonly switches: ReadonlySet<string> },
   ): Promise<number | void>
 }

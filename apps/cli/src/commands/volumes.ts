@@ -8,10 +8,13 @@ import { Progress } from '../progress.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
+import { VERSION } from '../version.ts'
+import { DIFF_VERBS } from './volume-diff.ts'
 import { KEY_FLAGS, KEY_VERBS, secretOf, stillLocked } from './volume-keys.ts'
 import { LEASE_FLAGS, LEASE_VERBS } from './volume-lease.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
 import { STATISTICS_VERBS } from './volume-statistics.ts'
+import { TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
 import { renderUsage } from './volume-usage.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
@@ -21,6 +24,7 @@ const FLAGS = {
   rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
   compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
   ...KEY_FLAGS,
+  ...TRANSFER_FLAGS,
   ...LIMIT_FLAGS,
   ...LEASE_FLAGS,
 } as const satisfies FlagTable
@@ -31,7 +35,7 @@ const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false, wantsServer }: VolumeVerb,
+  { makes = false, checks = false, transfers = false, wantsServer }: VolumeVerb,
   work: (call: CommandCaller) => Promise<T>,
   whenDamaged: (fault: Fault) => T,
 ): Promise<T> {
@@ -58,6 +62,8 @@ async function withFolder<T>(
   })
   if (opened instanceof Fault) return whenDamaged(opened)
   await using folder = opened
+  // Whoever wants the folder meanwhile is answered; asked to stop, it ends as by a signal.
+  if (transfers) await folder.answer({ version: VERSION, stop: () => process.kill(process.pid, 'SIGTERM') })
   return await work(folder.served.call)
 }
 
@@ -177,6 +183,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   ...LIMIT_VERBS,
   ...STATISTICS_VERBS,
   ...LEASE_VERBS,
+  ...TRANSFER_VOLUME_VERBS,
 }
 
 const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
@@ -206,6 +213,8 @@ const SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
     run: async (call, [volume = '', snapshot = ''], _flags, terminal, json) =>
       show(terminal, json, await call('revert', { volume, snapshot })),
   },
+  ...DIFF_VERBS,
+  ...TRANSFER_SNAPSHOT_VERBS,
 }
 
 type Flags = typeof FLAGS
@@ -213,6 +222,10 @@ type Flags = typeof FLAGS
 /** `--dir` and some more. */
 const tableOf = (names: readonly string[]): Flags =>
   Object.fromEntries(Object.entries(FLAGS).filter(([name]) => name === 'dir' || names.includes(name))) as Flags // some of them may not be there, as in what is parsed
+
+/** Of what was given, the flags that have a value. */
+const textsOf = (given: Readonly<Record<string, string | boolean | undefined>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(given).flatMap(([name, value]) => (typeof value === 'string' ? [[name, value]] : [])))
 
 function commandOf(noun: string, summary: string, verbs: Readonly<Record<string, VolumeVerb>>): Command {
   return {
@@ -232,7 +245,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
         )
       const flagAt = rest.findIndex((word) => word.startsWith('-'))
       const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, ...flags } = parseFlags(
+      const { dir, ...given } = parseFlags(
         `${noun} ${verbName}`,
         tableOf(verb.flags ?? []),
         flagAt === -1 ? [] : rest.slice(flagAt),
@@ -241,10 +254,12 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       if (positional.length < least || positional.length > most)
         throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
+      const flags = textsOf(given)
+      const more = { dir, switches: new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name))) }
       const code = await withFolder(
         dir,
         verb,
-        (call) => verb.run(call, positional, flags, terminal, json),
+        (call) => verb.run(call, positional, flags, terminal, json, more),
         ({ message }) => {
           terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)
           return CHECK_EXIT.damaged
@@ -257,7 +272,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
 
 export const volume = commandOf(
   'volume',
-  'Volumes of a folder: create, clone, list, resize, rename, delete, check, unlock, rekey, limit, stats, lease',
+  'Volumes of a folder: create, clone, list, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
   VOLUME_VERBS,
 )
-export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert', SNAPSHOT_VERBS)
+export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert, diff, export', SNAPSHOT_VERBS)

@@ -14,8 +14,8 @@ export interface LeaseReport {
 }
 
 export interface LeaseCommands {
-  /** `from`: the epoch that is ended by it, where another holds the lease. */
-  acquireLease: { args: { name: string; holder: string; from?: number }; answer: LeaseReport }
+  /** `epoch`: the one that is ended by it, where another holds the lease. */
+  acquireLease: { args: { name: string; holder: string; epoch?: number }; answer: LeaseReport }
   /** Gives out the next epoch, in which the volume can be opened and read before it is handed over. */
   offerLease: { args: { name: string; epoch: number }; answer: LeaseReport & { readonly nextEpoch: number } }
   /** `nextEpoch`: the one that was given out; without it a new one. */
@@ -29,8 +29,8 @@ type Table<C extends Record<string, { args: unknown; answer: unknown }>> = {
 
 export function leaseCommands(store: Store): Table<{ [K in keyof LeaseCommands]: LeaseCommands[K] }> {
   return {
-    acquireLease: async ({ name, holder, from }) =>
-      report(name, await store.changeLease(name, acquireLease(holderOf(holder), from))),
+    acquireLease: async ({ name, holder, epoch }) =>
+      report(name, await store.changeLease(name, acquireLease(holderOf(holder), epoch))),
     offerLease: async ({ name, epoch }) => {
       const lease = await store.changeLease(name, offerLease(epoch))
       const nextEpoch = lease.offeredEpoch

@@ -15,6 +15,8 @@ export class ServedVolume {
   readonly limiter: Limiter
   readonly #statistics: VolumeStatistics
   connectionCount = 0
+  /** Who waits for a connection to end. */
+  #waiting: (() => void)[] = []
 
   constructor(clock: Clock, limits: VolumeLimits) {
     this.limiter = new Limiter(clock, limits)
@@ -33,8 +35,16 @@ export class ServedVolume {
       },
       release: () => {
         this.connectionCount -= 1
+        const waiting = this.#waiting
+        this.#waiting = []
+        for (const go of waiting) go()
       },
     }
+  }
+
+  /** Resolves when no connection has it open. */
+  async unused(): Promise<void> {
+    while (this.connectionCount > 0) await new Promise<void>((resolve) => this.#waiting.push(resolve))
   }
 
   report(name: string): VolumeStatisticsReport {

@@ -311,15 +311,22 @@ export class StoreState implements TreeOwner {
   }
 
   async loadLater(tree: Tree, block: number): Promise<void> {
-    for (;;) {
-      const missing = tree.missing(block)
-      if (missing === null) return
-      const content = new Uint8Array(BLOCK_BYTES)
-      await this.parts.file.read(missing.address * BLOCK_BYTES, content)
-      // The block may have been freed and used again while it was read: then nothing leads to it any more.
-      const still = tree.missing(block)
-      if (still?.address === missing.address && still.checksum === missing.checksum) this.nodeOf(missing, content)
-    }
+    while (await this.loadNext(tree, block));
+  }
+
+  /** Reads the topmost node on the way to a block that is not in memory. @returns whether there was one. */
+  async loadNext(tree: Tree, block: number): Promise<boolean> {
+    const missing = tree.missing(block)
+    if (missing === null) return false
+    const content = new Uint8Array(BLOCK_BYTES)
+    // Where it cannot be read there may be a second copy.
+    await this.parts.file.read(missing.address * BLOCK_BYTES, content).catch((error: unknown) => {
+      if (missing.copy === 0) throw error
+    })
+    // The block may have been freed and used again while it was read: then nothing leads to it any more.
+    const still = tree.missing(block)
+    if (still?.address === missing.address && still.checksum === missing.checksum) this.nodeOf(missing, content)
+    return true
   }
 
   /** The entry has changed since the last checkpoint. */
@@ -328,7 +335,7 @@ export class StoreState implements TreeOwner {
   }
 }
 
-export const lockedFault = ({ name }: Entry): Fault =>
+export const lockedFault = ({ name }: { readonly name: string }): Fault =>
   new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (volume unlock)`)
 
 export const hex = (value: number): string => value.toString(16).padStart(8, '0')

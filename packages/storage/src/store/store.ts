@@ -193,14 +193,14 @@ export class Store {
   }
 
   async createVolume(name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<VolumeDescription> {
-    this.#assertNew(name, 'volume')
+    this.assertNew(name, 'volume')
     assertSize(sizeBytes)
     const { compression = 'none' } = options
     if (compression !== 'none' && !this.#options.compressor)
       throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
     const key = options.secret ? await this.state.keyring.make(options.secret) : null
     await this.#change(() => {
-      this.#assertNew(name, 'volume')
+      this.assertNew(name, 'volume')
       return [this.#fresh({ kind: 'volume', name, sizeBytes, key, compression })]
     })
     return this.#describe(this.entry(name))
@@ -237,7 +237,13 @@ export class Store {
   /** Constant time, whatever the size. Its name is `VOLUME@NAME`. Resolves when it is safe. */
   async snapshot(volumeName: string, name: string): Promise<VolumeDescription> {
     const full = `${volumeName}@${name}`
-    this.#assertNew(full, 'snapshot')
+    this.assertNew(full, 'snapshot')
+    await this.snapshotAs(volumeName, full)
+    return this.#describe(this.entry(full))
+  }
+
+  /** The same under any name that is free. */
+  async snapshotAs(volumeName: string, full: string): Promise<void> {
     await this.#change(() => {
       const head = this.#volume(volumeName)
       const { sizeBytes, parent, key, compression } = head.record
@@ -249,12 +255,11 @@ export class Store {
       ]
     }, true)
     await this.flush()
-    return this.#describe(this.entry(full))
   }
 
   /** A volume that begins as a snapshot is, in constant time; grown to `sizeBytes` where that is said. @throws Fault `invalid` for less than the snapshot's. */
   async clone(snapshotName: string, name: string, sizeBytes?: number): Promise<VolumeDescription> {
-    this.#assertNew(name, 'volume')
+    this.assertNew(name, 'volume')
     if (sizeBytes !== undefined) assertSize(sizeBytes)
     await this.#change(() => {
       const from = this.#snapshot(snapshotName)
@@ -292,7 +297,7 @@ export class Store {
 
   async rename(name: string, next: string): Promise<void> {
     const { kind } = this.entry(name)
-    this.#assertNew(next, kind === 'snapshot' ? 'snapshot' : 'volume')
+    this.assertNew(next, kind === 'snapshot' ? 'snapshot' : 'volume')
     if (kind === 'volume') {
       // Its snapshots first: done again after a crash, the rest of them follow.
       const names = this.list().flatMap((one) => (one.volume === name ? [one.name] : []))
@@ -633,6 +638,22 @@ export class Store {
     applyCatalog(this.state, epoch, changes)
   }
 
+  /** For the modules of this folder that make changes of their own kind: one record of the catalog, as `#change` has it. */
+  async changeCatalog(
+    make: (tools: {
+      fresh(record: Partial<EntryRecord>): CatalogChange
+      changed(entry: Entry, difference: Partial<EntryRecord>): CatalogChange
+    }) => CatalogChange[],
+    beginsEpoch = false,
+  ): Promise<void> {
+    const tools = {
+      fresh: (record: Partial<EntryRecord>) => this.#fresh(record),
+      changed: (entry: Entry, difference: Partial<EntryRecord>) => this.#changed(entry, difference),
+    }
+    await this.#change(() => make(tools), beginsEpoch)
+    this.#wakeCollector()
+  }
+
   /** How much of a record that failed is there is not known. */
   #append(append: () => void): void {
     try {
@@ -668,7 +689,8 @@ export class Store {
     return entry
   }
 
-  #assertNew(name: string, kind: 'volume' | 'snapshot'): void {
+  /** @throws Fault `invalid` for a name that cannot be, `conflict` for one that is taken. */
+  assertNew(name: string, kind: 'volume' | 'snapshot'): void {
     const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
     if (!want.test(name) || name.length > NAME_BYTES_MAX)
       throw new Fault(
@@ -708,7 +730,8 @@ export const limitsOf = ({ record: { iopsMax, bytesPerSecondMax, burstSeconds } 
   burstSeconds,
 })
 
-function assertSize(sizeBytes: number): void {
+/** @throws Fault `invalid`. */
+export function assertSize(sizeBytes: number): void {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES !== 0 || sizeBytes > SIZE_BYTES_MAX)
     throw new Fault('invalid', `size: got ${sizeBytes}, want a multiple of ${BLOCK_BYTES} up to ${SIZE_BYTES_MAX}`)
 }

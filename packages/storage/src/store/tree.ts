@@ -230,6 +230,23 @@ export class Tree {
     return node
   }
 
+  /**
+   * What stands for a block at a level, without reading it: 0 for holes, the address of a node that has a place, else the node itself. Equal
+   * answers of two trees of a store are equal contents. `MISSING`: a node above it has to be read first. null: the whole tree stands below
+   * that level.
+   */
+  identityAt(level: number, block: number): Node | number | typeof MISSING | null {
+    if (block >= this.geometry.spanOf(this.height)) return 0
+    if (level >= this.height) return null
+    if (level === this.height - 1) return this.dirtyRoot === null ? this.root.address : identityOf(this.dirtyRoot)
+    const parent = this.nodeAt(level + 1, block)
+    if (parent === null) return 0
+    if (parent === MISSING) return MISSING
+    const slot = this.geometry.slotAt(block, level + 1)
+    const held = parent.children?.[slot]
+    return held ? identityOf(held) : addressAt(parent.words, slot * ENTRY_WORDS)
+  }
+
   /** The topmost node on the way to a block that has to be read. null: nothing has to be. */
   missing(block: number): NodeEntry | null {
     if (block >= this.geometry.spanOf(this.height)) return null
@@ -331,6 +348,8 @@ export class Tree {
     return copy
   }
 }
+
+const identityOf = (node: Node): Node | number => (node.address === 0 ? node : node.address)
 
 /** The entry of a child that is not held by its node. */
 export function entryAt(node: Node, slot: number): NodeEntry {

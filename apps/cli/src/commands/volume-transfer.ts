@@ -1,0 +1,211 @@
+/** Snapshots and images out of a folder and into it. */
+import { createReadStream } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { pipeline } from 'node:stream/promises'
+import { Fault, formatBytes, bytes } from '@typevisor/base'
+import {
+  exportImage,
+  exportSnapshot,
+  IMAGE_FORMATS,
+  imageEnds,
+  importImage,
+  importStream,
+  isStream,
+  nodeCommandRunner,
+  parseImageFormat,
+  type CommandCaller,
+  type ImportStatus,
+  type ServedFolder,
+} from '@typevisor/storage'
+import type { FlagTable } from '../flags.ts'
+import { Progress } from '../progress.ts'
+import type { Terminal } from '../terminal.ts'
+import type { VolumeVerb } from './volume-verb.ts'
+
+export const TRANSFER_FLAGS = {
+  from: { text: 'export: only what differs from this snapshot', value: 'VOLUME@SNAPSHOT' },
+  output: { text: 'export: into this file, which must not be there (default: standard output)', value: 'FILE' },
+  input: { text: 'import: from this file (default: standard input)', value: 'FILE' },
+  'resume-at': { text: 'export: go on from here, as `volume import NAME --status` says', value: 'BYTES' },
+  format: {
+    text: `import, export: of an image (${IMAGE_FORMATS.join(', ')} or vhd; of an import as the file looks)`,
+    value: 'FORMAT',
+  },
+  'with-backing': { text: 'import: an image may go on from other files, which are read too' },
+  status: { text: 'import: how far one that was interrupted has come' },
+  abort: { text: 'import: give up one that was interrupted' },
+} as const satisfies FlagTable
+
+const FORMATS = [...IMAGE_FORMATS, 'vhd'].join('|')
+
+export const TRANSFER_VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
+  import: {
+    usage: [
+      `typevisor volume import NAME FILE [--format ${FORMATS}] [--with-backing] --dir DIR    (an image)`,
+      'typevisor volume import NAME [--input FILE] --dir DIR    (an exported snapshot)',
+      'typevisor volume import NAME --status|--abort --dir DIR',
+    ].join('\n'),
+    words: [1, 2],
+    flags: ['input', 'format', 'with-backing', 'status', 'abort'],
+    makes: true,
+    transfers: true,
+    async run(call, [name = '', file], { input, format }, terminal, json, { dir, switches }) {
+      if (switches.has('status')) showStatus(await statusOf(call, name), terminal, json)
+      else if (switches.has('abort')) {
+        await call('importAbort', { name })
+        terminal.out(json ? JSON.stringify({ aborted: name }) : `the import of ${name} is given up`)
+      } else if (file !== undefined && input !== undefined)
+        throw new Fault('invalid', 'volume import: got FILE and --input, want one of both')
+      else if (file !== undefined && (format !== undefined || !isStream((await imageEnds(file)).first))) {
+        using progress = new Progress(`import ${name}`)
+        using stop = interruption()
+        const made = await importImage({ dir, call }, name, file, {
+          runner: nodeCommandRunner(),
+          signal: stop.signal,
+          ...(format === undefined ? {} : { format: parseImageFormat(format) }),
+          withBacking: switches.has('with-backing'),
+          onProgress: (fraction) => progress.show(file, fraction),
+        })
+        progress.clear()
+        terminal.out(json ? JSON.stringify(made) : `${made.name}: ${formatBytes(bytes(made.sizeBytes))}`)
+      } else await importFrom({ dir, call }, name, input ?? file, terminal, json)
+    },
+  },
+  export: {
+    usage: `typevisor volume export NAME|VOLUME@SNAPSHOT FILE --format ${FORMATS} --dir DIR    (an image)`,
+    words: [2, 2],
+    flags: ['format'],
+    transfers: true,
+    async run(call, [name = '', file = ''], { format }, terminal, json, { dir }) {
+      if (format === undefined) throw new Fault('invalid', `volume export: got no --format, want ${FORMATS}`)
+      const parsed = parseImageFormat(format)
+      using progress = new Progress(`export ${name}`)
+      using stop = interruption()
+      await exportImage({ dir, call }, name, file, {
+        runner: nodeCommandRunner(),
+        signal: stop.signal,
+        format: parsed,
+        onProgress: (fraction) => progress.show(file, fraction),
+      })
+      progress.clear()
+      terminal.out(json ? JSON.stringify({ name, file, format: parsed }) : `${name} is in ${file}`)
+    },
+  },
+}
+
+async function importFrom(
+  folder: ServedFolder,
+  name: string,
+  file: string | undefined,
+  terminal: Terminal,
+  json: boolean,
+): Promise<void> {
+  if (file === undefined && process.stdin.isTTY)
+    throw new Fault('invalid', 'volume import: got a terminal, want FILE, --input FILE or a pipe')
+  using progress = new Progress(`import ${name}`)
+  const chunks = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
+  try {
+    const made = await importStream(folder, name, chunks, (at, sizeBytes) =>
+      progress.show(formatBytes(bytes(at)), at / sizeBytes),
+    )
+    progress.clear()
+    terminal.out(json ? JSON.stringify(made) : `${name} is as ${made.name}`)
+  } catch (error) {
+    progress.clear()
+    const status = await statusOf(folder.call, name).catch(() => null)
+    if (status) terminal.say(resumeText(status))
+    throw fileFault(error)
+  }
+}
+
+/** Ctrl-C and SIGTERM, so that nothing half is left. */
+function interruption(): { readonly signal: AbortSignal } & Disposable {
+  const controller = new AbortController()
+  const stop = (): void => controller.abort(new Fault('aborted', 'interrupted'))
+  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, stop)
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]: () => {
+      for (const name of ['SIGINT', 'SIGTERM'] as const) process.off(name, stop)
+    },
+  }
+}
+
+export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
+  export: {
+    usage: 'typevisor snapshot export VOLUME@SNAPSHOT [--from VOLUME@SNAPSHOT] [--resume-at BYTES] [--output FILE] --dir DIR',
+    words: [1, 1],
+    flags: ['from', 'output', 'resume-at'],
+    transfers: true,
+    async run(call, [snapshot = ''], { from, output, 'resume-at': resumeAt }, terminal, json, { dir }) {
+      if (output === undefined && process.stdout.isTTY)
+        throw new Fault('invalid', 'snapshot export: got a terminal, want --output FILE or a pipe')
+      const startBytes = resumeAt === undefined ? 0 : positionOf(resumeAt)
+      using progress = new Progress(`export ${snapshot}`)
+      const chunks = exportSnapshot({ dir, call }, { snapshot, from: from ?? null, startBytes }, (at, size) =>
+        progress.show(formatBytes(bytes(at)), at / size),
+      )
+      let sentBytes = 0
+      const counted = async function* (): AsyncGenerator<Uint8Array> {
+        for await (const chunk of chunks) {
+          sentBytes += chunk.length
+          yield chunk
+        }
+      }
+      if (output === undefined) {
+        await pipeline(counted, process.stdout, { end: false }).catch((error: unknown) => {
+          throw fileFault(error)
+        })
+        return
+      }
+      await writeNew(output, counted())
+      progress.clear()
+      terminal.out(
+        json
+          ? JSON.stringify({ snapshot, from: from ?? null, file: output, sizeBytes: sentBytes })
+          : `${snapshot}: ${formatBytes(bytes(sentBytes))} in ${output}`,
+      )
+    },
+  },
+}
+
+/** Into a file that must not be there. What is refused before there is anything leaves none. */
+async function writeNew(path: string, chunks: AsyncGenerator<Uint8Array>): Promise<void> {
+  try {
+    const first = await chunks.next()
+    await using file = await open(path, 'wx').catch((error: unknown) => {
+      throw fileFault(error)
+    })
+    if (!first.done) await file.writeFile(first.value)
+    for await (const chunk of chunks) await file.writeFile(chunk)
+    await file.sync()
+  } finally {
+    await chunks.return(undefined)
+  }
+}
+
+function positionOf(text: string): number {
+  if (!/^\d{1,16}$/.test(text) || Number(text) % 4096 !== 0)
+    throw new Fault('invalid', `--resume-at: got ${JSON.stringify(text)}, want bytes, a multiple of 4096`)
+  return Number(text)
+}
+
+const statusOf = async (call: CommandCaller, name: string): Promise<ImportStatus> => {
+  const found = (await call('imports', {})).find((one) => one.name === name)
+  if (!found) throw new Fault('not_found', `import of ${name}: there is none under way`)
+  return found
+}
+
+const resumeText = ({ name, positionBytes, sizeBytes }: ImportStatus): string =>
+  `the import of ${name} has come to ${positionBytes} of ${sizeBytes}: go on with \`snapshot export ... --resume-at ${positionBytes}\`, or give it up with --abort`
+
+function showStatus(status: ImportStatus, terminal: Terminal, json: boolean): void {
+  const { name, snapshotId, sizeBytes, positionBytes } = status
+  terminal.out(json ? JSON.stringify({ name, snapshotId, sizeBytes, positionBytes }) : resumeText(status))
+}
+
+function fileFault(error: unknown): unknown {
+  const { code, message, syscall } = error as NodeJS.ErrnoException
+  if (syscall === undefined || code === undefined) return error
+  return new Fault(code === 'ENOENT' ? 'not_found' : code === 'EEXIST' ? 'conflict' : 'failed', message, { cause: error })
+}

@@ -1,0 +1,106 @@
+/** What diffs, exports and imports ask of a store. The bytes themselves go over NBD. */
+import { diffPage, type DiffPage } from '../store/diff.ts'
+import {
+  abortStream,
+  beginExport,
+  beginImage,
+  beginStream,
+  finishImage,
+  finishStream,
+  listImports,
+  markStream,
+  takeAway,
+  type ImportStatus,
+  type StreamTarget,
+} from '../store/transfers.ts'
+import type { Store } from '../store/store.ts'
+
+/** Extents in one answer. */
+export const DIFF_COUNT_MAX = 4096
+
+export interface TransferCommands {
+  /** Over `from`; left out: over nothing. `offset` in bytes. */
+  diff: { args: { from?: string; to: string; offset: number; countMax?: number }; answer: DiffPage }
+  imports: { args: Record<string, never>; answer: ImportStatus[] }
+  importBegin: { args: StreamTarget; answer: ImportStatus }
+  importMark: { args: { name: string; positionBytes: number }; answer: null }
+  importFinish: { args: StreamTarget & { createdAt: number }; answer: null }
+  importAbort: { args: { name: string }; answer: null }
+  imageBegin: { args: { name: string; sizeBytes: number }; answer: { exportName: string } }
+  /** Under its name, which is the answer. */
+  imageFinish: { args: { exportName: string }; answer: { name: string } }
+  /** The volume as it is now, to be read under that name. */
+  exportBegin: { args: { name: string }; answer: { exportName: string } }
+  /** Ends an image or an export. */
+  takeAway: { args: { exportName: string }; answer: null }
+}
+
+export const TRANSFER_COMMANDS = [
+  'diff',
+  'imports',
+  'importBegin',
+  'importMark',
+  'importFinish',
+  'importAbort',
+  'imageBegin',
+  'imageFinish',
+  'exportBegin',
+  'takeAway',
+] as const satisfies (keyof TransferCommands)[]
+export const TRANSFER_TEXT_ARGS = ['from', 'to', 'snapshotId', 'baseId', 'baseName', 'exportName'] as const
+export const TRANSFER_NUMBER_ARGS = ['offset', 'countMax', 'startBytes', 'positionBytes', 'createdAt'] as const
+
+/** Who serves the store. */
+export interface Serving {
+  readonly store: Store
+  /** Resolves when no connection uses an export any more. */
+  left(exportName: string): Promise<void>
+  /** @throws Fault `conflict` while a connection uses it. */
+  assertUnused(name: string, what: string): void
+}
+
+type Table = { [C in keyof TransferCommands]: (args: TransferCommands[C]['args']) => Promise<TransferCommands[C]['answer']> }
+
+const exportNameOf = (store: Store, name: string): string => listImports(store).find((one) => one.name === name)?.exportName ?? ''
+
+export const transferTable = (serving: Serving): Table => ({
+  diff: ({ from, to, offset, countMax = DIFF_COUNT_MAX }) => {
+    const { store } = serving
+    return diffPage(store, from === undefined ? null : store.entry(from), store.entry(to), {
+      offset,
+      countMax: Math.max(1, Math.min(countMax, DIFF_COUNT_MAX)),
+    })
+  },
+  imports: async () => listImports(serving.store),
+  importBegin: async (target) => {
+    serving.assertUnused(exportNameOf(serving.store, target.name), 'import into')
+    serving.assertUnused(target.name, 'import into')
+    return beginStream(serving.store, target)
+  },
+  importMark: async ({ name, positionBytes }) => {
+    await markStream(serving.store, name, positionBytes)
+    return null
+  },
+  importFinish: async (target) => {
+    // Whoever wrote it has closed its connection, which may still be on its way.
+    await serving.left(exportNameOf(serving.store, target.name))
+    serving.assertUnused(target.name, 'import into')
+    await finishStream(serving.store, target)
+    return null
+  },
+  importAbort: async ({ name }) => {
+    serving.assertUnused(exportNameOf(serving.store, name), 'give up')
+    await abortStream(serving.store, name)
+    return null
+  },
+  imageBegin: async ({ name, sizeBytes }) => ({ exportName: await beginImage(serving.store, name, sizeBytes) }),
+  imageFinish: async ({ exportName }) => {
+    await serving.left(exportName)
+    return { name: await finishImage(serving.store, exportName) }
+  },
+  exportBegin: async ({ name }) => ({ exportName: await beginExport(serving.store, name) }),
+  takeAway: async ({ exportName }) => {
+    await takeAway(serving.store, exportName)
+    return null
+  },
+})
