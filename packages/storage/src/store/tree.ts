@@ -243,7 +243,7 @@ export class Tree {
     if (parent === null) return 0
     if (parent === MISSING) return MISSING
     const slot = this.geometry.slotAt(block, level + 1)
-    const held = parent.children?.[slot]
+    const held = parent.children?.get(slot)
     return held ? identityOf(held) : addressAt(parent.words, slot * ENTRY_WORDS)
   }
 
