@@ -1,7 +1,14 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
 import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
-import { askServer, COMPRESSION_KINDS, openVolumeFolder, type CommandCaller, type VolumeDescription } from '@typevisor/storage'
+import {
+  askServer,
+  COMPRESSION_KINDS,
+  initVolumeFolder,
+  openVolumeFolder,
+  type CommandCaller,
+  type VolumeDescription,
+} from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
 import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
 import { Progress } from '../progress.ts'
@@ -21,6 +28,7 @@ import type { VolumeVerb } from './volume-verb.ts'
 const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
+  device: { text: "create: makes the folder's store on this block device, which must be empty", value: 'DEVICE' },
   rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
   compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
   ...KEY_FLAGS,
@@ -31,6 +39,12 @@ const FLAGS = {
 
 /** As those who check file systems have it. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
+
+/** The store of a folder that has none yet, on a block device. */
+async function makeOn(dir: string, device: string): Promise<void> {
+  const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
+  await initVolumeFolder({ dir, device, lock: lockFile, calls: fileCalls(), ...parts })
+}
 
 /** Opens `dir`, by its server where it has one. */
 async function withFolder<T>(
@@ -104,9 +118,9 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
 
 const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   create: {
-    usage: 'typevisor volume create NAME --size SIZE [--key-file FILE] [--compression zstd] --dir DIR',
+    usage: 'typevisor volume create NAME --size SIZE [--key-file FILE] [--compression zstd] [--device DEVICE] --dir DIR',
     words: [1, 1],
-    flags: ['size', 'compression', 'key-file'],
+    flags: ['size', 'compression', 'key-file', 'device'],
     makes: true,
     run: async (call, [name = ''], flags, terminal, json) => {
       const compression = oneOf('--compression', flags.compression ?? 'none', COMPRESSION_KINDS)
@@ -256,6 +270,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
       const flags = textsOf(given)
       const more = { dir, switches: new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name))) }
+      if (flags['device'] !== undefined) await makeOn(dir, flags['device'])
       const code = await withFolder(
         dir,
         verb,

@@ -366,7 +366,7 @@ export class Store {
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
-        done += Math.min(count - done, this.#holeSpan(entry, block))
+        done += Math.min(count - done, entry.tree.holeEnd(block) - block)
         continue
       }
       await this.#room(64)
@@ -385,17 +385,6 @@ export class Store {
       done += step
       if (done < count) await this.#options.clock.sleep(millis(0))
     }
-  }
-
-  /** Blocks from here to the end of the largest part of the tree that is not there. */
-  #holeSpan(entry: Entry, block: number): number {
-    const { geometry, height } = entry.tree
-    let span = geometry.leafEntries
-    for (let level = 1; level < height; level += 1) {
-      if (entry.tree.nodeAt(level, block) !== null) break
-      span = geometry.spanOf(level + 1)
-    }
-    return span - (block % span)
   }
 
   /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */

@@ -247,6 +247,14 @@ export class Tree {
     return held ? identityOf(held) : addressAt(parent.words, slot * ENTRY_WORDS)
   }
 
+  /** Of a block whose leaf is not there: the first block behind the largest part of the tree that is not there. */
+  holeEnd(block: number): number {
+    let level = 0
+    while (level + 1 < this.height && this.nodeAt(level + 1, block) === null) level += 1
+    const span = this.geometry.spanOf(level + 1)
+    return (Math.floor(block / span) + 1) * span
+  }
+
   /** The topmost node on the way to a block that has to be read. null: nothing has to be. */
   missing(block: number): NodeEntry | null {
     if (block >= this.geometry.spanOf(this.height)) return null

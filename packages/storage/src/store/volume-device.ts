@@ -1,6 +1,7 @@
 /** A volume or a snapshot as a disk: bytes to blocks and back. Parts of blocks are read, changed and written as one, in one turn. */
 import {
   Fault,
+  millis,
   type BlockDevice,
   type Extent,
   type ImmediateBlockDevice,
@@ -19,6 +20,9 @@ import { isPacked, readUnit, takeUnits, UNIT_BYTES } from './units.ts'
 /** A write is taken apart into pieces of this size. */
 const PIECE_BYTES = 1024 * 1024
 const RETRY_COUNT_MAX = 100
+/** Blocks of data, or parts without any, that one question about extents looks at; and those after which other work comes in between. */
+const EXTENT_STEP_COUNT_MAX = 2 ** 18
+const PAUSE_STEP_COUNT = 4096
 
 interface DeviceOptions {
   readonly readOnly?: boolean
@@ -123,12 +127,14 @@ class VolumeDevice implements BlockDevice {
     const extents: { lengthBytes: number; hole: boolean; zero: boolean }[] = []
     const end = offset + lengthBytes
     const { tree } = this.#entry
-    for (let at = offset; at < end;) {
+    let at = offset
+    for (let step = 1; at < end && step <= EXTENT_STEP_COUNT_MAX; step += 1) {
+      if (step % PAUSE_STEP_COUNT === 0) await this.#store.state.parts.clock.sleep(millis(0))
       const block = Math.floor(at / BLOCK_BYTES)
       if (!this.#store.state.load(tree, block, false)) await this.#store.state.loadLater(tree, block)
       const leaf = tree.leaf(block)
       if (leaf === MISSING) continue
-      const next = Math.min(end, (leaf === null ? tree.geometry.leafEnd(block) : block + 1) * BLOCK_BYTES)
+      const next = Math.min(end, (leaf === null ? tree.holeEnd(block) : block + 1) * BLOCK_BYTES)
       const kind = leaf === null ? 'hole' : kindOf(leaf.words, tree.geometry.wordOf(block))
       const extent = extents.at(-1)
       if (extent && extent.hole === (kind === 'hole') && extent.zero === (kind !== 'data')) extent.lengthBytes += next - at
