@@ -416,11 +416,16 @@ export class Store {
     // One that is under way may have begun before the last write.
     while (journal.safeSequence < wanted) {
       if (this.state.wounded) throw this.state.wounded
-      await (this.#sync ??= this.#syncOnce().finally(() => {
-        this.#sync = null
-      }))
+      await this.#syncing()
     }
     if (this.state.wounded) throw this.state.wounded
+  }
+
+  /** The sync that is under way, or a new one. */
+  #syncing(): Promise<void> {
+    return (this.#sync ??= this.#syncOnce().finally(() => {
+      this.#sync = null
+    }))
   }
 
   async #syncOnce(): Promise<void> {
@@ -490,6 +495,8 @@ export class Store {
       await this.#options.clock.sleep(millis(SYNC_EVERY_MS), { signal }).catch(() => {})
       if (signal.aborted || this.state.wounded) continue
       await this.flush().catch(() => {})
+      // What was freed is free for good when the mark that says so is safe too.
+      if (this.state.heldUntilTold.length > 0) await this.#syncing().catch(() => {})
       if (!this.state.wounded) await this.#giveBack()
     }
   }
@@ -498,9 +505,10 @@ export class Store {
   async #giveBack(): Promise<void> {
     const { state } = this
     const { file } = state.parts
-    for (const group of state.emptied) {
+    for (const group of [...state.emptied]) {
       if (state.wounded || this.#closing.signal.aborted) return
-      state.emptied.delete(group)
+      // Some of it may be free only later.
+      if (!state.allocator.hasHeld(group)) state.emptied.delete(group)
       state.allocator.giveBack(group, GIVEN_BACK_COUNT_MIN, (address, count) =>
         file.punch(address * BLOCK_BYTES, count * BLOCK_BYTES),
       )
