@@ -142,11 +142,6 @@ export class Allocator {
     }
   }
 
-  /** Whether some blocks of a group are free and must not be used again yet. */
-  hasHeld(group: number): boolean {
-    return this.#held.subarray(group * GROUP_WORDS, (group + 1) * GROUP_WORDS).some((word) => word !== 0)
-  }
-
   #isBacked(block: number): boolean {
     return ((this.#backed[block >>> 5] as number) & (1 << (block & 31))) !== 0
   }

@@ -26,6 +26,7 @@ import {
   SUPERBLOCK_COUNT,
   TABLE_HEAD,
 } from './format.ts'
+import { Held } from './held.ts'
 import type { JournalPlace } from './journal.ts'
 import type { StoreState } from './state.ts'
 import { addressAt, copyAt, copyFlags, encodePlace, PLAIN, setEntry, type Node, type Tree } from './tree.ts'
@@ -61,7 +62,7 @@ export interface Frozen {
   /** Those whose table is to be written, of so many that there are. */
   readonly groups: readonly number[]
   readonly groupCount: number
-  readonly releases: readonly number[]
+  readonly releases: Held
 }
 
 export interface CheckpointOptions {
@@ -134,12 +135,9 @@ export function freeze(state: StoreState): Frozen | null {
   for (const address of rest()) allocator.cancel({ address, count: 1 })
 
   // Records before it are not looked at any more when it is in force.
-  const { heldUntilCheckpoint, heldUntilSync, heldUntilMark, heldUntilTold } = state
-  const releases = heldUntilCheckpoint.concat(heldUntilSync, heldUntilMark, heldUntilTold)
-  state.heldUntilCheckpoint = []
-  state.heldUntilSync = []
-  state.heldUntilMark = []
-  state.heldUntilTold = []
+  const releases = new Held()
+  for (const held of [state.heldUntilCheckpoint, state.heldUntilSync, state.heldUntilMark, state.heldUntilTold])
+    releases.add(held.take())
   state.changedSlots.clear()
   state.dirtyNodeCount = 0
   const frozen: Frozen = {

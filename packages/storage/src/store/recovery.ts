@@ -141,8 +141,7 @@ export async function recover(
   appendOpening(state.journal, parts.rng)
   await parts.file.sync()
   state.journal.markSafe(state.journal.head.sequence)
-  for (const address of state.heldUntilSync) state.allocator.letGo(address)
-  state.heldUntilSync = []
+  state.release(state.heldUntilSync.take())
   return {
     state,
     report: { recordCount: kept.length, cutCount: records.length - kept.length, lostGroupCount: lostGroups.length },

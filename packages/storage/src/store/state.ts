@@ -3,6 +3,7 @@ import { Fault, toFault, type Clock, type Log, type Rng } from '@typevisor/base'
 import type { Allocator } from './allocator.ts'
 import type { Catalog, Entry } from './catalog.ts'
 import { BLOCK_BYTES, GROUP_BLOCKS, TABLE_NAME } from './format.ts'
+import { Held } from './held.ts'
 import type { Journal } from './journal.ts'
 import { Keyring } from './keyring.ts'
 import type { Checksum, Compressor, StoreFile, VolumeCrypto } from './ports.ts'
@@ -96,12 +97,12 @@ export class StoreState implements TreeOwner {
   /** Blocks that were found damaged and written again from their second copy. */
   mendedCount = 0
   /** Blocks that are free, but on which something depends until the next flush, or the next checkpoint. */
-  heldUntilSync: number[] = []
+  readonly heldUntilSync = new Held()
   /** The record that freed them is safe. That must be known to recovery, which else looks for what was there: until a mark that says so is safe too. */
-  heldUntilMark: number[] = []
-  heldUntilTold: number[] = []
-  heldUntilCheckpoint: number[] = []
-  /** Groups in which something was freed that is not soon written again: their room in the file can be given back. */
+  readonly heldUntilMark = new Held()
+  readonly heldUntilTold = new Held()
+  readonly heldUntilCheckpoint = new Held()
+  /** Groups in which something is free that is not soon written again: their room in the file can be given back. */
   readonly emptied = new Set<number>()
   #empties = false
   /** Which home of each group's table is in force, and which checkpoint wrote it. */
@@ -131,12 +132,16 @@ export class StoreState implements TreeOwner {
   }
 
   #pinCount = 0
-  #pinned: number[] = []
+  readonly #pinned = new Held()
 
   /** Blocks that can be used again, unless somebody reads what was there. */
-  release(addresses: readonly number[]): void {
-    if (this.#pinCount > 0) for (const address of addresses) this.#pinned.push(address)
-    else for (const address of addresses) this.allocator.letGo(address)
+  release(held: Held): void {
+    if (this.#pinCount > 0) {
+      this.#pinned.add(held)
+      return
+    }
+    for (const block of held.blocks) this.allocator.letGo(block)
+    for (const group of held.groups) this.emptied.add(group)
   }
 
   /** Until it is disposed of no block is used again: whatever leads somewhere leads to what was there. */
@@ -149,9 +154,7 @@ export class StoreState implements TreeOwner {
         isOver = true
         this.#pinCount -= 1
         if (this.#pinCount > 0) return
-        const released = this.#pinned
-        this.#pinned = []
-        this.release(released)
+        this.release(this.#pinned.take())
       },
     }
   }
@@ -183,7 +186,7 @@ export class StoreState implements TreeOwner {
 
   freeData(address: number): void {
     this.allocator.free(address)
-    if (this.#empties) this.emptied.add(Math.floor(address / GROUP_BLOCKS))
+    if (this.#empties) this.heldUntilSync.pushGroup(Math.floor(address / GROUP_BLOCKS))
     this.heldUntilSync.push(address)
   }
 

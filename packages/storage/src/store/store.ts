@@ -416,13 +416,13 @@ export class Store {
     // One that is under way may have begun before the last write.
     while (journal.safeSequence < wanted) {
       if (this.state.wounded) throw this.state.wounded
-      await this.#syncing()
+      await this.#syncSoon()
     }
     if (this.state.wounded) throw this.state.wounded
   }
 
-  /** The sync that is under way, or a new one. */
-  #syncing(): Promise<void> {
+  /** The sync that is under way, or one that begins now. */
+  #syncSoon(): Promise<void> {
     return (this.#sync ??= this.#syncOnce().finally(() => {
       this.#sync = null
     }))
@@ -432,9 +432,7 @@ export class Store {
     const { state } = this
     const { journal } = state
     const safe = journal.head.sequence
-    const [freed, told] = [state.heldUntilSync, state.heldUntilTold]
-    state.heldUntilSync = []
-    state.heldUntilTold = []
+    const [freed, told] = [state.heldUntilSync.take(), state.heldUntilTold.take()]
     try {
       await this.#options.file.sync()
     } catch (error) {
@@ -442,14 +440,13 @@ export class Store {
     }
     journal.markSafe(safe)
     state.release(told)
-    state.heldUntilMark = state.heldUntilMark.concat(freed)
+    state.heldUntilMark.add(freed)
     if (!journal.hasRoom(0) || state.wounded) return
     this.#append(() => {
       journal.begin(0)
       journal.append(RECORD_TYPE.mark, state.checkpointGeneration, 0)
     })
-    state.heldUntilTold = state.heldUntilTold.concat(state.heldUntilMark)
-    state.heldUntilMark = []
+    state.heldUntilTold.add(state.heldUntilMark.take())
   }
 
   /** Resolves when a checkpoint that began after the call is in force. */
@@ -486,7 +483,7 @@ export class Store {
     const isDue =
       journal.usedBytes > journal.sizeBytes / 2 || dirtyNodeCount > (this.#options.dirtyNodeCountMax ?? DIRTY_NODE_COUNT_MAX)
     if (isDue && !this.#checkpoint) void this.checkpoint().catch(() => {})
-    if (heldUntilSync.length > HELD_COUNT_MAX && !this.#sync) void this.flush().catch(() => {})
+    if (heldUntilSync.blocks.length > HELD_COUNT_MAX && !this.#sync) void this.flush().catch(() => {})
   }
 
   async #tick(): Promise<void> {
@@ -495,8 +492,9 @@ export class Store {
       await this.#options.clock.sleep(millis(SYNC_EVERY_MS), { signal }).catch(() => {})
       if (signal.aborted || this.state.wounded) continue
       await this.flush().catch(() => {})
-      // What was freed is free for good when the mark that says so is safe too.
-      if (this.state.heldUntilTold.length > 0) await this.#syncing().catch(() => {})
+      // The mark that tells of what was freed is safe by one more.
+      const { heldUntilMark, heldUntilTold, wounded } = this.state
+      if (!wounded && heldUntilMark.groups.size + heldUntilTold.groups.size > 0) await this.#syncSoon().catch(() => {})
       if (!this.state.wounded) await this.#giveBack()
     }
   }
@@ -507,8 +505,7 @@ export class Store {
     const { file } = state.parts
     for (const group of [...state.emptied]) {
       if (state.wounded || this.#closing.signal.aborted) return
-      // Some of it may be free only later.
-      if (!state.allocator.hasHeld(group)) state.emptied.delete(group)
+      state.emptied.delete(group)
       state.allocator.giveBack(group, GIVEN_BACK_COUNT_MIN, (address, count) =>
         file.punch(address * BLOCK_BYTES, count * BLOCK_BYTES),
       )

@@ -187,9 +187,6 @@ async function live(world: World): Promise<void> {
     turnBlockCount: 1,
   })
   let file = new SimStoreFile({ rng, capacityBytes: 2 ** 32 })
-  // A store that is still open would go on for ever.
-  using stack = new DisposableStack()
-  stack.defer(() => file[Symbol.dispose]())
   let store = await Store.create(optionsOf(file))
   await store.createVolume(VOLUME, 2 ** 20)
   await store.flush()

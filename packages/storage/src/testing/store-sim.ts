@@ -29,10 +29,11 @@ const SIZES = [600, 4096, 66_000]
 
 const crypto = nodeVolumeCrypto()
 const SECRET = Uint8Array.from({ length: 32 }, (_, index) => 255 - index)
+const NEXT_SECRET = Uint8Array.from({ length: 32 }, (_, index) => 200 - index)
 
 export async function openUnlocked(options: StoreOptions): Promise<Store> {
   const store = await Store.open(options)
-  await store.unlock(SECRET)
+  for (const secret of [SECRET, NEXT_SECRET]) await store.unlock(secret)
   return store
 }
 
@@ -177,7 +178,8 @@ export class Run implements Disposable {
         await this.did(this.with(volume, this.world.get(snapshot) as Disk), () => store.revert(volume, snapshot))
       else if (name !== undefined && (name.includes('@') || rng.below(3) === 0))
         await this.did(this.with(name, null), () => store.remove(name))
-    } else await store.collect().catch(unlessFull)
+    } else if (choice < 99) await store.collect().catch(unlessFull)
+    else await this.did(this.world, () => store.rekey(volume, SECRET, NEXT_SECRET).catch(unlessRefused))
   }
 
   /** When it is done, what had been acknowledged before is safe; now and then others work meanwhile. */
@@ -245,6 +247,11 @@ export class Run implements Disposable {
       device.zero(first * BLOCK_BYTES, count * BLOCK_BYTES, { noHole: rng.below(3) === 0 }),
     )
   }
+}
+
+/** It is not encrypted, or has the next key file already. */
+function unlessRefused(error: unknown): void {
+  if (!(error instanceof Fault) || (error.code !== 'conflict' && error.code !== 'unauthenticated')) throw error
 }
 
 function unlessFull(error: unknown): void {
