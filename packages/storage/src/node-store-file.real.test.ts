@@ -12,6 +12,7 @@ import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
 import { initVolumeFolder, openVolumeFolder } from './node-volume-folder.ts'
 import { Store, type StoreOptions } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
+import { openedStore } from './testing/opened-store.ts'
 
 const JOURNAL_BYTES = mib(1)
 
@@ -44,10 +45,10 @@ async function until(what: string, holds: () => Promise<boolean>): Promise<void>
   }
 }
 
-test("what a guest discards, and what is deleted, is the file system's again", async () => {
+test("what a guest discards, and what is deleted, is the file system's again", async (t) => {
   await using at = await folder()
   const path = join(at.dir, 'store')
-  const store = await Store.create(optionsOf(path, true))
+  const store = await openedStore(t, Store.create(optionsOf(path, true)))
   await store.createVolume('kept', mib(8))
   await store.createVolume('gone', mib(64))
   await fill(store, 'kept', mib(8), 1)
@@ -59,7 +60,7 @@ test("what a guest discards, and what is deleted, is the file system's again", a
   await store.remove('gone')
   await until('all of it is given back', async () => (await takenBytes(path)) < mib(12))
   await store.close()
-  const again = await Store.open(optionsOf(path, false))
+  const again = await openedStore(t, Store.open(optionsOf(path, false)))
   const content = new Uint8Array(mib(8))
   await volumeDevice(again, 'kept').read(0, content)
   assert.ok(content.every((byte) => byte === 1))
@@ -70,7 +71,7 @@ test("what a guest discards, and what is deleted, is the file system's again", a
 test('a block that is not in the page cache is read beside the loop', async (t) => {
   await using at = await folder()
   const path = join(at.dir, 'store')
-  const store = await Store.create(optionsOf(path, true))
+  const store = await openedStore(t, Store.create(optionsOf(path, true)))
   await store.createVolume('disk', mib(4))
   await fill(store, 'disk', mib(4), 7)
   await store.checkpoint()
@@ -96,7 +97,7 @@ test('a disk that others have filled refuses writes, keeps what was there, and g
   if (mounted.status !== 0) return t.skip(`no file system can be mounted here: ${mounted.stderr.toString()}`)
   try {
     const path = join(disk, 'store')
-    const store = await Store.create(optionsOf(path, true))
+    const store = await openedStore(t, Store.create(optionsOf(path, true)))
     await store.createVolume('disk', mib(64))
     await fill(store, 'disk', mib(8), 1)
     await store.flush()
@@ -121,7 +122,7 @@ test('a disk that others have filled refuses writes, keeps what was there, and g
     await volumeDevice(store, 'disk').write(writtenBytes, new Uint8Array(mib(1)).fill(2))
     await store.checkpoint()
     await store.close()
-    const again = await Store.open(optionsOf(path, false))
+    const again = await openedStore(t, Store.open(optionsOf(path, false)))
     assert.deepEqual((await again.check({ readsData: true, repairs: false })).damage, [])
     await volumeDevice(again, 'disk').read(writtenBytes, content.subarray(0, mib(1)))
     assert.ok(content.subarray(0, mib(1)).every((byte) => byte === 2))

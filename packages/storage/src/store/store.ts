@@ -503,7 +503,7 @@ export class Store {
   async #giveBack(): Promise<void> {
     const { state } = this
     const { file } = state.parts
-    for (const group of state.emptied) {
+    for (const group of [...state.emptied]) {
       if (state.wounded || this.#closing.signal.aborted) return
       state.emptied.delete(group)
       state.allocator.giveBack(group, GIVEN_BACK_COUNT_MIN, (address, count) =>
