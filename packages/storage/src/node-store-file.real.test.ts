@@ -1,7 +1,7 @@
 /** A store on real file systems: what is deleted is the file system's again, cold blocks are read beside the loop, and a full disk harms nothing. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdir, mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -165,4 +165,19 @@ test('a block device holds a store; one that is not empty is left as it is', asy
   } finally {
     spawnSync('losetup', ['--detach', device])
   }
+})
+
+test('a store whose maker was killed is made anew', async () => {
+  await using at = await folder()
+  const parts = { lock: lockFile, calls: fileCalls(), clock: realClock(), rng: realRng(), log: memoryLog() }
+  const dir = join(at.dir, 'volumes')
+  await mkdir(dir)
+  await writeFile(join(dir, 'store.new'), new Uint8Array(mib(1)).fill(7))
+  {
+    await using made = await openVolumeFolder({ ...parts, dir, create: true })
+    await made.served.call('create', { name: 'disk', sizeBytes: mib(16) })
+  }
+  assert.deepEqual((await readdir(dir)).toSorted(), ['lock', 'store'])
+  await using again = await openVolumeFolder({ ...parts, dir, create: false })
+  assert.equal(again.served.store.get('disk')?.sizeBytes, mib(16))
 })

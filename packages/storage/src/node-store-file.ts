@@ -79,6 +79,7 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
       throw fault(`read ${lengthBytes} bytes at ${position} of`, error)
     }
   }
+  let isOpen = true
   let tellsWaiting = calls !== null
   let punches = calls !== null
   let allocates = calls !== null
@@ -139,7 +140,8 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
       return { availableBytes: bavail * bsize, allocatedBytes: found.blocks * STAT_BLOCK_BYTES }
     },
     async close() {
-      closeSync(fd)
+      if (isOpen) closeSync(fd)
+      isOpen = false
     },
   }
 }

@@ -2,11 +2,12 @@
  * A store in a folder: its file, its lock, and while it is served the socket by which others ask for things (`node-volume-server.ts`).
  *
  *   DIR/store          the store: a file, or a link to a block device
+ *   DIR/store.new      one that is being made
  *   DIR/lock           held by whoever has it open
  *   DIR/control.sock   there while it is served, and data.sock for exports and imports
  */
 import { existsSync } from 'node:fs'
-import { mkdir, rm, symlink } from 'node:fs/promises'
+import { mkdir, rename, rm, symlink } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { nodeCompressor } from './node-compressor.ts'
@@ -16,7 +17,7 @@ import { answerVolumes, type AnsweringServer, type VolumeServerOptions } from '.
 import { spaceUsage } from './served/space.ts'
 import { watchSpace } from './served/space-watch.ts'
 import { sweep } from './store/transfers.ts'
-import { Store } from './store/store.ts'
+import { Store, type StoreOptions } from './store/store.ts'
 import { ServedStore } from './volume-commands.ts'
 
 export interface VolumeFolderOptions {
@@ -51,16 +52,15 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   await using building = new AsyncDisposableStack()
   if (create) await mkdir(dir, { recursive: true, mode: 0o700 })
   building.use(lock(join(dir, 'lock')))
-  const isNew = !existsSync(path)
-  const file = nodeStoreFile({ path, calls, create: isNew })
-  const ports = { file, checksum: nodeChecksum, crypto: nodeVolumeCrypto(), compressor: nodeCompressor }
-  const made = { ...parts, ...ports, collects: !checks, repairs: checks }
-  const store = await (isNew ? Store.create : Store.open)(made).catch(async (error: unknown) => {
-    await file.close()
-    // A store that was never made whole is none: the next one makes it.
-    if (isNew) await rm(path, { force: true })
-    throw error
-  })
+  const ports = { checksum: nodeChecksum, crypto: nodeVolumeCrypto(), compressor: nodeCompressor }
+  if (!existsSync(path)) await makeStore(path, calls, { ...parts, ...ports })
+  const file = nodeStoreFile({ path, calls })
+  const store = await Store.open({ ...parts, ...ports, file, collects: !checks, repairs: checks }).catch(
+    async (error: unknown) => {
+      await file.close()
+      throw error
+    },
+  )
   building.defer(() => store.close())
   if (!checks) await sweep(store)
   const served = new ServedStore(store, { repairs: checks })
@@ -76,6 +76,22 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     },
     close,
     [Symbol.asyncDispose]: close,
+  }
+}
+
+/** Under its own name a store is whole or not there, whenever its maker is killed. */
+async function makeStore(path: string, calls: FileCalls | null, parts: Omit<StoreOptions, 'file'>): Promise<void> {
+  const making = `${path}.new`
+  await rm(making, { force: true })
+  const file = nodeStoreFile({ path: making, calls, create: true })
+  try {
+    const store = await Store.create({ ...parts, file })
+    await store.close()
+    await rename(making, path)
+  } catch (error) {
+    await file.close()
+    await rm(making, { force: true })
+    throw error
   }
 }
 
