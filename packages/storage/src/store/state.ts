@@ -39,6 +39,7 @@ const LOST_TOLD_MAX = 20
 export class NodeCache {
   readonly #nodes = new Map<number, Node>()
   readonly #countMax: number
+  #keeperCount = 0
   constructor(countMax = CACHED_COUNT_MAX) {
     this.#countMax = countMax
   }
@@ -51,7 +52,22 @@ export class NodeCache {
   }
   set(node: Node): void {
     this.#nodes.set(node.address, node)
-    if (this.#nodes.size > this.#countMax) this.#sweep()
+    this.#sweepIfFull()
+  }
+
+  /** Until it is disposed of nothing goes. */
+  keep(): Disposable {
+    this.#keeperCount += 1
+    return {
+      [Symbol.dispose]: () => {
+        this.#keeperCount -= 1
+        this.#sweepIfFull()
+      },
+    }
+  }
+
+  #sweepIfFull(): void {
+    if (this.#keeperCount === 0 && this.#nodes.size > this.#countMax) this.#sweep()
   }
   delete(address: number): void {
     this.#nodes.delete(address)

@@ -95,6 +95,11 @@ export class Writer {
     const state = this.#state
     if (state.wounded) throw state.wounded
     assertMayWrite(entry, opening)
+    // What was in memory when a write was taken in may have gone for what later ones of this turn needed.
+    using _kept = state.cache.keep()
+    for (const { first, count } of taken)
+      for (let block = first; block < first + count; block = entry.tree.geometry.leafEnd(block))
+        state.load(entry.tree, block, true)
     const { staged, sivs } = entry.record.key ? sealAll(state, entry, taken, blockCount) : { staged: taken, sivs: null }
     const runs = state.allocator.allocateAll(blockCount)
     if (!runs) throw new Fault('exhausted', 'store: no space left')
@@ -122,9 +127,14 @@ export class Writer {
       throw state.wound('append to the journal', error)
     }
     let from = 0
-    for (const extent of extents) {
-      applyWrite(state, entry, extent, proofs, from)
-      if (extent.address !== 0) from += extent.count
+    try {
+      for (const extent of extents) {
+        applyWrite(state, entry, extent, proofs, from)
+        if (extent.address !== 0) from += extent.count
+      }
+    } catch (error) {
+      // The journal says that it is done.
+      throw state.wound('write', error)
     }
   }
 }
