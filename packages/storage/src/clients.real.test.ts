@@ -12,6 +12,7 @@ import { listenNbd, type NbdServer } from '@typevisor/nbd'
 import { lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
 import { openVolumeFolder, type VolumeFolder } from './node-volume-folder.ts'
+import { runProgram } from './testing/run-program.ts'
 
 let dir: string
 let folder: VolumeFolder
@@ -31,18 +32,7 @@ after(async () => {
 })
 
 /** What it printed. The server is in this process, so nothing may block it. */
-function run(program: string, ...words: string[]): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, words, { stdio: ['ignore', 'pipe', 'pipe'] })
-    let said = ''
-    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
-    child.stderr.on('data', (chunk: Buffer) => (said += chunk.toString()))
-    child.once('error', reject)
-    child.once('close', (code) =>
-      code === 0 ? resolve(said) : reject(new Error(`${program} ${words.join(' ')}: ${code}: ${said}`)),
-    )
-  })
-}
+const run = (program: string, ...words: string[]): Promise<string> => runProgram(program, words)
 
 test('nbdinfo sees the exports, their sizes and what can be asked of them', async () => {
   const said = await run('nbdinfo', '--json', uri('disk'))

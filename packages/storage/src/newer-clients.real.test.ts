@@ -1,6 +1,5 @@
 /** What clients of Debian 12 do not speak yet, with those of Debian 13 (libnbd 1.22, QEMU 10.0): extended headers, and requests beyond 4 GiB. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -12,6 +11,7 @@ import { fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node
 import { memoryLog } from '@typevisor/sim'
 import { openVolumeFolder, type VolumeFolder } from './node-volume-folder.ts'
 import { newerDebian } from './testing/newer-debian.ts'
+import { runProgram } from './testing/run-program.ts'
 
 const TIB = 2 ** 40
 let dir: string
@@ -36,16 +36,7 @@ after(async () => {
 
 function run(program: string, ...words: string[]): Promise<string> {
   const [loader, ...rest] = wordsOf(program)
-  return new Promise((resolve, reject) => {
-    const child = spawn(loader, [...rest, ...words], { stdio: ['ignore', 'pipe', 'pipe'] })
-    let said = ''
-    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
-    child.stderr.on('data', (chunk: Buffer) => (said += chunk.toString()))
-    child.once('error', reject)
-    child.once('close', (code) =>
-      code === 0 ? resolve(said) : reject(new Error(`${program} ${words.join(' ')}: ${code}: ${said}`)),
-    )
-  })
+  return runProgram(loader, [...rest, ...words])
 }
 
 test('libnbd agrees on extended headers, and has the map of a disk of 5 TiB in one answer', async () => {

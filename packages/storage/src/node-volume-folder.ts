@@ -17,6 +17,7 @@ import { answerVolumes, type AnsweringServer, type VolumeServerOptions } from '.
 import { spaceUsage } from './served/space.ts'
 import { watchSpace } from './served/space-watch.ts'
 import { sweep } from './store/transfers.ts'
+import type { StoreFile } from './store/ports.ts'
 import { Store, type StoreOptions } from './store/store.ts'
 import { ServedStore } from './volume-commands.ts'
 
@@ -42,6 +43,7 @@ export interface VolumeFolder extends AsyncDisposable {
   close(): Promise<void>
 }
 
+const PORTS = { checksum: nodeChecksum, crypto: nodeVolumeCrypto(), compressor: nodeCompressor }
 const storePath = (dir: string): string => join(dir, 'store')
 
 /** @throws Fault `conflict` when another process has it open, `not_found` when there is none, `failed` for damage. */
@@ -52,10 +54,9 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
   await using building = new AsyncDisposableStack()
   if (create) await mkdir(dir, { recursive: true, mode: 0o700 })
   building.use(lock(join(dir, 'lock')))
-  const ports = { checksum: nodeChecksum, crypto: nodeVolumeCrypto(), compressor: nodeCompressor }
-  if (!existsSync(path)) await makeStore(path, calls, { ...parts, ...ports })
+  if (!existsSync(path)) await makeStore(path, calls, { ...parts, ...PORTS })
   const file = nodeStoreFile({ path, calls })
-  const store = await Store.open({ ...parts, ...ports, file, collects: !checks, repairs: checks }).catch(
+  const store = await Store.open({ ...parts, ...PORTS, file, collects: !checks, repairs: checks }).catch(
     async (error: unknown) => {
       await file.close()
       throw error
@@ -83,14 +84,22 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
 async function makeStore(path: string, calls: FileCalls | null, parts: Omit<StoreOptions, 'file'>): Promise<void> {
   const making = `${path}.new`
   await rm(making, { force: true })
-  const file = nodeStoreFile({ path: making, calls, create: true })
+  try {
+    await makeOn(nodeStoreFile({ path: making, calls, create: true }), parts)
+    await rename(making, path)
+  } catch (error) {
+    await rm(making, { force: true })
+    throw error
+  }
+}
+
+/** Makes a store on a file, which is closed then. */
+async function makeOn(file: StoreFile, parts: Omit<StoreOptions, 'file'>): Promise<void> {
   try {
     const store = await Store.create({ ...parts, file })
     await store.close()
-    await rename(making, path)
   } catch (error) {
     await file.close()
-    await rm(making, { force: true })
     throw error
   }
 }
@@ -119,8 +128,7 @@ export async function initVolumeFolder(
     await file.close()
     throw error
   }
-  const store = await Store.create({ ...parts, file, checksum: nodeChecksum, crypto: nodeVolumeCrypto() })
-  await store.close()
+  await makeOn(file, { ...parts, ...PORTS })
   await symlink(resolve(device), path)
   return { sizeBytes }
 }

@@ -5,13 +5,7 @@ import { leaseCommands, leasedNameOf, type LeaseCommands } from './served/lease-
 import type { ServedCommands } from './served/served-commands.ts'
 import { ServedVolume } from './served/served-volume.ts'
 import { volumeUsage, type VolumeUsage } from './served/space.ts'
-import {
-  TRANSFER_COMMANDS,
-  TRANSFER_NUMBER_ARGS,
-  TRANSFER_TEXT_ARGS,
-  transferTable,
-  type TransferCommands,
-} from './served/transfer-commands.ts'
+import { TRANSFER_NUMBER_ARGS, TRANSFER_TEXT_ARGS, transferTable, type TransferCommands } from './served/transfer-commands.ts'
 import { volumeContexts } from './served/volume-contexts.ts'
 import { COMPRESSION_KINDS, type CompressionKind, type Entry } from './store/catalog.ts'
 import { Opening } from './store/lease.ts'
@@ -71,7 +65,7 @@ export class ServedStore {
     assertVisible(args)
     const carryOut = this.#table[command] as (args: unknown, onProgress: OnProgress) => Promise<unknown>
     const answer = await carryOut(args, onProgress)
-    if (!LOOKS.has(command)) await this.store.flush()
+    if (COMMANDS[command] === 'changes') await this.store.flush()
     return answer as never // the table has each command's own answer
   }
 
@@ -228,30 +222,39 @@ function assertVisible(args: object): void {
       throw new Fault('not_found', `${key} ${JSON.stringify(value)}: there is none`)
 }
 
-const COMMANDS = [
-  'list',
-  'get',
-  'usage',
-  'create',
-  'unlock',
-  'rekey',
-  'clone',
-  'snapshot',
-  'revert',
-  'rename',
-  'resize',
-  'remove',
-  'check',
-  'limit',
-  'stats',
-  'acquireLease',
-  'offerLease',
-  'handOverLease',
-  'releaseLease',
-  ...TRANSFER_COMMANDS,
-] as const satisfies VolumeCommand[]
-/** These change nothing of the store. */
-const LOOKS: ReadonlySet<VolumeCommand> = new Set(['list', 'get', 'usage', 'unlock', 'check', 'stats', 'diff', 'imports'])
+/** All of them, and whether they change anything of the store. */
+const COMMANDS: Readonly<Record<VolumeCommand, 'looks' | 'changes'>> = {
+  list: 'looks',
+  get: 'looks',
+  usage: 'looks',
+  create: 'changes',
+  unlock: 'looks',
+  rekey: 'changes',
+  clone: 'changes',
+  snapshot: 'changes',
+  revert: 'changes',
+  rename: 'changes',
+  resize: 'changes',
+  remove: 'changes',
+  check: 'looks',
+  limit: 'changes',
+  stats: 'looks',
+  acquireLease: 'changes',
+  offerLease: 'changes',
+  handOverLease: 'changes',
+  releaseLease: 'changes',
+  diff: 'looks',
+  imports: 'looks',
+  importBegin: 'changes',
+  importMark: 'changes',
+  importFinish: 'changes',
+  importAbort: 'changes',
+  imageBegin: 'changes',
+  imageFinish: 'changes',
+  exportBegin: 'changes',
+  takeAway: 'changes',
+}
+const COMMAND_NAMES = Object.keys(COMMANDS) as VolumeCommand[]
 const TEXT_ARGS: ReadonlySet<string> = new Set(['name', 'next', 'snapshot', 'volume', 'holder', ...TRANSFER_TEXT_ARGS])
 const NUMBER_ARGS: ReadonlySet<string> = new Set([
   'sizeBytes',
@@ -284,8 +287,8 @@ function secretOf(base64: string): Uint8Array {
 /** Reads a command that came over a socket. @throws Fault `invalid`. */
 export function parseVolumeCommand(json: unknown): { command: VolumeCommand; args: never } {
   const { command, args } = (json ?? {}) as { command?: unknown; args?: unknown }
-  const known = COMMANDS.find((name) => name === command)
-  if (!known) throw new Fault('invalid', `command: got ${JSON.stringify(command)}, want ${COMMANDS.join(', ')}`)
+  const known = COMMAND_NAMES.find((name) => name === command)
+  if (!known) throw new Fault('invalid', `command: got ${JSON.stringify(command)}, want ${COMMAND_NAMES.join(', ')}`)
   if (typeof args !== 'object' || args === null)
     throw new Fault('invalid', `args of ${known}: got ${JSON.stringify(args)}, want an object`)
   for (const [key, value] of Object.entries(args)) {

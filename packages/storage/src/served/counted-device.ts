@@ -6,57 +6,38 @@
  *   immediate writes         timed from the first that is taken in to the commit of all
  *   all others               each
  */
-import type { BlockDevice, Extent, ImmediateBlockDevice, WriteOptions, ZeroOptions } from '@typevisor/base'
+import type { BlockDevice, ImmediateBlockDevice, WriteOptions, ZeroOptions } from '@typevisor/base'
+import { DeviceOver } from './device-over.ts'
 import type { OperationCounter, VolumeStatistics } from './volume-statistics.ts'
 
 const SAMPLE_EVERY = 8
 /** Reads from here on take long enough to be timed each. */
 const SAMPLED_BYTES_MAX = 32 * 1024
 
-export class CountedDevice implements BlockDevice {
-  readonly #inner: BlockDevice
+export class CountedDevice extends DeviceOver {
   readonly #statistics: VolumeStatistics
   readonly now?: ImmediateBlockDevice
 
   constructor(inner: BlockDevice, statistics: VolumeStatistics) {
-    this.#inner = inner
+    super(inner)
     this.#statistics = statistics
     if (inner.now) this.now = new CountedImmediate(inner.now, statistics)
   }
 
-  get sizeBytes(): number {
-    return this.#inner.sizeBytes
-  }
-  get readOnly(): boolean {
-    return this.#inner.readOnly
-  }
-  get blockBytesMin(): number {
-    return this.#inner.blockBytesMin
-  }
-  get blockBytesPreferred(): number {
-    return this.#inner.blockBytesPreferred
-  }
-
   read(offset: number, target: Uint8Array): Promise<void> {
-    return this.#timed(this.#statistics.read, target.length, () => this.#inner.read(offset, target))
+    return this.#timed(this.#statistics.read, target.length, () => this.inner.read(offset, target))
   }
   write(offset: number, source: Uint8Array, options?: WriteOptions): Promise<void> {
-    return this.#timed(this.#statistics.write, source.length, () => this.#inner.write(offset, source, options))
+    return this.#timed(this.#statistics.write, source.length, () => this.inner.write(offset, source, options))
   }
-  flush(): Promise<void> {
-    return this.#timed(this.#statistics.flush, 0, () => this.#inner.flush())
+  override flush(): Promise<void> {
+    return this.#timed(this.#statistics.flush, 0, () => this.inner.flush())
   }
   trim(offset: number, lengthBytes: number, options?: WriteOptions): Promise<void> {
-    return this.#timed(this.#statistics.trim, lengthBytes, () => this.#inner.trim(offset, lengthBytes, options))
+    return this.#timed(this.#statistics.trim, lengthBytes, () => this.inner.trim(offset, lengthBytes, options))
   }
   zero(offset: number, lengthBytes: number, options?: ZeroOptions): Promise<void> {
-    return this.#timed(this.#statistics.zero, lengthBytes, () => this.#inner.zero(offset, lengthBytes, options))
-  }
-  cache(offset: number, lengthBytes: number): Promise<void> {
-    return this.#inner.cache(offset, lengthBytes)
-  }
-  extents(offset: number, lengthBytes: number, countMax: number): Promise<readonly Extent[]> {
-    return this.#inner.extents(offset, lengthBytes, countMax)
+    return this.#timed(this.#statistics.zero, lengthBytes, () => this.inner.zero(offset, lengthBytes, options))
   }
 
   async #timed(counter: OperationCounter, lengthBytes: number, work: () => Promise<void>): Promise<void> {

@@ -1,21 +1,14 @@
 /** A disk held to its volume's limits. Flushes and hints pass: they are no work of the guest's that could be put off. */
-import {
-  Fault,
-  type BlockDevice,
-  type Extent,
-  type ImmediateBlockDevice,
-  type WriteOptions,
-  type ZeroOptions,
-} from '@typevisor/base'
+import { Fault, type BlockDevice, type ImmediateBlockDevice, type WriteOptions, type ZeroOptions } from '@typevisor/base'
+import { DeviceOver } from './device-over.ts'
 import type { Limiter } from './limiter.ts'
 
-export class LimitedDevice implements BlockDevice {
-  readonly #inner: BlockDevice
+export class LimitedDevice extends DeviceOver {
   readonly #limiter: Limiter
   readonly now?: ImmediateBlockDevice
 
   constructor(inner: BlockDevice, limiter: Limiter) {
-    this.#inner = inner
+    super(inner)
     this.#limiter = limiter
     if (inner.now) this.now = immediate(inner.now, limiter)
   }
@@ -25,39 +18,17 @@ export class LimitedDevice implements BlockDevice {
     this.#limiter.abandon(this, reason)
   }
 
-  get sizeBytes(): number {
-    return this.#inner.sizeBytes
-  }
-  get readOnly(): boolean {
-    return this.#inner.readOnly
-  }
-  get blockBytesMin(): number {
-    return this.#inner.blockBytesMin
-  }
-  get blockBytesPreferred(): number {
-    return this.#inner.blockBytesPreferred
-  }
-
   read(offset: number, target: Uint8Array): Promise<void> {
-    return this.#held(target.length, () => this.#inner.read(offset, target))
+    return this.#held(target.length, () => this.inner.read(offset, target))
   }
   write(offset: number, source: Uint8Array, options?: WriteOptions): Promise<void> {
-    return this.#held(source.length, () => this.#inner.write(offset, source, options))
+    return this.#held(source.length, () => this.inner.write(offset, source, options))
   }
   trim(offset: number, lengthBytes: number, options?: WriteOptions): Promise<void> {
-    return this.#held(0, () => this.#inner.trim(offset, lengthBytes, options))
+    return this.#held(0, () => this.inner.trim(offset, lengthBytes, options))
   }
   zero(offset: number, lengthBytes: number, options?: ZeroOptions): Promise<void> {
-    return this.#held(0, () => this.#inner.zero(offset, lengthBytes, options))
-  }
-  flush(): Promise<void> {
-    return this.#inner.flush()
-  }
-  cache(offset: number, lengthBytes: number): Promise<void> {
-    return this.#inner.cache(offset, lengthBytes)
-  }
-  extents(offset: number, lengthBytes: number, countMax: number): Promise<readonly Extent[]> {
-    return this.#inner.extents(offset, lengthBytes, countMax)
+    return this.#held(0, () => this.inner.zero(offset, lengthBytes, options))
   }
 
   #held(lengthBytes: number, work: () => Promise<void>): Promise<void> {

@@ -35,18 +35,6 @@ export interface TransferCommands {
   takeAway: { args: { exportName: string }; answer: null }
 }
 
-export const TRANSFER_COMMANDS = [
-  'diff',
-  'imports',
-  'importBegin',
-  'importMark',
-  'importFinish',
-  'importAbort',
-  'imageBegin',
-  'imageFinish',
-  'exportBegin',
-  'takeAway',
-] as const satisfies (keyof TransferCommands)[]
 export const TRANSFER_TEXT_ARGS = ['from', 'to', 'snapshotId', 'baseId', 'baseName', 'exportName'] as const
 export const TRANSFER_NUMBER_ARGS = ['offset', 'countMax', 'startBytes', 'positionBytes', 'createdAt'] as const
 
