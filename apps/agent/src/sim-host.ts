@@ -1,23 +1,10 @@
 /** A host whose domains are in memory: for tests of everything above, and for trying a thousand instances on a laptop. They end with the process. */
-import { bytes, epochMillis, Fault, mib, type Clock, type Rng } from '@typevisor/base'
+import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { SimHypervisor, createSimDriver } from '@typevisor/driver-sim'
-import type { ImageName } from '@typevisor/model'
-import type { Image, ImageStore } from '@typevisor/image'
+import { SIM_IMAGE, type ImageStore } from '@typevisor/image'
 import { memoryVolumeStore } from '@typevisor/storage'
 import type { DomainDriver } from '@typevisor/toolstack'
 import type { HostOptions, HostParts } from './host-parts.ts'
-
-const SIM_IMAGE: Image = {
-  name: 'micro' as ImageName,
-  title: 'In memory',
-  digest: 'sim',
-  builtAt: epochMillis(0),
-  boot: { kind: 'disk' },
-  rootDisk: { path: '/sim/micro', format: 'raw', virtualBytes: mib(64), fileBytes: bytes(0) },
-  minimum: { memoryBytes: mib(64), diskBytes: mib(64) },
-  defaultUser: 'root',
-  contents: {},
-}
 
 export const simImages: ImageStore = {
   list: async () => [SIM_IMAGE],

@@ -30,3 +30,4 @@ export { withBuildProcess, type BuildProcessOptions } from './node-build-process
 export { createImageStore, type ImageStoreOptions, type NodeImageStore } from './node-image-store.ts'
 export type { Image, ImageStore } from './ports.ts'
 export { buildSeed, seedFiles, type SeedInput } from './seed.ts'
+export { SIM_IMAGE } from './sim-image.ts'

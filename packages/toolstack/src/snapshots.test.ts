@@ -1,15 +1,14 @@
 /** What a snapshot holds, what a revert brings back, and what is refused; that both outlive a kill is `verbs.crash.test.ts`. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, epochMillis, Fault, gib, mib, type FaultCode } from '@typevisor/base'
+import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
-import type { Image } from '@typevisor/image'
+import { SIM_IMAGE } from '@typevisor/image'
 import {
   SNAPSHOT_COUNT_MAX,
   type DomainId,
   type DomainName,
   type DomainSpec,
-  type ImageName,
   type SnapshotId,
   type SnapshotName,
   type VolumeId,
@@ -20,17 +19,6 @@ import { memoryVolumeStore, type MemoryVolumeStore, type VolumeStore } from '@ty
 import type { SnapshotRequest } from './snapshots.ts'
 import { openToolstack, type Toolstack } from './toolstack.ts'
 
-const IMAGE: Image = {
-  name: 'micro' as ImageName,
-  title: 'in memory',
-  digest: 'sim',
-  builtAt: epochMillis(0),
-  boot: { kind: 'disk' },
-  rootDisk: { path: '/sim/micro', format: 'raw', virtualBytes: mib(64), fileBytes: bytes(0) },
-  minimum: { memoryBytes: mib(64), diskBytes: mib(64) },
-  defaultUser: 'root',
-  contents: {},
-}
 const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
 const CLONE = '0192f000-0000-7000-8000-00000000bbbb' as DomainId
 const ROOT = `${ID}.root` as VolumeId
@@ -38,7 +26,7 @@ const specOf = (name: string): DomainSpec => ({
   name: name as DomainName,
   vcpuCount: 1,
   memoryBytes: mib(128),
-  image: IMAGE.name,
+  image: SIM_IMAGE.name,
   rootDiskBytes: gib(1),
   cloudInit: { hostname: name, user: null, sshKeys: [], userData: null },
   forwards: [],
@@ -97,7 +85,7 @@ function scene(title: string, body: (world: World) => Promise<void>, { faults, s
       const toolstack = await openToolstack({
         driver: createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
         volumes: storeOf?.(volumes) ?? volumes,
-        images: { get: async () => IMAGE },
+        images: { get: async () => SIM_IMAGE },
         state: stateFile({ disk: simDisk({ rng: seededRng(1) }), name: 'toolstack.journal', clock, log }),
         saves: hypervisor.saveFolder,
         clock,

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, epochMillis, Fault, gib, mib, millis, type FaultCode, type IdSource } from '@typevisor/base'
+import { Fault, gib, mib, millis, type FaultCode, type IdSource } from '@typevisor/base'
 import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
-import type { Image } from '@typevisor/image'
+import { SIM_IMAGE } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
 import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
@@ -11,24 +11,12 @@ import type { DomainDriver } from './ports.ts'
 import { openToolstack, type Toolstack, type ToolstackOptions } from './toolstack.ts'
 import type { SaveFolder } from './steps.ts'
 
-const IMAGE: Image = {
-  name: 'micro' as ImageName,
-  title: 'in memory',
-  digest: 'sim',
-  builtAt: epochMillis(0),
-  boot: { kind: 'disk' },
-  rootDisk: { path: '/sim/micro', format: 'raw', virtualBytes: mib(64), fileBytes: bytes(0) },
-  minimum: { memoryBytes: mib(64), diskBytes: mib(64) },
-  defaultUser: 'root',
-  contents: {},
-}
-
 const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
 const spec = (name: string, changes: Partial<DomainSpec> = {}): DomainSpec => ({
   name: name as DomainName,
   vcpuCount: 1,
   memoryBytes: mib(128),
-  image: IMAGE.name,
+  image: SIM_IMAGE.name,
   rootDiskBytes: gib(1),
   cloudInit: { hostname: name, user: null, sshKeys: [], userData: null },
   forwards: [],
@@ -67,7 +55,7 @@ function makeWorld(): World {
       return openToolstack({
         driver: driver ?? createSimDriver({ hypervisor, clock, ...(faults ? { faults } : {}) }),
         volumes,
-        images: images ?? { get: async (name) => (name === IMAGE.name ? IMAGE : null) },
+        images: images ?? { get: async (name) => (name === SIM_IMAGE.name ? SIM_IMAGE : null) },
         state: stateFile({ disk: other ?? disk, name: 'toolstack.journal', clock, log }),
         saves: saves ?? hypervisor.saveFolder,
         clock,
@@ -605,9 +593,9 @@ test('an image’s version is held by what boots from it, by overlays of it, and
   await world.clock.run(async () => {
     const kernel = { kind: 'kernel', kernelPath: '/sim/v1/kernel', initrdPath: null, commandLine: '' } as const
     const at = (version: string) => ({
-      ...IMAGE,
+      ...SIM_IMAGE,
       boot: { ...kernel, kernelPath: `/sim/${version}/kernel` },
-      rootDisk: { ...IMAGE.rootDisk, path: `/sim/${version}/root` },
+      rootDisk: { ...SIM_IMAGE.rootDisk, path: `/sim/${version}/root` },
     })
     let image = at('v1')
     let whileSeeding: () => Promise<void> = async () => {}

@@ -1,9 +1,9 @@
 /** Every verb of the toolstack disturbed in every way, and the whole toolstack killed at every operation of its disk. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, epochMillis, gib, mib, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
+import { gib, mib, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
 import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
-import type { Image } from '@typevisor/image'
+import { SIM_IMAGE } from '@typevisor/image'
 import {
   isVerb,
   type DomainEvent,
@@ -26,23 +26,12 @@ import { openToolstack, type Toolstack } from './toolstack.ts'
 import type { ToolstackServices } from './steps.ts'
 import { TOOLSTACK_SAGAS } from './verbs.ts'
 
-const IMAGE: Image = {
-  name: 'micro' as ImageName,
-  title: 'in memory',
-  digest: 'sim',
-  builtAt: epochMillis(0),
-  boot: { kind: 'disk' },
-  rootDisk: { path: '/sim/micro', format: 'raw', virtualBytes: mib(64), fileBytes: bytes(0) },
-  minimum: { memoryBytes: mib(64), diskBytes: mib(64) },
-  defaultUser: 'root',
-  contents: {},
-}
 const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
 const SPEC: DomainSpec = {
   name: 'crash' as DomainName,
   vcpuCount: 1,
   memoryBytes: mib(128),
-  image: IMAGE.name,
+  image: SIM_IMAGE.name,
   rootDiskBytes: gib(1),
   cloudInit: { hostname: 'crash', user: null, sshKeys: [], userData: null },
   forwards: [{ protocol: 'tcp', hostPort: 0, guestPort: 22 }],
@@ -61,7 +50,7 @@ function machine(clock: Clock) {
   const parts = (driver: DomainDriver, disk: SimDisk, log: Log) => ({
     driver,
     volumes,
-    images: { get: async (name: ImageName) => (name === IMAGE.name ? IMAGE : null) },
+    images: { get: async (name: ImageName) => (name === SIM_IMAGE.name ? SIM_IMAGE : null) },
     state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
     saves: hypervisor.saveFolder,
     clock,
