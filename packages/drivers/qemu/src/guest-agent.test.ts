@@ -19,6 +19,8 @@ interface World {
   readonly calls: Call[]
   readonly connectCount: () => number
   listening: boolean
+  /** Called when it is asked whether the guest has opened the port. */
+  look: () => void
 }
 
 /** A guest agent that syncs as the real one does, and leaves the other commands to `answer`. */
@@ -45,10 +47,16 @@ function world(answer: (call: Call, socket: SocketDouble) => void): World {
     listen: () => Promise.reject(new Error('not used')),
   }
   const self: World = {
-    agent: new GuestAgent({ sockets, path: '/agent.sock', clock: testClock, isListening: async () => self.listening }),
+    agent: new GuestAgent({
+      sockets,
+      path: '/agent.sock',
+      clock: testClock,
+      isListening: async () => (self.look(), self.listening),
+    }),
     calls,
     connectCount: () => connectCount,
     listening: true,
+    look: () => {},
   }
   return self
 }
@@ -141,6 +149,22 @@ test('a program whose guest is no more ends at once, and nothing is killed in th
   assert.ok(performance.now() - start < 2000)
   await sleep(20)
   assert.ok(w.calls.every((call) => !JSON.stringify(call).includes('kill')))
+})
+
+test('a guest that goes while its agent is looked for ends the program at once', async () => {
+  const life = new AbortController()
+  const w = world((call, socket) => {
+    if (!life.signal.aborted) socket.send({ return: call.execute === 'guest-exec' ? { pid: 42 } : { exited: false } })
+  })
+  let lookCount = 0
+  w.look = () => {
+    lookCount += 1
+    if (lookCount === 3) life.abort(new Fault('failed', 'exec poweroff: the guest powered off meanwhile'))
+  }
+  const start = performance.now()
+  await assert.rejects(w.agent.exec({ argv: ['poweroff'], timeoutMs: 5000 }, undefined, life.signal), { message: /powered off/ })
+  assert.equal(lookCount, 3)
+  assert.ok(performance.now() - start < 2000, `${performance.now() - start} ms`)
 })
 
 test('a program that does not end in its time is killed in the guest', async () => {

@@ -252,6 +252,8 @@ export class GuestAgent {
     }
     connection.fail = answer.reject
     try {
+      // Aborted while the agent was looked for: the signal does not say it again.
+      signal.throwIfAborted()
       if (connection.ended) throw new Fault('unavailable', 'guest agent: the channel was closed')
       await Promise.race([connection.socket.write(line), answer.promise])
       return await answer.promise

@@ -148,6 +148,7 @@ async function stream(context: TransferContext & { readonly machine: Machine; re
   stack.defer(() => socket.close())
   const abort = (): void => socket.close()
   signal.addEventListener('abort', abort, { once: true })
+  if (signal.aborted) abort()
   stack.defer(() => signal.removeEventListener('abort', abort))
 
   await writer.append(new Uint8Array(HEADER_SIZE))
@@ -262,6 +263,7 @@ export async function restoreInto(
     const abort = (): void => socket.close()
     signal.addEventListener('abort', abort, { once: true })
     try {
+      signal.throwIfAborted()
       for await (const chunk of host.files.stream(path, HEADER_SIZE)) await socket.write(chunk)
       while (true) {
         signal.throwIfAborted()
