@@ -137,6 +137,12 @@ function portal() {
 
 const node = join(root, 'node_modules', '.bin', 'node')
 
+/** What is started says what it needs beside the platform's own. */
+function packagesFor(target) {
+  if (target.includes('bench')) return ['run', 'test', 'bench']
+  return target.includes('test') || target === 'setup' ? ['run', 'test'] : ['run']
+}
+
 function main() {
   const [target, ...argv] = process.argv.slice(2)
   if (target === undefined) throw new SetupFailure('usage: node tools/bootstrap.mjs setup | FILE [ARG ...]')
@@ -145,7 +151,7 @@ function main() {
   if (process.platform !== 'linux' || process.arch !== 'x64')
     throw new SetupFailure(`this is ${process.platform} on ${process.arch}; want Linux on x86-64`)
   npmPackages()
-  debianPackages(target.includes('test') || target === 'setup' ? ['run', 'test'] : ['run'])
+  debianPackages(packagesFor(target))
   users()
   portal()
   if (target === 'setup') return 0

@@ -38,6 +38,13 @@ export interface NbdServer extends AsyncDisposable {
 }
 
 const CONNECTION_COUNT_MAX = 1024
+/** What one read of a socket brings at most (libuv). */
+const READ_BYTES_MAX = 64 * 1024
+/**
+ * As long as reads come back full, libuv goes on with the same socket, up to 32 times: a client that keeps up would have the loop for
+ * milliseconds, while commands, other guests and ends of flushes wait. After so many it waits for its next turn.
+ */
+const FULL_READS_A_TURN = 2
 
 /** @throws Fault `conflict` when the address is taken, `failed` when it cannot be listened on. */
 export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
@@ -56,19 +63,40 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
 
   const serveSocket = async (plain: Socket): Promise<void> => {
     let socket: Socket = plain
+    let [isPaused, isYielding, fullReadCount] = [false, false, 0]
     const channel: ByteChannel = {
       write: (content, done) => void socket.write(content, () => done()),
       get queuedBytes() {
         return socket.writableLength
       },
-      pause: () => void socket.pause(),
-      resume: () => void socket.resume(),
+      pause() {
+        isPaused = true
+        socket.pause()
+      },
+      resume() {
+        isPaused = false
+        if (!isYielding) socket.resume()
+      },
       end: () => void socket.end(),
       destroy: () => void socket.destroy(),
       startTls: secure ? () => startTls() : null,
     }
     const connection = serveConnection(channel, { source, tls: tls?.policy ?? 'off', pool, log })
-    const onData = (chunk: Uint8Array): void => connection.push(chunk)
+    const yieldTurn = (): void => {
+      isYielding = true
+      socket.pause()
+      setImmediate(() => {
+        isYielding = false
+        if (!isPaused) socket.resume()
+      })
+    }
+    const onData = (chunk: Uint8Array): void => {
+      connection.push(chunk)
+      fullReadCount = chunk.length < READ_BYTES_MAX ? 0 : fullReadCount + 1
+      if (fullReadCount < FULL_READS_A_TURN) return
+      fullReadCount = 0
+      yieldTurn()
+    }
     const listen = (to: Socket): void => {
       to.on('data', onData)
       to.on('error', () => {}) // `close` follows, and says all there is to say

@@ -5,9 +5,9 @@
  *   memory    beside nbdkit memory: at least 1.0 x at depth 32
  *   volume    (copy-on-write, checksums, journal) beside qemu-nbd on qcow2: random reads at depth 32 at least 1.5 x, random writes 1.0 x,
  *             every other cell 0.8 x
- *   snapshot  99th percentile under 5 ms while fio writes at depth 32, on 256 MiB and on 1 TiB alike; ten a second cost less than 5 %
+ *   snapshot  99th percentile under 5 ms while fio writes at depth 32, on 1 GiB and on 1 TiB alike; ten a second cost less than 5 %
  *   clone     99th percentile under 5 ms, a thousand of one master
- *   memory    1 TiB served, written all over, within 512 MiB resident
+ *   resident  1 TiB, written at random places, and 1,000 clones served within 512 MiB, at the highest
  *
  * Envelope of a random 4 KiB read of a volume: request 0.3 µs, two look-ups in the cache 0.1, pread 0.9, CRC-32 0.5, its share of the
  * socket's calls 1 to 2: about 3 to 4 µs of one core, 250,000 a second; fio takes the other core.
@@ -160,7 +160,9 @@ try {
       )
     }
   }
-  await snapshots('disk', SIZE)
+  must(process.execPath, MAIN, 'volume', 'create', 'filled', '--size', '1GiB', '--dir', path('volumes'))
+  fio(uriOf('v.sock', 'filled'), ['--rw=write', '--bs=1m', '--iodepth=4', '--size=1G'], 0)
+  await snapshots('filled', '1G')
   must(process.execPath, MAIN, 'volume', 'create', 'large', '--size', '1TiB', '--dir', path('volumes'))
   await snapshots('large', '1T')
   await clones()
@@ -232,10 +234,10 @@ async function clones(): Promise<void> {
   row(p99 < 5, `99th percentile ${p99.toFixed(2)} ms, median ${median(takenMs).toFixed(2)} ms, want under 5 ms`)
 }
 
-/** After all that was done with it. */
+/** The most it ever had, of all that was done with it. */
 function resident(): void {
   const pid = running.find(({ name }) => name === 'volume')?.process.pid
-  const kib = Number(/VmRSS:\s*(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'ascii'))?.[1])
+  const kib = Number(/VmHWM:\s*(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'ascii'))?.[1])
   process.stdout.write('\nmemory of the volume server, 1 TiB and 1,000 clones served\n')
-  row(kib < 512 * 1024, `${(kib / 1024).toFixed(0)} MiB resident, want less than 512 MiB`)
+  row(kib < 512 * 1024, `${(kib / 1024).toFixed(0)} MiB resident at the highest, want less than 512 MiB`)
 }
