@@ -1,10 +1,12 @@
 /** The commands of the README are run, in their order, on a real platform with a real guest. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { mkdtemp, chmod, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { Writable } from 'node:stream'
 import { test } from 'node:test'
 import { createClient } from '@typevisor/api/client'
 import { VERB_DATA } from '@typevisor/api/verbs'
@@ -74,11 +76,89 @@ test('the commands of the README do what it says', { timeout: 240_000 }, async (
   }
 })
 
+/** As the block of docs/volumes.md has it, in a folder of its own, with what it names made before. */
+test('the commands of docs/volumes.md do what it says', { timeout: 240_000 }, async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'typevisor-docs-'))
+  const device = process.getuid?.() === 0 ? await loopDevice(join(dir, 'device')) : null
+  const started: ChildProcess[] = []
+  try {
+    for (const name of ['key', 'key2']) await writeFile(join(dir, name), randomBytes(32))
+    execFileSync('qemu-img', ['create', '-q', '-f', 'vmdk', join(dir, 'windows.vmdk'), '8M'])
+    const begin = (line: string): ChildProcess => {
+      const words = line
+        .replace('/dev/sdb', device?.path ?? '')
+        .split(/\s+/)
+        .slice(1)
+      return spawn(join(root, 'typevisor'), words, { cwd: dir, stdio: 'pipe' })
+    }
+    const said: string[] = []
+    const commands = commandsOf('docs/volumes.md').filter((line) => device !== null || !line.includes('--device'))
+    assert.ok(commands.length >= 25, commands.join('\n'))
+    for (const line of commands) {
+      const [first = '', second] = line.split(' | ssh elsewhere ')
+      const child = begin(first)
+      let [stdout, stderr] = ['', '']
+      child.stderr?.on('data', (part: Buffer) => (stderr += part.toString()))
+      if (first.includes(' nbd serve ')) {
+        started.push(child)
+        await new Promise<void>((resolve, reject) => {
+          child.stdout?.on('data', (part: Buffer) => part.toString().includes('serving') && resolve())
+          child.once('exit', () => reject(new Error(`${line}\n${stderr}`)))
+        })
+        continue
+      }
+      const ended = [exitOf(child)]
+      if (second === undefined) child.stdout?.on('data', (part: Buffer) => (stdout += part.toString()))
+      else {
+        const there = begin(`./${second.replace('./disks', './elsewhere')}`)
+        child.stdout?.pipe(there.stdin as Writable) // it is a pipe
+        there.stderr?.on('data', (part: Buffer) => (stderr += part.toString()))
+        ended.push(exitOf(there))
+      }
+      assert.deepEqual(new Set(await Promise.all(ended)), new Set([0]), `${line}\n${stdout}\n${stderr}`)
+      said.push(stdout)
+    }
+    const list = begin('./typevisor volume list --json --dir ./elsewhere')
+    let listed = ''
+    list.stdout?.on('data', (part: Buffer) => (listed += part.toString()))
+    await exitOf(list)
+    const names = (JSON.parse(listed) as { items: { name: string }[] }).items.map(({ name }) => name)
+    assert.deepEqual(names.toSorted(), ['web', 'web@monday', 'web@tuesday'])
+    assert.match(said.join(''), /sound: /)
+  } finally {
+    for (const child of started) {
+      child.kill('SIGINT')
+      await exitOf(child)
+    }
+    device?.free()
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
+const exitOf = (child: ChildProcess): Promise<number | null> =>
+  child.exitCode !== null || child.signalCode !== null
+    ? Promise.resolve(child.exitCode)
+    : new Promise((resolve) => child.once('close', resolve))
+
+async function loopDevice(file: string): Promise<{ readonly path: string; free(): void }> {
+  await writeFile(file, '')
+  await truncate(file, 512 * 1024 * 1024)
+  const path = execFileSync('losetup', ['--find', '--show', file], { encoding: 'utf8' }).trim()
+  return { path, free: () => void execFileSync('losetup', ['--detach', path]) }
+}
+
 test('every command that the docs name is one that there is', () => {
   const nouns = new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0]))
   const own = new Set(['start', 'agent', 'down', 'doctor', 'completion', 'help', 'version', 'snapshot', 'volume', 'nbd'])
   const unknown: string[] = []
-  for (const path of ['README.md', 'docs/install.md', 'docs/cli.md', 'docs/architecture.md', 'CONTRIBUTING.md']) {
+  for (const path of [
+    'README.md',
+    'docs/install.md',
+    'docs/cli.md',
+    'docs/volumes.md',
+    'docs/architecture.md',
+    'CONTRIBUTING.md',
+  ]) {
     for (const [, noun, verb] of read(path).matchAll(/(?:\.\/|`)typevisor ([a-z]+)(?: ([a-z-]+))?/g)) {
       if (own.has(noun as string)) continue
       if (!nouns.has(noun as string) || (verb !== undefined && !Object.hasOwn(VERB_DATA, `${noun}.${verb}`)))
@@ -90,7 +170,14 @@ test('every command that the docs name is one that there is', () => {
 
 test('every file that the docs link to is there', () => {
   const missing: string[] = []
-  for (const path of ['README.md', 'docs/architecture.md', 'docs/library.md', 'CONTRIBUTING.md']) {
+  for (const path of [
+    'README.md',
+    'docs/architecture.md',
+    'docs/library.md',
+    'docs/volumes.md',
+    'docs/cli.md',
+    'CONTRIBUTING.md',
+  ]) {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
       try {
         readFileSync(join(root, path, '..', target as string))

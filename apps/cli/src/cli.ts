@@ -1,6 +1,6 @@
-import { Fault, toFault } from '@typevisor/base'
 import { COMMANDS } from './commands.ts'
 import { EXIT, exitCodeOf } from './exit-codes.ts'
+import { report } from './report.ts'
 import type { Terminal } from './terminal.ts'
 
 const terminalOf = (): Terminal => ({
@@ -28,11 +28,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   try {
     return await dispatch(words, terminal, json)
   } catch (error) {
-    const fault = toFault(error)
-    if (json) terminal.say(JSON.stringify({ error: fault.toJSON() }))
-    else terminal.say(`typevisor: ${fault.message}`)
-    if (fault.code === 'internal' && !(error instanceof Fault) && error instanceof Error) terminal.say(error.stack ?? '')
-    return exitCodeOf(fault.code)
+    return exitCodeOf(report(error, terminal, json).code)
   }
 }
 

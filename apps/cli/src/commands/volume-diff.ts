@@ -13,17 +13,16 @@ export const DIFF_VERBS: Readonly<Record<string, VolumeVerb>> = {
     async run(call, [from = '', to = ''], _flags, terminal, json) {
       let changedBytes = 0
       const rows: DiffExtent[] = []
-      if (json) terminal.out('{"items":[')
       let count = 0
       for await (const extent of diffExtents(call, from, to)) {
         changedBytes += extent.lengthBytes
         count += 1
         // There may be more of them than fit in memory.
-        if (json) terminal.out(`${count === 1 ? '' : ','}${JSON.stringify(extent)}`)
+        if (json) terminal.out(`${count === 1 ? '{"items":[' : ','}${JSON.stringify(extent)}`)
         else if (rows.length < ROW_COUNT_MAX) rows.push(extent)
       }
       if (json) {
-        terminal.out(`],"changedBytes":${changedBytes}}`)
+        terminal.out(`${count === 0 ? '{"items":[' : ''}],"changedBytes":${changedBytes}}`)
         return
       }
       if (rows.length > 0)

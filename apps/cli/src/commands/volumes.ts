@@ -9,9 +9,10 @@ import {
   type CommandCaller,
   type VolumeDescription,
 } from '@typevisor/storage'
-import { EXIT } from '../exit-codes.ts'
+import { EXIT, exitCodeOf } from '../exit-codes.ts'
 import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
 import { Progress } from '../progress.ts'
+import { report } from '../report.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { didYouMean } from '../suggest.ts'
@@ -37,8 +38,21 @@ const FLAGS = {
   ...LEASE_FLAGS,
 } as const satisfies FlagTable
 
-/** As those who check file systems have it. */
-const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
+/** As fsck(8) has it: what was found, and beside it why it could not be looked for. */
+const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2, failed: 8, usage: 16 } as const
+
+/** Of a check that could not be done: not to be taken for what one finds. */
+function checkExitOf({ code }: Fault): number {
+  const exit = exitCodeOf(code)
+  return exit === EXIT.failed ? CHECK_EXIT.failed : exit === EXIT.usage ? CHECK_EXIT.usage : exit
+}
+
+/** What is there cannot be made sense of, or not be read; not that it cannot be reached. */
+function isDamage(error: unknown): error is Fault {
+  if (!(error instanceof Fault) || error.code !== 'failed') return false
+  const { code } = (error.cause ?? {}) as NodeJS.ErrnoException
+  return code === undefined || code === 'EIO'
+}
 
 /** The store of a folder that has none yet, on a block device. */
 async function makeOn(dir: string, device: string): Promise<void> {
@@ -71,7 +85,7 @@ async function withFolder<T>(
     calls: fileCalls(),
     ...parts,
   }).catch((error: unknown) => {
-    if (checks && error instanceof Fault && error.code === 'failed') return error
+    if (checks && isDamage(error)) return error
     throw error
   })
   if (opened instanceof Fault) return whenDamaged(opened)
@@ -250,38 +264,47 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       .join('\n'),
     flags: tableOf(Object.values(verbs).flatMap((verb) => verb.flags ?? [])),
     async run(words, terminal, json) {
-      const [verbName = '', ...rest] = words
-      const verb = Object.hasOwn(verbs, verbName) ? verbs[verbName] : undefined
-      if (!verb)
-        throw new Fault(
-          'invalid',
-          `${noun}: got ${JSON.stringify(verbName)}, want ${Object.keys(verbs).join(', ')}${didYouMean(verbName, Object.keys(verbs))}`,
-        )
-      const flagAt = rest.findIndex((word) => word.startsWith('-'))
-      const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
-      const { dir, ...given } = parseFlags(
-        `${noun} ${verbName}`,
-        tableOf(verb.flags ?? []),
-        flagAt === -1 ? [] : rest.slice(flagAt),
-      )
-      const [least, most] = verb.words
-      if (positional.length < least || positional.length > most)
-        throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
-      if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
-      const flags = textsOf(given)
-      const more = { dir, switches: new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name))) }
-      if (flags['device'] !== undefined) await makeOn(dir, flags['device'])
-      const code = await withFolder(
-        dir,
-        verb,
-        (call) => verb.run(call, positional, flags, terminal, json, more),
-        ({ message }) => {
-          terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)
-          return CHECK_EXIT.damaged
-        },
-      )
-      return code ?? EXIT.ok
+      try {
+        return await runVerb(words, terminal, json)
+      } catch (error) {
+        const name = words[0] ?? ''
+        if (!Object.hasOwn(verbs, name) || verbs[name]?.checks !== true) throw error
+        return checkExitOf(report(error, terminal, json))
+      }
     },
+  }
+  async function runVerb(words: readonly string[], terminal: Terminal, json: boolean): Promise<number> {
+    const [verbName = '', ...rest] = words
+    const verb = Object.hasOwn(verbs, verbName) ? verbs[verbName] : undefined
+    if (!verb)
+      throw new Fault(
+        'invalid',
+        `${noun}: got ${JSON.stringify(verbName)}, want ${Object.keys(verbs).join(', ')}${didYouMean(verbName, Object.keys(verbs))}`,
+      )
+    const flagAt = rest.findIndex((word) => word.startsWith('-'))
+    const positional = flagAt === -1 ? rest : rest.slice(0, flagAt)
+    const { dir, ...given } = parseFlags(
+      `${noun} ${verbName}`,
+      tableOf(verb.flags ?? []),
+      flagAt === -1 ? [] : rest.slice(flagAt),
+    )
+    const [least, most] = verb.words
+    if (positional.length < least || positional.length > most)
+      throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
+    if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
+    const flags = textsOf(given)
+    const more = { dir, switches: new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name))) }
+    if (flags['device'] !== undefined) await makeOn(dir, flags['device'])
+    const code = await withFolder(
+      dir,
+      verb,
+      (call) => verb.run(call, positional, flags, terminal, json, more),
+      ({ message }) => {
+        terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)
+        return CHECK_EXIT.damaged
+      },
+    )
+    return code ?? EXIT.ok
   }
 }
 

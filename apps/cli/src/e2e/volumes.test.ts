@@ -1,7 +1,7 @@
 /** Volumes with no platform: the command line on a folder, served and not. */
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { open, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { Fault } from '@typevisor/base'
@@ -188,6 +188,24 @@ test('a check mends what it can, tells a script by its exit code, and works besi
     await damage(0, 1, 2, 3)
     const lost = await run(['volume', 'check', ...at])
     assert.deepEqual([lost.code, lost.said.includes('none of the four superblocks is whole')], [2, true])
+  } finally {
+    await rm(dir, { recursive: true, force: true })
+  }
+})
+
+test('a check that cannot be done is not taken for what one finds, and a diff of nothing says nothing', async () => {
+  const dir = await temporaryFolder()
+  try {
+    assert.equal((await run(['volume', 'check'])).code, 16)
+    assert.equal((await run(['volume', 'check', '--dir', join(dir, 'none')])).code, 3)
+    await mkdir(join(dir, 'odd', 'store'), { recursive: true })
+    const odd = await run(['volume', 'check', '--dir', join(dir, 'odd')])
+    assert.deepEqual([odd.code, /damage/.test(odd.said)], [8, false], odd.said)
+    assert.equal((await run(['volume', 'create', 'web', '--size', '1MiB', '--dir', dir])).code, 0)
+    const diff = await run(['snapshot', 'diff', 'web', 'none', '--json', '--dir', dir])
+    assert.deepEqual([diff.code, diff.said.includes('items')], [3, false], diff.said)
+    const same = await run(['snapshot', 'diff', 'web', 'web', '--json', '--dir', dir])
+    assert.deepEqual(JSON.parse(same.said), { items: [], changedBytes: 0 })
   } finally {
     await rm(dir, { recursive: true, force: true })
   }
