@@ -1,15 +1,17 @@
 /**
  * The disks of a guest, and who serves them: the volume server is killed, replaced, outlives the platform, is outlived by it, and the guest
- * writes on. It writes a number, syncs and says so on its console, again and again; at the end every number is on its disk, in order.
+ * writes on, under the lease with which it was started and as the only writer. It writes a number, syncs and says so on its console, again and again; at the end every number is on its disk, in order.
  */
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { connectNbd } from '@typevisor/nbd'
 import { processIdentity, spawnDetached, userByName, waitForExit } from '@typevisor/runtime-node'
-import { askServer, type ServerHello } from '@typevisor/storage'
+import { askServer, type ServerHello, type VolumeDescription } from '@typevisor/storage'
 import { VERSION } from '../version.ts'
 import { guestsOf, machine, processesOf, run, runTagOf, until, type Life } from './child.ts'
 
@@ -25,12 +27,24 @@ describe('the volume server of a guest that writes', async () => {
   let life: Life
   let id = ''
   let qemu = 0
+  let epoch = 0
 
   const hello = async (): Promise<ServerHello> => {
     const server = await askServer(disks)
     assert.ok(server, 'a volume server answers')
     try {
       return await server.call('hello', {})
+    } finally {
+      server.close()
+    }
+  }
+  const leaseOfDisk = async (): Promise<VolumeDescription['lease']> => {
+    const server = await askServer(disks)
+    assert.ok(server, 'a volume server answers')
+    try {
+      const disk = await server.call('get', { name: `${id}.root` })
+      assert.ok(disk, 'the disk is there')
+      return disk.lease
     } finally {
       server.close()
     }
@@ -88,6 +102,8 @@ describe('the volume server of a guest that writes', async () => {
     )
     const state = (await life.client.call('instance.get', { params: { instance: NAME } })).state.kind
     assert.equal(state, 'running')
+    const { holder, epoch: now } = await leaseOfDisk()
+    assert.deepEqual([holder, now], [readFileSync(join(agentDir, 'holder'), 'utf8').trim(), epoch])
   }
 
   test('a guest boots from a clone of its image, served over NBD to its own user', async () => {
@@ -101,7 +117,10 @@ describe('the volume server of a guest that writes', async () => {
     qemu = guestsOf(agentDir).get(id) ?? 0
     assert.ok(qemu > 0)
     const { command } = processesOf(`-uuid ${id}`).find(({ pid }) => pid === qemu) ?? { command: '' }
-    assert.match(command, new RegExp(`"driver":"nbd".*"export":"${id}\\.root"`))
+    const lease = await leaseOfDisk()
+    epoch = lease.epoch
+    assert.equal(lease.holder, readFileSync(join(agentDir, 'holder'), 'utf8').trim())
+    assert.match(command, new RegExp(`"driver":"nbd".*"export":"${id}\\.root:${epoch}"`))
     assert.deepEqual(
       (await readdir(join(agentDir, 'volumes'))).filter((name) => name.endsWith('.qcow2')),
       [],
@@ -127,6 +146,32 @@ describe('the volume server of a guest that writes', async () => {
       doctor.said,
       new RegExp(`ok {4}volume server: version ${VERSION}, process ${(await hello()).pid}, .* 1 volume attached`),
     )
+  })
+
+  test('whoever else opens its disk reads, and is refused to write', async () => {
+    const socket = join(disks, 'data.sock')
+    const [before, name] = [written(), `${id}.root`]
+    await using other = await connectNbd({ address: { socketPath: socket }, exportName: name })
+    assert.equal(other.readOnly, true)
+    await other.read(0, new Uint8Array(4096))
+    const io = (...argv: string[]) => {
+      const { status, stdout, stderr } = spawnSync('qemu-io', ['-f', 'raw', ...argv, `nbd+unix:///${name}?socket=${socket}`])
+      return { status, said: `${stdout}${stderr}` }
+    }
+    assert.equal(io('-r', '-c', 'read 0 4096').status, 0)
+    const refused = io('-c', 'write 0 4096')
+    assert.notEqual(refused.status, 0, refused.said)
+    assert.match(refused.said, /permission denied|read-only/i)
+    for (const words of [
+      ['volume', 'delete', name, '--yes'],
+      ['volume', 'lease', 'acquire', name, '--holder', '11111111-2222-4333-8444-555555555555'],
+    ]) {
+      const said = await run([...words, '--dir', disks])
+      assert.notEqual(said.code, 0)
+      assert.match(said.said, /leased/)
+    }
+    await until('the guest writes on', () => written() > before + 5)
+    assert.deepEqual(await leaseOfDisk(), { holder: (await leaseOfDisk()).holder, epoch })
   })
 
   test('killed under it, it is there again, and the guest has seen no error', async () => {
@@ -178,7 +223,7 @@ describe('the volume server of a guest that writes', async () => {
     assert.ok(again)
     const socketPath = join('/run/typevisor', runTagOf(agentDir), 'nbd', `${id}.root.sock`)
     const user = userByName('typevisor-qemu')
-    await again.call('attach', { volume: `${id}.root`, socketPath, ...(user ? { uid: user.uid, gid: user.gid } : {}) })
+    await again.call('attach', { volume: `${id}.root:${epoch}`, socketPath, ...(user ? { uid: user.uid, gid: user.gid } : {}) })
     again.close()
     await writesOn()
 
@@ -192,8 +237,11 @@ describe('the volume server of a guest that writes', async () => {
   test('a guest that is saved has no disk served, and writes on where it was when it is restored', async () => {
     await done('save')
     assert.equal((await hello()).attachmentCount, 0)
+    assert.equal((await leaseOfDisk()).holder, null, 'nobody has it')
     const before = written()
     await done('restore')
+    assert.ok((await leaseOfDisk()).epoch > epoch, 'each run has an epoch of its own')
+    epoch = (await leaseOfDisk()).epoch
     await until('it writes on', () => written() > before + 5)
     await isWell()
   })
