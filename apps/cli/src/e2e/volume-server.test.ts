@@ -17,6 +17,8 @@ import { guestsOf, machine, processesOf, run, runTagOf, until, type Life } from 
 
 const PROGRAM = fileURLToPath(import.meta.resolve('@typevisor/agent')).replace(/index\.ts$/, 'volumes/process.ts')
 const NAME = 'writer'
+/** Another holder of leases than the host. */
+const OTHER = '11111111-2222-4333-8444-555555555555'
 const WRITES = `cd /root; n=0; while :; do n=$((n+1)); echo "$n" >> numbers; head -c 20000 /dev/urandom > "$((n%20))"; sync; echo "wrote $n;"; done`
 
 describe('the volume server of a guest that writes', async () => {
@@ -49,6 +51,10 @@ describe('the volume server of a guest that writes', async () => {
       server.close()
     }
   }
+  const lease = async (...words: string[]): Promise<void> => {
+    const { code, said } = await run(['volume', 'lease', ...words, '--dir', disks])
+    assert.equal(code, 0, said)
+  }
   const serves = (): Promise<boolean> =>
     hello().then(
       () => true,
@@ -62,10 +68,9 @@ describe('the volume server of a guest that writes', async () => {
     await waitForExit(identity)
   }
   /** By the file that QEMU writes: it asks no platform. */
-  const written = (): number => {
-    const log = readFileSync(join(agentDir, 'domains', id, 'console.log'), 'utf8')
-    return Number([...log.matchAll(/wrote (\d+);/g)].at(-1)?.[1] ?? 0)
-  }
+  const consoleLog = (): string => readFileSync(join(agentDir, 'domains', id, 'console.log'), 'utf8')
+  const beginnings = (): number => [...consoleLog().matchAll(/wrote 5;/g)].length
+  const written = (): number => Number([...consoleLog().matchAll(/wrote (\d+);/g)].at(-1)?.[1] ?? 0)
   const writesOn = async (): Promise<void> => {
     // Some may have been under way before.
     const before = written() + 5
@@ -81,6 +86,11 @@ describe('the volume server of a guest that writes', async () => {
     assert.equal(reply.exitCode, 0, JSON.stringify(reply))
     return Buffer.from(reply.stdoutBase64, 'base64').toString()
   }
+  const answers = (): Promise<boolean> =>
+    inGuest('true').then(
+      () => true,
+      () => false,
+    )
   const done = async (verb: 'save' | 'restore' | 'poweroff' | 'start' | 'destroy'): Promise<void> => {
     const { operation } = await life.client.call(`instance.${verb}`, { params: { instance: NAME }, query: { wait: 60 } })
     assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
@@ -133,12 +143,7 @@ describe('the volume server of a guest that writes', async () => {
         connectionCount: 1,
       },
     )
-    await until('the guest answers', () =>
-      inGuest('true').then(
-        () => true,
-        () => false,
-      ),
-    )
+    await until('the guest answers', answers)
     await inGuest(`(${WRITES}) >/dev/ttyS0 2>&1 </dev/null &`)
     await writesOn()
     const doctor = await run(['doctor'], { TYPEVISOR_DATA: host.dataDir })
@@ -163,8 +168,8 @@ describe('the volume server of a guest that writes', async () => {
     assert.notEqual(refused.status, 0, refused.said)
     assert.match(refused.said, /permission denied|read-only/i)
     for (const words of [
-      ['volume', 'delete', name, '--yes'],
-      ['volume', 'lease', 'acquire', name, '--holder', '11111111-2222-4333-8444-555555555555'],
+      ['volume', 'delete', name],
+      ['volume', 'lease', 'acquire', name, '--holder', OTHER],
     ]) {
       const said = await run([...words, '--dir', disks])
       assert.notEqual(said.code, 0)
@@ -246,6 +251,31 @@ describe('the volume server of a guest that writes', async () => {
     await isWell()
   })
 
+  test('taken over by another, the guest is shut out; it starts again when the disk is given back', async () => {
+    const name = `${id}.root`
+    const instance = () => life.client.call('instance.get', { params: { instance: NAME } })
+    const before = beginnings()
+    await lease('acquire', name, '--holder', OTHER, '--epoch', String(epoch))
+    await until('its next write stops it', async () => {
+      const { state } = await instance()
+      return state.kind === 'paused' && state.cause === 'io-error'
+    })
+    await done('poweroff')
+    const taken = await leaseOfDisk()
+    assert.equal(taken.holder, OTHER, 'it is not given back by whom it is not')
+    const { operation } = await life.client.call('instance.start', { params: { instance: NAME }, query: { wait: 60 } })
+    assert.deepEqual([operation.state, operation.fault?.code], ['undone', 'conflict'])
+    assert.match(operation.fault?.message ?? '', /leased in epoch/)
+    await lease('release', name, '--epoch', String(taken.epoch))
+    await done('start')
+    epoch = (await leaseOfDisk()).epoch
+    assert.ok(epoch > taken.epoch)
+    await until('the guest answers', answers)
+    await inGuest(`mv /root/numbers /root/before; (${WRITES}) >/dev/ttyS0 2>&1 </dev/null &`)
+    await until('it writes on from its beginning', () => beginnings() > before)
+    await isWell()
+  })
+
   test('`down` leaves it with its guest; `down --guests` ends both', async () => {
     const { pid } = await hello()
     const env = { TYPEVISOR_DATA: host.dataDir }
@@ -263,13 +293,17 @@ describe('the volume server of a guest that writes', async () => {
 
     life = await host.start()
     await done('start')
-    await until('the guest answers', () =>
-      inGuest('true').then(
-        () => true,
-        () => false,
-      ),
-    )
+    await until('the guest answers', answers)
     assert.equal(await inGuest(`awk 'NR != $1' /root/numbers | head`), '')
+    await done('poweroff')
+    assert.equal((await leaseOfDisk()).holder, null, 'nobody has it')
+    await lease('acquire', `${id}.root`, '--holder', OTHER)
+    const { operation } = await life.client.call('instance.destroy', { params: { instance: NAME }, query: { wait: 60 } })
+    assert.deepEqual([operation.state, operation.fault?.code], ['undone', 'conflict'])
+    const { holder, epoch: last } = await leaseOfDisk()
+    assert.equal(holder, OTHER)
+    assert.ok(existsSync(join(agentDir, 'volumes', `${id}.seed.raw`)), 'nothing of it is gone')
+    await lease('release', `${id}.root`, '--epoch', String(last))
     await done('destroy')
     const server = await askServer(disks)
     const names = (await server?.call('list', {}))?.map(({ name }) => name)
