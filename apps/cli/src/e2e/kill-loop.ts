@@ -26,6 +26,8 @@ export interface KillLoopOptions {
 }
 
 type Instance = NonNullable<Awaited<ReturnType<typeof list>>[number]>
+type Snapshots = Awaited<ReturnType<typeof snapshotsOf>>
+type Accepted = { readonly operation: { readonly id: string; readonly name: string } }
 
 const MEMORY_BYTES = 160 * 1024 * 1024
 const WITNESSES = ['witness-1', 'witness-2']
@@ -49,6 +51,8 @@ const NEW_PROCESS = new Set([
 const KEEPS_STATE = new Set(['instance.snapshot', 'instance.snapshot-delete'])
 
 const list = async (client: Client) => (await client.call('instance.list', { query: { limit: 100 } })).items
+const snapshotsOf = async (client: Client, instance: string, options: { signal: AbortSignal }) =>
+  (await client.call('instance.snapshots', { params: { instance } }, options)).items
 
 /** A fault that the kill, or the race with another operation, explains. */
 const EXPECTED: ReadonlySet<string> = new Set(['unavailable', 'aborted', 'busy', 'conflict', 'not_found'])
@@ -184,7 +188,7 @@ class Loop {
       try {
         const rows = await list(client)
         const hasRoom = rows.length - WITNESSES.length < OTHERS_MAX
-        if (hasRoom && rng.chance(0.35))
+        if (hasRoom && rng.chance(0.25))
           this.#accepted(
             await client.call(
               'instance.create',
@@ -204,40 +208,46 @@ class Loop {
   async #change(client: Client, row: Instance, hasRoom: boolean, signal: AbortSignal): Promise<void> {
     const rng = this.#rng
     if (row.operation !== null) return
-    const isWitness = WITNESSES.includes(row.name)
-    const instance = row.id
+    const params = { instance: row.id }
+    const verbs = (WITNESSES.includes(row.name) ? WITNESS_VERBS : VERBS_USED).filter((verb) => possible(verb, row))
+    const snapshots = await snapshotsOf(client, row.id, { signal })
+    const ways = this.#snapshotWays(client, row, snapshots, hasRoom, signal)
+    if (ways.length > 0 && rng.chance(0.5)) this.#accepted(await rng.pick(ways)())
+    else if (verbs.length > 0)
+      this.#accepted(await client.call(`instance.${rng.pick(verbs)}`, { params, query: { wait: rng.below(2) } }, { signal }))
+  }
+
+  /** What can be done with its snapshots. */
+  #snapshotWays(
+    client: Client,
+    { id: instance, name, state: { kind } }: Instance,
+    snapshots: Snapshots,
+    hasRoom: boolean,
+    signal: AbortSignal,
+  ): (() => Promise<Accepted>)[] {
+    const rng = this.#rng
     const query = { wait: rng.below(2) }
     const options = { signal }
-    const { items } = await client.call('instance.snapshots', { params: { instance } }, options)
-    const ways = (isWitness ? WITNESS_VERBS : VERBS_USED)
-      .filter((verb) => possible(verb, row))
-      .map((verb) => () => client.call(`instance.${verb}`, { params: { instance }, query }, options))
-    const { kind } = row.state
-    if (
-      kind !== 'failed' &&
-      kind !== 'creating' &&
-      canSnapshot('snapshot', kind as DomainStateKind) &&
-      items.length < SNAPSHOTS_MAX
-    ) {
+    const ways: (() => Promise<Accepted>)[] = []
+    if (canSnapshot('snapshot', kind as DomainStateKind) && snapshots.length < SNAPSHOTS_MAX) {
       const memory = kind !== 'stopped' && rng.chance(0.5)
       const quiesce = rng.pick(['try', 'no'] as const)
       const body = { name: `at-${(this.#names += 1)}`, memory, quiesce, timeoutMs: 2000 }
       ways.push(() => client.call('instance.snapshot', { params: { instance }, query, body }, options))
     }
-    if (items.length > 0) {
-      const { name: snapshot, memoryBytes, state } = rng.pick(items)
-      const params = { instance, snapshot }
-      ways.push(() => client.call('instance.snapshot-delete', { params, query }, options))
-      if (hasRoom) ways.push(() => client.call('instance.clone', { params, query, body: { name: this.#newName() } }, options))
-      if (!isWitness && canSnapshot('revert', kind as DomainStateKind))
-        ways.push(async () => {
-          const start = rng.chance(0.5)
-          const accepted = await client.call('instance.revert', { params, query, body: { start } }, options)
-          this.#reverted.set(accepted.operation.id, memoryBytes !== null ? state : start ? 'running' : 'stopped')
-          return accepted
-        })
-    }
-    if (ways.length > 0) this.#accepted(await rng.pick(ways)())
+    if (snapshots.length === 0) return ways
+    const { name: snapshot, memoryBytes, state } = rng.pick(snapshots)
+    const params = { instance, snapshot }
+    ways.push(() => client.call('instance.snapshot-delete', { params, query }, options))
+    if (hasRoom) ways.push(() => client.call('instance.clone', { params, query, body: { name: this.#newName() } }, options))
+    if (!WITNESSES.includes(name) && canSnapshot('revert', kind as DomainStateKind))
+      ways.push(async () => {
+        const start = rng.chance(0.5)
+        const accepted = await client.call('instance.revert', { params, query, body: { start } }, options)
+        this.#reverted.set(accepted.operation.id, memoryBytes !== null ? state : start ? 'running' : 'stopped')
+        return accepted
+      })
+    return ways
   }
 
   /** How many of each were accepted. */
@@ -250,7 +260,7 @@ class Loop {
     return `other-${(this.#names += 1)}`
   }
 
-  #accepted({ operation }: { operation: { id: string; name: string } }): void {
+  #accepted({ operation }: Accepted): void {
     this.operations.set(operation.id, operation.name)
   }
 
