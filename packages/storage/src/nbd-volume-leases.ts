@@ -19,7 +19,15 @@ export function nbdVolumeLeases(call: ServerCaller, holder: string): VolumeLease
   return {
     holder,
     held: heldIn,
-    take: async (volume) => (await heldIn(volume)) ?? (await call('acquireLease', { name: volume, holder })).epoch,
+    async take(volume) {
+      const found = await call('get', { name: parseVolumeId(volume) })
+      if (!found) throw new Fault('not_found', `lease ${volume}: there is no such volume`)
+      const { holder: now, epoch } = found.lease
+      if (now === holder) return epoch
+      if (now !== null)
+        throw new Fault('conflict', `lease ${volume}: leased by ${now} in epoch ${epoch}; want it released, or handed over`)
+      return (await call('acquireLease', { name: volume, holder })).epoch
+    },
     async release(volume) {
       const epoch = await heldIn(volume)
       if (epoch !== null) await call('releaseLease', { name: volume, epoch })

@@ -189,7 +189,7 @@ describe('with guests under QEMU', () => {
     server?.close()
     const failed = await verb(client, 'start', 'no-disk')
     assert.equal(failed.operation.state, 'undone')
-    assert.match(failed.operation.fault?.message ?? '', new RegExp(`attach ${bad.id}.root: there is no such volume`))
+    assert.match(failed.operation.fault?.message ?? '', new RegExp(`lease ${bad.id}.root: there is no such volume`))
     assert.deepEqual([failed.instance?.state.kind, failed.instance?.operation], ['stopped', null])
     assert.equal(guestsOf(agentDir).size, 0)
   })

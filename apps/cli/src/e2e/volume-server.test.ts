@@ -265,7 +265,7 @@ describe('the volume server of a guest that writes', async () => {
     assert.equal(taken.holder, OTHER, 'it is not given back by whom it is not')
     const { operation } = await life.client.call('instance.start', { params: { instance: NAME }, query: { wait: 60 } })
     assert.deepEqual([operation.state, operation.fault?.code], ['undone', 'conflict'])
-    assert.match(operation.fault?.message ?? '', /leased in epoch/)
+    assert.match(operation.fault?.message ?? '', /leased by 11111111-.* in epoch/)
     await lease('release', name, '--epoch', String(taken.epoch))
     await done('start')
     epoch = (await leaseOfDisk()).epoch
