@@ -165,7 +165,7 @@ test('a disk is served under the lease that its holder has, by each server that 
     await end(await pidOf(keeper), 'SIGKILL')
     await client.close().catch(() => {})
   }
-  await using writer = await reconnect(socketPath, exportName)
+  const writer = await reconnect(socketPath, exportName)
   assert.deepEqual([await byteAt(writer, 0), await byteAt(writer, 4096)], [1, 2])
 
   // Taken over by another: what this one still writes is refused, also behind the next server.
@@ -173,6 +173,7 @@ test('a disk is served under the lease that its holder has, by each server that 
   await keeper.call('acquireLease', { name: 'web', holder: other, epoch })
   await assert.rejects(writer.write(0, block(9)), isRefused)
   await end(await pidOf(keeper), 'SIGKILL')
+  await writer.close().catch(() => {})
   await keeper.call('hello', {})
   await assert.rejects(connectNbd({ address: { socketPath }, exportName }))
   await using reader = await connectNbd({ address: { socketPath }, exportName: 'web' })
