@@ -22,6 +22,7 @@ import type { Toolstack } from '@typevisor/toolstack'
 import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
+import { leaseHolder } from './volumes/holder.ts'
 import { keepVolumeServer } from './volumes/keeper.ts'
 
 const GUEST_USER = 'typevisor-qemu'
@@ -67,7 +68,8 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   // In a folder that anybody may pass through; a socket itself is its owner's.
   const socketFolder = await folder(join(runDir, 'nbd'), 0o711)
   const socketPathOf = (volume: string): string => join(socketFolder, `${volume}.sock`)
-  const server = keepVolumeServer({ dir: disksFolder, version, clock, log, owner })
+  const holder = await leaseHolder(join(dataDir, 'holder'), ids)
+  const server = keepVolumeServer({ dir: disksFolder, version, clock, log, holder, owner })
   building.defer(() => server.close())
   const runner = nodeCommandRunner()
   const files = qcow2VolumeStore({
@@ -76,7 +78,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     log,
   })
   const masters = await nodeMasterRecords(join(disksFolder, 'masters'))
-  const volumes = nbdVolumeStore({ call: server.call, files, masters, runner, socketPathOf, log })
+  const volumes = nbdVolumeStore({ call: server.call, holder, files, masters, runner, socketPathOf, log })
   const qemu = createQemuDriver({
     dataDir: await folder(join(dataDir, 'domains'), 0o711),
     runDir,
@@ -89,7 +91,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     diskFolders: [join(dataDir, 'volumes'), join(dataDir, 'images')],
   })
   building.defer(() => qemu.close())
-  const driver = attachedDriver({ driver: qemu, volumes: server, socketPathOf, log })
+  const driver = attachedDriver({ driver: qemu, volumes: server, leases: volumes.leases, socketPathOf, log })
   const saves = saveFolder(await folder(join(dataDir, 'saves'), 0o700))
   building.move()
   return { driver, volumes, images, saves, heldBy: (toolstack) => (holders = toolstack), close: () => server.close() }

@@ -21,6 +21,7 @@
  */
 export { commandFault, runChecked } from './command.ts'
 export { memoryVolumeStore, type MemoryVolumeOptions, type MemoryVolumeStore } from './memory.ts'
+export { exportNameFor } from './nbd-volume-leases.ts'
 export { nbdVolumeStore, type MasterRecords, type NbdVolumeOptions } from './nbd-volume-store.ts'
 export { nodeCommandRunner } from './node-command.ts'
 export { nodeMasterRecords } from './node-master-records.ts'
@@ -34,6 +35,7 @@ export type {
   SnapshotRef,
   VolumeFiles,
   VolumeInfo,
+  VolumeLeases,
   VolumeSnapshots,
   VolumeSource,
   VolumeStore,

@@ -19,6 +19,7 @@ import { qcow2VolumeStore } from './qcow2.ts'
 import { volumeStoreConformance } from './testing.ts'
 
 const noQemuImg = spawnSync('qemu-img', ['--version']).status === 0 ? false : 'qemu-img is missing: install qemu-utils'
+const HOLDER = '11111111-2222-4333-8444-555555555555'
 const id = (index: number) => parseVolumeId(`01890000-0000-7000-8000-${String(index).padStart(12, '0')}`)
 const quiet: Log = { debug() {}, info() {}, warn() {}, error() {}, with: () => quiet }
 
@@ -46,6 +47,7 @@ async function world({ runner = nodeCommandRunner(), root: given }: WorldOptions
   assert.ok(server)
   const store = nbdVolumeStore({
     call: server.call,
+    holder: HOLDER,
     files: qcow2VolumeStore({ files: await nodeVolumeFiles({ folder: join(root, 'files') }), runner }),
     masters: await nodeMasterRecords(join(dir, 'masters')),
     runner,
@@ -200,6 +202,48 @@ test('disks of before stay what they are, beside the new ones', { skip: noQemuIm
     await under.close()
   }
 })
+
+test(
+  'a lease of its own is in the way of nothing that nobody uses; what is open, or another leases, stays',
+  { skip: noQemuImg },
+  async () => {
+    const under = await world()
+    try {
+      const { store, server } = under
+      const made = await store.clone(id(1), under.base, mib(64))
+      await store.snapshots.take({ volume: id(1), snapshot: 'before' })
+      const epoch = await store.leases.take(id(1))
+      assert.ok(made.source.kind === 'nbd')
+      const { socketPath } = made.source
+      const exportName = `${id(1)}:${epoch}`
+      await server.call('attach', { volume: exportName, socketPath })
+      const writer = await connectNbd({ address: { socketPath }, exportName })
+      await writer.write(0, Buffer.alloc(4096, 'new'))
+      await store.snapshots.take({ volume: id(1), snapshot: 'after' })
+      await assert.rejects(store.snapshots.revert({ volume: id(1), snapshot: 'before' }), /a connection uses it/)
+      await writer.write(4096, Buffer.alloc(4096, 'new'))
+      await writer.close()
+      await server.call('detach', { socketPath })
+      await store.snapshots.revert({ volume: id(1), snapshot: 'before' })
+      assert.equal(await store.leases.held(id(1)), epoch, 'the lease is as it was')
+      await assert.rejects(server.call('revert', { volume: id(1), snapshot: 'after' }), /leased by/)
+      await assert.rejects(server.call('revert', { volume: id(1), snapshot: 'after', epoch: epoch + 1 }), /is not in force/)
+      const clone = await store.snapshots.clone(id(2), { volume: id(1), snapshot: 'after' })
+      assert.equal(await store.leases.held(clone.id), null)
+
+      const { epoch: taken } = await server.call('acquireLease', { name: id(1), holder: HOLDER.replace('1', '2'), epoch })
+      await assert.rejects(store.snapshots.revert({ volume: id(1), snapshot: 'after' }), /leased by 2/)
+      await assert.rejects(store.remove(id(1)), /leased by 2/)
+      assert.ok(await store.get(id(1)))
+      await server.call('releaseLease', { name: id(1), epoch: taken })
+      await store.leases.take(id(1))
+      await store.remove(id(1))
+      assert.equal(await store.get(id(1)), null)
+    } finally {
+      await under.close()
+    }
+  },
+)
 
 test("a guest's socket shows its volume alone, to its owner alone, and is gone with it", { skip: noQemuImg }, async () => {
   const under = await world()

@@ -12,8 +12,9 @@ import { bytes, Fault, toFault, type Log } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import { runChecked } from './command.ts'
 import { Lines } from './lines.ts'
+import { nbdVolumeLeases } from './nbd-volume-leases.ts'
 import type { ServerCaller } from './node-volume-server.ts'
-import type { CommandRunner, SnapshotRef, VolumeInfo, VolumeSnapshots, VolumeStore } from './ports.ts'
+import type { CommandRunner, SnapshotRef, VolumeInfo, VolumeLeases, VolumeSnapshots, VolumeStore } from './ports.ts'
 import { checkBase, inspect, sizeFor } from './qcow2.ts'
 import { BLOCK_BYTES } from './store/format.ts'
 import type { VolumeDescription } from './store/store.ts'
@@ -31,6 +32,8 @@ export interface MasterRecords {
 export interface NbdVolumeOptions {
   /** Asks the volume server. */
   readonly call: ServerCaller
+  /** Whose leases these are: a UUID in small letters. */
+  readonly holder: string
   /** For small files, and for volumes that were made before. */
   readonly files: VolumeStore
   readonly masters: MasterRecords
@@ -40,24 +43,29 @@ export interface NbdVolumeOptions {
   readonly log: Log
 }
 
+type Holding = { readonly epoch?: number }
 type Base = Parameters<VolumeStore['clone']>[1]
 const GOLD = 'gold'
 const masterOf = (key: string): string => `gold-${key}`
 const MASTER = /^gold-([0-9a-f]{32})@gold$/
 
-export function nbdVolumeStore(options: NbdVolumeOptions): VolumeStore & { readonly snapshots: VolumeSnapshots } {
+export function nbdVolumeStore(
+  options: NbdVolumeOptions,
+): VolumeStore & { readonly snapshots: VolumeSnapshots; readonly leases: VolumeLeases } {
   return new NbdVolumeStore(options)
 }
 
 class NbdVolumeStore implements VolumeStore {
   readonly #options: NbdVolumeOptions
   readonly #call: ServerCaller
+  readonly leases: VolumeLeases
   /** By volume, or by master. */
   readonly #lines = new Lines<string>()
 
   constructor(options: NbdVolumeOptions) {
     this.#options = options
     this.#call = options.call
+    this.leases = nbdVolumeLeases(options.call, options.holder)
   }
 
   clone(...[id, base, virtualBytes, { signal } = {}]: Parameters<VolumeStore['clone']>): Promise<VolumeInfo> {
@@ -91,7 +99,7 @@ class NbdVolumeStore implements VolumeStore {
 
   remove(id: VolumeId): Promise<void> {
     return this.#inLine(id, async () => {
-      await this.#removeFromStore(id)
+      await this.#removeFromStore(id, await this.#mine(id))
       await this.#options.files.remove(id)
     })
   }
@@ -113,7 +121,8 @@ class NbdVolumeStore implements VolumeStore {
     revert: (to) =>
       this.#inLine(to.volume, async () => {
         const volume = await this.#inStore(to.volume, 'revert')
-        await this.#call('revert', { volume, snapshot: await this.#snapshot(to) })
+        const snapshot = await this.#snapshot(to)
+        await this.#call('revert', { volume, snapshot, ...(await this.#mine(to.volume)) })
       }),
     clone: (id, from) =>
       this.#inLine(id, async () => {
@@ -226,13 +235,19 @@ class NbdVolumeStore implements VolumeStore {
   }
 
   /** Whoever it was attached to is gone by now. */
-  async #removeFromStore(volume: string): Promise<void> {
+  async #removeFromStore(volume: string, holding: Holding = {}): Promise<void> {
     await this.#call('detach', { socketPath: this.#options.socketPathOf(volume) })
-    await this.#removeIfThere(volume)
+    await this.#removeIfThere(volume, holding)
   }
 
-  async #removeIfThere(name: string): Promise<void> {
-    if (await this.#describe(name)) await this.#call('remove', { name })
+  async #removeIfThere(name: string, holding: Holding = {}): Promise<void> {
+    if (await this.#describe(name)) await this.#call('remove', { name, ...holding })
+  }
+
+  /** A lease of ours is in nobody's way here: its writer has gone, or a connection says that it has not. */
+  async #mine(id: VolumeId): Promise<Holding> {
+    const epoch = await this.leases.held(id)
+    return epoch === null ? {} : { epoch }
   }
 }
 

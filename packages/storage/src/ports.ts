@@ -32,7 +32,7 @@ export interface SnapshotRef {
 export interface VolumeSnapshots {
   /** Of what has been written to the volume up to now; whoever has it open goes on. @throws Fault `not_found`, `exhausted`. */
   take(of: SnapshotRef): Promise<void>
-  /** The volume is again as the snapshot is. @throws Fault `conflict` while the volume is in use. */
+  /** The volume is again as the snapshot is. @throws Fault `conflict` while the volume is in use, or another's. */
   revert(to: SnapshotRef): Promise<void>
   /** A new volume that begins as the snapshot is. */
   clone(id: VolumeId, from: SnapshotRef): Promise<VolumeInfo>
@@ -41,8 +41,31 @@ export interface VolumeSnapshots {
   list(volume: VolumeId): Promise<readonly string[]>
 }
 
+/**
+ * Who may write a volume that others can reach too: one holder at a time, under an epoch, a number that only grows. The store refuses every
+ * other writer when it writes. Absent where a store has no leases. What is here is done by one holder, and is idempotent but for `offer`.
+ */
+export interface VolumeLeases {
+  /** A UUID in small letters that stands for this host. */
+  readonly holder: string
+  /** The epoch in which the holder has the volume. null: it has not. */
+  held(volume: VolumeId): Promise<number | null>
+  /** The volume is the holder's; what is so already stays so, in its epoch, which is answered. @throws Fault `conflict` while another has it, `not_found`. */
+  take(volume: VolumeId): Promise<number>
+  /** The volume is nobody's; what another has stays that one's. To be called when the holder's writer has gone. */
+  release(volume: VolumeId): Promise<void>
+  /** Gives out the epoch after a hand-over: under it the next holder can open the volume, and read. @throws Fault `conflict` when it is not the holder's. */
+  offer(volume: VolumeId): Promise<number>
+  /**
+   * The volume is `to`'s from now on, in the epoch that `offer` gave out. All that the holder's writer had acknowledged is flushed, its next write
+   * is refused. @throws Fault `conflict` when it is not the holder's.
+   */
+  handOver(volume: VolumeId, to: string, nextEpoch: number): Promise<void>
+}
+
 /** Where volumes come from. */
 export interface VolumeStore {
+  readonly leases?: VolumeLeases
   readonly snapshots?: VolumeSnapshots
   /** A copy-on-write overlay over `base` (a read-only file that outlives it), grown to `virtualBytes`. Idempotent on `id`. @throws Fault `exhausted` without space, `not_found` without base. */
   clone(
@@ -54,7 +77,7 @@ export interface VolumeStore {
   /** Takes a whole small file as a raw, read-only volume (cloud-init seeds). Idempotent on `id`. */
   put(id: VolumeId, content: Uint8Array): Promise<VolumeInfo>
   get(id: VolumeId): Promise<VolumeInfo | null>
-  /** Idempotent. */
+  /** Idempotent. @throws Fault `conflict` while the volume is another's by its lease. */
   remove(id: VolumeId): Promise<void>
   list(): Promise<readonly VolumeInfo[]>
 }

@@ -29,10 +29,11 @@ export interface VolumeCommands extends ServedCommands, LeaseCommands, TransferC
   /** Grown to `sizeBytes` where that is said, in the same step. */
   clone: { args: { snapshot: string; name: string; sizeBytes?: number }; answer: VolumeDescription }
   snapshot: { args: { volume: string; name: string }; answer: VolumeDescription }
-  revert: { args: { volume: string; snapshot: string }; answer: VolumeDescription }
-  rename: { args: { name: string; next: string }; answer: VolumeDescription }
-  resize: { args: { name: string; sizeBytes: number }; answer: VolumeDescription }
-  remove: { args: { name: string }; answer: null }
+  /** What changes a volume as a whole is for nobody while it is open, and while it is leased for its holder, who names its `epoch`. */
+  revert: { args: { volume: string; snapshot: string; epoch?: number }; answer: VolumeDescription }
+  rename: { args: { name: string; next: string; epoch?: number }; answer: VolumeDescription }
+  resize: { args: { name: string; sizeBytes: number; epoch?: number }; answer: VolumeDescription }
+  remove: { args: { name: string; epoch?: number }; answer: null }
   /** Rests, so that it reads not more than so much in a second. */
   check: { args: { bytesPerSecondMax?: number }; answer: StoreCheck }
 }
@@ -106,19 +107,19 @@ export class ServedStore {
     rekey: ({ name, secret, nextSecret }) => this.store.rekey(name, secretOf(secret), secretOf(nextSecret)),
     clone: ({ snapshot, name, sizeBytes }) => this.store.clone(snapshot, name, sizeBytes),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
-    revert: async ({ volume, snapshot }) => {
-      this.assertUnused(volume, 'revert')
+    revert: async ({ volume, snapshot, epoch }) => {
+      this.assertUnused(volume, 'revert', epoch)
       await this.store.revert(volume, snapshot)
       return this.#need(volume)
     },
-    rename: async ({ name, next }) => {
-      this.assertUnused(name, 'rename')
+    rename: async ({ name, next, epoch }) => {
+      this.assertUnused(name, 'rename', epoch)
       await this.store.rename(name, next)
       return this.#need(next)
     },
-    resize: async ({ name, sizeBytes }) => {
+    resize: async ({ name, sizeBytes, epoch }) => {
       // A client learns a disk's size when it opens it.
-      this.assertUnused(name, 'resize')
+      this.assertUnused(name, 'resize', epoch)
       await this.store.resize(name, sizeBytes)
       return this.#need(name)
     },
@@ -140,8 +141,8 @@ export class ServedStore {
         repairs: this.#repairs,
         onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
       }),
-    remove: async ({ name }) => {
-      this.assertUnused(name, 'delete')
+    remove: async ({ name, epoch }) => {
+      this.assertUnused(name, 'delete', epoch)
       await this.store.remove(name)
       return null
     },
@@ -204,10 +205,12 @@ export class ServedStore {
     return found
   }
 
-  /** @throws Fault `conflict` while somebody has it open or leased. What is not there nobody uses. */
-  assertUnused(name: string, what: string): void {
+  /** `epoch`: of whoever asks, where it holds the lease. @throws Fault `conflict` while somebody has it open or leased, `stale_fence`. What is not there nobody uses. */
+  assertUnused(name: string, what: string, epoch?: number): void {
     const lease = this.store.get(name)?.lease
-    if (lease && lease.holder !== null)
+    if (lease && epoch !== undefined && epoch !== lease.epoch)
+      throw new Fault('stale_fence', `${what} ${name}: epoch ${epoch} is not in force, ${lease.epoch} is`)
+    if (lease && lease.holder !== null && epoch === undefined)
       throw new Fault('conflict', `${what} ${name}: leased by ${lease.holder} in epoch ${lease.epoch}; want it released`)
     const count = this.#users(name)?.connectionCount ?? 0
     if (count > 0)

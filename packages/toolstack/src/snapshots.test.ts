@@ -278,3 +278,32 @@ scene('a save that was made before a revert is not restored after it', async ({ 
   await assert.rejects(toolstack.carryOut('restore', ID, command()), isFault('conflict', /it is stopped/))
   assert.equal(hypervisor.saves.size, 0)
 })
+
+let isAnothers = false
+scene(
+  'a destruction that is refused, since the disk is leased by another, takes nothing away; later it is done',
+  async ({ toolstack, volumes, disk, writeDisk, count }) => {
+    writeDisk('kept')
+    await toolstack.snapshot(ID, request('before'), command())
+    isAnothers = true
+    await assert.rejects(toolstack.carryOut('destroy', ID, command()), isFault('conflict', /leased/))
+    isAnothers = false
+    assert.equal(toolstack.get(ID)?.state.kind, 'stopped')
+    assert.deepEqual(await volumes.snapshots.list(ROOT), [idOf('before')])
+    assert.ok(await volumes.get(`${ID}.seed` as VolumeId))
+    assert.equal(disk(), 'kept')
+    await toolstack.carryOut('start', ID, command())
+    assert.equal(await count(), '1')
+    await toolstack.carryOut('destroy', ID, command())
+    assert.deepEqual([await volumes.list(), await volumes.snapshots.list(ROOT)], [[], []])
+  },
+  {
+    storeOf: (volumes) => ({
+      ...volumes,
+      remove: async (id) => {
+        if (isAnothers && id === ROOT) throw new Fault('conflict', `delete ${id}: leased`)
+        await volumes.remove(id)
+      },
+    }),
+  },
+)

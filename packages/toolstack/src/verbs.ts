@@ -309,10 +309,11 @@ const destroy = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'remove',
       do: async ({ services, input }) => {
+        // First: while its disk is another's it is refused, and all the rest stays with it.
+        await services.volumes.remove(rootVolume(input.id))
         await services.driver.forget(input.id)
         await removeAllSnapshots(services, rootVolume(input.id))
         await services.volumes.remove(seedVolume(input.id))
-        await services.volumes.remove(rootVolume(input.id))
         // Last: without its disks a save is worth nothing, and a domain whose disks stay is still `saved`.
         await services.saves.keepOnly(input.id, [])
       },

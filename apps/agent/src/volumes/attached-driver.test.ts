@@ -17,6 +17,9 @@ async function world(changes: Partial<DomainDriver> = {}) {
   const sim = createSimDriver({ hypervisor, clock, rng: seededRng('attached'), delayMsMax: 0 })
   const happened: string[] = []
   let refuses: Fault | null = null
+  let epoch = 0
+  const held = new Set<string>()
+  const others = new Set<string>()
   const inner = new Proxy(sim, {
     get: (target, key) => {
       const found: unknown = Reflect.get(changes, key) ?? Reflect.get(target, key)
@@ -35,10 +38,24 @@ async function world(changes: Partial<DomainDriver> = {}) {
       async attach(volume, path) {
         happened.push(`attach ${volume} ${path}`)
         if (refuses) throw refuses
+        return held.has(volume) ? `${volume}:${epoch}` : volume
       },
       async detach(path) {
         happened.push(`detach ${path}`)
         if (refuses) throw refuses
+      },
+    },
+    leases: {
+      async take(volume) {
+        happened.push(`take ${volume}`)
+        if (others.has(volume)) throw new Fault('conflict', `${volume}: leased`)
+        if (!held.has(volume)) epoch += 1
+        held.add(volume)
+        return epoch
+      },
+      async release(volume) {
+        happened.push(`release ${volume}`)
+        held.delete(volume)
       },
     },
     socketPathOf: (volume) => `/now/${volume}`,
@@ -65,30 +82,66 @@ async function world(changes: Partial<DomainDriver> = {}) {
       [SEED]: { kind: 'file', path: '/seed', format: 'raw' },
     },
   }
-  return { driver, domain, happened, log, refuse: (fault: Fault | null) => (refuses = fault) }
+  return { driver, domain, happened, held, others, log, refuse: (fault: Fault | null) => (refuses = fault) }
 }
 const at = `/now/${ROOT}`
-const created = `create with {"kind":"nbd","socketPath":"${at}","exportName":"${ROOT}"}`
+const made = (exportName: string): string => `create with ${JSON.stringify({ kind: 'nbd', socketPath: at, exportName })}`
+const [attached, detached] = [`attach ${ROOT} ${at}`, `detach ${at}`]
+const [taken, released] = [`take ${ROOT}`, `release ${ROOT}`]
 
-test('a disk is served before its domain is made, by the path of now, and until it is gone', async () => {
+test('a disk is leased and served before its domain is made, by the path of now, and until it is gone', async () => {
   const { driver, domain, happened } = await world()
   await driver.create(domain)
   await driver.destroy(ID)
   await driver.destroy(ID)
-  assert.deepEqual(happened, [`attach ${ROOT} ${at}`, created, 'destroy', `detach ${at}`, 'destroy'])
+  assert.deepEqual(happened, [detached, taken, attached, made(`${ROOT}:1`), 'destroy', detached, released, 'destroy'])
+  happened.length = 0
+  await driver.create(domain)
+  assert.deepEqual(happened, [detached, taken, attached, made(`${ROOT}:2`)])
 })
 
-test('a domain that does not come to be has no disk served', async () => {
-  const { driver, domain, happened } = await world({ create: () => Promise.reject(new Fault('failed', 'it died')) })
+test('a domain that is there keeps what it was started with: its epoch, or none', async () => {
+  const { driver, domain, happened, held } = await world()
+  await driver.create(domain)
+  happened.length = 0
+  await driver.create(domain)
+  assert.deepEqual(happened, [attached, made(`${ROOT}:1`)])
+  // As an agent of before has made it.
+  held.clear()
+  happened.length = 0
+  await driver.create(domain)
+  assert.deepEqual(happened, [attached, made(ROOT)])
+})
+
+test('a disk that another has leased: no domain is made, and nothing is released', async () => {
+  const { driver, domain, happened, others, held } = await world()
+  others.add(ROOT)
+  await assert.rejects(driver.create(domain), /leased/)
+  assert.equal(
+    happened.some((what) => what.startsWith('create') || what.startsWith('attach')),
+    false,
+  )
+  assert.equal(held.size, 0)
+  others.clear()
+  await driver.create(domain)
+  assert.ok(happened.includes(made(`${ROOT}:1`)))
+})
+
+test('a domain that does not come to be has no disk leased or served', async () => {
+  const { driver, domain, happened, held } = await world({ create: () => Promise.reject(new Fault('failed', 'it died')) })
   await assert.rejects(driver.create(domain), /it died/)
-  assert.deepEqual(happened, [`attach ${ROOT} ${at}`, created, `detach ${at}`])
+  assert.deepEqual(happened, [detached, taken, attached, made(`${ROOT}:1`), detached, released])
+  assert.equal(held.size, 0)
 })
 
 test('a disk that cannot be served: no domain is made', async () => {
   const { driver, domain, happened, refuse } = await world()
   refuse(new Fault('not_found', 'no such volume'))
   await assert.rejects(driver.create(domain), /no such volume/)
-  assert.equal(happened.includes(created), false)
+  assert.equal(
+    happened.some((what) => what.startsWith('create')),
+    false,
+  )
 })
 
 test('adoption serves the disks of all before it asks, and ends those of domains that are gone', async () => {
@@ -100,7 +153,7 @@ test('adoption serves the disks of all before it asks, and ends those of domains
   const volumes = { [other]: { kind: 'nbd' as const, socketPath: '', exportName: other } }
   const states = await driver.adopt([domain, { ...domain, id: gone, volumes }])
   assert.deepEqual([states.get(ID)?.kind, states.get(gone)?.kind], ['paused', 'gone'])
-  assert.deepEqual(happened, [`attach ${ROOT} ${at}`, `attach ${other} /now/${other}`, 'adopt', `detach /now/${other}`])
+  assert.deepEqual(happened, [attached, `attach ${other} /now/${other}`, 'adopt', `detach /now/${other}`, `release ${other}`])
 })
 
 test('a volume server that is away keeps no domain from being adopted or destroyed', async () => {

@@ -1,47 +1,71 @@
 /**
- * A driver whose domains' disks are served while the domain is there, and not otherwise.
+ * A driver whose domains' disks are leased and served while the domain is there, and not otherwise.
  *
- *   create, restore   each disk gets its socket, by the path that it has now (the record may be of another boot), then the domain
+ *   create, restore   each disk is leased and gets its socket, by the path that it has now (the record may be of another boot), then the domain
  *   adopt             those of all domains first, since a QEMU that waits for its disk may not answer; then away with those of domains that are gone
- *   destroy           the domain first, then its disks' sockets
+ *   destroy, save     the domain first, then its disks' sockets, then their leases
+ *
+ * A domain that is there keeps what it was started with: its disk's epoch, or none, where an agent of before made it.
  */
 import { toFault, type Log } from '@typevisor/base'
-import type { DomainId } from '@typevisor/model'
+import type { DomainId, VolumeId } from '@typevisor/model'
+import type { VolumeLeases } from '@typevisor/storage'
 import type { DomainDriver, DriverDomain } from '@typevisor/toolstack'
 import type { VolumeKeeper } from './keeper.ts'
 
 export interface AttachedDriverOptions {
   readonly driver: DomainDriver
   readonly volumes: Pick<VolumeKeeper, 'attach' | 'detach'>
+  readonly leases: Pick<VolumeLeases, 'take' | 'release'>
   readonly socketPathOf: (volume: string) => string
   readonly log: Log
 }
 
-export function attachedDriver({ driver, volumes, socketPathOf, log }: AttachedDriverOptions): DomainDriver {
-  /** Names of what is served for a domain. */
-  const served = new Map<DomainId, readonly string[]>()
+/** Those that are served: their exports are named by the volume. */
+const disksOf = ({ volumes }: DriverDomain): VolumeId[] =>
+  Object.entries(volumes).flatMap(([id, source]) => (source.kind === 'nbd' ? [id as VolumeId] : [])) // keys of a record by volume
+
+export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: AttachedDriverOptions): DomainDriver {
+  /** Volumes that are served for a domain. */
+  const served = new Map<DomainId, readonly VolumeId[]>()
 
   const attach = async (domain: DriverDomain): Promise<DriverDomain> => {
-    const names = Object.values(domain.volumes).flatMap((source) => (source.kind === 'nbd' ? [source.exportName] : []))
-    if (names.length > 0) served.set(domain.id, names)
-    await Promise.all(names.map((name) => volumes.attach(name, socketPathOf(name))))
-    const now = Object.entries(domain.volumes).map(([id, source]) => [
-      id,
-      source.kind === 'nbd' ? { ...source, socketPath: socketPathOf(source.exportName) } : source,
-    ])
-    return { ...domain, volumes: Object.fromEntries(now) as DriverDomain['volumes'] } // the same keys
+    const ids = disksOf(domain)
+    served.set(domain.id, ids)
+    const attached = await Promise.all(
+      ids.map(async (id) => {
+        const socketPath = socketPathOf(id)
+        return [id, { kind: 'nbd', socketPath, exportName: await volumes.attach(id, socketPath) }] as const
+      }),
+    )
+    return { ...domain, volumes: { ...domain.volumes, ...Object.fromEntries(attached) } }
+  }
+  /** For a domain that is not there: what a caller that was killed may have left on its sockets is nobody's. */
+  const lease = async (domain: DriverDomain): Promise<void> => {
+    for (const id of disksOf(domain)) {
+      await volumes.detach(socketPathOf(id))
+      await leases.take(id)
+    }
   }
   /** The domain is gone; what cannot be ended now harms nobody, and its volume's removal ends it. */
   const detach = async (id: DomainId): Promise<void> => {
-    const names = served.get(id) ?? []
+    const ids = served.get(id) ?? []
     served.delete(id)
-    const ends = await Promise.allSettled(names.map((name) => volumes.detach(socketPathOf(name))))
+    const ends = await Promise.allSettled(
+      ids.map(async (volume) => {
+        await volumes.detach(socketPathOf(volume))
+        await leases.release(volume)
+      }),
+    )
     for (const end of ends)
       if (end.status === 'rejected') log.warn('volumes.not_detached', { domain: id, error: toFault(end.reason).message })
   }
   /** What did not come to be is served to nobody. */
   const making = async (domain: DriverDomain, make: (domain: DriverDomain) => Promise<void>): Promise<void> => {
+    const isThere = (await driver.state(domain.id)).kind !== 'gone'
     try {
+      served.set(domain.id, disksOf(domain))
+      if (!isThere) await lease(domain)
       await make(await attach(domain))
     } catch (error) {
       const state = await driver.state(domain.id).catch(() => null)

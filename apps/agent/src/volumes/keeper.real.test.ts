@@ -8,11 +8,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { mib } from '@typevisor/base'
+import { Fault, mib } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { processIdentity, realClock, waitForExit } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
 import { keepVolumeServer, type VolumeKeeper } from './keeper.ts'
+
+const HOLDER = '11111111-2222-4333-8444-555555555555'
 
 async function world(t: TestContext) {
   const root = await mkdtemp(join(tmpdir(), 'tv-keeper-'))
@@ -46,7 +48,7 @@ async function world(t: TestContext) {
     serversOf,
     end,
     keep(version = '1') {
-      const keeper = keepVolumeServer({ dir, version, clock: realClock(), log, owner: null })
+      const keeper = keepVolumeServer({ dir, version, clock: realClock(), log, holder: HOLDER, owner: null })
       keepers.push(keeper)
       return keeper
     },
@@ -64,6 +66,7 @@ async function reconnect(socketPath: string, exportName: string): Promise<NbdCli
   }
   throw new Error(`nobody answers at ${socketPath}`)
 }
+const isRefused = (error: unknown): boolean => error instanceof Fault && error.code === 'forbidden'
 const block = (byte: number): Uint8Array => new Uint8Array(4096).fill(byte)
 async function byteAt(client: NbdClient, offset: number): Promise<number | undefined> {
   const content = new Uint8Array(4096)
@@ -140,6 +143,41 @@ test('one of another version is replaced under its guests', async (t) => {
   await using again = await reconnect(socketPath, 'web')
   assert.equal(await byteAt(again, 0), 9)
   assert.ok(log.has('volumes.server_replaced'))
+})
+
+test('a disk is served under the lease that its holder has, by each server that comes, and nobody else writes it', async (t) => {
+  const { keep, root, dir, end } = await world(t)
+  const keeper = keep()
+  await keeper.call('create', { name: 'web', sizeBytes: mib(64) })
+  const { epoch } = await keeper.call('acquireLease', { name: 'web', holder: HOLDER })
+  const socketPath = join(root, 'web.sock')
+  const exportName = `web:${epoch}`
+  assert.equal(await keeper.attach('web', socketPath), exportName)
+  for (let index = 0; index < 2; index += 1) {
+    const client = await reconnect(socketPath, exportName)
+    await client.write(index * 4096, block(index + 1))
+    {
+      await using other = await connectNbd({ address: { socketPath: join(dir, 'data.sock') }, exportName: 'web' })
+      assert.equal(other.readOnly, true)
+      assert.equal(await byteAt(other, index * 4096), index + 1)
+    }
+    await assert.rejects(connectNbd({ address: { socketPath }, exportName: 'web' }), 'its socket has the one export')
+    await end(await pidOf(keeper), 'SIGKILL')
+    await client.close().catch(() => {})
+  }
+  const writer = await reconnect(socketPath, exportName)
+  assert.deepEqual([await byteAt(writer, 0), await byteAt(writer, 4096)], [1, 2])
+
+  // Taken over by another: what this one still writes is refused, also behind the next server.
+  const other = HOLDER.replace('1', '2')
+  await keeper.call('acquireLease', { name: 'web', holder: other, epoch })
+  await assert.rejects(writer.write(0, block(9)), isRefused)
+  await end(await pidOf(keeper), 'SIGKILL')
+  await writer.close().catch(() => {})
+  await keeper.call('hello', {})
+  await assert.rejects(connectNbd({ address: { socketPath }, exportName }))
+  await using reader = await connectNbd({ address: { socketPath }, exportName: 'web' })
+  assert.deepEqual([reader.readOnly, await byteAt(reader, 0)], [true, 1])
 })
 
 test('one that cannot be opened is said in words, and tried again until it can', async (t) => {

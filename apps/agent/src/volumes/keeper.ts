@@ -5,19 +5,22 @@
  *     |  \--answers, another version--> asked to stop, waited for --> start
  *     \--nobody answers--> start --> look
  *
- * Whoever is attached is attached again to each server that comes, by the same path, where its QEMU is waiting.
+ * Whoever is attached is attached again to each server that comes, by the same path, where its QEMU is waiting, and under the lease that the
+ * store says is ours: a guest goes on in the epoch in which it was started, and not when that is over.
  */
 import { open } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { Fault, millis, toFault, type Clock, type Log } from '@typevisor/base'
 import { processIdentity, spawnDetached, waitForExit } from '@typevisor/runtime-node'
-import { askServer, type ServerCaller, type ServerHello, type VolumeServerConnection } from '@typevisor/storage'
+import { askServer, exportNameFor, type ServerCaller, type ServerHello, type VolumeServerConnection } from '@typevisor/storage'
 
 export interface VolumeKeeperOptions {
   readonly dir: string
   readonly version: string
   readonly clock: Clock
   readonly log: Log
+  /** Whose leases disks are served under; a UUID. */
+  readonly holder: string
   /** Who may connect to what is attached; null: whoever runs this. */
   readonly owner: { readonly uid: number; readonly gid: number } | null
 }
@@ -25,8 +28,11 @@ export interface VolumeKeeperOptions {
 export interface VolumeKeeper {
   /** Asks the server; waits for one, a while. @throws Fault `unavailable` when none comes, or when it goes away before it has answered. */
   readonly call: ServerCaller
-  /** Serves a volume on a socket until `detach`, by whichever server there is. Resolves when it is served. */
-  attach(volume: string, socketPath: string): Promise<void>
+  /**
+   * Serves a volume on a socket until `detach`, by whichever server there is. Resolves when it is served, with the export's name: `VOLUME:EPOCH`
+   * where the lease is ours, else `VOLUME`.
+   */
+  attach(volume: string, socketPath: string): Promise<string>
   detach(socketPath: string): Promise<void>
   /** Lets go. A server to which nothing is attached is stopped. */
   close(): Promise<void>
@@ -66,14 +72,14 @@ class Keeper implements VolumeKeeper {
 
   readonly call: ServerCaller = async (command, args) => (await this.#server()).call(command, args)
 
-  async attach(volume: string, socketPath: string): Promise<void> {
+  async attach(volume: string, socketPath: string): Promise<string> {
     this.#attached.set(socketPath, volume)
     try {
-      await this.#attachTo(await this.#server(), volume, socketPath)
+      return await this.#attachTo(await this.#server(), volume, socketPath)
     } catch (error) {
       if (toFault(error).code !== 'unavailable') throw error
       // It went away: the next one is served with it.
-      await this.#attachTo(await this.#server(), volume, socketPath)
+      return await this.#attachTo(await this.#server(), volume, socketPath)
     }
   }
 
@@ -209,8 +215,11 @@ class Keeper implements VolumeKeeper {
     }
   }
 
-  async #attachTo(server: VolumeServerConnection, volume: string, socketPath: string): Promise<void> {
-    await server.call('attach', { volume, socketPath, ...this.#options.owner })
+  async #attachTo({ call }: VolumeServerConnection, volume: string, socketPath: string): Promise<string> {
+    const { holder, owner } = this.#options
+    const exportName = await exportNameFor(call, holder, volume)
+    await call('attach', { volume: exportName, socketPath, ...owner })
+    return exportName
   }
 
   /** One that cannot be is no reason to keep the others waiting. */

@@ -1,6 +1,6 @@
 /**
- * Completion scripts. Verbs, flags and their values are in the script, made from the tables that are parsed by; names of instances, images
- * and hosts are asked of the server while one types (`completion names KIND`): shortly, and in silence when it is away.
+ * Completion scripts. Verbs, flags and their values are in the script, made from the tables that are parsed by; names of instances, their
+ * snapshots, images and hosts are asked of the server while one types (`completion names KIND [OF]`): shortly, and in silence when it is away.
  */
 import { Fault } from '@typevisor/base'
 import type { OperationName } from '@typevisor/api'
@@ -25,10 +25,12 @@ const flagWords = (noun: string, verb: string): string[] => {
   return [...flagsOf(data).map((flag) => `--${flag.name}`), ...ownFlagsOf(data)]
 }
 
-/** How names are found, by what they name. */
-const NAMES: Readonly<Record<string, (client: Client, signal: AbortSignal) => Promise<string[]>>> = {
+/** How names are found, by what they name; `of`: the word before, where it names whose they are. */
+const NAMES: Readonly<Record<string, (client: Client, signal: AbortSignal, of: string | undefined) => Promise<string[]>>> = {
   instance: async (client, signal) =>
     (await client.call('instance.list', { query: { limit: NAMES_COUNT_MAX } }, { signal })).items.map((item) => item.name),
+  snapshot: async (client, signal, of = '') =>
+    (await client.call('instance.snapshots', { params: { instance: of } }, { signal })).items.map((item) => item.name),
   image: async (client, signal) => [
     ...new Set((await client.call('image.list', {}, { signal })).items.map((item) => item.name)),
     'micro',
@@ -41,14 +43,20 @@ const NAMES: Readonly<Record<string, (client: Client, signal: AbortSignal) => Pr
 }
 
 /** Never an error: the line that is being typed must not be written over. */
-async function printNames(kind: string, terminal: Terminal): Promise<void> {
+async function printNames(kind: string, of: string | undefined, terminal: Terminal): Promise<void> {
   const find = Object.hasOwn(NAMES, kind) ? NAMES[kind] : undefined
   try {
-    const names = await find?.(clientOf(terminal), AbortSignal.timeout(NAMES_LIMIT_MS))
+    const names = await find?.(clientOf(terminal), AbortSignal.timeout(NAMES_LIMIT_MS), of)
     if (names && names.length > 0) terminal.out([...new Set(names)].join('\n'))
   } catch {
     // The server is away, or says no: nothing is completed.
   }
+}
+
+/** What the first words behind a verb name, where names of it are known. */
+const kindsOf = (noun: string, verb: string): [string, string] => {
+  const [first = '', second = ''] = verbOf(noun, verb).params.map(({ name }) => (Object.hasOwn(NAMES, name) ? name : ''))
+  return [first, second]
 }
 
 interface ValueWords {
@@ -99,8 +107,8 @@ async function bash(): Promise<string> {
   )
   const flagCases = nouns().flatMap((noun) =>
     verbsOf(noun).map((verb) => {
-      const kind = verbOf(noun, verb).params[0]?.name ?? ''
-      return `      "${noun} ${verb}") words="${flagWords(noun, verb).join(' ')}"; kind="${Object.hasOwn(NAMES, kind) ? kind : ''}";;`
+      const [kind, second] = kindsOf(noun, verb)
+      return `      "${noun} ${verb}") words="${flagWords(noun, verb).join(' ')}"; kind="${kind}"; second="${second}";;`
     }),
   )
   const valueCases = valuesOfFlags().map(({ flag, words, names }) =>
@@ -110,7 +118,7 @@ async function bash(): Promise<string> {
   )
   return `# bash completion for typevisor: source <(typevisor completion bash)
 _typevisor() {
-  local words="" kind="" more=1 self="\${COMP_WORDS[0]}" current="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}"
+  local words="" kind="" second="" more=1 self="\${COMP_WORDS[0]}" current="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}"
   COMPREPLY=()
   # A command in a guest is that guest's affair.
   local word
@@ -137,6 +145,8 @@ ${flagCases.join('\n')}
       esac
       if [ -n "$kind" ] && [ "$COMP_CWORD" -eq 3 ] && [ "\${current#-}" = "$current" ]; then
         words="$("$self" completion names "$kind" 2>/dev/null)"
+      elif [ -n "$second" ] && [ "$COMP_CWORD" -eq 4 ] && [ "\${current#-}" = "$current" ]; then
+        words="$("$self" completion names "$second" "$before" 2>/dev/null)"
       fi
     fi
   fi
@@ -164,7 +174,7 @@ const FISH_PLACE = `function __typevisor_at
 end
 function __typevisor_names
   set -l words (commandline -opc)
-  $words[1] completion names $argv 2>/dev/null
+  $words[1] completion names $argv $words[4] 2>/dev/null
 end`
 
 async function fish(): Promise<string> {
@@ -182,9 +192,11 @@ async function fish(): Promise<string> {
   const verbs = nouns().flatMap((noun) => [
     complete(`2 ${noun}`, `-a '${verbsOf(noun).join(' ')}'`),
     ...verbsOf(noun).flatMap((verb) => {
-      const kind = verbOf(noun, verb).params[0]?.name ?? ''
+      const kinds = kindsOf(noun, verb)
       return [
-        ...(Object.hasOwn(NAMES, kind) ? [complete(`3 ${noun} ${verb}`, `-a '(__typevisor_names ${kind})'`)] : []),
+        ...kinds.flatMap((kind, index) =>
+          kind === '' ? [] : [complete(`${index + 3} ${noun} ${verb}`, `-a '(__typevisor_names ${kind})'`)],
+        ),
         ...flagWords(noun, verb).map((flag) => complete(`any ${noun} ${verb}`, flagRest(flag))),
       ]
     }),
@@ -210,9 +222,9 @@ export const completion: Command = {
   summary: 'Print the completion script of a shell',
   usage: 'typevisor completion bash|zsh|fish',
   verbs: ['bash', 'zsh', 'fish'],
-  async run([shell, kind], terminal) {
+  async run([shell, kind, of], terminal) {
     if (shell === 'names' && kind !== undefined) {
-      await printNames(kind, terminal)
+      await printNames(kind, of, terminal)
       return 0
     }
     const script = shell !== undefined && Object.hasOwn(SHELLS, shell) ? SHELLS[shell] : undefined

@@ -35,6 +35,21 @@ describe('completion', () => {
     assert.deepEqual(await here('instance', 'create', 'x', '--host', ''), ['local'])
   })
 
+  test('knows the snapshots of the instance that was named, for what wants one', async () => {
+    for (const name of ['monday', 'tuesday'])
+      await world.client.call('instance.snapshot', { params: { instance: 'web-1' }, body: { name }, query: { wait: 20 } })
+    assert.deepEqual(await here('instance', 'revert', 'web-1', ''), ['monday', 'tuesday'])
+    assert.deepEqual(await here('instance', 'clone', 'web-1', 't'), ['tuesday'])
+    assert.deepEqual(await here('instance', 'snapshot-delete', 'web-1', 'm'), ['monday'])
+    assert.deepEqual(await here('instance', 'revert', 'web-2', ''), [])
+    assert.deepEqual(await here('instance', 'revert', 'web-1', '--st'), ['--start'])
+    assert.deepEqual(
+      await here('instance', 'clone', 'web-1', 'monday', ''),
+      await here('instance', 'clone', 'web-1', 'monday', '-'),
+    )
+    assert.deepEqual(await here('instance', 'pause', 'web-1', 'm'), [])
+  })
+
   test('knows verbs, flags and their values, of operations and of commands', async () => {
     assert.deepEqual(await here('inst'), ['instance'])
     assert.deepEqual(await here('instance', 'un'), ['unpause'])

@@ -1,10 +1,12 @@
 /**
  * The platform killed in a loop while it works: `typevisor start` with real guests under QEMU gets SIGKILL at random moments while
- * instances are made, saved, restored, paused, rebooted, powered off and destroyed. The moments and the choices come from one seed.
+ * instances are made, saved, restored, paused, rebooted, powered off and destroyed, and snapshots of them taken, gone back to, cloned and
+ * deleted. The moments and the choices come from one seed.
  *
  * After each restart: every operation that was accepted is known and at its end; every instance is where its last operation left it; the
- * guests on the host are those that the rows say, and one that nobody stopped has the process that it had; two witnesses count on their
- * consoles, through saves and restores, and no number is missing. At the end all is destroyed, and nothing is left.
+ * guests on the host are those that the rows say, and one that nobody stopped has the process that it had; volumes, snapshots, memory files
+ * and leases are those of the rows, no more and no less (`strays.ts`); two witnesses count on their consoles, through saves, restores and
+ * snapshots, and no number is missing. At the end no guest is frozen, all is destroyed, and nothing is left.
  */
 import assert from 'node:assert/strict'
 import { readdir } from 'node:fs/promises'
@@ -12,9 +14,10 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toFault } from '@typevisor/base'
 import type { Client } from '@typevisor/api/client'
-import { VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { canSnapshot, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
 import { seededRng, type SeededRng } from '@typevisor/sim'
 import { guestsOf, machine, runTagOf, until, type Life, type Machine } from './child.ts'
+import { strays } from './strays.ts'
 
 export interface KillLoopOptions {
   readonly seed: number
@@ -23,11 +26,15 @@ export interface KillLoopOptions {
 }
 
 type Instance = NonNullable<Awaited<ReturnType<typeof list>>[number]>
+type Snapshots = Awaited<ReturnType<typeof snapshotsOf>>
+type Accepted = { readonly operation: { readonly id: string; readonly name: string } }
 
 const MEMORY_BYTES = 160 * 1024 * 1024
 const WITNESSES = ['witness-1', 'witness-2']
 const OTHERS_MAX = 3
-/** A guest that is rebooted or powered off counts no more. */
+/** Of one instance. */
+const SNAPSHOTS_MAX = 3
+/** A guest that is rebooted, reverted or powered off counts no more, or again. */
 const WITNESS_VERBS: readonly VerbName[] = ['pause', 'unpause', 'save', 'restore']
 const VERBS_USED: readonly VerbName[] = ['pause', 'unpause', 'save', 'restore', 'poweroff', 'start', 'reboot', 'destroy']
 /** After these it may be another process. */
@@ -38,9 +45,14 @@ const NEW_PROCESS = new Set([
   'instance.save',
   'instance.restore',
   'instance.destroy',
+  'instance.revert',
 ])
+/** These leave the instance as it was. */
+const KEEPS_STATE = new Set(['instance.snapshot', 'instance.snapshot-delete'])
 
 const list = async (client: Client) => (await client.call('instance.list', { query: { limit: 100 } })).items
+const snapshotsOf = async (client: Client, instance: string, options: { signal: AbortSignal }) =>
+  (await client.call('instance.snapshots', { params: { instance } }, options)).items
 
 /** A fault that the kill, or the race with another operation, explains. */
 const EXPECTED: ReadonlySet<string> = new Set(['unavailable', 'aborted', 'busy', 'conflict', 'not_found'])
@@ -73,6 +85,7 @@ export async function killLoop({ seed, roundCount, say }: KillLoopOptions): Prom
     }
   }
   say(`${roundCount} kills, ${loop.operations.size} operations, of which ${loop.undoneCount} were undone`)
+  say(loop.tally())
 
   for (const name of WITNESSES) {
     const row = (await list(life.client)).find((each) => each.name === name)
@@ -82,13 +95,19 @@ export async function killLoop({ seed, roundCount, say }: KillLoopOptions): Prom
     const before = await counted(life.client, name)
     await until(`${name} counts on`, async () => (await counted(life.client, name)) > before + 5)
     say(`${name} counted to ${await counted(life.client, name)}`)
+    // A guest whose file systems are frozen would refuse, or hang.
+    const argv = ['/bin/sh', '-c', 'echo here > /root/here && sync']
+    const { exitCode } = await life.client.call('instance.exec', {
+      params: { instance: name },
+      body: { argv, timeoutMs: 30_000 },
+    })
+    assert.equal(exitCode, 0, `${name} writes`)
   }
 
   for (const { name } of await list(life.client)) await done(life.client, 'destroy', name)
   assert.deepEqual(await list(life.client), [])
   assert.equal(guestsOf(agentDir).size, 0, 'no QEMU is left')
-  for (const folder of ['volumes', 'saves', 'domains'])
-    assert.deepEqual(await readdir(join(agentDir, folder)), [], `${folder} is empty`)
+  assert.deepEqual(await strays(life.client, agentDir), [])
   const runFolder = join('/run/typevisor', runTagOf(agentDir))
   if (process.geteuid?.() === 0) {
     assert.deepEqual(await readdir(runFolder), ['nbd'], 'no folder of a guest is left')
@@ -152,6 +171,8 @@ class Loop {
   readonly #agentDir: string
   readonly #rng: SeededRng
   #names = 0
+  /** What an instance is when it has gone back, by operation. */
+  readonly #reverted = new Map<string, DomainStateKind>()
   /** Process of each guest when all was quiet, and the newest operation then. */
   #quiet = new Map<string, { pid: number; operations: number }>()
 
@@ -166,22 +187,16 @@ class Loop {
     while (!signal.aborted) {
       try {
         const rows = await list(client)
-        const others = rows.filter((row) => !WITNESSES.includes(row.name))
-        if (others.length < OTHERS_MAX && rng.chance(0.4)) {
-          const name = `other-${(this.#names += 1)}`
+        const hasRoom = rows.length - WITNESSES.length < OTHERS_MAX
+        if (hasRoom && rng.chance(0.25))
           this.#accepted(
-            await client.call('instance.create', { body: { name, image: 'micro', memoryBytes: MEMORY_BYTES } }, { signal }),
+            await client.call(
+              'instance.create',
+              { body: { name: this.#newName(), image: 'micro', memoryBytes: MEMORY_BYTES } },
+              { signal },
+            ),
           )
-        } else {
-          const row = rng.pick(rows)
-          const verbs = (WITNESSES.includes(row.name) ? WITNESS_VERBS : VERBS_USED).filter((verb) => possible(verb, row))
-          if (verbs.length > 0) {
-            const verb = rng.pick(verbs)
-            this.#accepted(
-              await client.call(`instance.${verb}`, { params: { instance: row.id }, query: { wait: rng.below(2) } }, { signal }),
-            )
-          }
-        }
+        else await this.#change(client, rng.pick(rows), hasRoom, signal)
       } catch (error) {
         if (!EXPECTED.has(toFault(error).code)) throw error
       }
@@ -189,7 +204,63 @@ class Loop {
     }
   }
 
-  #accepted({ operation }: { operation: { id: string; name: string } }): void {
+  /** One of what can be done to an instance; nothing where another operation holds it. */
+  async #change(client: Client, row: Instance, hasRoom: boolean, signal: AbortSignal): Promise<void> {
+    const rng = this.#rng
+    if (row.operation !== null) return
+    const params = { instance: row.id }
+    const verbs = (WITNESSES.includes(row.name) ? WITNESS_VERBS : VERBS_USED).filter((verb) => possible(verb, row))
+    const snapshots = await snapshotsOf(client, row.id, { signal })
+    const ways = this.#snapshotWays(client, row, snapshots, hasRoom, signal)
+    if (ways.length > 0 && rng.chance(0.5)) this.#accepted(await rng.pick(ways)())
+    else if (verbs.length > 0)
+      this.#accepted(await client.call(`instance.${rng.pick(verbs)}`, { params, query: { wait: rng.below(2) } }, { signal }))
+  }
+
+  /** What can be done with its snapshots. */
+  #snapshotWays(
+    client: Client,
+    { id: instance, name, state: { kind } }: Instance,
+    snapshots: Snapshots,
+    hasRoom: boolean,
+    signal: AbortSignal,
+  ): (() => Promise<Accepted>)[] {
+    const rng = this.#rng
+    const query = { wait: rng.below(2) }
+    const options = { signal }
+    const ways: (() => Promise<Accepted>)[] = []
+    if (canSnapshot('snapshot', kind as DomainStateKind) && snapshots.length < SNAPSHOTS_MAX) {
+      const memory = kind !== 'stopped' && rng.chance(0.5)
+      const quiesce = rng.pick(['try', 'no'] as const)
+      const body = { name: `at-${(this.#names += 1)}`, memory, quiesce, timeoutMs: 2000 }
+      ways.push(() => client.call('instance.snapshot', { params: { instance }, query, body }, options))
+    }
+    if (snapshots.length === 0) return ways
+    const { name: snapshot, memoryBytes, state } = rng.pick(snapshots)
+    const params = { instance, snapshot }
+    ways.push(() => client.call('instance.snapshot-delete', { params, query }, options))
+    if (hasRoom) ways.push(() => client.call('instance.clone', { params, query, body: { name: this.#newName() } }, options))
+    if (!WITNESSES.includes(name) && canSnapshot('revert', kind as DomainStateKind))
+      ways.push(async () => {
+        const start = rng.chance(0.5)
+        const accepted = await client.call('instance.revert', { params, query, body: { start } }, options)
+        this.#reverted.set(accepted.operation.id, memoryBytes !== null ? state : start ? 'running' : 'stopped')
+        return accepted
+      })
+    return ways
+  }
+
+  /** How many of each were accepted. */
+  tally(): string {
+    const counts = Map.groupBy(this.operations.values(), (name) => name.replace('instance.', ''))
+    return [...counts].map(([verb, all]) => `${all.length} ${verb}`).join(', ')
+  }
+
+  #newName(): string {
+    return `other-${(this.#names += 1)}`
+  }
+
+  #accepted({ operation }: Accepted): void {
     this.operations.set(operation.id, operation.name)
   }
 
@@ -225,10 +296,10 @@ class Loop {
       assert.equal(row.hostConnected, true)
       assert.equal(row.operation, null, `${row.name} is held by nothing`)
       const { items } = await client.call('operation.list', { query: { resource: row.id, limit: 500 } })
-      const [newest] = items
+      const newest = items.find(({ name }) => !KEEPS_STATE.has(name))
       assert.ok(newest)
       assert.ok(
-        isWhere(row, newest),
+        isWhere(row, newest, this.#reverted.get(newest.id)),
         `${row.name} is ${row.state.kind} (${row.state.detail}) after ${newest.name} ${newest.state} ${JSON.stringify(newest.fault)}`,
       )
       this.undoneCount += items.filter((item) => item.state === 'undone').length
@@ -240,6 +311,14 @@ class Loop {
         assert.equal(pid, before.pid, `${row.name} has the process that it had`)
       quiet.set(row.id, { pid, operations: items.length })
     }
+    let wrong: string[] = []
+    await until(
+      'what is kept is what rows say',
+      async () => (wrong = await strays(client, this.#agentDir)).length === 0,
+      20_000,
+    ).catch((error: unknown) => {
+      throw new Error(wrong.join('; '), { cause: error })
+    })
     for (const name of WITNESSES) await counted(client, name)
     this.#quiet = quiet
   }
@@ -249,12 +328,18 @@ const possible = (verb: VerbName, row: Instance): boolean =>
   row.operation === null &&
   ((VERBS[verb].from as readonly string[]).includes(row.state.kind) || (verb === 'destroy' && row.state.kind === 'failed'))
 
-/** Whether the row is where its newest operation leaves it: at the verb's end, or where it was before. */
-function isWhere(row: Instance, newest: { readonly name: string; readonly state: string }): boolean {
+/** Whether the row is where its newest operation leaves it: at the verb's end, or where it was before. `reverted`: what it goes back to, if known. */
+function isWhere(
+  row: Instance,
+  newest: { readonly name: string; readonly state: string },
+  reverted: DomainStateKind | undefined,
+): boolean {
   const verb = newest.name.replace('instance.', '')
-  const { kind } = row.state
-  if (verb === 'create') return newest.state === 'done' ? kind === 'running' : kind === 'failed'
+  const kind = row.state.kind as DomainStateKind
+  if (verb === 'create' || verb === 'clone') return row.state.kind === (newest.state === 'done' ? 'running' : 'failed')
+  if (verb === 'revert')
+    return newest.state === 'done' && reverted !== undefined ? kind === reverted : canSnapshot('revert', kind)
   const { from, to } = VERBS[verb as VerbName]
   if (newest.state === 'done') return kind === to
-  return (from as readonly DomainStateKind[]).includes(kind as DomainStateKind) || kind === to
+  return (from as readonly DomainStateKind[]).includes(kind) || kind === to
 }

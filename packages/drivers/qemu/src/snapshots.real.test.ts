@@ -41,6 +41,7 @@ async function volumesIn(t: TestContext, folder: string) {
   await mkdir(files)
   const socketPathOf = (volume: string) => join(folder, `${volume.slice(-12)}.sock`)
   const volumes = nbdVolumeStore({
+    holder: '11111111-2222-4333-8444-555555555555',
     call: server.call,
     files: qcow2VolumeStore({ files: await nodeVolumeFiles({ folder: files }), runner }),
     masters: await nodeMasterRecords(join(dir, 'masters')),

@@ -42,7 +42,8 @@ export function leaseCommands(store: Store): Table<{ [K in keyof LeaseCommands]:
   }
 }
 
-const exportNameOf = (name: string, epoch: number): string => `${name}:${epoch}`
+/** Under which the holder of an epoch opens a volume. */
+export const exportNameOf = (name: string, epoch: number): string => `${name}:${epoch}`
 
 const report = (name: string, { epoch, holder }: VolumeLease): LeaseReport => ({
   name,

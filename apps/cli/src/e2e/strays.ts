@@ -1,0 +1,70 @@
+/** What a host keeps for its instances, held against the rows: what nobody owns, and what somebody lacks. */
+import assert from 'node:assert/strict'
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Client } from '@typevisor/api/client'
+import { askServer } from '@typevisor/storage'
+
+interface Kept {
+  /** Those of an instance that failed may be there or not. */
+  readonly optional: boolean
+  readonly isLive: boolean
+  readonly disk: string
+  readonly snapshots: readonly string[]
+  readonly saveCount: number
+}
+
+/** In words, nothing when all is as it should be. To be asked when nothing is under way. */
+export async function strays(client: Client, agentDir: string): Promise<string[]> {
+  const rows = new Map<string, Kept>()
+  for (const { id, state } of (await client.call('instance.list', { query: { limit: 100 } })).items) {
+    const { items } = await client.call('instance.snapshots', { params: { instance: id } })
+    rows.set(id, {
+      optional: state.kind === 'failed' || state.kind === 'crashed',
+      isLive: state.kind === 'running' || state.kind === 'paused',
+      disk: `${id}.root`,
+      snapshots: items.map((snapshot) => `${id}.root@${snapshot.id}`),
+      saveCount: items.filter(({ memoryBytes }) => memoryBytes !== null).length + (state.kind === 'saved' ? 1 : 0),
+    })
+  }
+  return [...(await ofStore(rows, agentDir)), ...(await ofFolders(rows, agentDir))]
+}
+
+async function ofStore(rows: ReadonlyMap<string, Kept>, agentDir: string): Promise<string[]> {
+  const server = await askServer(join(agentDir, 'disks'))
+  assert.ok(server, 'a volume server answers')
+  try {
+    const wrong: string[] = []
+    const found = new Map((await server.call('list', {})).map((volume) => [volume.name, volume]))
+    const { attachmentCount } = await server.call('hello', {})
+    const liveCount = [...rows.values()].filter(({ isLive }) => isLive).length
+    if (attachmentCount !== liveCount && ![...rows.values()].some(({ optional }) => optional))
+      wrong.push(`${attachmentCount} disks are served to ${liveCount} guests`)
+    const wanted = new Set([...rows.values()].flatMap(({ disk, snapshots }) => [disk, ...snapshots]))
+    for (const name of found.keys()) if (!name.startsWith('gold-') && !wanted.has(name)) wrong.push(`volume ${name} is nobody's`)
+    for (const { disk, snapshots, optional, isLive } of rows.values()) {
+      if (optional) continue
+      for (const name of [disk, ...snapshots]) if (!found.has(name)) wrong.push(`there is no volume ${name}`)
+      const isLeased = (found.get(disk)?.lease.holder ?? null) !== null
+      if (isLeased !== isLive) wrong.push(`${disk} is ${isLeased ? 'leased without a guest' : 'not leased under its guest'}`)
+    }
+    return wrong
+  } finally {
+    server.close()
+  }
+}
+
+async function ofFolders(rows: ReadonlyMap<string, Kept>, agentDir: string): Promise<string[]> {
+  const wrong: string[] = []
+  for (const folder of ['volumes', 'saves', 'domains']) {
+    const names = await readdir(join(agentDir, folder))
+    for (const name of names) if (!rows.has(name.split('.')[0] ?? '')) wrong.push(`${folder}/${name} is nobody's`)
+    if (folder !== 'saves') continue
+    for (const [id, { saveCount, optional }] of rows) {
+      const own = names.filter((name) => name.startsWith(`${id}.`))
+      if (!optional && own.length !== saveCount)
+        wrong.push(`${id} has ${saveCount} saves, in saves are ${own.join(' ') || 'none'}`)
+    }
+  }
+  return wrong
+}
