@@ -21,7 +21,16 @@ export {
   type GuestAddress,
   type PortForward,
 } from './domain.ts'
-export type { DomainEvent } from './event.ts'
+export {
+  isHostEvent,
+  spaceState,
+  type AgentEvent,
+  type DomainEvent,
+  type HostEvent,
+  type HostPart,
+  type SpaceCause,
+  type VolumeServerCause,
+} from './event.ts'
 export {
   isLabel,
   isUuid,

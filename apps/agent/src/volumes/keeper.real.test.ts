@@ -8,11 +8,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { mib } from '@typevisor/base'
+import { mib, millis } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { processIdentity, realClock, waitForExit } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
-import { keepVolumeServer, type VolumeKeeper } from './keeper.ts'
+import { keepVolumeServer, type VolumeKeeper, type VolumeServerChange } from './keeper.ts'
+import type { PulseLimits } from './pulse.ts'
 
 async function world(t: TestContext) {
   const root = await mkdtemp(join(tmpdir(), 'tv-keeper-'))
@@ -39,14 +40,20 @@ async function world(t: TestContext) {
     await rm(root, { recursive: true, force: true })
   })
   const log = memoryLog()
+  const changes: VolumeServerChange[] = []
   return {
     root,
     dir,
     log,
+    changes,
+    /** Each as `serving started` or `away ended SIGKILL`. */
+    told: () => changes.map((change) => [change.to, change.cause, ...('detail' in change ? [change.detail] : [])].join(' ')),
     serversOf,
     end,
-    keep(version = '1') {
-      const keeper = keepVolumeServer({ dir, version, clock: realClock(), log, owner: null })
+    keep(version = '1', pulse?: PulseLimits) {
+      const watcher = { changed: (change: VolumeServerChange) => void changes.push(change), heard() {} }
+      const options = { dir, version, clock: realClock(), log, owner: null, watcher }
+      const keeper = keepVolumeServer(pulse ? { ...options, pulse } : options)
       keepers.push(keeper)
       return keeper
     },
@@ -72,7 +79,7 @@ async function byteAt(client: NbdClient, offset: number): Promise<number | undef
 }
 
 test('one that is killed is started again at once, serves what was attached, and has all that was acknowledged', async (t) => {
-  const { keep, root, end, serversOf } = await world(t)
+  const { keep, root, end, serversOf, told } = await world(t)
   const keeper = keep()
   const first = await pidOf(keeper)
   assert.notEqual(first, process.pid)
@@ -92,6 +99,58 @@ test('one that is killed is started again at once, serves what was attached, and
   const pid = await pidOf(keeper)
   assert.notEqual(pid, first)
   assert.deepEqual(serversOf(), [pid])
+  const killed = ['away ended SIGKILL', 'serving started']
+  assert.deepEqual(told(), ['serving started', ...killed, ...killed, ...killed])
+})
+
+/** Quick enough for a test, and with room for a server that is only slow. */
+const QUICK: PulseLimits = { interval: millis(100), answerLimit: millis(500), unansweredMax: 3 }
+
+test('one that hangs is killed, and the next one serves what was attached and has all that was acknowledged', async (t) => {
+  const { keep, root, serversOf, changes, log } = await world(t)
+  const keeper = keep('1', QUICK)
+  const hung = await pidOf(keeper)
+  await keeper.call('create', { name: 'web', sizeBytes: mib(64) })
+  const socketPath = join(root, 'web.sock')
+  await keeper.attach('web', socketPath)
+  const client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+  await client.write(4096, block(5))
+  process.kill(hung, 'SIGSTOP')
+  // Whoever asks meanwhile gets the next one's answer, or hears that this one is gone.
+  await assert.rejects(keeper.call('list', {}), /went away/)
+  await using again = await reconnect(socketPath, 'web')
+  assert.equal(await byteAt(again, 4096), 5)
+  await client.close().catch(() => {})
+  const pid = await pidOf(keeper)
+  assert.notEqual(pid, hung)
+  assert.deepEqual(serversOf(), [pid])
+  assert.deepEqual(
+    changes.map(({ to, cause }) => `${to} ${cause}`),
+    ['serving started', 'away hung', 'serving started'],
+  )
+  assert.ok(log.has('volumes.server_hangs'))
+})
+
+test('one that hung before the agent came is told by who holds its lock, and replaced', async (t) => {
+  const { keep, root, serversOf, told } = await world(t)
+  const before = keep()
+  const hung = await pidOf(before)
+  await before.call('create', { name: 'web', sizeBytes: mib(64) })
+  const socketPath = join(root, 'web.sock')
+  await before.attach('web', socketPath)
+  await before.close()
+  process.kill(hung, 'SIGSTOP')
+  const next = keep('1', QUICK)
+  assert.deepEqual(
+    (await next.call('list', {})).map(({ name }) => name),
+    ['web'],
+  )
+  assert.deepEqual(serversOf(), [await pidOf(next)])
+  assert.deepEqual(told(), [
+    'serving started',
+    `away hung process ${hung} did not answer for 1.5 s and was killed`,
+    'serving started',
+  ])
 })
 
 test('it is left to its guests, found again by the next agent, and stopped by the one that leaves it without any', async (t) => {
@@ -121,7 +180,7 @@ test('it is left to its guests, found again by the next agent, and stopped by th
 })
 
 test('one of another version is replaced under its guests', async (t) => {
-  const { keep, root, serversOf, log } = await world(t)
+  const { keep, root, serversOf, log, told } = await world(t)
   const old = keep('1')
   const pid = await pidOf(old)
   await old.call('create', { name: 'web', sizeBytes: mib(64) })
@@ -140,10 +199,11 @@ test('one of another version is replaced under its guests', async (t) => {
   await using again = await reconnect(socketPath, 'web')
   assert.equal(await byteAt(again, 0), 9)
   assert.ok(log.has('volumes.server_replaced'))
+  assert.deepEqual(told(), ['serving started', 'away upgrade 1 makes way for 2', 'serving started'])
 })
 
 test('one that cannot be opened is said in words, and tried again until it can', async (t) => {
-  const { keep, dir, serversOf, log } = await world(t)
+  const { keep, dir, serversOf, log, changes } = await world(t)
   const first = keep()
   await first.call('create', { name: 'web', sizeBytes: mib(64) })
   await first.close()
@@ -159,6 +219,7 @@ test('one that cannot be opened is said in words, and tried again until it can',
     ['web'],
   )
   assert.equal(serversOf().length, 1)
+  assert.ok(changes.some((change) => change.cause === 'failed' && change.detail?.includes('superblocks')))
 })
 
 test('its control socket and its files are for nobody else', async (t) => {

@@ -139,6 +139,18 @@ describe('the volume server of a guest that writes', async () => {
     await isWell()
   })
 
+  test('stopped under it without an end, it is killed and replaced, and the guest has seen no error', async () => {
+    const { pid } = await hello()
+    process.kill(pid, 'SIGSTOP')
+    const identity = processIdentity(pid)
+    assert.ok(identity)
+    await waitForExit(identity)
+    await until('another one serves', serves)
+    assert.notEqual((await hello()).pid, pid)
+    await writesOn()
+    await isWell()
+  })
+
   test('it and the guest go on without the platform, and the next platform finds both', async () => {
     const { pid } = await hello()
     await life.child.kill('SIGKILL')
