@@ -23,6 +23,7 @@ import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
 import { keepVolumeServer } from './volumes/keeper.ts'
+import { watchVolumeServer } from './volumes/watch.ts'
 
 const GUEST_USER = 'typevisor-qemu'
 
@@ -67,7 +68,8 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   // In a folder that anybody may pass through; a socket itself is its owner's.
   const socketFolder = await folder(join(runDir, 'nbd'), 0o711)
   const socketPathOf = (volume: string): string => join(socketFolder, `${volume}.sock`)
-  const server = keepVolumeServer({ dir: disksFolder, version, clock, log, owner })
+  const watch = watchVolumeServer({ clock, log })
+  const server = keepVolumeServer({ dir: disksFolder, version, clock, log, owner, watcher: watch })
   building.defer(() => server.close())
   const runner = nodeCommandRunner()
   const files = qcow2VolumeStore({
@@ -92,5 +94,17 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const driver = attachedDriver({ driver: qemu, volumes: server, socketPathOf, log })
   const saves = saveFolder(await folder(join(dataDir, 'saves'), 0o700))
   building.move()
-  return { driver, volumes, images, saves, heldBy: (toolstack) => (holders = toolstack), close: () => server.close() }
+  return {
+    driver,
+    volumes,
+    images,
+    saves,
+    heldBy(toolstack) {
+      holders = toolstack
+      watch.noteIn(toolstack)
+    },
+    volumeServer: () => watch.status(),
+    lastNotes: () => (server.isIdle ? watch.stops() : watch.close()),
+    close: () => server.close(),
+  }
 }

@@ -304,9 +304,12 @@ export async function askServer(dir: string): Promise<VolumeServerConnection | n
     closed,
     call: async (command, args, onProgress) => {
       socket.write(`${JSON.stringify({ command, args })}\n`)
+      const gone = (cause?: unknown) => new Fault('unavailable', `the volume server of ${dir} went away`, { cause })
       for (;;) {
-        const { value, done } = await lines.next()
-        if (done) throw new Fault('unavailable', `the volume server of ${dir} went away`)
+        const { value, done } = await lines.next().catch((error: unknown) => {
+          throw gone(error) // killed with our line unread, its end resets the connection
+        })
+        if (done) throw gone()
         const reply = JSON.parse(value) as { answer?: unknown; error?: unknown; progress?: number }
         if (reply.error !== undefined) throw faultFromJson(reply.error)
         if (reply.progress === undefined) return reply.answer as never // it comes from the same table

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, gib, mib, millis, type FaultCode, type IdSource } from '@typevisor/base'
-import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
+import { isHostEvent, type DomainEvent, type DomainId, type DomainName, type DomainSpec, type ImageName } from '@typevisor/model'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
@@ -81,7 +81,7 @@ async function eventsOf(toolstack: Toolstack, after = 0): Promise<DomainEvent[]>
   const seen: DomainEvent[] = []
   if (last <= after) return seen
   for await (const event of toolstack.events(after)) {
-    seen.push(event)
+    if (!isHostEvent(event)) seen.push(event)
     if (event.sequence >= last) break
   }
   return seen

@@ -165,7 +165,9 @@ class Keeper implements VolumeKeeper {
         this.#lastFault = toFault(error)
         if (!signal.aborted) {
           log.error('volumes.server_not_there', { dir, error: this.#lastFault.message })
-          this.#tell({ to: 'away', cause: 'failed', detail: this.#lastFault.message, hello: null })
+          // One that went away while it was looked at is looked for again.
+          if (this.#lastFault.code !== 'unavailable')
+            this.#tell({ to: 'away', cause: 'failed', detail: this.#lastFault.message, hello: null })
         }
       }
       quickEnds = clock.monotonic() - begin > STEADY_MS && this.#lastFault === null ? 0 : quickEnds + 1
