@@ -61,6 +61,7 @@ export {
   VERB_NAMES,
   VERBS,
   type SnapshotVerbName,
+  type StateFound,
   type Verb,
   type VerbName,
 } from './verbs.ts'

@@ -12,6 +12,7 @@
 import { assert, Channel, Fault, type Clock, type Json } from '@typevisor/base'
 import {
   isHostEvent,
+  waitsForRoom,
   type AgentEvent,
   type DomainCause,
   type DomainEvent,
@@ -163,10 +164,13 @@ export class Ledger {
     await this.#write([{ kind: 'domain', domain, event }])
   }
 
-  /** Enters `state`; the event is written with it. Entering the state that the domain is in already writes nothing. */
+  /**
+   * Enters `state`; the event is written with it. Entering the state that the domain is in already writes nothing; one that waits for room on
+   * its disk enters another when somebody pauses it.
+   */
   async enter(id: DomainId, state: DomainState, note: TransitionNote): Promise<void> {
     const domain = this.need(id)
-    if (domain.state.kind === state.kind) return
+    if (domain.state.kind === state.kind && !(waitsForRoom(domain.state) && !waitsForRoom(state))) return
     const event = this.#event(id, domain.name, domain.state.kind, state.kind, note)
     await this.#write([{ kind: 'domain', domain: { ...domain, state }, event }])
   }

@@ -267,6 +267,33 @@ test('a guest whose disk is full is paused for that reason and goes on with nobo
   })
 })
 
+test('one that waits for room can be paused: it stays when there is room, and goes on when it is let', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('held'), command())
+    await toolstack.carryOut('start', ID, command())
+    const before = toolstack.lastSequence()
+    world.hypervisor.guest.fillDisk(ID)
+    await world.clock.advance(10)
+    const paused = { kind: 'paused', cause: 'requested' } as const
+    assert.deepEqual((await toolstack.carryOut('pause', ID, command()))?.state, paused)
+    await assert.rejects(toolstack.carryOut('pause', ID, command()), isFault('conflict'))
+    world.hypervisor.guest.makeRoom(ID)
+    await world.clock.advance(10)
+    await toolstack.close()
+    toolstack = await world.open()
+    assert.deepEqual(toolstack.get(ID)?.state, paused)
+    await toolstack.carryOut('unpause', ID, command())
+    assert.deepEqual(told(await eventsOf(toolstack, before)), [
+      'running>paused disk-full',
+      'paused>paused requested',
+      'paused>running requested',
+    ])
+    await toolstack.close()
+  })
+})
+
 test('a shutdown that the guest does not hear ends in time, and the domain still runs', async () => {
   const world = makeWorld()
   await world.clock.run(async () => {

@@ -319,7 +319,10 @@ class Keeper implements VolumeKeeper {
         return found
       }
       if (hasEnded)
-        throw new Fault('failed', `volume server of ${dir}: it ended at once: ${(await endOf(stderrFile, said.size)).text}`)
+        throw new Fault(
+          'failed',
+          `volume server of ${dir}: it ended at once: ${lastLines((await endOf(stderrFile, said.size)).text)}`,
+        )
       await clock.sleep(POLL)
     }
     throw new Fault('timeout', `volume server of ${dir}: process ${child.pid} does not answer after ${START_LIMIT_MS} ms`)
@@ -377,7 +380,18 @@ class Keeper implements VolumeKeeper {
 const WORDS_BYTES_MAX = 2048
 const LAST_LINES = 3
 
-const lastLines = (text: string): string => text.split('\n').slice(-LAST_LINES).join('\n')
+/** The last things that it said, without what a log adds to them. */
+const lastLines = (text: string): string => text.split('\n').slice(-LAST_LINES).map(messageOf).join('\n')
+
+function messageOf(line: string): string {
+  try {
+    const { message, error } = JSON.parse(line) as { message?: unknown; error?: unknown }
+    const said = message ?? error
+    return typeof said === 'string' ? said : line
+  } catch {
+    return line
+  }
+}
 
 /** What a file says from an offset on, at its end. */
 async function endOf(path: string, from = 0): Promise<{ size: number; text: string }> {

@@ -59,7 +59,7 @@ export function eventLine(event: PlatformEvent): EventLine {
       ? words
       : next === null
         ? 'gone'
-        : from === undefined || from === null
+        : from === undefined || from === null || from === next
           ? show(next)
           : `${show(from)} \u2192 ${show(next)}`
   const parts = [

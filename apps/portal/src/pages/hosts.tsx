@@ -45,7 +45,12 @@ const COLUMNS: readonly Column<Host>[] = [
     ),
   },
   { title: 'Processors', label: true, align: 'right', cell: (host) => <span className="num">{host.cpuCount}</span> },
-  { title: 'Memory', label: true, align: 'right', cell: (host) => <span className="num">{formatBytes(host.memoryBytes)}</span> },
+  {
+    title: 'Memory',
+    label: true,
+    align: 'right',
+    cell: (host) => <span className="num whole">{formatBytes(host.memoryBytes)}</span>,
+  },
   {
     title: 'Instances',
     label: true,

@@ -196,6 +196,9 @@ async function takeInPart(tx: SqlExecutor, host: string, event: HostEvent): Prom
   await runAll(tx, [eventEffect(`host.${part}`, host, host, content)])
 }
 
+/** A guest that waits for room is paused already when it is paused: that is a transition, and no guest resets itself standing still. */
+const isReset = ({ from, to, cause }: DomainEvent): boolean => from === to && !(to === 'paused' && cause === 'requested')
+
 /** The row follows unless it has heard something newer; the event is told in any case. */
 async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promise<void> {
   // A host speaks for what was placed on it, and for nothing else.
@@ -217,7 +220,5 @@ async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promis
     reconstructed: event.reconstructed,
     hostSequence: event.sequence,
   }
-  await runAll(tx, [
-    eventEffect(event.from === event.to ? 'instance.reset' : 'instance.state', event.domain, event.name, content),
-  ])
+  await runAll(tx, [eventEffect(isReset(event) ? 'instance.reset' : 'instance.state', event.domain, event.name, content)])
 }

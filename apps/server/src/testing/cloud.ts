@@ -33,6 +33,7 @@ import {
 
 export interface TestHost {
   readonly toolstack: Toolstack
+  readonly hypervisor: SimHypervisor
   /** Resolves with what the agent was told when it was kept out. */
   readonly refused: Promise<string>
   /** As when its process is killed; its folder stays. */
@@ -150,6 +151,7 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
     }).catch((error: unknown) => refused.resolve(String(error)))
     const host: TestHost = {
       toolstack,
+      hypervisor,
       refused: refused.promise,
       async leave() {
         hosts.delete(host)
