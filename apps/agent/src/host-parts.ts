@@ -5,6 +5,7 @@ import type { Clock, IdSource, Log, Rng } from '@typevisor/base'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import type { DomainDriver, SaveFolder, Toolstack } from '@typevisor/toolstack'
+import type { VolumeServerStatus } from '@typevisor/api/agent-wire'
 
 export interface HostOptions {
   readonly name: string
@@ -25,8 +26,11 @@ export interface HostParts {
   readonly volumes: VolumeStore
   readonly images: ImageStore
   readonly saves: SaveFolder
-  /** Told once, when the toolstack is open: what it holds is kept. */
-  readonly heldBy?: (toolstack: Pick<Toolstack, 'holdsFiles'>) => void
+  /** Told once, when the toolstack is open: what it holds is kept, and what happens to the parts is noted in it. */
+  readonly heldBy?: (toolstack: Pick<Toolstack, 'holdsFiles' | 'notePart' | 'newestOf'>) => void
+  readonly volumeServer?: () => VolumeServerStatus
+  /** Before the toolstack's end: the last that is noted in it. */
+  readonly lastNotes?: () => Promise<void>
   /** Behind the toolstack's end. */
   readonly close?: () => Promise<void>
 }

@@ -51,6 +51,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const toolstack = await openToolstack({ ...parts, state, clock, ids, log, owner: `agent:${options.name}` })
   building.defer(() => toolstack.close())
   parts.heldBy?.(toolstack)
+  building.defer(() => parts.lastNotes?.())
   const agent = await createAgentService({
     name: options.name,
     version: options.version,
@@ -59,6 +60,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
     cpuCount: availableParallelism(),
     memoryBytes: options.driver === 'sim' ? SIM_MEMORY_BYTES : bytes(totalmem()),
     log,
+    volumeServer: parts.volumeServer,
   })
   const opened = building.move()
   let closing: Promise<void> | undefined

@@ -24,6 +24,7 @@ import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
 import { leaseHolder } from './volumes/holder.ts'
 import { keepVolumeServer } from './volumes/keeper.ts'
+import { watchVolumeServer } from './volumes/watch.ts'
 
 const GUEST_USER = 'typevisor-qemu'
 
@@ -69,7 +70,8 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const socketFolder = await folder(join(runDir, 'nbd'), 0o711)
   const socketPathOf = (volume: string): string => join(socketFolder, `${volume}.sock`)
   const holder = await leaseHolder(join(dataDir, 'holder'), ids)
-  const server = keepVolumeServer({ dir: disksFolder, version, clock, log, holder, owner })
+  const watch = watchVolumeServer({ clock, log })
+  const server = keepVolumeServer({ dir: disksFolder, version, clock, log, holder, owner, watcher: watch })
   building.defer(() => server.close())
   const runner = nodeCommandRunner()
   const files = qcow2VolumeStore({
@@ -94,5 +96,17 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const driver = attachedDriver({ driver: qemu, volumes: server, leases: volumes.leases, socketPathOf, log })
   const saves = saveFolder(await folder(join(dataDir, 'saves'), 0o700))
   building.move()
-  return { driver, volumes, images, saves, heldBy: (toolstack) => (holders = toolstack), close: () => server.close() }
+  return {
+    driver,
+    volumes,
+    images,
+    saves,
+    heldBy(toolstack) {
+      holders = toolstack
+      watch.noteIn(toolstack)
+    },
+    volumeServer: () => watch.status(),
+    lastNotes: () => (server.isIdle ? watch.stops() : watch.close()),
+    close: () => server.close(),
+  }
 }

@@ -1,6 +1,6 @@
 /** The agent's side of every method: the toolstack and the image store behind `AgentPort`. No wire here; `uplink.ts` has it. */
 import { Fault, type Bytes, type Log } from '@typevisor/base'
-import { isLabel, type DomainEvent, type DomainId, type ImageName } from '@typevisor/model'
+import { isLabel, type AgentEvent, type DomainId, type ImageName } from '@typevisor/model'
 import type { ImageStore } from '@typevisor/image'
 import type { Toolstack } from '@typevisor/toolstack'
 import {
@@ -15,6 +15,7 @@ import {
   type DomainReply,
   type StreamKind,
   type StreamOptions,
+  type VolumeServerStatus,
 } from '@typevisor/api/agent-wire'
 import { SharedBuilds, toAgentImage } from './shared-builds.ts'
 
@@ -26,6 +27,8 @@ export interface AgentServiceOptions {
   readonly cpuCount: number
   readonly memoryBytes: Bytes
   readonly log: Log
+  /** Left out where the host keeps none. */
+  readonly volumeServer?: (() => VolumeServerStatus) | undefined
 }
 
 type Progress = (fraction: number, message: string) => void
@@ -88,6 +91,7 @@ class AgentService implements AgentPort {
       const { content, ...offsets } = await this.#options.toolstack.readConsole(id, from, limit, { signal })
       return { ...offsets, contentBase64: base64(content) }
     },
+    'host.volume-server': async () => this.#options.volumeServer?.() ?? null,
     'image.list': async () => (await this.#options.images.list()).map(toAgentImage),
     'image.build': async ({ name: label, commandId, fence }, { signal, progress }) => {
       if (!isLabel(label)) throw new Fault('invalid', `image: got ${JSON.stringify(label)}, want a name`)
@@ -149,7 +153,7 @@ class AgentService implements AgentPort {
     return run(params, { signal: options.signal, progress: options.progress ?? (() => {}) })
   }
 
-  events(after: number, options: { signal: AbortSignal }): AsyncIterable<DomainEvent> {
+  events(after: number, options: { signal: AbortSignal }): AsyncIterable<AgentEvent> {
     return this.#options.toolstack.events(after, options)
   }
   acknowledge(sequence: number): Promise<void> {

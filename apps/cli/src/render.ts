@@ -50,6 +50,7 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
     { title: 'CPUS', value: (row) => String(row.cpuCount), right: true },
     { title: 'MEMORY', value: (row) => formatBytes(row.memoryBytes), right: true },
     { title: 'INSTANCES', value: (row) => String(row.instanceCount), right: true },
+    { title: 'VOLUMES', value: volumesText },
   ]
   const images: Column<Reply<'image.list'>['items'][number]>[] = [
     { title: 'NAME', value: (row) => row.name },
@@ -140,6 +141,16 @@ export function renderReply(name: OperationName, reply: unknown, now: number, wi
   }
   const told = (Object.hasOwn(SENTENCES, name) ? SENTENCES[name] : undefined)?.(reply as Operation)
   return told ?? (Object.keys(reply).length === 0 ? 'done' : renderFields(reply as Row))
+}
+
+/** How the server of a host's volumes is, and how full their store: `12 % used`. */
+function volumesText({ volumeServer }: Pick<Reply<'host.get'>, 'volumeServer'>): string {
+  // A server of an older version does not tell.
+  if (!volumeServer) return '-'
+  const { state, space } = volumeServer
+  if (state === 'away' || !space) return state
+  const used = `${Math.round((100 * space.usedBytes) / space.capacityBytes)} % used`
+  return space.warningPercent === null ? used : `${used}, over ${space.warningPercent} %`
 }
 
 /** What can be done about it, where something can. */

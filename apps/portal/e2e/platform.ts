@@ -54,10 +54,17 @@ async function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void>
   await over
 }
 
-export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }): Promise<TestPlatform> {
+export interface PlatformOptions {
+  readonly driver: 'sim' | 'qemu'
+  /** Before the first start; what it answers is done when all has ended, before the data goes. */
+  readonly prepare?: (dataDir: string) => Promise<() => Promise<void>>
+}
+
+export async function startPlatform(options: PlatformOptions): Promise<TestPlatform> {
   const folder = await mkdtemp(join(tmpdir(), 'tv-portal-'))
   const dataDir = join(folder, 'data')
   const port = await freePort()
+  const cleanUp = await options.prepare?.(dataDir)
   const url = `http://127.0.0.1:${port}`
   let said = ''
   let child: ChildProcess | null = null
@@ -123,6 +130,7 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
   const password = PASSWORD.exec(said)?.[1]
   if (password === undefined) {
     await end('SIGKILL')
+    await cleanUp?.()
     await rm(folder, { recursive: true, force: true })
     throw new Error(`typevisor start printed no password: ${said}`)
   }
@@ -142,6 +150,7 @@ export async function startPlatform(options: { readonly driver: 'sim' | 'qemu' }
       const stopped = await Promise.race([child === null ? null : once(child, 'exit'), sleep(STOP_MS, 'late', { ref: false })])
       if (stopped === 'late') await end('SIGTERM')
       await Promise.all(hosts.map((host) => ended(host, 'SIGKILL')))
+      await cleanUp?.()
       await rm(folder, { recursive: true, force: true })
     },
   }

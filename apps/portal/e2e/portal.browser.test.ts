@@ -83,7 +83,14 @@ test('what the server refuses is said at its field', { skip }, async () => {
   await page.getByTestId('field-memory').fill('128M')
   await page.getByTestId('add-forward').click()
   await page.getByTestId('field-labels').fill('team=core\ntier=web')
+  await page.getByText('nothing lost').waitFor()
+  await page.getByTestId('field-diskFull').selectOption('error')
+  await page.getByText('may go read-only').waitFor()
+  await page.getByTestId('field-diskFull').scrollIntoViewIfNeeded()
+  await shoot('create-disk-full')
+  const sent = page.waitForRequest((request) => request.method() === 'POST' && request.url().includes('/instances'))
   await page.getByTestId('create-go').click()
+  assert.equal(((await sent).postDataJSON() as { diskFull?: string }).diskFull, 'error')
   await state('running').waitFor()
   assert.match(await page.getByTestId('facts').innerText(), /128 MiB[\s\S]*team=core/)
   await page.getByTestId('network').getByText('→ 22').waitFor()
@@ -299,6 +306,7 @@ test('pages fit a phone and can be read, in the dark as in the light', { skip },
       '/operations',
       '/images',
       '/hosts',
+      '/hosts/local',
       '/settings',
       '/settings/tokens',
       '/settings/audit',

@@ -67,6 +67,24 @@ test('an instance without snapshots invites to take one, and a name that is take
   await state('running').waitFor()
 })
 
+test('the guest can be made to freeze its file systems, and what each choice means is said', { skip }, async () => {
+  await page.getByTestId('take-snapshot').click()
+  await page.getByTestId('field-snapshot-name').fill('frozen')
+  const form = page.getByTestId('snapshot-form')
+  await form.getByText('if it answers').waitFor()
+  await page.getByTestId('field-quiesce').selectOption('no')
+  await form.getByText('recover as after a power cut').waitFor()
+  await page.getByTestId('field-quiesce').selectOption('must')
+  await form.getByText('no snapshot is taken').waitFor()
+  await shoot('snapshot-must')
+  const sent = page.waitForRequest((request) => request.method() === 'POST' && request.url().endsWith('/snapshots'))
+  await page.getByRole('button', { name: 'Take it' }).click()
+  assert.equal(((await sent).postDataJSON() as { quiesce: string }).quiesce, 'must')
+  await row('frozen').waitFor()
+  await platform.client.call('instance.snapshot-delete', { params: { ...params, snapshot: 'frozen' }, query })
+  await row('frozen').waitFor({ state: 'detached' })
+})
+
 test('what another takes shows without a reload', { skip }, async () => {
   await platform.client.call('instance.snapshot', { params, query, body: { name: 'elsewhere', quiesce: 'no' } })
   await row('elsewhere').getByText('recover as after a power cut').waitFor()

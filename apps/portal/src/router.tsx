@@ -115,6 +115,12 @@ const hosts = createRoute({
   path: PATHS.hosts,
   component: lazyPage(() => import('./pages/hosts.tsx'), 'Hosts'),
 })
+const host = createRoute({
+  getParentRoute: () => signedIn,
+  path: PATHS.host,
+  loader: ({ context, params }) => void context.queryClient.prefetchQuery(apiQuery('host.get', { params })),
+  component: lazyPage(() => import('./pages/host.tsx'), 'HostPage'),
+})
 const operations = createRoute({
   getParentRoute: () => signedIn,
   path: PATHS.operations,
@@ -161,6 +167,7 @@ const routeTree = root.addChildren([
     instance.addChildren(tabs),
     images,
     hosts,
+    host,
     operations,
     settings.addChildren(sections),
     missing,

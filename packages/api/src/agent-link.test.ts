@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { Channel, Fault, millis, type FaultCode } from '@typevisor/base'
-import type { DomainEvent, DomainId } from '@typevisor/model'
+import type { DomainEvent, DomainId, HostEvent } from '@typevisor/model'
 import { memoryLog, virtualClock } from '@typevisor/sim'
 import { connectAgent, serveAgent, type MessageSocket } from './agent-link.ts'
 import { AGENT_PROTOCOL, type AgentHello, type AgentPort, type AgentStream, type FromAgent, type ToAgent } from './agent-wire.ts'
@@ -388,6 +388,46 @@ test('events begin after the one that the server has, in order, and end with its
     ],
   )
   cut()
+})
+
+test('events of the host are told to a server that takes them, and kept from one of before', async () => {
+  const facts = { pid: 7, version: '0' }
+  const ofHost: HostEvent = {
+    sequence: 1,
+    at: 0 as never,
+    part: 'volume-server',
+    from: 'serving',
+    to: 'away',
+    cause: 'hung',
+    detail: null,
+    reconstructed: false,
+    facts,
+  }
+  const ofDomain = { sequence: 2, at: 0, domain: ID, name: 'x', from: null, to: 'stopped', cause: 'requested', detail: null }
+  const agent = fakeAgent({
+    async *events() {
+      yield ofHost
+      yield ofDomain as unknown as DomainEvent // all that is looked at
+    },
+  })
+  const { remote, cut } = await joined(agent)
+  for await (const event of remote.events(0, { signal: new AbortController().signal })) {
+    assert.deepEqual(event, ofHost)
+    break
+  }
+  cut()
+  const ends = pair()
+  const served = serveAgent(agent, ends.agent, memoryLog()).catch(() => {})
+  ends.server.send(JSON.stringify({ type: 'welcome', after: 0 } satisfies ToAgent))
+  const told: unknown[] = []
+  for await (const message of ends.server.incoming) {
+    const { type, event } = JSON.parse(String(message)) as { type: string; event?: { sequence: number } }
+    if (type === 'event') told.push(event?.sequence)
+    if (told.length > 0) break
+  }
+  assert.deepEqual(told, [2])
+  ends.cut()
+  await served
 })
 
 test('an agent that tells more events than are taken in is cut off: they come again with the next connection', async () => {

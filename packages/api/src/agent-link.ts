@@ -6,7 +6,7 @@
  * that breaks the protocol is cut off.
  */
 import { Channel, Fault, faultFromJson, seconds, toFault, withDeadline, type Clock, type Log } from '@typevisor/base'
-import type { DomainEvent, DomainId } from '@typevisor/model'
+import { isHostEvent, type AgentEvent, type DomainId } from '@typevisor/model'
 import {
   AGENT_PROTOCOL,
   type AgentHello,
@@ -71,7 +71,7 @@ const TO_AGENT: Shape<ToAgent> = {
   acknowledge: { sequence: whole },
   'stream.open': { stream: whole, kind: (kind) => kind === 'console' || kind === 'vnc', domain: word, fromOffset: orNone(whole) },
   'stream.close': { stream: whole },
-  welcome: { after: whole },
+  welcome: { after: whole, takesParts: (value) => value === undefined || typeof value === 'boolean' },
   refused: { fault: isFaultJson },
 }
 
@@ -88,7 +88,9 @@ const isHello = (value: unknown): boolean => {
 }
 const isEvent = (value: unknown): boolean => {
   if (!thing(value)) return false
-  const { sequence, at, domain, name, from, to, cause, detail } = value as Record<string, unknown>
+  const { sequence, at, part, facts, domain, name, from, to, cause, detail } = value as Record<string, unknown>
+  if (part !== undefined)
+    return whole(sequence) && whole(at) && [part, to, cause].every(word) && [from, detail].every(orNone(word)) && thing(facts)
   return whole(sequence) && whole(at) && [domain, name, cause].every(word) && [from, to, detail].every(orNone(word))
 }
 
@@ -193,8 +195,9 @@ export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: L
     }
   }
 
-  const tellEvents = async (after: number): Promise<void> => {
-    for await (const event of agent.events(after, { signal: ending.signal })) send({ type: 'event', event })
+  const tellEvents = async (after: number, takesParts: boolean): Promise<void> => {
+    for await (const event of agent.events(after, { signal: ending.signal }))
+      if (takesParts || !isHostEvent(event)) send({ type: 'event', event })
   }
 
   /** What the guest does not take waits here, up to a bound. */
@@ -229,7 +232,7 @@ export async function serveAgent(agent: AgentPort, socket: MessageSocket, log: L
           if (welcomed) throw new Fault('invalid', 'agent wire: welcomed twice')
           welcomed = true
           onWelcome?.()
-          void tellEvents(message.after).catch((error: unknown) => {
+          void tellEvents(message.after, message.takesParts ?? false).catch((error: unknown) => {
             log.warn('agent.events_cut', { error: toFault(error).message })
             socket.close('events cut')
           })
@@ -305,7 +308,7 @@ class RemoteAgent implements AgentPort {
   readonly #socket: MessageSocket
   readonly #waiting = new Map<number, Waiting>()
   readonly #streams = new Map<number, RemoteStream>()
-  readonly #events = new Channel<DomainEvent>(EVENT_QUEUE)
+  readonly #events = new Channel<AgentEvent>(EVENT_QUEUE)
   #hello: AgentHello | null = null
   #over: Fault | null = null
   #next = 1
@@ -355,11 +358,11 @@ class RemoteAgent implements AgentPort {
     }) as Promise<AgentReply<M>> // the agent's end is typed by the same table
   }
 
-  async *events(after: number, options: { signal: AbortSignal }): AsyncGenerator<DomainEvent, void, undefined> {
+  async *events(after: number, options: { signal: AbortSignal }): AsyncGenerator<AgentEvent, void, undefined> {
     const stop = () => this.#events.close()
     options.signal.addEventListener('abort', stop, { once: true })
     if (options.signal.aborted) stop()
-    this.#send({ type: 'welcome', after })
+    this.#send({ type: 'welcome', after, takesParts: true })
     yield* this.#events
   }
 

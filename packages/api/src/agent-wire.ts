@@ -2,14 +2,14 @@
  * What server and agent say to each other, over one WebSocket that the agent opens (or by plain calls when both are one process).
  *
  *   agent --hello--> server      agent <--request(id, method)-- server      agent --reply(id)--> server
- *   agent --event(sequence)--> server --acknowledge(sequence)--> agent      (at least once, in order)
+ *   agent --event(sequence)--> server --acknowledge(sequence)--> agent      (at least once, in order; of domains, and of the host itself)
  *   binary frames: u32 stream id, little endian, then bytes of a console or screen
  *
  * Everything that changes something carries `commandId` (given twice is done once) and `fence` (an older owner is refused).
  */
-import type { FaultJson } from '@typevisor/base'
+import type { EpochMillis, FaultJson } from '@typevisor/base'
 import type {
-  DomainEvent,
+  AgentEvent,
   DomainId,
   DomainRecord,
   DomainSpec,
@@ -18,6 +18,7 @@ import type {
   Quiesce,
   SnapshotId,
   SnapshotName,
+  SpaceCause,
   VerbName,
 } from '@typevisor/model'
 
@@ -53,6 +54,33 @@ export interface AgentHello {
   readonly sequence: number
   /** Of which journal `sequence` and all events are: another one on a host that was set up anew. Absent: an agent that does not say it yet. */
   readonly journalId?: string
+}
+
+/** The server of the host's volumes, as its agent sees it now. */
+export interface VolumeServerStatus {
+  readonly state: 'serving' | 'away'
+  /** When it entered the state. */
+  readonly since: EpochMillis
+  readonly cause: string
+  readonly detail: string | null
+  /** Of the one that serves, or that served last; null: none was seen yet. */
+  readonly version: string | null
+  readonly pid: number | null
+  readonly startedAt: EpochMillis | null
+  /** Volumes that guests of the host use. */
+  readonly attachedCount: number
+  /** null: not known, as of one that is away. */
+  readonly space: VolumeSpace | null
+}
+
+export interface VolumeSpace {
+  readonly usedBytes: number
+  readonly availableBytes: number
+  readonly capacityBytes: number
+  /** The threshold that is reached, in percent of the capacity; null: none. */
+  readonly warningPercent: number | null
+  /** What would be full first: the store, or the file system that it lies on. */
+  readonly limitedBy: SpaceCause
 }
 
 export interface Command {
@@ -97,6 +125,8 @@ export interface AgentMethods {
     params: { id: DomainId; from: number; limit: number }
     reply: { startOffset: number; endOffset: number; contentBase64: string }
   }
+  /** null: the host keeps no volume server. */
+  'host.volume-server': { params: Record<string, never>; reply: VolumeServerStatus | null }
   'image.list': { params: Record<string, never>; reply: readonly AgentImage[] }
   'image.build': { params: Command & { name: string }; reply: AgentImage }
 }
@@ -118,7 +148,8 @@ export type ToAgent =
       readonly fromOffset?: number | undefined
     }
   | { readonly type: 'stream.close'; readonly stream: number }
-  | { readonly type: 'welcome'; readonly after: number }
+  /** `takesParts`: events of the host too; a server of before leaves it out, and is not told of any. */
+  | { readonly type: 'welcome'; readonly after: number; readonly takesParts?: boolean }
   | { readonly type: 'refused'; readonly fault: FaultJson }
 
 export type FromAgent =
@@ -126,7 +157,7 @@ export type FromAgent =
   | { readonly type: 'reply'; readonly id: number; readonly result: unknown }
   | { readonly type: 'fault'; readonly id: number; readonly fault: FaultJson }
   | { readonly type: 'progress'; readonly id: number; readonly fraction: number; readonly message: string }
-  | { readonly type: 'event'; readonly event: DomainEvent }
+  | { readonly type: 'event'; readonly event: AgentEvent }
   | { readonly type: 'images'; readonly images: readonly AgentImage[] }
   | { readonly type: 'stream.opened'; readonly stream: number }
   | { readonly type: 'stream.closed'; readonly stream: number; readonly fault: FaultJson | null }
@@ -140,7 +171,7 @@ export interface AgentPort {
     options?: { signal?: AbortSignal | undefined; progress?: ((fraction: number, message: string) => void) | undefined },
   ): Promise<AgentReply<M>>
   /** Transitions after `after`; the caller acknowledges what it has stored. */
-  events(after: number, options: { signal: AbortSignal }): AsyncIterable<DomainEvent>
+  events(after: number, options: { signal: AbortSignal }): AsyncIterable<AgentEvent>
   acknowledge(sequence: number): Promise<void>
   openStream(kind: StreamKind, domain: DomainId, options?: StreamOptions): Promise<AgentStream>
 }

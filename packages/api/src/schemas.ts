@@ -253,6 +253,27 @@ export const Image = z.strictObject({
   contents: z.record(z.string(), z.string()),
   builtAt: Timestamp,
 })
+export const VolumeServer = z.strictObject({
+  state: z.enum(['serving', 'away']).describe('away: guests stand still at their next write until another serves'),
+  since: Timestamp.describe('when it entered the state'),
+  cause: z.string().describe('why: started, found, ended, hung, upgrade, failed, unknown'),
+  detail: z.string().nullable(),
+  version: z.string().nullable().describe('of the one that serves, or that served last; null: none was seen yet'),
+  startedAt: Timestamp.nullable(),
+  attachedCount: z.int().describe('volumes that guests use'),
+  space: z
+    .strictObject({
+      usedBytes: z.int(),
+      availableBytes: z.int(),
+      capacityBytes: z.int(),
+      warningPercent: z.int().nullable().describe('80, 90 or 95 when so much is used; null: less is'),
+      limitedBy: z
+        .enum(['store', 'host'])
+        .describe('what would be full first: the store, or the file system of the host that it lies on'),
+    })
+    .nullable()
+    .describe('null: not known now'),
+})
 export const Host = z.strictObject({
   name: Label,
   connected: z.boolean(),
@@ -264,6 +285,9 @@ export const Host = z.strictObject({
   memoryBytes: z.int(),
   instanceCount: z.int(),
   lastSeenAt: Timestamp.nullable(),
+  volumeServer: VolumeServer.nullable().describe(
+    'what serves the disks of its guests; null: it keeps none, or it cannot be asked now',
+  ),
 })
 
 export const Account = z.strictObject({ id: Id, name: Label, role: Role, createdAt: Timestamp, disabled: z.boolean() })

@@ -103,6 +103,7 @@ export const OPERATIONS = define({
   'image.build': { method: 'POST', path: '/api/v1/images/:image/build', summary: 'Build an image by its recipe', role: 'operator', scope: 'image:write', params: s.ImageParams, query: s.WaitQuery, body: s.BuildImage, reply: s.Accepted, status: 202, faults: ['not_found', 'conflict', 'busy', 'unavailable'], saga: true, cli: { positional: ['image'] } },
 
   'host.list': { method: 'GET', path: '/api/v1/hosts', summary: 'Hosts', role: 'viewer', scope: 'host:read', reply: s.Page(s.Host), status: 200, faults: [], cli: { positional: [] } },
+  'host.get': { method: 'GET', path: '/api/v1/hosts/:host', summary: 'One host, with the server of its volumes and how full their store is', role: 'viewer', scope: 'host:read', params: s.HostParams, reply: s.Host, status: 200, faults: ['not_found'], cli: { positional: ['host'] } },
   'host.token': { method: 'POST', path: '/api/v1/hosts/token', summary: 'Make a token with which an agent joins', role: 'admin', scope: 'host:write', body: s.CreateHostToken, reply: s.HostToken, status: 201, faults: [], cli: { positional: ['name'] } },
   'host.delete': { method: 'DELETE', path: '/api/v1/hosts/:host', summary: 'Forget a host that is not connected; its token ends', role: 'admin', scope: 'host:write', params: s.HostParams, query: s.DeleteHostQuery, reply: s.Empty, status: 200, faults: ['not_found', 'conflict'], cli: { positional: ['host'], confirms: true } },
 

@@ -108,7 +108,7 @@ export type DomainState =
 export type DomainStateKind = DomainState['kind']
 
 /** Nobody paused it: it is to run, as soon as there is room on its disk. */
-export const waitsForRoom = (state: { readonly kind: string; readonly cause?: DomainCause }): boolean =>
+export const waitsForRoom = (state: { readonly kind: string; readonly cause?: string }): boolean =>
   state.kind === 'paused' && state.cause === 'disk-full'
 
 export interface DomainRecord {

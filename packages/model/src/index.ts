@@ -21,7 +21,16 @@ export {
   type GuestAddress,
   type PortForward,
 } from './domain.ts'
-export type { DomainEvent } from './event.ts'
+export {
+  isHostEvent,
+  spaceState,
+  type AgentEvent,
+  type DomainEvent,
+  type HostEvent,
+  type HostPart,
+  type SpaceCause,
+  type VolumeServerCause,
+} from './event.ts'
 export {
   isLabel,
   isUuid,
@@ -52,6 +61,7 @@ export {
   VERB_NAMES,
   VERBS,
   type SnapshotVerbName,
+  type StateFound,
   type Verb,
   type VerbName,
 } from './verbs.ts'

@@ -3,10 +3,12 @@
  * the verb ends in when nothing else happens meanwhile; null where the verb only asks (the guest decides).
  */
 import { Fault } from '@typevisor/base'
-import type { DomainStateKind } from './domain.ts'
+import { waitsForRoom, type DomainStateKind } from './domain.ts'
 
 export interface Verb {
   readonly from: readonly DomainStateKind[]
+  /** Also from `paused` where nobody paused it: it waits for room on its disk, and is to run. */
+  readonly fromWaiting?: boolean
   readonly to: DomainStateKind | 'gone' | null
   readonly destroys: boolean
   readonly title: string
@@ -14,7 +16,7 @@ export interface Verb {
 
 export const VERBS = {
   start: { from: ['stopped'], to: 'running', destroys: false, title: 'Start' },
-  pause: { from: ['running'], to: 'paused', destroys: false, title: 'Pause' },
+  pause: { from: ['running'], fromWaiting: true, to: 'paused', destroys: false, title: 'Pause' },
   unpause: { from: ['paused'], to: 'running', destroys: false, title: 'Unpause' },
   shutdown: { from: ['running'], to: 'stopped', destroys: false, title: 'Shut down' },
   reboot: { from: ['running'], to: 'running', destroys: false, title: 'Reboot' },
@@ -28,8 +30,15 @@ export type VerbName = keyof typeof VERBS
 export const VERB_NAMES = Object.keys(VERBS) as VerbName[]
 
 export const isVerb = (text: string): text is VerbName => Object.hasOwn(VERBS, text)
-export const canDo = (verb: VerbName, state: DomainStateKind): boolean =>
-  (VERBS[verb].from as readonly DomainStateKind[]).includes(state)
+/** What is asked of a state: a domain's own has no cause where it runs. */
+export interface StateFound {
+  readonly kind: DomainStateKind
+  readonly cause?: string
+}
+export const canDo = (verb: VerbName, state: StateFound): boolean => {
+  const { from, fromWaiting = false }: Verb = VERBS[verb]
+  return from.includes(state.kind) || (fromWaiting && waitsForRoom(state))
+}
 
 /**
  * What needs the name of a snapshot too, and is therefore no plain verb. A saved domain is restored first: what is saved goes on once, and
@@ -45,8 +54,8 @@ export const canSnapshot = (verb: SnapshotVerbName, state: DomainStateKind): boo
   (SNAPSHOT_VERBS[verb].from as readonly DomainStateKind[]).includes(state)
 
 /** @throws Fault `conflict` naming the state found and the states wanted. */
-export function assertCan(verb: VerbName, state: DomainStateKind, name: string): void {
-  if (!canDo(verb, state)) throw wrongState(verb, state, name, VERBS[verb])
+export function assertCan(verb: VerbName, state: StateFound, name: string): void {
+  if (!canDo(verb, state)) throw wrongState(verb, state.kind, name, VERBS[verb])
 }
 /** The same of what needs a snapshot. */
 export function assertCanSnapshot(verb: SnapshotVerbName, state: DomainStateKind, name: string): void {

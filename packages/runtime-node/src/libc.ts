@@ -25,6 +25,7 @@ export interface PollFd {
 }
 
 export const POLLIN = 1
+export const LOCK_SH_NB = 1 | 4
 export const LOCK_EX_NB = 2 | 4
 
 /** The same on every architecture: new calls have one table (`include/uapi/asm-generic/unistd.h`). */

@@ -3,7 +3,8 @@ import { constants } from 'node:os'
 import { dirname } from 'node:path'
 import { Fault } from '@typevisor/base'
 import { faultOf } from './errno.ts'
-import { libc, LOCK_EX_NB } from './libc.ts'
+import { libc, LOCK_EX_NB, LOCK_SH_NB } from './libc.ts'
+import { processIdentity, type ProcessIdentity } from './process.ts'
 
 export interface LockFile extends Disposable {
   readonly path: string
@@ -33,4 +34,22 @@ export function lockFile(path: string): LockFile {
   ftruncateSync(fd)
   writeSync(fd, `${process.pid}\n`)
   return { path, [Symbol.dispose]: () => closeSync(fd) }
+}
+
+/** Who holds the lock now; null when nobody does, or it cannot be told. */
+export function lockHolder(path: string): ProcessIdentity | null {
+  const c = libc()
+  if (!c) return null
+  let fd: number
+  try {
+    fd = openSync(path, 'r')
+  } catch {
+    return null
+  }
+  try {
+    if (c.flock(fd, LOCK_SH_NB) !== -constants.errno.EWOULDBLOCK) return null
+    return processIdentity(Number(readFileSync(path, 'ascii').trim()))
+  } finally {
+    closeSync(fd)
+  }
 }

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Fault } from '@typevisor/base'
-import { lockFile } from './lockfile.ts'
+import { lockFile, lockHolder } from './lockfile.ts'
 import { endProcess, signalProcess, waitForExit } from './pidfd.ts'
 import { isRoot, parsePasswd, userByName } from './privileges.ts'
 import { parseStat, processAlive, processIdentity, spawnDetached, type ProcessIdentity } from './process.ts'
@@ -160,8 +160,12 @@ test('a data directory is held by one process, and free when that is killed', as
     () => lockFile(path),
     (error) => error instanceof Fault && error.code === 'conflict' && error.message.includes(`process ${holder.pid}`),
   )
+  assert.equal(lockHolder(path)?.pid, holder.pid)
   holder.kill('SIGKILL')
   await new Promise((resolve) => holder.once('close', resolve))
+  // The file still names it.
+  assert.equal(lockHolder(path), null)
+  assert.equal(lockHolder(join(folder, 'none')), null)
   {
     using _held = lockFile(path)
     assert.throws(

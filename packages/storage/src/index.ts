@@ -52,6 +52,7 @@ export { nodeChecksum, nodeStoreFile, type FileCalls, type NodeStoreFileOptions 
 export type { Checksum, HostSpace, StoreFile } from './store/ports.ts'
 export type { LeaseReport } from './served/lease-commands.ts'
 export type { OwnSpace, VolumeUsage } from './served/space.ts'
+export type { SpaceLevel } from './served/space-watch.ts'
 export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
 export type { VolumeLimits } from './store/limits.ts'
 export {

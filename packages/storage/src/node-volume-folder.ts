@@ -72,8 +72,8 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     served,
     async answer(about) {
       const { clock, log } = parts
-      done.use(watchSpace({ usage: () => spaceUsage(store), clock, log: log.with({ dir }) }))
-      return done.use(await answerVolumes({ ...about, dir, served, clock, log }))
+      const watch = done.use(watchSpace({ usage: () => spaceUsage(store), clock, log: log.with({ dir }) }))
+      return done.use(await answerVolumes({ ...about, dir, served, space: () => watch.last(), clock, log }))
     },
     close,
     [Symbol.asyncDispose]: close,

@@ -16,6 +16,7 @@ import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type EpochMillis, type Log } from '@typevisor/base'
 import { listenNbd, type ExportSource, type NbdServer } from '@typevisor/nbd'
 import { Lines } from './lines.ts'
+import type { SpaceLevel } from './served/space-watch.ts'
 import {
   parseVolumeCommand,
   type CommandCaller,
@@ -31,6 +32,8 @@ export interface ServerHello {
   /** Sockets of guests, and the connections that are open on them. */
   readonly attachmentCount: number
   readonly connectionCount: number
+  /** null: not known yet, or it cannot be known. */
+  readonly space: SpaceLevel | null
 }
 
 /** What can be asked of a server beside what can be asked of its store. */
@@ -57,6 +60,8 @@ export interface VolumeServerOptions {
   readonly version: string
   /** Asked to end: closes what answers here, among other things. */
   readonly stop: () => void
+  /** How full the store is, without waiting. */
+  readonly space: () => SpaceLevel | null
   readonly clock: Clock
   readonly log: Log
 }
@@ -73,7 +78,13 @@ export async function answerVolumes(options: VolumeServerOptions): Promise<Answe
   await using stack = new AsyncDisposableStack()
   const sockets = stack.use(new GuestSockets(served, log))
   const startedAt = clock.now()
-  const hello = (): ServerHello => ({ version, pid: process.pid, startedAt, ...sockets.counts })
+  const hello = (): ServerHello => ({
+    version,
+    pid: process.pid,
+    startedAt,
+    ...sockets.counts,
+    space: options.space(),
+  })
   const table: { [C in keyof ServerCommands]: (args: ServerCommands[C]['args']) => Promise<ServerCommands[C]['answer']> } = {
     hello: async () => hello(),
     attach: (args) => sockets.attach(args),
@@ -285,14 +296,20 @@ export async function askServer(dir: string): Promise<VolumeServerConnection | n
   if (!isThere) return null
   const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
   socket.on('error', () => {}) // `closed` follows
-  const lines = createInterface({ input: socket })[Symbol.asyncIterator]()
+  const reader = createInterface({ input: socket })
+  // A socket that this end destroys does not end: who waits for an answer would wait on.
+  socket.once('close', () => reader.close())
+  const lines = reader[Symbol.asyncIterator]()
   return {
     closed,
     call: async (command, args, onProgress) => {
       socket.write(`${JSON.stringify({ command, args })}\n`)
+      const gone = (cause?: unknown) => new Fault('unavailable', `the volume server of ${dir} went away`, { cause })
       for (;;) {
-        const { value, done } = await lines.next()
-        if (done) throw new Fault('unavailable', `the volume server of ${dir} went away`)
+        const { value, done } = await lines.next().catch((error: unknown) => {
+          throw gone(error) // killed with our line unread, its end resets the connection
+        })
+        if (done) throw gone()
         const reply = JSON.parse(value) as { answer?: unknown; error?: unknown; progress?: number }
         if (reply.error !== undefined) throw faultFromJson(reply.error)
         if (reply.progress === undefined) return reply.answer as never // it comes from the same table

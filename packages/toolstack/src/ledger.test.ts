@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { bytes, type Json } from '@typevisor/base'
-import type { DomainEvent, DomainId } from '@typevisor/model'
+import { isHostEvent, type DomainEvent, type DomainId } from '@typevisor/model'
 import { fence, type StateFile } from '@typevisor/saga'
 import { virtualClock } from '@typevisor/sim'
 import { Ledger } from './ledger.ts'
@@ -25,7 +25,7 @@ test('no reader is told of a transition before it is on disk, and none misses it
   const stop = new AbortController()
   const defining = ledger.define(domain)
   const reading = (async () => {
-    for await (const event of ledger.events(0, stop.signal)) seen.push(event)
+    for await (const event of ledger.events(0, stop.signal)) if (!isHostEvent(event)) seen.push(event)
   })()
   await new Promise((resolve) => setImmediate(resolve))
   assert.deepEqual([seen.length, ledger.lastSequence], [0, 0])
@@ -98,4 +98,37 @@ test('the fence of a domain that is here is never forgotten', async () => {
   for (let n = 1; n <= 25_000; n += 1) await ledger.admit(idAt(n), fence(1))
   await assert.rejects(ledger.admit(ID, fence(2)), { code: 'stale_fence' })
   await ledger.admit(ID, fence(3))
+})
+
+test('what happened to a part of the host is told in one order with the rest, and the newest is known to whoever comes later', async () => {
+  const kept = journal()
+  let ledger = kept.open()
+  const note = (to: string) =>
+    ledger.notePart({ part: 'volume-server', to, cause: 'ended', detail: null, reconstructed: false, facts: { pid: 7 } })
+  await note('serving')
+  await ledger.define(domain)
+  await note('away')
+  await ledger.acknowledge(3)
+  for (const compacts of [false, true]) {
+    if (compacts) kept.compact()
+    ledger = kept.open()
+    assert.deepEqual([ledger.newestOf('volume-server')?.to, ledger.newestOf('space'), ledger.lastSequence], ['away', null, 3])
+  }
+  const seen: (string | null)[] = []
+  for await (const { sequence, from, to } of ledger.events(0)) {
+    seen.push(`${from}>${to}`)
+    if (sequence === 3) break
+  }
+  assert.deepEqual(seen, ['null>serving', 'null>stopped', 'serving>away'])
+  // As many more that the events themselves are forgotten.
+  for (let n = 0; n < 20_000; n += 1) await ledger.noteReset(ID, { cause: 'guest' })
+  await ledger.acknowledge(ledger.lastSequence)
+  for (let n = 0; n < 20_000; n += 1) await ledger.noteReset(ID, { cause: 'guest' })
+  kept.compact()
+  ledger = kept.open()
+  for await (const { sequence } of ledger.events(0)) {
+    assert.ok(sequence > 3)
+    break
+  }
+  assert.equal(ledger.newestOf('volume-server')?.to, 'away')
 })

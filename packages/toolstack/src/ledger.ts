@@ -10,7 +10,19 @@
  * control plane on an old host) is not held up, since its domains are younger than any forgotten: ids are in the order of time (UUIDv7).
  */
 import { assert, Channel, Fault, type Clock, type Json } from '@typevisor/base'
-import type { DomainCause, DomainEvent, DomainId, DomainState, DomainStateKind, ImageName } from '@typevisor/model'
+import {
+  isHostEvent,
+  waitsForRoom,
+  type AgentEvent,
+  type DomainCause,
+  type DomainEvent,
+  type DomainId,
+  type DomainState,
+  type DomainStateKind,
+  type HostEvent,
+  type HostPart,
+  type ImageName,
+} from '@typevisor/model'
 import type { Fence, StateFile } from '@typevisor/saga'
 import type { StoredDomain } from './stored-domain.ts'
 
@@ -18,7 +30,9 @@ type LedgerRecord =
   | { readonly kind: 'domain'; readonly domain: StoredDomain; readonly event?: DomainEvent }
   | { readonly kind: 'gone'; readonly id: DomainId; readonly event?: DomainEvent }
   | { readonly kind: 'fence'; readonly id: DomainId; readonly fence: Fence }
-  | { readonly kind: 'event'; readonly event: DomainEvent }
+  | { readonly kind: 'event'; readonly event: AgentEvent }
+  /** The newest event of a part, when the event itself may be forgotten. */
+  | { readonly kind: 'part'; readonly newest: HostEvent }
   | { readonly kind: 'horizon'; readonly id: DomainId; readonly fence: Fence }
   | { readonly kind: 'journal'; readonly id: string }
   | { readonly kind: 'image'; readonly name: ImageName; readonly command: ImageCommand }
@@ -35,6 +49,9 @@ export interface TransitionNote {
   readonly detail?: string | null
   readonly reconstructed?: boolean
 }
+
+/** What happened to a part of the host; `from` is what was noted of it before. */
+export type PartNote = Omit<HostEvent, 'sequence' | 'at' | 'from'>
 
 /** The newest command on an image: who may give the next, and whether this one is done. */
 export interface ImageCommand {
@@ -56,12 +73,13 @@ export class Ledger {
   #journal: string | null = null
   /** There are as many as recipes. */
   readonly #images = new Map<ImageName, ImageCommand>()
-  #events: DomainEvent[] = []
+  readonly #parts = new Map<HostPart, HostEvent>()
+  #events: AgentEvent[] = []
   #sequence = 0
   /** The newest that is on the disk. */
   #safeSequence = 0
   #acknowledged = 0
-  readonly #readers = new Set<Channel<DomainEvent>>()
+  readonly #readers = new Set<Channel<AgentEvent>>()
 
   /** Joins `state`, which is not open yet. */
   constructor(state: StateFile, clock: Clock) {
@@ -146,10 +164,13 @@ export class Ledger {
     await this.#write([{ kind: 'domain', domain, event }])
   }
 
-  /** Enters `state`; the event is written with it. Entering the state that the domain is in already writes nothing. */
+  /**
+   * Enters `state`; the event is written with it. Entering the state that the domain is in already writes nothing; one that waits for room on
+   * its disk enters another when somebody pauses it.
+   */
   async enter(id: DomainId, state: DomainState, note: TransitionNote): Promise<void> {
     const domain = this.need(id)
-    if (domain.state.kind === state.kind) return
+    if (domain.state.kind === state.kind && !(waitsForRoom(domain.state) && !waitsForRoom(state))) return
     const event = this.#event(id, domain.name, domain.state.kind, state.kind, note)
     await this.#write([{ kind: 'domain', domain: { ...domain, state }, event }])
   }
@@ -163,6 +184,17 @@ export class Ledger {
   async noteReset(id: DomainId, note: TransitionNote): Promise<void> {
     const domain = this.need(id)
     await this.#write([{ kind: 'event', event: this.#event(id, domain.name, domain.state.kind, domain.state.kind, note) }])
+  }
+
+  /** What was noted of a part of the host last. */
+  newestOf(part: HostPart): HostEvent | null {
+    return this.#parts.get(part) ?? null
+  }
+
+  async notePart(note: PartNote): Promise<void> {
+    this.#sequence += 1
+    const from = this.newestOf(note.part)?.to ?? null
+    await this.#write([{ kind: 'event', event: { ...note, from, sequence: this.#sequence, at: this.#clock.now() } }])
   }
 
   async forget(id: DomainId): Promise<void> {
@@ -179,8 +211,8 @@ export class Ledger {
   }
 
   /** Events after `after`, those kept first, then live. A reader that falls too far behind gets Fault `busy` and comes back with its last sequence. */
-  async *events(after: number, signal?: AbortSignal): AsyncGenerator<DomainEvent, void, undefined> {
-    const live = new Channel<DomainEvent>(READER_QUEUE)
+  async *events(after: number, signal?: AbortSignal): AsyncGenerator<AgentEvent, void, undefined> {
+    const live = new Channel<AgentEvent>(READER_QUEUE)
     const stop = () => live.close()
     signal?.addEventListener('abort', stop, { once: true })
     if (signal?.aborted) live.close()
@@ -241,6 +273,7 @@ export class Ledger {
     if ('event' in record && record.event) {
       this.#sequence = Math.max(this.#sequence, record.event.sequence)
       this.#events.push(record.event)
+      if (isHostEvent(record.event)) this.#parts.set(record.event.part, record.event)
       this.#trim()
     }
     switch (record.kind) {
@@ -277,6 +310,9 @@ export class Ledger {
       case 'sequence':
         this.#sequence = Math.max(this.#sequence, record.sequence)
         return
+      case 'part':
+        this.#parts.set(record.newest.part, record.newest)
+        return
       case 'event':
         return
     }
@@ -305,7 +341,7 @@ export class Ledger {
     this.#events = this.#events.filter((event, index) => index >= surplus || event.sequence > this.#acknowledged)
   }
 
-  #tell(event: DomainEvent): void {
+  #tell(event: AgentEvent): void {
     for (const reader of this.#readers) {
       try {
         reader.push(event)
@@ -320,6 +356,7 @@ export class Ledger {
     if (this.#horizon !== null) yield { kind: 'horizon', ...this.#horizon }
     yield { kind: 'sequence', sequence: this.#sequence }
     yield { kind: 'acknowledged', sequence: this.#acknowledged }
+    for (const newest of this.#parts.values()) yield { kind: 'part', newest }
     for (const event of this.#events) yield { kind: 'event', event }
     for (const domain of this.#domains.values()) yield { kind: 'domain', domain }
     for (const [name, command] of this.#images) yield { kind: 'image', name, command }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, gib, mib, millis, type FaultCode, type IdSource } from '@typevisor/base'
-import type { DomainEvent, DomainId, DomainName, DomainSpec, ImageName } from '@typevisor/model'
+import { isHostEvent, type DomainEvent, type DomainId, type DomainName, type DomainSpec, type ImageName } from '@typevisor/model'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
@@ -81,7 +81,7 @@ async function eventsOf(toolstack: Toolstack, after = 0): Promise<DomainEvent[]>
   const seen: DomainEvent[] = []
   if (last <= after) return seen
   for await (const event of toolstack.events(after)) {
-    seen.push(event)
+    if (!isHostEvent(event)) seen.push(event)
     if (event.sequence >= last) break
   }
   return seen
@@ -262,6 +262,33 @@ test('a guest whose disk is full is paused for that reason and goes on with nobo
       'paused>running requested',
       'running>paused disk-full',
       'paused>running guest',
+    ])
+    await toolstack.close()
+  })
+})
+
+test('one that waits for room can be paused: it stays when there is room, and goes on when it is let', async () => {
+  const world = makeWorld()
+  await world.clock.run(async () => {
+    let toolstack = await world.open()
+    await toolstack.define(ID, spec('held'), command())
+    await toolstack.carryOut('start', ID, command())
+    const before = toolstack.lastSequence()
+    world.hypervisor.guest.fillDisk(ID)
+    await world.clock.advance(10)
+    const paused = { kind: 'paused', cause: 'requested' } as const
+    assert.deepEqual((await toolstack.carryOut('pause', ID, command()))?.state, paused)
+    await assert.rejects(toolstack.carryOut('pause', ID, command()), isFault('conflict'))
+    world.hypervisor.guest.makeRoom(ID)
+    await world.clock.advance(10)
+    await toolstack.close()
+    toolstack = await world.open()
+    assert.deepEqual(toolstack.get(ID)?.state, paused)
+    await toolstack.carryOut('unpause', ID, command())
+    assert.deepEqual(told(await eventsOf(toolstack, before)), [
+      'running>paused disk-full',
+      'paused>paused requested',
+      'paused>running requested',
     ])
     await toolstack.close()
   })

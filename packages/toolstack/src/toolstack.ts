@@ -11,7 +11,7 @@ import {
   type Log,
 } from '@typevisor/base'
 import type {
-  DomainEvent,
+  AgentEvent,
   DomainId,
   DomainRecord,
   DomainSpec,
@@ -19,6 +19,8 @@ import type {
   DomainStatistics,
   ExecResult,
   GuestAddress,
+  HostEvent,
+  HostPart,
   ImageName,
   SnapshotId,
   VerbName,
@@ -36,7 +38,7 @@ import {
 } from '@typevisor/saga'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
-import { Ledger } from './ledger.ts'
+import { Ledger, type PartNote } from './ledger.ts'
 import type {
   ConsoleOptions,
   ConsoleSlice,
@@ -116,8 +118,12 @@ export interface Toolstack {
   onceForImage(name: ImageName, options: CommandOptions, work: () => Promise<void>): Promise<boolean>
   /** Is anything in this folder what a domain boots from, or what a volume is an overlay of? Always yes while a domain is being defined. */
   holdsFiles(folder: string): Promise<boolean>
-  /** Transitions after `afterSequence`: kept ones, then live. At least once, in order. */
-  events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent>
+  /** Keeps what happened to a part of the host and tells it, in the order of the domains' transitions. Resolves when it outlives a crash. */
+  notePart(note: PartNote): Promise<void>
+  /** What was noted of it last, also by a toolstack before this one. */
+  newestOf(part: HostPart): HostEvent | null
+  /** Transitions of domains and events of the host after `afterSequence`: kept ones, then live. At least once, in order. */
+  events(afterSequence: number, options?: ReadOptions): AsyncIterable<AgentEvent>
   acknowledge(sequence: number): Promise<void>
   /** Sequence of the newest transition; `list` and `get` show at least it. */
   lastSequence(): number
@@ -267,7 +273,14 @@ class SagaToolstack implements Toolstack {
     return isDefining() || booted.some(isIn) || volumes.some((volume) => isIn(volume.basePath))
   }
 
-  events(afterSequence: number, options?: ReadOptions): AsyncIterable<DomainEvent> {
+  notePart(note: PartNote): Promise<void> {
+    return this.#ledger.notePart(note)
+  }
+  newestOf(part: HostPart): HostEvent | null {
+    return this.#ledger.newestOf(part)
+  }
+
+  events(afterSequence: number, options?: ReadOptions): AsyncIterable<AgentEvent> {
     const signal = options?.signal ? AbortSignal.any([options.signal, this.#closing.signal]) : this.#closing.signal
     return this.#ledger.events(afterSequence, signal)
   }

@@ -6,6 +6,7 @@ import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
 import {
   isVerb,
+  isHostEvent,
   type DomainEvent,
   type DomainId,
   type DomainName,
@@ -241,7 +242,7 @@ async function eventsOf(toolstack: Toolstack): Promise<DomainEvent[]> {
   const last = toolstack.lastSequence()
   if (last > 0) {
     for await (const event of toolstack.events(0)) {
-      seen.push(event)
+      if (!isHostEvent(event)) seen.push(event)
       if (event.sequence >= last) break
     }
   }

@@ -78,7 +78,7 @@ const check = (verb: VerbName) => ({
   name: 'check',
   do: async ({ input, services }: Context<VerbInput>): Promise<StepOutcome> => {
     const domain = services.ledger.need(input.id)
-    assertCan(verb, domain.state.kind, domain.name)
+    assertCan(verb, domain.state, domain.name)
     return { output: domain.state as unknown as Json }
   },
 })

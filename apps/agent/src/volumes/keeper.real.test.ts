@@ -8,11 +8,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Fault, mib } from '@typevisor/base'
+import { Fault, mib, millis } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { processIdentity, realClock, waitForExit } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
-import { keepVolumeServer, type VolumeKeeper } from './keeper.ts'
+import { keepVolumeServer, type VolumeKeeper, type VolumeServerChange } from './keeper.ts'
+import type { PulseLimits } from './pulse.ts'
 
 const HOLDER = '11111111-2222-4333-8444-555555555555'
 
@@ -41,14 +42,20 @@ async function world(t: TestContext) {
     await rm(root, { recursive: true, force: true })
   })
   const log = memoryLog()
+  const changes: VolumeServerChange[] = []
   return {
     root,
     dir,
     log,
+    changes,
+    /** Each as `serving started` or `away ended SIGKILL`. */
+    told: () => changes.map((change) => [change.to, change.cause, ...('detail' in change ? [change.detail] : [])].join(' ')),
     serversOf,
     end,
-    keep(version = '1') {
-      const keeper = keepVolumeServer({ dir, version, clock: realClock(), log, holder: HOLDER, owner: null })
+    keep(version = '1', pulse?: PulseLimits) {
+      const watcher = { changed: (change: VolumeServerChange) => void changes.push(change), heard() {} }
+      const options = { dir, version, clock: realClock(), log, holder: HOLDER, owner: null, watcher }
+      const keeper = keepVolumeServer(pulse ? { ...options, pulse } : options)
       keepers.push(keeper)
       return keeper
     },
@@ -75,7 +82,7 @@ async function byteAt(client: NbdClient, offset: number): Promise<number | undef
 }
 
 test('one that is killed is started again at once, serves what was attached, and has all that was acknowledged', async (t) => {
-  const { keep, root, end, serversOf } = await world(t)
+  const { keep, root, end, serversOf, told } = await world(t)
   const keeper = keep()
   const first = await pidOf(keeper)
   assert.notEqual(first, process.pid)
@@ -95,6 +102,59 @@ test('one that is killed is started again at once, serves what was attached, and
   const pid = await pidOf(keeper)
   assert.notEqual(pid, first)
   assert.deepEqual(serversOf(), [pid])
+  const killed = ['away ended SIGKILL', 'serving started']
+  assert.deepEqual(told(), ['serving started', ...killed, ...killed, ...killed])
+})
+
+/** Quick enough for a test, and with room for a server that is only slow. */
+const QUICK: PulseLimits = { interval: millis(100), answerLimit: millis(500), unansweredMax: 3 }
+
+test('one that hangs is killed, and the next one serves what was attached and has all that was acknowledged', async (t) => {
+  const { keep, root, serversOf, told, log } = await world(t)
+  const keeper = keep('1', QUICK)
+  const hung = await pidOf(keeper)
+  await keeper.call('create', { name: 'web', sizeBytes: mib(64) })
+  const socketPath = join(root, 'web.sock')
+  await keeper.attach('web', socketPath)
+  const client = await connectNbd({ address: { socketPath }, exportName: 'web' })
+  await client.write(4096, block(5))
+  process.kill(hung, 'SIGSTOP')
+  // Whoever asks meanwhile gets the next one's answer, or hears that this one is gone.
+  await assert.rejects(keeper.call('list', {}), /went away/)
+  await using again = await reconnect(socketPath, 'web')
+  assert.equal(await byteAt(again, 4096), 5)
+  await client.close().catch(() => {})
+  const pid = await pidOf(keeper)
+  assert.notEqual(pid, hung)
+  assert.deepEqual(serversOf(), [pid])
+  assert.deepEqual(told(), [
+    'serving started',
+    `away hung process ${hung} did not answer for 1.5 s and was killed`,
+    'serving started',
+  ])
+  assert.ok(log.has('volumes.server_hangs'))
+})
+
+test('one that hung before the agent came is told by who holds its lock, and replaced', async (t) => {
+  const { keep, root, serversOf, told } = await world(t)
+  const before = keep()
+  const hung = await pidOf(before)
+  await before.call('create', { name: 'web', sizeBytes: mib(64) })
+  const socketPath = join(root, 'web.sock')
+  await before.attach('web', socketPath)
+  await before.close()
+  process.kill(hung, 'SIGSTOP')
+  const next = keep('1', QUICK)
+  assert.deepEqual(
+    (await next.call('list', {})).map(({ name }) => name),
+    ['web'],
+  )
+  assert.deepEqual(serversOf(), [await pidOf(next)])
+  assert.deepEqual(told(), [
+    'serving started',
+    `away hung process ${hung} did not answer for 1.5 s and was killed`,
+    'serving started',
+  ])
 })
 
 test('it is left to its guests, found again by the next agent, and stopped by the one that leaves it without any', async (t) => {
@@ -124,7 +184,7 @@ test('it is left to its guests, found again by the next agent, and stopped by th
 })
 
 test('one of another version is replaced under its guests', async (t) => {
-  const { keep, root, serversOf, log } = await world(t)
+  const { keep, root, serversOf, log, told } = await world(t)
   const old = keep('1')
   const pid = await pidOf(old)
   await old.call('create', { name: 'web', sizeBytes: mib(64) })
@@ -143,6 +203,7 @@ test('one of another version is replaced under its guests', async (t) => {
   await using again = await reconnect(socketPath, 'web')
   assert.equal(await byteAt(again, 0), 9)
   assert.ok(log.has('volumes.server_replaced'))
+  assert.deepEqual(told(), ['serving started', 'away upgrade 1 makes way for 2', 'serving started'])
 })
 
 test('a disk is served under the lease that its holder has, by each server that comes, and nobody else writes it', async (t) => {
@@ -181,7 +242,7 @@ test('a disk is served under the lease that its holder has, by each server that 
 })
 
 test('one that cannot be opened is said in words, and tried again until it can', async (t) => {
-  const { keep, dir, serversOf, log } = await world(t)
+  const { keep, dir, serversOf, log, changes } = await world(t)
   const first = keep()
   await first.call('create', { name: 'web', sizeBytes: mib(64) })
   await first.close()
@@ -197,6 +258,7 @@ test('one that cannot be opened is said in words, and tried again until it can',
     ['web'],
   )
   assert.equal(serversOf().length, 1)
+  assert.ok(changes.some((change) => change.cause === 'failed' && change.detail?.includes('superblocks')))
 })
 
 test('its control socket and its files are for nobody else', async (t) => {

@@ -2,17 +2,48 @@
  * Sees to it that a volume server runs for as long as this agent does, and leaves it to its guests afterwards.
  *
  *   look --answers, our version--> serving --connection ends--> look        (at once the first time; slower when it keeps ending)
+ *     |  |                            \--hangs--> killed --> look
  *     |  \--answers, another version--> asked to stop, waited for --> start
- *     \--nobody answers--> start --> look
+ *     |  \--takes the question and is silent--> killed --> start
+ *     \--nobody is there--> start --> look
+ *
+ * SIGKILL is what a store is made for: all that was acknowledged is with the kernel, and guests' QEMUs connect to the next one. What
+ * happens is told to a watcher, in order.
  *
  * Whoever is attached is attached again to each server that comes, by the same path, where its QEMU is waiting, and under the lease that the
  * store says is ours: a guest goes on in the epoch in which it was started, and not when that is over.
  */
 import { open } from 'node:fs/promises'
 import { extname, join } from 'node:path'
-import { Fault, millis, toFault, type Clock, type Log } from '@typevisor/base'
-import { processIdentity, spawnDetached, waitForExit } from '@typevisor/runtime-node'
+import { Fault, millis, toFault, withDeadline, type Clock, type Log } from '@typevisor/base'
+import type { VolumeServerCause } from '@typevisor/model'
+import {
+  lockHolder,
+  processIdentity,
+  signalProcess,
+  spawnDetached,
+  waitForExit,
+  type ProcessExit,
+  type ProcessIdentity,
+} from '@typevisor/runtime-node'
 import { askServer, exportNameFor, type ServerCaller, type ServerHello, type VolumeServerConnection } from '@typevisor/storage'
+import { hangs, PULSE, silenceMs, type PulseLimits } from './pulse.ts'
+
+/** What a server went through. `hello`: the server that is there now, or that was there before. */
+export type VolumeServerChange =
+  | { readonly to: 'serving'; readonly cause: 'started' | 'found'; readonly hello: ServerHello }
+  | {
+      readonly to: 'away'
+      readonly cause: Exclude<VolumeServerCause, 'started' | 'found' | 'unknown'>
+      readonly detail: string | null
+      readonly hello: ServerHello | null
+    }
+
+export interface VolumeServerWatcher {
+  changed(change: VolumeServerChange): void
+  /** What the server that serves says of itself, every few seconds. */
+  heard(hello: ServerHello): void
+}
 
 export interface VolumeKeeperOptions {
   readonly dir: string
@@ -23,6 +54,9 @@ export interface VolumeKeeperOptions {
   readonly holder: string
   /** Who may connect to what is attached; null: whoever runs this. */
   readonly owner: { readonly uid: number; readonly gid: number } | null
+  readonly watcher?: VolumeServerWatcher
+  /** Default: `PULSE`. */
+  readonly pulse?: PulseLimits
 }
 
 export interface VolumeKeeper {
@@ -34,6 +68,8 @@ export interface VolumeKeeper {
    */
   attach(volume: string, socketPath: string): Promise<string>
   detach(socketPath: string): Promise<void>
+  /** Whether nothing is attached, so that `close` stops the server. */
+  readonly isIdle: boolean
   /** Lets go. A server to which nothing is attached is stopped. */
   close(): Promise<void>
 }
@@ -47,6 +83,8 @@ const POLL = millis(10)
 const START_LIMIT_MS = 120_000
 const CALL_LIMIT = millis(30_000)
 const STOP_LIMIT = millis(30_000)
+/** From the end of a connection to the end of its process. */
+const EXIT_LIMIT = millis(1000)
 /** One that ends sooner than this after its start keeps ending. */
 const STEADY_MS = 10_000
 const PAUSE_MS_MIN = 100
@@ -54,6 +92,18 @@ const PAUSE_MS_MAX = 5000
 
 export function keepVolumeServer(options: VolumeKeeperOptions): VolumeKeeper {
   return new Keeper(options)
+}
+
+interface Serving {
+  readonly server: VolumeServerConnection
+  /** To be asked on how it is: its answers wait behind no other. */
+  readonly pulse: VolumeServerConnection
+  readonly hello: ServerHello
+  readonly identity: ProcessIdentity | null
+  /** Of one that we started. */
+  readonly exited: Promise<ProcessExit> | null
+  /** Of its log, when it was found. */
+  readonly saidBytes: number
 }
 
 class Keeper implements VolumeKeeper {
@@ -68,6 +118,10 @@ class Keeper implements VolumeKeeper {
   constructor(options: VolumeKeeperOptions) {
     this.#options = options
     this.#running = this.#run()
+  }
+
+  get isIdle(): boolean {
+    return this.#attached.size === 0
   }
 
   readonly call: ServerCaller = async (command, args) => (await this.#server()).call(command, args)
@@ -109,23 +163,20 @@ class Keeper implements VolumeKeeper {
   }
 
   async #run(): Promise<void> {
-    const { clock, log } = this.#options
+    const { clock, log, dir } = this.#options
     const { signal } = this.#closing
-    const closes = new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }))
     for (let quickEnds = 0; !signal.aborted;) {
       const begin = clock.monotonic()
       try {
-        const server = await this.#connect()
-        this.#lastFault = null
-        this.#serving.resolve(server)
-        await Promise.race([server.closed, closes])
-        this.#serving = Promise.withResolvers()
-        if (!signal.aborted) log.warn('volumes.server_gone', { dir: this.#options.dir })
-        else if (this.#attached.size === 0) await this.#stop(server, false)
-        else server.close()
+        await this.#serve(await this.#connect())
       } catch (error) {
         this.#lastFault = toFault(error)
-        if (!signal.aborted) log.error('volumes.server_not_there', { dir: this.#options.dir, error: this.#lastFault.message })
+        if (!signal.aborted) {
+          log.error('volumes.server_not_there', { dir, error: this.#lastFault.message })
+          // One that went away while it was looked at is looked for again.
+          if (this.#lastFault.code !== 'unavailable')
+            this.#tell({ to: 'away', cause: 'failed', detail: this.#lastFault.message, hello: null })
+        }
       }
       quickEnds = clock.monotonic() - begin > STEADY_MS && this.#lastFault === null ? 0 : quickEnds + 1
       if (quickEnds > 1)
@@ -133,32 +184,124 @@ class Keeper implements VolumeKeeper {
     }
   }
 
-  /** A server of our version, with all that is attached. */
-  async #connect(): Promise<VolumeServerConnection> {
-    const { dir, version, log } = this.#options
-    const found = await this.#ask()
-    let server = found?.server
-    if (found && found.hello.version !== version) {
-      log.info('volumes.server_replaced', { dir, from: found.hello.version, to: version, pid: found.hello.pid })
-      await this.#stop(found.server, true)
-      server = undefined
+  /** Until it goes away, hangs and was ended, or this closes. */
+  async #serve(serving: Serving): Promise<void> {
+    const { dir, clock, log, pulse: limits = PULSE, watcher } = this.#options
+    const { server, pulse, hello } = serving
+    const { signal } = this.#closing
+    this.#lastFault = null
+    this.#serving.resolve(server)
+    const over = new AbortController()
+    const closes = new Promise<void>((resolve) => {
+      signal.addEventListener('abort', () => resolve(), { once: true, signal: over.signal })
+      if (signal.aborted) resolve()
+    })
+    const isHung = hangs({
+      ask: () => pulse.call('hello', {}),
+      onAnswer: (answer) => watcher?.heard(answer),
+      clock,
+      limits,
+      signal: over.signal,
+    })
+    const end = await Promise.race([
+      server.closed.then(() => 'gone' as const),
+      closes.then(() => 'closing' as const),
+      isHung.then((hung) => (hung ? ('hung' as const) : server.closed.then(() => 'gone' as const))),
+    ])
+    over.abort()
+    pulse.close()
+    this.#serving = Promise.withResolvers()
+    if (end === 'closing') {
+      if (this.isIdle) await this.#stop(serving, false)
+      else server.close()
+    } else if (end === 'hung') {
+      server.close()
+      await this.#kill(serving.identity, hello, limits)
+    } else {
+      log.warn('volumes.server_gone', { dir })
+      this.#tell({ to: 'away', cause: 'ended', detail: await this.#wordsOfEnd(serving), hello })
     }
-    server ??= await this.#start()
+  }
+
+  #tell(change: VolumeServerChange): void {
+    this.#options.watcher?.changed(change)
+  }
+
+  /** What is known of how it ended: the signal, else its exit code and what it said since it served. */
+  async #wordsOfEnd({ identity, exited, saidBytes }: Serving): Promise<string | null> {
+    const { dir, clock } = this.#options
+    const end = async (): Promise<ProcessExit | null> => {
+      if (exited !== null) return exited
+      if (identity !== null) await waitForExit(identity)
+      return null
+    }
+    const exit = await withDeadline({ limit: EXIT_LIMIT, clock, what: 'its end' }, end).catch(() => null)
+    if (exit?.kind === 'signal') return exit.signal
+    const words = lastLines((await endOf(`${dir}.log`, saidBytes)).text)
+    return [...(exit === null ? [] : [`exit code ${exit.code}`]), ...(words === '' ? [] : [words])].join(': ') || null
+  }
+
+  /** A server of our version, with all that is attached. */
+  async #connect(): Promise<Serving> {
+    const { dir, version, clock, log } = this.#options
+    let serving = await this.#find()
+    const isFound = serving !== null && serving.hello.version === version
+    if (serving !== null && !isFound) {
+      const { pid, version: from } = serving.hello
+      log.info('volumes.server_replaced', { dir, from, to: version, pid })
+      await this.#stop(serving, true)
+      this.#tell({ to: 'away', cause: 'upgrade', detail: `${from} makes way for ${version}`, hello: serving.hello })
+      serving = null
+    }
+    serving ??= await this.#start()
+    const { server, pulse, hello } = serving
     try {
-      await Promise.all([...this.#attached].map(([socketPath, volume]) => this.#attachAgain(server, volume, socketPath)))
-      return server
+      await withDeadline({ limit: CALL_LIMIT, clock, what: `volume server of ${dir}: attach` }, () =>
+        Promise.all([...this.#attached].map(([socketPath, volume]) => this.#attachAgain(server, volume, socketPath))),
+      )
+      this.#tell({ to: 'serving', cause: isFound ? 'found' : 'started', hello })
+      return serving
     } catch (error) {
       server.close()
+      pulse.close()
       throw error
     }
   }
 
-  async #ask(): Promise<{ server: VolumeServerConnection; hello: ServerHello } | null> {
-    const server = await askServer(this.#options.dir)
-    return server && { server, hello: await server.call('hello', {}) }
+  /** null: nobody is there. One that takes the question and is silent is ended. */
+  async #find(): Promise<Serving | null> {
+    const { dir, pulse: limits = PULSE } = this.#options
+    try {
+      return await this.#ask(null)
+    } catch (error) {
+      if (toFault(error).code !== 'timeout') throw error
+      // Whoever listens there holds the lock.
+      await this.#kill(lockHolder(join(dir, 'lock')), null, limits)
+      return null
+    }
   }
 
-  async #start(): Promise<VolumeServerConnection> {
+  /** null: nobody is there. @throws Fault `timeout` when somebody is and does not answer. */
+  async #ask(exited: Promise<ProcessExit> | null): Promise<Serving | null> {
+    const { dir, clock, pulse: limits = PULSE } = this.#options
+    await using made = new AsyncDisposableStack()
+    const open = async () => {
+      const connection = await askServer(dir)
+      if (connection) made.defer(() => connection.close())
+      return connection
+    }
+    const server = await open()
+    const pulse = server && (await open())
+    if (!pulse) return null
+    const hello = await withDeadline({ limit: millis(silenceMs(limits)), clock, what: `volume server of ${dir}: hello` }, () =>
+      server.call('hello', {}),
+    )
+    const { size: saidBytes } = await endOf(`${dir}.log`)
+    made.move()
+    return { server, pulse, hello, identity: processIdentity(hello.pid), exited, saidBytes }
+  }
+
+  async #start(): Promise<Serving> {
     const { dir, version, clock, log } = this.#options
     const stderrFile = `${dir}.log`
     const said = await endOf(stderrFile)
@@ -178,40 +321,51 @@ class Keeper implements VolumeKeeper {
     let hasEnded = false
     void child.exited.then(() => (hasEnded = true))
     for (const begin = clock.monotonic(); clock.monotonic() - begin < START_LIMIT_MS;) {
-      const found = await this.#ask().catch(() => null)
+      const found = await this.#ask(child.exited).catch(() => null)
       if (found) {
         log.info('volumes.server_started', { dir, pid: found.hello.pid, tookMs: Math.round(clock.monotonic() - begin) })
-        return found.server
+        return found
       }
       if (hasEnded)
-        throw new Fault('failed', `volume server of ${dir}: it ended at once: ${(await endOf(stderrFile, said.size)).text}`)
+        throw new Fault(
+          'failed',
+          `volume server of ${dir}: it ended at once: ${lastLines((await endOf(stderrFile, said.size)).text)}`,
+        )
       await clock.sleep(POLL)
     }
     throw new Fault('timeout', `volume server of ${dir}: process ${child.pid} does not answer after ${START_LIMIT_MS} ms`)
   }
 
+  /** Ends one that hangs. Resolves when its process is gone. */
+  async #kill(identity: ProcessIdentity | null, hello: ServerHello | null, limits: PulseLimits): Promise<void> {
+    const { dir, clock, log } = this.#options
+    if (identity === null) throw new Fault('failed', `volume server of ${dir}: it hangs, and its process cannot be told`)
+    const { pid } = identity
+    const seconds = silenceMs(limits) / 1000
+    log.error('volumes.server_hangs', { dir, pid, silentSeconds: seconds })
+    signalProcess(identity, 'SIGKILL')
+    await withDeadline({ limit: STOP_LIMIT, clock, what: `volume server of ${dir}: end of process ${pid}` }, (signal) =>
+      waitForExit(identity, { signal }),
+    )
+    this.#tell({ to: 'away', cause: 'hung', detail: `process ${pid} did not answer for ${seconds} s and was killed`, hello })
+  }
+
   /** Resolves when its process is gone. */
-  async #stop(server: VolumeServerConnection, force: boolean): Promise<void> {
+  async #stop({ server, pulse, identity }: Serving, force: boolean): Promise<void> {
     const { log, dir, clock } = this.#options
-    const settled = new AbortController()
     try {
-      const { pid } = await server.call('hello', {})
-      const identity = processIdentity(pid)
-      await server.call('stop', { force })
-      if (identity === null) return
-      const late = clock.sleep(STOP_LIMIT, { signal: settled.signal }).then(() => {
-        throw new Fault('timeout', `volume server of ${dir}: process ${pid} does not end`)
+      await withDeadline({ limit: STOP_LIMIT, clock, what: `volume server of ${dir}: its end` }, async (signal) => {
+        await server.call('stop', { force })
+        if (identity !== null) await waitForExit(identity, { signal })
       })
-      late.catch(() => {})
-      await Promise.race([waitForExit(identity, { signal: settled.signal }), late])
     } catch (error) {
       const fault = toFault(error)
       // It goes on with its guests, as it should.
       if (fault.code !== 'conflict') log.warn('volumes.server_not_stopped', { dir, error: fault.message })
       if (force) throw error
     } finally {
-      settled.abort()
       server.close()
+      pulse.close()
     }
   }
 
@@ -235,6 +389,20 @@ class Keeper implements VolumeKeeper {
 }
 
 const WORDS_BYTES_MAX = 2048
+const LAST_LINES = 3
+
+/** The last things that it said, without what a log adds to them. */
+const lastLines = (text: string): string => text.split('\n').slice(-LAST_LINES).map(messageOf).join('\n')
+
+function messageOf(line: string): string {
+  try {
+    const { message, error } = JSON.parse(line) as { message?: unknown; error?: unknown }
+    const said = message ?? error
+    return typeof said === 'string' ? said : line
+  } catch {
+    return line
+  }
+}
 
 /** What a file says from an offset on, at its end. */
 async function endOf(path: string, from = 0): Promise<{ size: number; text: string }> {

@@ -189,6 +189,37 @@ describe('the volume server of a guest that writes', async () => {
     await isWell()
   })
 
+  test('stopped under it without an end, it is killed and replaced, and the guest has seen no error', async () => {
+    const { pid } = await hello()
+    process.kill(pid, 'SIGSTOP')
+    const identity = processIdentity(pid)
+    assert.ok(identity)
+    await waitForExit(identity)
+    await until('another one serves', serves)
+    assert.notEqual((await hello()).pid, pid)
+    await writesOn()
+    await isWell()
+  })
+
+  /** What the host's events say of it, the oldest first: `serving started`. */
+  const went = async (): Promise<string[]> => {
+    const query = { resource: 'local', search: 'host.volume-server' }
+    const { items } = await life.client.call('event.list', { query })
+    return items.toReversed().map(({ data }) => `${String(data['to'])} ${String(data['cause'])}`)
+  }
+
+  test('the host shows it, and its deaths are events of the host', async () => {
+    const killed = ['away ended', 'serving started']
+    const want = ['serving started', ...killed, ...killed, ...killed, 'away hung', 'serving started']
+    await until('all of it is told', async () => (await went()).length >= want.length)
+    assert.deepEqual(await went(), want)
+    const { volumeServer } = await life.client.call('host.get', { params: { host: 'local' } })
+    assert.deepEqual([volumeServer?.state, volumeServer?.version, volumeServer?.attachedCount], ['serving', VERSION, 1])
+    assert.ok(volumeServer?.space && volumeServer.space.usedBytes > 0 && volumeServer.space.availableBytes > 0)
+    const shown = await run(['host', 'get', 'local'], { TYPEVISOR_DATA: host.dataDir })
+    assert.match(shown.said, new RegExp(`volume server\\n(.*\\n)*  state +serving\\n(.*\\n)*  version +${VERSION}\\n`))
+  })
+
   test('it and the guest go on without the platform, and the next platform finds both', async () => {
     const { pid } = await hello()
     await life.child.kill('SIGKILL')
@@ -210,6 +241,8 @@ describe('the volume server of a guest that writes', async () => {
     life = await host.start()
     await writesOn()
     await isWell()
+    // Nobody was there to note it.
+    await until('its death is told', async () => (await went()).includes('away unknown'))
   })
 
   test('one of an older version is replaced under it', async () => {

@@ -30,6 +30,14 @@ test('the history of one thing is stale only by its own events', () => {
   assert.equal(isStale(['event.list', {}], event('instance.state', 'id-2')), true)
 })
 
+test('what happens to a host makes stale what is shown of it, and nothing of another', () => {
+  const about = (host: string): QueryKey => ['host.get', { params: { host } }]
+  assert.equal(isStale(about('rack-1'), event('host.volume-server', 'rack-1', 'rack-1')), true)
+  assert.equal(isStale(about('rack-2'), event('host.space', 'rack-1', 'rack-1')), false)
+  assert.equal(isStale(about('rack-2'), event('instance.created')), true)
+  assert.equal(isStale(['host.list', {}], event('host.space', 'rack-1', 'rack-1')), true)
+})
+
 test('an event of an unknown kind makes nothing stale but the histories', () => {
   assert.equal(isStale(['instance.list', {}], event('weather.rain')), false)
 })

@@ -18,13 +18,14 @@ const STALE: Record<string, readonly OperationName[]> = {
     'instance.addresses',
     'instance.snapshots',
     'host.list',
+    'host.get',
     'platform.get',
     'operation.list',
     'operation.get',
   ],
   operation: ['operation.list', 'operation.get', 'instance.list', 'instance.get'],
   image: ['image.list', 'operation.list', 'operation.get'],
-  host: ['host.list', 'image.list', 'instance.list', 'instance.get', 'instance.snapshots', 'platform.get'],
+  host: ['host.list', 'host.get', 'image.list', 'instance.list', 'instance.get', 'instance.snapshots', 'platform.get'],
   account: ['account.list', 'session.get'],
   token: ['token.list'],
   session: [],
@@ -42,6 +43,8 @@ export function isStale(key: QueryKey, event: PlatformEvent): boolean {
     return about === undefined || about === event.resource || about === event.name
   }
   if (!STALE[nounOf(event.kind)]?.includes(operation)) return false
+  const host = asked?.params?.['host']
+  if (host !== undefined && nounOf(event.kind) === 'host') return host === event.name
   const thing = asked?.params?.['instance']
   // An operation's event may name the operation or its instance; what is on screen of an instance is one answer, so it is asked again.
   if (thing === undefined || nounOf(event.kind) !== 'instance') return true

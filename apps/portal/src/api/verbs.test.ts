@@ -26,6 +26,13 @@ test('a running machine is not started, and a stopped one not shut down', () => 
   assert.equal(refusal('shutdown', instance('stopped'), 'admin'), 'It is stopped')
 })
 
+test('one that waits for room on its disk can be paused, and one that was paused cannot', () => {
+  const paused = (cause: string) => instance('paused', { state: { kind: 'paused', cause, detail: null, since: 0 } })
+  assert.equal(refusal('pause', paused('disk-full'), 'operator'), null)
+  assert.equal(refusal('pause', paused('requested'), 'operator'), 'It is paused')
+  assert.ok(verbsOf(paused('disk-full')).includes('unpause'))
+})
+
 test('an instance that an operation holds waits for its end', () => {
   assert.equal(
     refusal('start', instance('stopped', { operation: { id: 'o', name: 'instance.save' } }), 'admin'),

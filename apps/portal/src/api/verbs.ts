@@ -10,8 +10,8 @@ export { VERBS, type VerbName }
 const verbOperation = (verb: VerbName): OperationName & `instance.${VerbName}` => `instance.${verb}`
 
 /** `creating`, `failed` and `destroying` are states of the platform only: no verb names them, and what failed can only be destroyed. */
-const allowed = (verb: VerbName, kind: Instance['state']['kind']): boolean =>
-  kind === 'failed' ? verb === 'destroy' : canDo(verb, kind as DomainStateKind)
+const allowed = (verb: VerbName, { kind, cause }: Instance['state']): boolean =>
+  kind === 'failed' ? verb === 'destroy' : canDo(verb, { kind: kind as DomainStateKind, cause })
 
 /** Its host does not answer: nothing of it can be known or done there. */
 export const isAway = ({ host, hostConnected }: Instance): boolean => host !== null && !hostConnected
@@ -28,7 +28,7 @@ export function refusal(verb: VerbName, instance: Instance, role: RoleName): str
   if (byForce(verb, instance)) return null
   if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
   if (isAway(instance)) return `Host ${instance.host} is not connected`
-  if (!allowed(verb, instance.state.kind)) return `It is ${instance.state.kind}`
+  if (!allowed(verb, instance.state)) return `It is ${instance.state.kind}`
   return null
 }
 
@@ -47,7 +47,7 @@ export function snapshotRefusal(act: SnapshotAct, instance: Instance, role: Role
 
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */
 export const verbsOf = (instance: Instance): readonly VerbName[] =>
-  VERB_NAMES.filter((verb) => allowed(verb, instance.state.kind) || byForce(verb, instance))
+  VERB_NAMES.filter((verb) => allowed(verb, instance.state) || byForce(verb, instance))
 
 /** The one that a person most likely wants: it gets a button of its own. */
 const FIRST: Partial<Record<Instance['state']['kind'], VerbName>> = {

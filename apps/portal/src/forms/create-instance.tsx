@@ -1,8 +1,9 @@
 import { ActionIcon, Button, Checkbox, Drawer, Group, Stack, Text, Textarea, TextInput } from '@mantine/core'
 import { Fault, formatBytes } from '@typevisor/base'
+import { DISK_FULL } from '@typevisor/model'
 import { useMutation, useQuery } from '@tanstack/react-query'
 import { useNavigate } from '@tanstack/react-router'
-import { useEffect, useRef, useState, type FormEvent, type ReactNode } from 'react'
+import { useEffect, useRef, useState, type FormEvent } from 'react'
 import { useActivity } from '../api/activity-provider.tsx'
 import { call } from '../api/client.ts'
 import { messageOf } from '../api/message.ts'
@@ -11,7 +12,9 @@ import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
 import { FaultAlert } from './fault-alert.tsx'
 import { faultErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
+import { NativeSelect } from './native-select.tsx'
 import {
+  DISK_FULL_TEXT,
   inSizes,
   newDraft,
   SIZE_NAMES,
@@ -36,6 +39,7 @@ const FIELDS = [
   'userData',
   'forwards',
   'labels',
+  'diskFull',
 ] as const
 type Field = (typeof FIELDS)[number]
 const ALIASES = { memoryBytes: 'memory', rootDiskBytes: 'disk' } as const
@@ -100,9 +104,9 @@ export function CreateInstance({ onClose, taken }: Props) {
   }
   const shownElsewhere = Object.keys(errors.at).length > 0
   const lines = [...(creating.error !== null && !shownElsewhere ? [messageOf(creating.error)] : []), ...errors.rest]
-  const inMore = (['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys'] as const).some(
-    (field) => errors.at[field] !== undefined,
-  )
+  const inMore = (
+    ['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys', 'diskFull'] as const
+  ).some((field) => errors.at[field] !== undefined)
 
   return (
     <Drawer
@@ -152,40 +156,6 @@ export function CreateInstance({ onClose, taken }: Props) {
         </div>
       </form>
     </Drawer>
-  )
-}
-
-function NativeSelect({
-  label,
-  error,
-  children,
-  value,
-  onChange,
-  testId,
-}: {
-  label: string
-  error?: string | undefined
-  children: ReactNode
-  value: string
-  onChange: (value: string) => void
-  testId: string
-}) {
-  return (
-    <label className="stacked">
-      <span className="mantine-InputWrapper-label">{label}</span>
-      <span className="select">
-        <select
-          style={{ width: '100%' }}
-          value={value}
-          onChange={(event) => onChange(event.currentTarget.value)}
-          aria-invalid={error !== undefined}
-          data-testid={testId}
-        >
-          {children}
-        </select>
-      </span>
-      {error !== undefined && <span className="field-error">{error}</span>}
-    </label>
   )
 }
 
@@ -313,6 +283,20 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
             <option key={host.name} value={host.name} disabled={!host.connected}>
               {host.name}
               {host.connected ? '' : ' (not connected)'}
+            </option>
+          ))}
+        </NativeSelect>
+        <NativeSelect
+          label="When there is no room for what it writes"
+          description={DISK_FULL_TEXT[draft.diskFull].means}
+          value={draft.diskFull}
+          error={errors.at.diskFull}
+          onChange={(diskFull) => change({ diskFull: diskFull === 'error' ? 'error' : 'pause' })}
+          testId="field-diskFull"
+        >
+          {DISK_FULL.map((choice) => (
+            <option key={choice} value={choice}>
+              {DISK_FULL_TEXT[choice].title}
             </option>
           ))}
         </NativeSelect>

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { isLabel } from '@typevisor/model'
+import { DISK_FULL, isLabel } from '@typevisor/model'
 import { schemas } from '@typevisor/api'
 import { inSizes, newDraft, SIZE_NAMES, sizeOf, suggestName, toBody, withSize } from './instance-draft.ts'
 
@@ -84,4 +84,12 @@ test('what has no meaning is refused at its field', () => {
 
 test('sizes that the server counts in bytes are told as people type them', () => {
   assert.equal(inSizes('want at least 67108864, got 1048576'), 'want at least 64 MiB, got 1 MiB')
+})
+
+test('each choice for a full disk is one that the server takes', () => {
+  for (const diskFull of DISK_FULL) {
+    const made = toBody({ ...newDraft('a'), diskFull })
+    assert.ok(made.ok)
+    assert.equal(schemas.CreateInstance.parse(made.body).diskFull, diskFull)
+  }
 })

@@ -4,6 +4,7 @@
  */
 import { formatBytes, GIB, MIB, parseBytes, type FaultDetail } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
+import type { DiskFull } from '@typevisor/model'
 
 export interface ForwardDraft {
   readonly protocol: 'tcp' | 'udp'
@@ -25,6 +26,7 @@ export interface InstanceDraft {
   readonly userData: string
   readonly forwards: readonly ForwardDraft[]
   readonly labels: string
+  readonly diskFull: DiskFull
   readonly start: boolean
 }
 
@@ -80,8 +82,17 @@ export const newDraft = (name: string): InstanceDraft => ({
   userData: '',
   forwards: [],
   labels: '',
+  diskFull: 'pause',
   start: true,
 })
+
+export const DISK_FULL_TEXT: Readonly<Record<DiskFull, { readonly title: string; readonly means: string }>> = {
+  pause: { title: 'Pause it until there is', means: 'It stands still, and goes on by itself with nothing lost' },
+  error: {
+    title: 'Give it the error of its disk',
+    means: 'It runs on; programs in it see an I/O error, and a file system may go read-only',
+  },
+}
 
 /** The server counts sizes in bytes; whoever typed `1M` is told in the same words: `at least 67108864` -> `at least 64 MiB`. */
 export const inSizes = (text: string): string => text.replace(/\b\d{4,16}\b/g, (digits) => formatBytes(Number(digits)))
@@ -192,6 +203,7 @@ export function toBody(draft: InstanceDraft): DraftResult {
     memoryBytes: size('memoryBytes', draft.memory),
     rootDiskBytes: size('rootDiskBytes', draft.disk),
     start: draft.start,
+    ...(draft.diskFull !== 'pause' && { diskFull: draft.diskFull }),
     ...(draft.host !== '' && { host: draft.host }),
     ...(sshKeys.length > 0 && { sshKeys }),
     ...(user !== '' && { user }),

@@ -34,6 +34,17 @@ test('a whole state in an event is read too', () => {
   })
 })
 
+test('what a host went through is told with its cause, and bytes as people read them', () => {
+  const died = event({ from: 'serving', to: 'away', cause: 'hung', detail: 'killed', pid: 7, startedAt: 1, version: '2' })
+  assert.deepEqual(eventLine(died), {
+    title: 'serving \u2192 away',
+    detail: 'hung · killed · pid 7 · version 2',
+    tone: 'red',
+  })
+  const fills = event({ from: 'enough', to: 'over 90 %', cause: 'host', detail: null, usedBytes: 2 ** 30 })
+  assert.deepEqual(eventLine(fills), { title: 'enough \u2192 over 90 %', detail: 'host · used 1 GiB', tone: 'amber' })
+})
+
 test('an event of an unknown kind is told by its own fields', () => {
   assert.deepEqual(eventLine(event({ height: 7, nested: {} }, 'moon.has-risen')), {
     title: 'has risen',

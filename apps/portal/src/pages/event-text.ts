@@ -1,7 +1,13 @@
 /** An event in one line of words. Kinds that this portal does not know are told by their own fields. */
+import { formatBytes } from '@typevisor/base'
 import type { PlatformEvent } from '../api/live.ts'
 
 const show = (value: unknown): string => (typeof value === 'string' ? value : JSON.stringify(value))
+/** A number by what its name says of its unit: `usedBytes` -> `used 3 GiB`. */
+const fact = (key: string, value: unknown): string =>
+  typeof value === 'number' && key.endsWith('Bytes')
+    ? `${key.slice(0, -'Bytes'.length)} ${formatBytes(value)}`
+    : `${key} ${show(value)}`
 
 export interface EventLine {
   readonly title: string
@@ -18,6 +24,12 @@ const TONES: Record<string, EventLine['tone']> = {
   undone: 'red',
   stuck: 'red',
   done: 'green',
+  serving: 'green',
+  away: 'red',
+  enough: 'green',
+  'over 80 %': 'amber',
+  'over 90 %': 'amber',
+  'over 95 %': 'red',
 }
 
 export function eventLine(event: PlatformEvent): EventLine {
@@ -30,6 +42,7 @@ export function eventLine(event: PlatformEvent): EventLine {
     reconstructed,
     operation: _operation,
     hostSequence: _sequence,
+    startedAt: _startedAt,
     outcome,
     verb,
     message,
@@ -46,7 +59,7 @@ export function eventLine(event: PlatformEvent): EventLine {
       ? words
       : next === null
         ? 'gone'
-        : from === undefined || from === null
+        : from === undefined || from === null || from === next
           ? show(next)
           : `${show(from)} \u2192 ${show(next)}`
   const parts = [
@@ -57,7 +70,7 @@ export function eventLine(event: PlatformEvent): EventLine {
     ...Object.entries(rest)
       .filter(([, value]) => value !== null && typeof value !== 'object')
       .slice(0, 4)
-      .map(([key, value]) => `${key} ${show(value)}`),
+      .map(([key, value]) => fact(key, value)),
   ].filter((part) => part !== null)
   return { title, detail: parts.length === 0 ? null : parts.join(' · '), tone: TONES[String(next ?? outcome)] ?? 'grey' }
 }

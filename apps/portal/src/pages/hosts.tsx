@@ -1,5 +1,4 @@
 import { Button } from '@mantine/core'
-import type { Reply } from '@typevisor/api'
 import { formatBytes } from '@typevisor/base'
 import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
@@ -7,6 +6,7 @@ import { apiQuery } from '../api/queries.ts'
 import { useMay } from '../api/session.ts'
 import { JoinHost } from '../forms/join-host.tsx'
 import { RemoveHost } from '../forms/remove-host.tsx'
+import { versionOf, VolumesBadge, type Host } from './host-volumes.tsx'
 import { DataTable, type Column } from '../table/data-table.tsx'
 import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
@@ -15,14 +15,16 @@ import { Ago } from '../ui/now.tsx'
 import { Empty, Failure, PageHead, Rows } from '../ui/page.tsx'
 import { ConnectedBadge } from '../ui/state-badge.tsx'
 
-type Host = Reply<'host.list'>['items'][number]
-
-/** `QEMU 10.0.2` of driver `qemu` -> `10.0.2`. */
-const versionOf = ({ driver, version }: Host): string =>
-  version.toLowerCase().startsWith(`${driver} `) ? version.slice(driver.length + 1) : version
-
 const COLUMNS: readonly Column<Host>[] = [
-  { title: 'Host', main: true, cell: (host) => <strong className="whole">{host.name}</strong> },
+  {
+    title: 'Host',
+    main: true,
+    cell: (host) => (
+      <TextLink className="link whole" {...path.host(host.name)}>
+        {host.name}
+      </TextLink>
+    ),
+  },
   { title: 'State', shrink: true, cell: (host) => <ConnectedBadge connected={host.connected} /> },
   {
     title: 'Driver',
@@ -43,7 +45,12 @@ const COLUMNS: readonly Column<Host>[] = [
     ),
   },
   { title: 'Processors', label: true, align: 'right', cell: (host) => <span className="num">{host.cpuCount}</span> },
-  { title: 'Memory', label: true, align: 'right', cell: (host) => <span className="num">{formatBytes(host.memoryBytes)}</span> },
+  {
+    title: 'Memory',
+    label: true,
+    align: 'right',
+    cell: (host) => <span className="num whole">{formatBytes(host.memoryBytes)}</span>,
+  },
   {
     title: 'Instances',
     label: true,
@@ -54,6 +61,7 @@ const COLUMNS: readonly Column<Host>[] = [
       </TextLink>
     ),
   },
+  { title: 'Volumes', label: true, cell: (host) => <VolumesBadge host={host} /> },
   {
     title: 'Last seen',
     wide: true,

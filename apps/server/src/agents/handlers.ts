@@ -1,4 +1,5 @@
-import { Fault, type IdSource, type Rng } from '@typevisor/base'
+import type { Reply } from '@typevisor/api'
+import { Fault, millis, withDeadline, type IdSource, type Rng } from '@typevisor/base'
 import { newBearer, type SecretCrypto } from '@typevisor/identity'
 import type { SagaEngine, SagaId, SqlExecutor } from '@typevisor/saga'
 import { recordEntry } from '../db/audit.ts'
@@ -19,37 +20,46 @@ export interface HostHandlerOptions {
   readonly crypto: SecretCrypto
 }
 
+const ASK_LIMIT = millis(2000)
+
 type HostHandlers = Pick<Handlers, Extract<keyof Handlers, `host.${string}`>>
 
 export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }: HostHandlerOptions): HostHandlers {
+  const select = () =>
+    db
+      .selectFrom('host')
+      .selectAll('host')
+      .select((host) =>
+        host
+          .selectFrom('instance')
+          .whereRef('instance.host', '=', 'host.name')
+          .where('instance.destroyed_at', 'is', null)
+          .select((instance) => instance.fn.countAll<number>().as('count'))
+          .as('instance_count'),
+      )
+  type HostRow = Awaited<ReturnType<ReturnType<typeof select>['execute']>>[number]
+  const toHost = async (row: HostRow): Promise<Reply<'host.get'>> => ({
+    name: row.name,
+    connected: agents.get(row.name) !== null,
+    driver: row.driver,
+    version: row.version,
+    accelerator: row.accelerator,
+    acceleratorReason: row.accelerator_reason,
+    cpuCount: row.cpu_count,
+    memoryBytes: row.memory_bytes,
+    instanceCount: row.instance_count ?? 0,
+    lastSeenAt: row.last_seen_at?.getTime() ?? null,
+    volumeServer: await volumeServerOf(agents, row.name),
+  })
   return {
     'host.list': async () => {
-      const rows = await db
-        .selectFrom('host')
-        .selectAll('host')
-        .select((host) =>
-          host
-            .selectFrom('instance')
-            .whereRef('instance.host', '=', 'host.name')
-            .where('instance.destroyed_at', 'is', null)
-            .select((instance) => instance.fn.countAll<number>().as('count'))
-            .as('instance_count'),
-        )
-        .orderBy('name')
-        .execute()
-      const items = rows.map((row) => ({
-        name: row.name,
-        connected: agents.get(row.name) !== null,
-        driver: row.driver,
-        version: row.version,
-        accelerator: row.accelerator,
-        acceleratorReason: row.accelerator_reason,
-        cpuCount: row.cpu_count,
-        memoryBytes: row.memory_bytes,
-        instanceCount: row.instance_count ?? 0,
-        lastSeenAt: row.last_seen_at?.getTime() ?? null,
-      }))
+      const items = await Promise.all((await select().orderBy('name').execute()).map(toHost))
       return { items, total: items.length, nextCursor: null }
+    },
+    'host.get': async ({ params: { host } }) => {
+      const row = await select().where('name', '=', host).executeTakeFirst()
+      if (!row) throw new Fault('not_found', `host ${host}: there is none of this name`)
+      return toHost(row)
     },
     'host.token': async (call) => {
       const { name } = call.body
@@ -81,6 +91,19 @@ export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }:
   }
 }
 
+/** null: it keeps none, it is of a version that cannot tell, or it does not answer now. A list does not wait for one host for long. */
+async function volumeServerOf(agents: AgentRegistry, host: string): Promise<Reply<'host.get'>['volumeServer']> {
+  const agent = agents.get(host)
+  if (!agent) return null
+  const { clock } = agents
+  const status = await withDeadline({ limit: ASK_LIMIT, clock, what: `host ${host}` }, (signal) =>
+    agent.call('host.volume-server', {}, { signal }),
+  ).catch(() => null)
+  if (!status) return null
+  const { state, since, cause, detail, version, startedAt, attachedCount, space } = status
+  return { state, since, cause, detail, version, startedAt, attachedCount, space }
+}
+
 /**
  * The row goes, and with it the token. Under the lock of placements, so that nothing is put on it meanwhile; an agent that is joining waits
  * for the row and then finds none. Answers the sagas that were let go of.
@@ -105,7 +128,7 @@ async function removeHost(tx: SqlExecutor, agents: AgentRegistry, name: string, 
   )
   for (const row of builds.rows) dropped.push(...(await letGoOf(tx, String(row['resource']), `host ${name} was removed`)))
   await tx.query('DELETE FROM host WHERE name = $1', [name])
-  const event = eventEffect('host.removed', null, name, { instances: names })
+  const event = eventEffect('host.removed', name, name, { instances: names })
   await tx.query(event.text, event.values)
   return dropped
 }

@@ -6,7 +6,7 @@
  */
 import { Fault, toFault, type IdSource, type Json, type Log } from '@typevisor/base'
 import type { AgentPort } from '@typevisor/api/agent-wire'
-import type { DomainEvent } from '@typevisor/model'
+import { isHostEvent, type AgentEvent, type DomainEvent, type HostEvent } from '@typevisor/model'
 import type { SagaEffect, SqlExecutor } from '@typevisor/saga'
 import { causeOf, eventEffect, LOST, lostEffect, observedEffect, snapshotsEffect, storable } from '../instances/effects.ts'
 import { cleanUpListed } from '../instances/forget.ts'
@@ -80,7 +80,7 @@ export async function attachHost(options: HostSyncOptions, host: AttachedHost, s
     await tx.query('DELETE FROM image WHERE host = $1 AND NOT (name = ANY ($2))', [name, hello.images.map((image) => image.name)])
     await runAll(tx, [
       ...hello.images.map((image) => imageEffect(name, image)),
-      eventEffect('host.connected', null, name, { driver: hello.driver }),
+      eventEffect('host.connected', name, name, { driver: hello.driver }),
     ])
     // A host that was set up anew counts from the beginning again, and so do the rows that follow it. One whose agent does not say which
     // journal it has is known for new when it has counted less far.
@@ -153,7 +153,7 @@ async function follow(
   log: Log,
   signal: AbortSignal,
 ): Promise<void> {
-  const waiting: DomainEvent[] = []
+  const waiting: AgentEvent[] = []
   const failing = new AbortController()
   let isWriting = false
   let written = Promise.resolve()
@@ -164,7 +164,7 @@ async function follow(
         const group = waiting.splice(0, GROUP_COUNT_MAX)
         const last = group.at(-1)?.sequence ?? 0
         await database.transaction(async (tx) => {
-          for (const event of group) await takeIn(tx, name, event)
+          for (const event of group) await (isHostEvent(event) ? takeInPart(tx, name, event) : takeIn(tx, name, event))
           await tx.query('UPDATE host SET event_sequence = $2, last_seen_at = now() WHERE name = $1', [name, last])
         })
         watermark.rise(last)
@@ -189,6 +189,16 @@ async function follow(
   failing.signal.throwIfAborted()
 }
 
+/** What a part of the host went through is told, and kept nowhere else: how it is now is asked of the host. */
+async function takeInPart(tx: SqlExecutor, host: string, event: HostEvent): Promise<void> {
+  const { part, sequence, from, to, cause, detail, reconstructed, facts } = event
+  const content = { from, to, cause, detail, reconstructed, hostSequence: sequence, ...facts }
+  await runAll(tx, [eventEffect(`host.${part}`, host, host, content)])
+}
+
+/** A guest that waits for room is paused already when it is paused: that is a transition, and no guest resets itself standing still. */
+const isReset = ({ from, to, cause }: DomainEvent): boolean => from === to && !(to === 'paused' && cause === 'requested')
+
 /** The row follows unless it has heard something newer; the event is told in any case. */
 async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promise<void> {
   // A host speaks for what was placed on it, and for nothing else.
@@ -210,7 +220,5 @@ async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promis
     reconstructed: event.reconstructed,
     hostSequence: event.sequence,
   }
-  await runAll(tx, [
-    eventEffect(event.from === event.to ? 'instance.reset' : 'instance.state', event.domain, event.name, content),
-  ])
+  await runAll(tx, [eventEffect(isReset(event) ? 'instance.reset' : 'instance.state', event.domain, event.name, content)])
 }

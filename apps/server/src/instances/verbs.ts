@@ -37,7 +37,7 @@ export async function beginVerb(tx: SqlExecutor, agents: AgentRegistry, request:
   const current = await lockRow(tx, row)
   if (!force) {
     assertIdle(current, verb, row)
-    assertVerb(verb, current.state, row.name)
+    assertVerb(verb, current, row.name)
   }
   if (verb === 'destroy') await abandonStuck(tx, row.id)
   if (verb === 'start' || verb === 'restore') await takeRoom(tx, agents, row, verb)
@@ -60,6 +60,7 @@ export async function beginVerb(tx: SqlExecutor, agents: AgentRegistry, request:
 
 interface LockedRow {
   readonly state: string
+  readonly cause: string
   readonly host: string | null
   readonly operation: string | null
   readonly snapshots: readonly DomainSnapshot[]
@@ -68,13 +69,14 @@ interface LockedRow {
 /** Nobody else begins anything on it until the transaction ends. @throws Fault `not_found`. */
 async function lockRow(tx: SqlExecutor, row: InstanceRow): Promise<LockedRow> {
   const { rows } = await tx.query(
-    'SELECT state_kind, host, operation_name, snapshots, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
+    'SELECT state_kind, state_cause, host, operation_name, snapshots, destroyed_at FROM instance WHERE id = $1 FOR UPDATE',
     [row.id],
   )
   const current = rows[0]
   if (!current || current['destroyed_at'] !== null) throw new Fault('not_found', `instance ${row.name}: it is gone`)
   return {
     state: String(current['state_kind']),
+    cause: String(current['state_cause']),
     host: current['host'] as string | null, // text or NULL
     operation: current['operation_name'] as string | null, // text or NULL
     snapshots: current['snapshots'] as readonly DomainSnapshot[], // as `snapshotsEffect` wrote them
@@ -169,10 +171,10 @@ export async function beginOperation(tx: SqlExecutor, saga: NewSaga): Promise<vo
 }
 
 /** The shared table knows the states of domains; `creating` and `destroying` are held by their operations, `failed` can only be destroyed. */
-function assertVerb(verb: VerbName, state: string, name: string): void {
+function assertVerb(verb: VerbName, { state, cause }: LockedRow, name: string): void {
   if (state === 'failed' && verb === 'destroy') return
   assertSettled(verb, state, name)
-  assertCan(verb, state as DomainStateKind, name)
+  assertCan(verb, { kind: state as DomainStateKind, cause }, name) // `assertSettled` saw to the others
 }
 
 function assertSettled(verb: string, state: string, name: string): void {

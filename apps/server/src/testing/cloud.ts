@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createAgentService, keepJoined } from '@typevisor/agent'
+import type { VolumeServerStatus } from '@typevisor/api/agent-wire'
 import { createClient, type Client } from '@typevisor/api/client'
 import { assert, bytes, gib } from '@typevisor/base'
 import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
@@ -14,6 +15,7 @@ import { memoryVolumeStore } from '@typevisor/storage'
 import { openToolstack, type Toolstack } from '@typevisor/toolstack'
 import { addAgentRoute } from '../agents/gateway.ts'
 import { hostHandlers } from '../agents/handlers.ts'
+import { eventHandlers } from '../handlers/event.ts'
 import { AgentRegistry } from '../agents/registry.ts'
 import { instanceHandlers } from '../instances/handlers.ts'
 import { INSTANCE_SAGAS, type InstanceServices } from '../instances/sagas.ts'
@@ -31,10 +33,18 @@ import {
 
 export interface TestHost {
   readonly toolstack: Toolstack
+  readonly hypervisor: SimHypervisor
   /** Resolves with what the agent was told when it was kept out. */
   readonly refused: Promise<string>
   /** As when its process is killed; its folder stays. */
   leave(): Promise<void>
+}
+
+export interface StartOptions {
+  readonly joins?: boolean
+  readonly hasSnapshots?: boolean
+  /** What the agent says of its volume server; left out: it keeps none. */
+  readonly volumeServer?: () => VolumeServerStatus
 }
 
 export interface TestCloud extends AsyncDisposable {
@@ -44,7 +54,7 @@ export interface TestCloud extends AsyncDisposable {
   readonly engine: SagaEngine
   token(host: string): Promise<string>
   /** Starts the host's agent on its folder. Resolves when it is joined, unless it is not to be. */
-  start(host: string, token: string, options?: { joins?: boolean; hasSnapshots?: boolean }): Promise<TestHost>
+  start(host: string, token: string, options?: StartOptions): Promise<TestHost>
 }
 
 /** What is on a host's disk, its guests among it. */
@@ -80,6 +90,7 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
       database,
       handlers: {
         ...instanceHandlers({ db, database: executor, agents, engine, store, ids, clock }),
+        ...eventHandlers(db),
         ...operationHandlers({ db, database: executor, engine, store, agents }),
         ...hostHandlers({ db, database: executor, agents, engine, ids, rng, crypto }),
       },
@@ -97,7 +108,11 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
   const client = createClient({ baseUrl: server.url, token: server.local.token })
   const folders = new Map<string, ReturnType<typeof newFolder>>()
 
-  async function start(name: string, token: string, { joins = true, hasSnapshots = true } = {}): Promise<TestHost> {
+  async function start(
+    name: string,
+    token: string,
+    { joins = true, hasSnapshots = true, volumeServer }: StartOptions = {},
+  ): Promise<TestHost> {
     const folder = folders.get(name) ?? newFolder()
     folders.set(name, folder)
     const { disk, hypervisor, volumes, images } = folder
@@ -121,6 +136,7 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
       cpuCount: 1,
       memoryBytes: bytes(gib(16)),
       log,
+      volumeServer,
     })
     const leaving = new AbortController()
     const refused = Promise.withResolvers<string>()
@@ -135,6 +151,7 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
     }).catch((error: unknown) => refused.resolve(String(error)))
     const host: TestHost = {
       toolstack,
+      hypervisor,
       refused: refused.promise,
       async leave() {
         hosts.delete(host)

@@ -1,4 +1,4 @@
-/** Says in the log when a store fills: once for each threshold that is reached, and once when there is space again. */
+/** Watches how full a store is, and says in the log when it fills: once for each threshold that is reached, and once when there is space again. */
 import { Fault, formatBytes, millis, toFault, type Clock, type Log } from '@typevisor/base'
 import type { SpaceUsage } from './space.ts'
 
@@ -14,6 +14,11 @@ export const warningOf = (usedPercent: number): number | null => WARNING_PERCENT
 export class FillLevel {
   #warned = 0
 
+  /** The threshold that was told of last and is not over; null: none. */
+  get warnedPercent(): number | null {
+    return this.#warned === 0 ? null : this.#warned
+  }
+
   /** @returns the threshold that is to be told of now; `clear` when the last one is over; null: nothing is new. */
   look(usedPercent: number): number | 'clear' | null {
     const reached = warningOf(usedPercent) ?? 0
@@ -27,14 +32,30 @@ export class FillLevel {
   }
 }
 
+/** How full the store was when it was last looked at. */
+export interface SpaceLevel extends Pick<
+  SpaceUsage,
+  'usedBytes' | 'availableBytes' | 'capacityBytes' | 'usedPercent' | 'limitedBy'
+> {
+  /** The threshold that was told of last and is not over; null: none. */
+  readonly warningPercent: number | null
+}
+
+export interface SpaceWatch extends AsyncDisposable {
+  /** null: it has not been looked at yet, or cannot be. */
+  last(): SpaceLevel | null
+}
+
 /** Looks every few seconds until it is disposed of. */
-export function watchSpace(options: { usage: () => Promise<SpaceUsage>; clock: Clock; log: Log }): AsyncDisposable {
+export function watchSpace(options: { usage: () => Promise<SpaceUsage>; clock: Clock; log: Log }): SpaceWatch {
   const { usage, clock, log } = options
   const level = new FillLevel()
   const ending = new AbortController()
+  let last: SpaceLevel | null = null
   const look = async (): Promise<void> => {
     const { usedPercent, usedBytes, capacityBytes, availableBytes, limitedBy } = await usage()
     const change = level.look(usedPercent)
+    last = { usedBytes, availableBytes, capacityBytes, usedPercent, limitedBy, warningPercent: level.warnedPercent }
     if (change === null) return
     const fields = { used: formatBytes(usedBytes), capacity: formatBytes(capacityBytes), availableBytes, limitedBy }
     if (change === 'clear') log.info('store.has_space_again', fields)
@@ -50,11 +71,13 @@ export function watchSpace(options: { usage: () => Promise<SpaceUsage>; clock: C
       } catch (error) {
         if (!failed) log.error('store.space_unknown', { error: toFault(error).message })
         failed = true
+        last = null
       }
       await clock.sleep(millis(LOOK_EVERY_MS), { signal }).catch(() => {})
     }
   })()
   return {
+    last: () => last,
     async [Symbol.asyncDispose]() {
       ending.abort(new Fault('aborted', 'the store is not served any more'))
       await watching

@@ -2,6 +2,7 @@
 import { ActionIcon, Button, Checkbox, Menu, TextInput, Tooltip } from '@mantine/core'
 import type { Reply } from '@typevisor/api'
 import { formatBytes } from '@typevisor/base'
+import { QUIESCE_MODES, type Quiesce } from '@typevisor/model'
 import { useMutation, useQuery } from '@tanstack/react-query'
 import { useState, type ReactNode } from 'react'
 import { useActivity } from '../../api/activity-provider.tsx'
@@ -9,6 +10,7 @@ import { call } from '../../api/client.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
 import { snapshotRefusal, type Instance } from '../../api/verbs.ts'
+import { NativeSelect } from '../../forms/native-select.tsx'
 import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
 import { DataTable, type Column } from '../../table/data-table.tsx'
 import { Confirm } from '../../ui/confirm.tsx'
@@ -171,14 +173,20 @@ function nameOfNow(): string {
 
 const NAME_PROPS = { spellCheck: false, autoCapitalize: 'none', autoComplete: 'off' } as const
 
+const QUIESCE_TEXT: Readonly<Record<Quiesce, { readonly title: string; readonly means: string }>> = {
+  try: { title: 'If it can', means: 'By the agent in the guest, if it answers: the disks then need no recovery' },
+  must: { title: 'It must', means: 'Without an answer of the agent in the guest no snapshot is taken' },
+  no: { title: 'No', means: 'The disks recover as after a power cut' },
+}
+
 function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
   const { follow } = useActivity()
   const [name, setName] = useState(nameOfNow)
   const [memory, setMemory] = useState(false)
-  const [quiesces, setQuiesces] = useState(true)
+  const [quiesce, setQuiesce] = useState<Quiesce>('try')
   const { kind } = instance.state
   const isLive = kind === 'running' || kind === 'paused'
-  const body = { name: name.trim(), memory: memory && isLive, quiesce: quiesces ? ('try' as const) : ('no' as const) }
+  const body = { name: name.trim(), memory: memory && isLive, quiesce }
   return (
     <SmallForm
       fields={['name', 'memory', 'quiesce']}
@@ -216,13 +224,20 @@ function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; read
             data-testid="field-memory"
           />
           {kind === 'running' && !memory && (
-            <Checkbox
+            <NativeSelect
               label="Freeze its file systems for the moment"
-              description="By the agent in the guest, if it answers: the disks then need no recovery"
-              checked={quiesces}
-              onChange={(event) => setQuiesces(event.currentTarget.checked)}
+              description={QUIESCE_TEXT[quiesce].means}
+              value={quiesce}
+              onChange={(choice) => setQuiesce(QUIESCE_MODES.find((mode) => mode === choice) ?? 'try')}
               error={errors.quiesce}
-            />
+              testId="field-quiesce"
+            >
+              {QUIESCE_MODES.map((mode) => (
+                <option key={mode} value={mode}>
+                  {QUIESCE_TEXT[mode].title}
+                </option>
+              ))}
+            </NativeSelect>
           )}
         </>
       )}
