@@ -1,10 +1,11 @@
 /** Each part of a store damaged by itself: what an opening says, what a check says and mends, what can be read. */
 import assert from 'node:assert/strict'
 import { beforeEach, test } from 'node:test'
-import { epochMillis, Fault, type Clock } from '@typevisor/base'
+import { Fault } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
+import { stillClock } from '../testing/still-clock.ts'
 import { BLOCK_BYTES, SUPERBLOCK_COUNT } from './format.ts'
 import { Store, type StoreOptions } from './store.ts'
 import { MISSING, type Node } from './tree.ts'
@@ -15,15 +16,6 @@ const SIZE_BYTES = 70_000 * BLOCK_BYTES
 /** Blocks of the volume that are written: of three leaves, under two nodes of the level above. */
 const WRITTEN = [0, 1, 300, 65_536]
 
-const clock: Clock = {
-  now: () => epochMillis(0),
-  monotonic: () => 0,
-  sleep: (duration, options) =>
-    duration === 0
-      ? Promise.resolve()
-      : new Promise((_resolve, reject) => options?.signal?.addEventListener('abort', () => reject(options.signal?.reason))),
-}
-
 let file: SimStoreFile
 let store: Store
 /** Syncs are refused. */
@@ -32,7 +24,7 @@ let isFailing = false
 const options = (of: SimStoreFile): StoreOptions => ({
   file: of,
   checksum: nodeChecksum,
-  clock,
+  clock: stillClock,
   rng: seededRng(2),
   log: memoryLog(),
   journalBytes: JOURNAL_BLOCKS * BLOCK_BYTES,
