@@ -37,7 +37,7 @@ export interface StoreOptions extends StoreParts {
   readonly collects?: boolean
   /** Entries of a dead list that one step of the collector goes over, or as much work on a tree. */
   readonly reapStep?: number
-  /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
+  /** It is opened for `check` to mend it: also with a table of free blocks that is lost, and without records that cannot be read. */
   readonly repairs?: boolean
 }
 
@@ -161,7 +161,7 @@ export class Store {
       throw options.file.sizeBytes === 0
         ? new Fault('not_found', 'store: the file is empty')
         : new Fault('failed', 'store: none of the four superblocks is whole')
-    const { state, report } = await recover(options, superblock, { rebuildsTables: options.repairs ?? false })
+    const { state, report } = await recover(options, superblock, { repairs: options.repairs ?? false })
     return new Store(options, state, report)
   }
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
+import { underSeeds } from '@typevisor/sim/testing'
 import { nodeCompressor } from '../node-compressor.ts'
 import { nodeChecksum } from '../node-store-file.ts'
 import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
@@ -72,6 +73,8 @@ export class Run implements Disposable {
   readonly reapStep: number
   /** The world after each acknowledged operation; the first is what is surely safe. */
   history: World[] = [new Map()]
+  /** All worlds that ever were. */
+  readonly past: World[] = [new Map()]
   /** What an operation under way would make of it. */
   underWay: World | null = null
   /** Writes of this life with the world that each made. */
@@ -135,6 +138,7 @@ export class Run implements Disposable {
     try {
       await work()
       this.history.push(next)
+      this.past.push(next)
     } catch (error) {
       // A full store, or a disk that fails while data is written, refuses, and all is as before.
       if (!(error instanceof Fault) || (error.code !== 'exhausted' && error.code !== 'failed') || this.isWounded()) throw error
@@ -259,7 +263,7 @@ function unlessFull(error: unknown): void {
 }
 
 /** null: the store holds this world. Else what differs. */
-async function difference(store: Store, world: World): Promise<string | null> {
+export async function difference(store: Store, world: World): Promise<string | null> {
   const names = store.list().map(({ name }) => name)
   if (names.toSorted().join() !== [...world.keys()].toSorted().join())
     return `names ${names.join()} for ${[...world.keys()].join()}`
@@ -372,17 +376,4 @@ async function live(seed: number): Promise<void> {
   await again.close()
 }
 
-/** Runs each seed; one that fails is told with the command that runs it again. `SEED=n` runs that one alone. */
 export const liveAll = (seeds: Iterable<number>): Promise<void> => underSeeds('store.sim', live, seeds)
-
-export async function underSeeds(name: string, live: (seed: number) => Promise<void>, seeds: Iterable<number>): Promise<void> {
-  const only = process.env['SEED']
-  for (const seed of only === undefined ? seeds : [Number(only)]) {
-    try {
-      await live(seed)
-    } catch (error) {
-      process.stderr.write(`SEED=${seed} npm test -- ${name}\n`)
-      throw error
-    }
-  }
-}
