@@ -8,7 +8,7 @@
 import assert from 'node:assert/strict'
 import { Fault } from '@typevisor/base'
 import { underSeeds } from '@typevisor/sim/testing'
-import { CONTENTS, difference, JOURNAL_END_BYTES, openUnlocked, PLACES, Run, type World } from './store-sim.ts'
+import { assertHolds, CONTENTS, JOURNAL_END_BYTES, openUnlocked, PLACES, Run, type World } from './store-sim.ts'
 import { SimStoreFile } from './sim-store-file.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, SUPERBLOCK_COUNT, UNIT_BLOCKS } from '../store/format.ts'
 import { Store } from '../store/store.ts'
@@ -125,12 +125,7 @@ async function rots(seed: number): Promise<void> {
 
 /** The store is as it was at some time; that is its world from now on. */
 async function goBack(run: Run, store: Store, step: string): Promise<void> {
-  for (const world of run.past.toReversed())
-    if ((await difference(store, world)) === null) {
-      run.history = [world]
-      return
-    }
-  assert.fail(`${step}: it is as it never was`)
+  run.history = [await assertHolds(store, run.past, step)]
 }
 
 const KINDS = ['flipped', 'unreadable', 'zeros', 'lost', 'misdirected'] as const

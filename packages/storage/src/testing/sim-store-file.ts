@@ -16,13 +16,19 @@ export interface SimStoreFileOptions {
   readonly faults?: (operation: 'read' | 'write' | 'sync' | 'allocate') => Fault | null
 }
 
+/** What a sector was after one of all writes. */
+interface Version {
+  readonly number: number
+  readonly bytes: Uint8Array
+}
+
 export class SimStoreFile implements StoreFile, Disposable {
   readonly #options: SimStoreFileOptions
   readonly capacityBytes: number
   /** By page: what a reader sees. */
   readonly #now: Map<number, Uint8Array>
   /** By sector: the versions that a power cut may leave, the first of them the safe one, numbered in the order of all writes. */
-  readonly #unsafe = new Map<number, { readonly number: number; readonly bytes: Uint8Array }[]>()
+  readonly #unsafe = new Map<number, Version[]>()
   /** Pages of which a sector cannot be read, until all of them is written: as of a kernel's cache. */
   readonly #unreadable: Set<number>
   #versionCount = 0
@@ -183,7 +189,13 @@ export class SimStoreFile implements StoreFile, Disposable {
         content.get(page)?.set((version as (typeof versions)[number]).bytes, (sector * SECTOR_BYTES) % PAGE_BYTES)
       }
     }
-    return new SimStoreFile(this.#options, content, this.#unreadable)
+    const left = new SimStoreFile(this.#options, content, this.#unreadable)
+    // The kernel lives on, with what it has not written yet.
+    if (kind === 'kill') {
+      for (const [sector, versions] of this.#unsafe) left.#unsafe.set(sector, [...versions])
+      left.#versionCount = this.#versionCount
+    }
+    return left
   }
 
   /** The process ends here, and nobody has its file any more. */
