@@ -50,3 +50,10 @@ test('a failed test, and a file that dies before its tests, fail the run', () =>
   assert.equal(status, 1)
   assert.match(said, /\n0 passed, 1 failed\n$/)
 })
+
+test('a seed that fails is told with the command that runs it again', () => {
+  const underSeeds = join(import.meta.dirname, '../packages/sim/src/under-seeds.ts')
+  const body = `import { underSeeds } from ${JSON.stringify(underSeeds)}
+test('holds', () => underSeeds('some.sim', async () => { throw new Error('block 7 is wrong') }, [5]))`
+  assert.match(reported(body, false).said, /FAILED [^]*holds\n\s+SEED=5 npm test -- some\.sim\n[^]*block 7 is wrong/)
+})

@@ -1,7 +1,8 @@
-/** The conformance suite of the `Disk` port. */
+/** The conformance suite of the `Disk` port, and what tests under seeds have in common. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, type Disk } from '@typevisor/base'
+export { toldWith, underSeeds } from './under-seeds.ts'
 
 export interface DiskUnderTest {
   readonly disk: Disk

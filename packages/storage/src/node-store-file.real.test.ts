@@ -2,13 +2,13 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { bytes, Fault, mib } from '@typevisor/base'
 import { fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
-import { nodeChecksum, nodeStoreFile } from './node-store-file.ts'
+import { nodeChecksum, nodeStoreFile, type FileCalls } from './node-store-file.ts'
 import { initVolumeFolder, openVolumeFolder } from './node-volume-folder.ts'
 import { Store, type StoreOptions } from './store/store.ts'
 import { volumeDevice } from './store/volume-device.ts'
@@ -87,6 +87,31 @@ test('a block that is not in the page cache is read beside the loop', async (t) 
   assert.ok(target.every((byte) => byte === 7))
   assert.ok(device.now?.read(mib(1), 4096, target, 0), 'it is warm by then')
   await store.close()
+})
+
+test('a read that fails is told to who waits for it, and what is cold is asked for without waiting ever after', async () => {
+  await using at = await folder()
+  const path = join(at.dir, 'store')
+  const { EAGAIN, EIO, EINVAL } = constants.errno
+  let answer = -EIO
+  let askedCount = 0
+  const readNoWait = (): number => {
+    askedCount += 1
+    return answer
+  }
+  const file = nodeStoreFile({ path, create: true, calls: { ...fileCalls(), readNoWait } as FileCalls })
+  file.write(0, [new Uint8Array(4096).fill(7)])
+  const target = new Uint8Array(4096)
+  const now = () => file.readNow(0, target, 0, 4096)
+  assert.equal(now(), false)
+  answer = -EAGAIN
+  assert.equal(now(), false)
+  assert.equal(askedCount, 2)
+  // A kernel that does not know how is not asked again.
+  answer = -EINVAL
+  assert.deepEqual([now(), now(), askedCount], [true, true, 3])
+  assert.equal(target[0], 7)
+  await file.close()
 })
 
 test('a disk that others have filled refuses writes, keeps what was there, and goes on when there is room', async (t) => {

@@ -29,7 +29,9 @@ export interface FileCalls {
   allocate(fd: number, position: number, lengthBytes: number): number
 }
 
-const { EAGAIN, ENOSPC, EDQUOT } = constants.errno
+const { EDQUOT, EINVAL, ENOSPC, ENOSYS, EOPNOTSUPP } = constants.errno
+/** What a kernel or a file system says that does not know RWF_NOWAIT. */
+const NOT_KNOWN: ReadonlySet<number> = new Set([-EOPNOTSUPP, -ENOSYS, -EINVAL])
 
 export interface NodeStoreFileOptions {
   readonly path: string
@@ -92,7 +94,8 @@ export function nodeStoreFile(options: NodeStoreFileOptions): StoreFile {
       if (tellsWaiting && calls) {
         const got = calls.readNoWait(fd, target, start, lengthBytes, position)
         if (got === lengthBytes) return true
-        if (got === -EAGAIN) return false
+        // It would wait (EAGAIN), or fails: who waits for it is told why, beside the loop.
+        if (got < 0 && !NOT_KNOWN.has(got)) return false
         // A part of it is there, or the file ends here.
         if (got >= 0 && position + got < (deviceBytes ?? fstatSync(fd).size)) return false
         if (got < 0) tellsWaiting = false

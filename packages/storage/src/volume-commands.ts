@@ -46,11 +46,18 @@ export type CommandCaller = <C extends VolumeCommand>(
 /** Of what takes long: from 0 to 1. */
 export type OnProgress = (fraction: number) => void
 
+/** Of a volume that must be left alone until it is over. */
+interface Change {
+  readonly what: string
+  readonly over: Promise<void>
+}
+
 /** A store with who uses what of it. */
 export class ServedStore {
   readonly store: Store
   readonly #volumes = new WeakMap<Entry, ServedVolume>()
   readonly #leases: ReturnType<typeof leaseCommands>
+  readonly #changes = new WeakMap<Entry, Change>()
 
   /** Nobody else uses the store. */
   readonly #repairs: boolean
@@ -108,19 +115,16 @@ export class ServedStore {
     clone: ({ snapshot, name, sizeBytes }) => this.store.clone(snapshot, name, sizeBytes),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot, epoch }) => {
-      this.assertUnused(volume, 'revert', epoch)
-      await this.store.revert(volume, snapshot)
+      await this.#alone(volume, 'revert', epoch, () => this.store.revert(volume, snapshot))
       return this.#need(volume)
     },
     rename: async ({ name, next, epoch }) => {
-      this.assertUnused(name, 'rename', epoch)
-      await this.store.rename(name, next)
+      await this.#alone(name, 'rename', epoch, () => this.store.rename(name, next))
       return this.#need(next)
     },
     resize: async ({ name, sizeBytes, epoch }) => {
       // A client learns a disk's size when it opens it.
-      this.assertUnused(name, 'resize', epoch)
-      await this.store.resize(name, sizeBytes)
+      await this.#alone(name, 'resize', epoch, () => this.store.resize(name, sizeBytes))
       return this.#need(name)
     },
     limit: async ({ name, ...limits }) => {
@@ -130,7 +134,7 @@ export class ServedStore {
       return this.#need(name)
     },
     stats: async ({ name }) => this.#volume(this.store.entry(name)).report(name),
-    acquireLease: (args) => this.#leases.acquireLease(args),
+    acquireLease: (args) => this.#during(args.name, 'lease', () => this.#leases.acquireLease(args)),
     offerLease: (args) => this.#leases.offerLease(args),
     handOverLease: (args) => this.#leases.handOverLease(args),
     releaseLease: (args) => this.#leases.releaseLease(args),
@@ -142,8 +146,7 @@ export class ServedStore {
         onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
       }),
     remove: async ({ name, epoch }) => {
-      this.assertUnused(name, 'delete', epoch)
-      await this.store.remove(name)
+      await this.#alone(name, 'delete', epoch, () => this.store.remove(name))
       return null
     },
     ...transferTable(this),
@@ -174,6 +177,8 @@ export class ServedStore {
         return found && exportOf(name, found)
       },
       open: async (name) => {
+        const volumeName = leasedNameOf(name)?.name ?? name
+        for (let change; (change = this.#changeOf(volumeName));) await change.over
         const found = find(name)
         if (!found) return null
         if (isHidden(name)) this.assertUnused(name, 'write')
@@ -186,6 +191,31 @@ export class ServedStore {
   /** Resolves when no connection uses it any more. */
   async left(name: string): Promise<void> {
     await this.#users(name)?.unused()
+  }
+
+  /** Carries out what nobody may have the volume open for, nor lease it: who asks meanwhile waits. @throws Fault `conflict`. */
+  async #alone(name: string, what: string, epoch: number | undefined, work: () => Promise<void>): Promise<void> {
+    this.assertUnused(name, what, epoch)
+    await this.#during(name, what, work)
+  }
+
+  /** Behind what is under way of that kind. */
+  async #during<T>(name: string, what: string, work: () => Promise<T>): Promise<T> {
+    for (let change; (change = this.#changeOf(name));) await change.over
+    const entry = this.store.entry(name)
+    const over = Promise.withResolvers<void>()
+    this.#changes.set(entry, { what, over: over.promise })
+    try {
+      return await work()
+    } finally {
+      this.#changes.delete(entry)
+      over.resolve()
+    }
+  }
+
+  #changeOf(name: string): Change | undefined {
+    const entry = this.store.state.catalog.byName(name)
+    return entry ? this.#changes.get(entry) : undefined
   }
 
   #users(name: string): ServedVolume | undefined {
@@ -207,6 +237,8 @@ export class ServedStore {
 
   /** `epoch`: of whoever asks, where it holds the lease. @throws Fault `conflict` while somebody has it open or leased, `stale_fence`. What is not there nobody uses. */
   assertUnused(name: string, what: string, epoch?: number): void {
+    const change = this.#changeOf(name)
+    if (change) throw new Fault('conflict', `${what} ${name}: ${change.what} of it is under way`)
     const lease = this.store.get(name)?.lease
     if (lease && epoch !== undefined && epoch !== lease.epoch)
       throw new Fault('stale_fence', `${what} ${name}: epoch ${epoch} is not in force, ${lease.epoch} is`)

@@ -2,6 +2,7 @@
 import { rm } from 'node:fs/promises'
 import { after, before, describe, test } from 'node:test'
 import { missingQemu, type ToolGuest } from '@typevisor/image/testing'
+import { toldWith } from '@typevisor/sim/testing'
 import { temporaryFolder } from './harness.ts'
 import { killGuest, killsUnderFio } from './volume-kills.ts'
 
@@ -15,9 +16,8 @@ describe('a volume server that is killed under a guest', { skip: missingQemu() }
   after(() => rm(folder, { recursive: true, force: true }))
 
   for (const fileSystem of ['ext4', 'xfs'] as const)
-    test(`the guest sees a pause and no error, and what was fsynced is there after its power cut: ${fileSystem}`, async (t) => {
+    test(`the guest sees a pause and no error, and what was fsynced is there after its power cut: ${fileSystem}`, async () => {
       const seed = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
-      t.diagnostic(`SEED=${seed}`)
-      await killsUnderFio(guest, { fileSystem, seed, killCount: 3 })
+      await toldWith(`SEED=${seed} npm test -- volume-kills`, () => killsUnderFio(guest, { fileSystem, seed, killCount: 3 }))
     })
 })

@@ -134,3 +134,50 @@ test('a volume is written by the holder of its lease alone, also through a hand-
     await one.store.close()
   })
 })
+
+test('who opens or leases a volume while it is resized, reverted or deleted waits for that, and a second such command is refused', async () => {
+  const { served: one, clock } = await served()
+  const rng = seededRng(5)
+  const holder = 'aaaaaaaa-0000-4000-8000-000000000000'
+  const [sizeBytes, cutBytes] = [2 ** 30, 2 ** 20]
+  const open = () => openExport(linkInMemory(one.exports(), rng).client, { exportName: 'web' })
+  await clock.run(async () => {
+    await one.call('create', { name: 'web', sizeBytes })
+    const writer = await open()
+    // Behind the cut, in several steps of it.
+    for (let at = cutBytes; at < sizeBytes; at += 2 ** 26) await writer.write(at, new Uint8Array(4096).fill(7))
+    await writer.close()
+    await clock.sleep(millis(10))
+
+    const resizing = one.call('resize', { name: 'web', sizeBytes: cutBytes })
+    const opening = open()
+    await assert.rejects(
+      one.call('remove', { name: 'web' }),
+      (error) => error instanceof Fault && error.code === 'conflict' && /resize of it is under way/.test(error.message),
+    )
+    const client = await opening
+    assert.equal(client.sizeBytes, cutBytes)
+    await resizing
+    await client.close()
+    await clock.sleep(millis(10))
+
+    await one.call('resize', { name: 'web', sizeBytes })
+    const again = await open()
+    await again.write(sizeBytes - 4096, new Uint8Array(4096).fill(7))
+    await again.close()
+    await clock.sleep(millis(10))
+    const order: string[] = []
+    const told = (what: string) => () => void order.push(what)
+    await Promise.all([
+      one.call('resize', { name: 'web', sizeBytes: cutBytes }).then(told('resized')),
+      one.call('acquireLease', { name: 'web', holder }).then(told('leased')),
+    ])
+    assert.deepEqual(order, ['resized', 'leased'])
+    await one.call('releaseLease', { name: 'web', epoch: 1 })
+
+    const [, opened] = await Promise.allSettled([one.call('remove', { name: 'web' }), open()])
+    assert.equal(opened?.status, 'rejected')
+    assert.equal(one.store.get('web'), null)
+    await one.store.close()
+  })
+})

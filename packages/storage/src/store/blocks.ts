@@ -1,5 +1,5 @@
 /** Blocks of data as they are read: proven by their checksums, and opened where they are sealed. */
-import { Fault } from '@typevisor/base'
+import { Fault, toFault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
 import { BLOCK_BYTES, ENTRY_WORDS, FLAG_PACKED, SIV_BYTES } from './format.ts'
 import { hex, type StoreState } from './state.ts'
@@ -34,9 +34,13 @@ export function fetchBlocks(
   const { words } = leaf
   const position = addressAt(words, word) * BLOCK_BYTES
   const lengthBytes = count * BLOCK_BYTES
-  if (!file.readNow(position, target, to, lengthBytes)) {
-    if (!mayBlock) return false
-    file.readBlocking(position, target, to, lengthBytes)
+  try {
+    if (!file.readNow(position, target, to, lengthBytes)) {
+      if (!mayBlock) return false
+      file.readBlocking(position, target, to, lengthBytes)
+    }
+  } catch {
+    readOneByOne(state, entry, words, word, block, count, target, to)
   }
   for (let index = 0; index < count; index += 1) {
     const start = to + index * BLOCK_BYTES
@@ -44,7 +48,7 @@ export function fetchBlocks(
     const want = words[word + index * entryWords + 3] as number // slots are masked
     if (found === want) continue
     target.fill(0, to, to + lengthBytes)
-    throw wrongBlock(entry, words, word + index * entryWords, block + index, `has checksum ${hex(found)}, want ${hex(want)}`)
+    throw wrongBlock(entry, addressAt(words, word) + index, block + index, `has checksum ${hex(found)}, want ${hex(want)}`)
   }
   if (entry.cipher) openBlocks(entry, leaf, word, block, count, target, to)
   return true
@@ -56,7 +60,7 @@ function openBlocks(entry: Entry, leaf: Node, word: number, block: number, count
     const at = word + index * entry.tree.geometry.entryWords
     if (opensAt(entry, leaf.words, at, block + index, target, to + index * BLOCK_BYTES)) continue
     target.fill(0, to, to + count * BLOCK_BYTES)
-    throw wrongBlock(entry, leaf.words, at, block + index, 'is not what was sealed there')
+    throw wrongBlock(entry, addressAt(leaf.words, at), block + index, 'is not what was sealed there')
   }
 }
 
@@ -74,5 +78,26 @@ export function opensAt(
   return cipher?.open(block, birth, flags, target, start, siv, 0) ?? false
 }
 
-const wrongBlock = ({ name }: Entry, words: Uint32Array, word: number, block: number, reason: string): Fault =>
-  new Fault('failed', `${name} at ${block * BLOCK_BYTES}: block ${addressAt(words, word)} ${reason}`)
+/** Of a run that cannot be read, the block is named that is to blame. @throws Fault `failed`. */
+function readOneByOne(
+  { parts: { file } }: StoreState,
+  entry: Entry,
+  words: Uint32Array,
+  word: number,
+  block: number,
+  count: number,
+  target: Uint8Array,
+  to: number,
+): void {
+  const first = addressAt(words, word)
+  for (let index = 0; index < count; index += 1)
+    try {
+      file.readBlocking((first + index) * BLOCK_BYTES, target, to + index * BLOCK_BYTES, BLOCK_BYTES)
+    } catch (error) {
+      target.fill(0, to, to + count * BLOCK_BYTES)
+      throw wrongBlock(entry, first + index, block + index, `cannot be read: ${toFault(error).message}`, error)
+    }
+}
+
+const wrongBlock = ({ name }: Entry, address: number, block: number, reason: string, cause?: unknown): Fault =>
+  new Fault('failed', `${name} at ${block * BLOCK_BYTES}: block ${address} ${reason}`, { cause })

@@ -1,10 +1,11 @@
 /** Each part of a store damaged by itself: what an opening says, what a check says and mends, what can be read. */
 import assert from 'node:assert/strict'
 import { beforeEach, test } from 'node:test'
-import { epochMillis, Fault, type Clock } from '@typevisor/base'
+import { Fault } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
+import { stillClock } from '../testing/still-clock.ts'
 import { BLOCK_BYTES, SUPERBLOCK_COUNT } from './format.ts'
 import { Store, type StoreOptions } from './store.ts'
 import { MISSING, type Node } from './tree.ts'
@@ -15,15 +16,6 @@ const SIZE_BYTES = 70_000 * BLOCK_BYTES
 /** Blocks of the volume that are written: of three leaves, under two nodes of the level above. */
 const WRITTEN = [0, 1, 300, 65_536]
 
-const clock: Clock = {
-  now: () => epochMillis(0),
-  monotonic: () => 0,
-  sleep: (duration, options) =>
-    duration === 0
-      ? Promise.resolve()
-      : new Promise((_resolve, reject) => options?.signal?.addEventListener('abort', () => reject(options.signal?.reason))),
-}
-
 let file: SimStoreFile
 let store: Store
 /** Syncs are refused. */
@@ -32,7 +24,7 @@ let isFailing = false
 const options = (of: SimStoreFile): StoreOptions => ({
   file: of,
   checksum: nodeChecksum,
-  clock,
+  clock: stillClock,
   rng: seededRng(2),
   log: memoryLog(),
   journalBytes: JOURNAL_BLOCKS * BLOCK_BYTES,
@@ -308,4 +300,87 @@ test('a table that an unfinished checkpoint has left is never taken for one in f
   const { first, mended } = await checkTwice(left.copy())
   assert.partialDeepStrictEqual(first, SOUND)
   assert.equal(await read(await serve(mended), 10), 10)
+})
+
+/** The same with blocks that cannot be read. */
+function unread(...blocks: number[]): SimStoreFile {
+  const left = file.copy()
+  for (const block of blocks) left.makeUnreadable(block)
+  return left
+}
+
+test('a node of which the first copy cannot be read is read from its second, at once and beside the loop, and mended', async () => {
+  const node = nodeAt(1, 300)
+  assert.notEqual(node.copy, 0)
+  for (const readsNow of [true, false]) {
+    const left = unread(node.address)
+    const opened = await serve(left)
+    const content = new Uint8Array(BLOCK_BYTES)
+    if (readsNow) assert.equal(volumeDevice(opened, 'web').now?.read(300 * BLOCK_BYTES, BLOCK_BYTES, content, 0), true)
+    else assert.equal(await read(opened, 300), 100)
+    assert.equal(opened.state.mendedCount, 1)
+  }
+  await refusedRead(
+    unread(node.address, node.copy),
+    new RegExp(`node at block ${node.address}: read at .* input/output error; nor`),
+  )
+  await assertMended(unread(node.address), { mendedCount: 1 })
+})
+
+const refusedRead = async (left: SimStoreFile, want: RegExp): Promise<void> => {
+  const opened = await serve(left)
+  await assert.rejects(read(opened, 300), want)
+}
+
+test('of the superblocks any that can be read is taken; a file of which none can is not taken for an empty one', async () => {
+  const newest = store.state.checkpointGeneration % 2 === 0 ? 0 : 2
+  for (const blocks of [[0], [1], [2], [3], [newest, 2 - newest, 3 - newest]])
+    assert.equal(await read(await serve(unread(...blocks)), 300), 100)
+  await refused(unread(0, 1, 2, 3), /none of the four superblocks is whole: read at .* input\/output error/)
+  await assert.rejects(Store.create(options(unread(0, 1, 2, 3))), /none of the four superblocks is whole/)
+})
+
+test('a block of data that cannot be read is named, also among others, and is there again when it has been written', async () => {
+  await write(store, 2, 2)
+  await store.checkpoint()
+  const leaf = nodeAt(0, 0)
+  const address = leaf.words[4] as number // of block 1
+  const opened = await serve(unread(address))
+  const want = new RegExp(`web at ${BLOCK_BYTES}: block ${address} cannot be read: .*input/output error`)
+  await assert.rejects(volumeDevice(opened, 'web').read(0, new Uint8Array(3 * BLOCK_BYTES)), want)
+  assert.equal(await read(opened, 0), 0)
+  const { damage } = await opened.check({ readsData: true, repairs: false })
+  assert.match(damage.join(), want)
+  await assert.rejects(volumeDevice(opened, 'web').write(BLOCK_BYTES + 5, new Uint8Array(7)), want)
+  await write(opened, 1, 9)
+  assert.equal(await read(opened, 1), 9)
+})
+
+test('a journal that cannot be read where it ends is not opened; a check goes on without it, and it can be written again', async () => {
+  const block = SUPERBLOCK_COUNT + Math.floor(store.state.journal.head.offset / BLOCK_BYTES)
+  await write(store, 0, 77)
+  const left = unread(block)
+  await refused(left, /journal: record \d+ cannot be read: .*volume check goes on without it/)
+  const checked = await Store.open({ ...options(left), repairs: true, collects: false })
+  await checked.check({ readsData: true, repairs: true })
+  await checked.close()
+  const again = await serve(left.copy())
+  assert.equal(await read(again, 0), 0)
+  for (let count = 0; count < 400; count += 1) await write(again, count % 7, count % 200)
+  assert.equal(again.state.wounded, null)
+})
+
+test('a block of the journal that cannot be read, and in which nothing is, harms nothing', async () => {
+  const opened = await serve(unread(SUPERBLOCK_COUNT + JOURNAL_BLOCKS - 1))
+  for (let count = 0; count < 1000; count += 1) await write(opened, count % 7, count % 200)
+  assert.equal(opened.state.wounded, null)
+})
+
+test('data that cannot be read behind a record that was not safe cuts the journal there, as a lost write does', async () => {
+  await write(store, 3, 33)
+  await write(store, 4, 44)
+  const address = nodeAt(0, 4).words[16] as number // of block 4
+  const opened = await serve(unread(address))
+  assert.deepEqual([await read(opened, 3), await read(opened, 4)], [33, 0])
+  assert.equal(opened.report.cutCount, 1)
 })

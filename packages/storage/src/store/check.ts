@@ -187,7 +187,7 @@ class Check {
       else if (owner.cipher && !opensAt(owner, entry, 0, block, content, 0))
         this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} is not what was sealed there`)
     } catch (error) {
-      this.#found(`${name} at ${block * BLOCK_BYTES}: ${toFault(error).message}`)
+      this.#found(`${name} at ${block * BLOCK_BYTES}: block ${address} cannot be read: ${toFault(error).message}`)
     }
   }
 

@@ -14,7 +14,7 @@
  * was safe.
  */
 import { assert } from '@typevisor/base'
-import { RECORD_HEAD, RECORD_MAGIC, RECORD_TYPE, type RecordType } from './format.ts'
+import { BLOCK_BYTES, RECORD_HEAD, RECORD_MAGIC, RECORD_TYPE, type RecordType } from './format.ts'
 import type { Checksum, StoreFile } from './ports.ts'
 
 export interface JournalPlace {
@@ -63,6 +63,7 @@ export class Journal {
   #contentSequence: number
   #buffer = new Uint8Array(256 * 1024)
   #view = new DataView(this.#buffer.buffer)
+  #unread: unknown
 
   constructor(options: { file: StoreFile; checksum: Checksum; startByte: number; sizeBytes: number; head: JournalPlace }) {
     this.#file = options.file
@@ -157,12 +158,18 @@ export class Journal {
     }
   }
 
-  /** Whether the break of the chain at `place` is damage: behind it is a record that proves that there was more, and that it was safe. */
+  /**
+   * Whether the break of the chain at `place` is damage: behind it is a record that proves that there was more, and that it was safe. What
+   * cannot be read tells nothing.
+   */
   isDamagedAt(place: JournalPlace): boolean {
     const piece = new Uint8Array(Math.min(SCAN_BYTES, this.sizeBytes))
     const words = new Uint32Array(piece.buffer)
     for (let start = 0; start < this.sizeBytes; start += piece.length) {
-      this.#file.readBlocking(this.#startByte + start, piece, 0, Math.min(piece.length, this.sizeBytes - start))
+      const lengthBytes = Math.min(piece.length, this.sizeBytes - start)
+      if (!this.#canRead(start, piece, 0, lengthBytes))
+        for (let at = 0; at < lengthBytes; at += BLOCK_BYTES)
+          if (!this.#canRead(start + at, piece, at, BLOCK_BYTES)) piece.fill(0, at, at + BLOCK_BYTES)
       for (let word = 0; word < words.length; word += ALIGN / 4) {
         const offset = start + word * 4
         if (words[word] !== RECORD_MAGIC || offset + HEAD_BYTES > this.sizeBytes) continue
@@ -173,15 +180,43 @@ export class Journal {
     return false
   }
 
-  /** A record that is whole in itself; whether it belongs there is for the caller to say. */
+  #canRead(offset: number, target: Uint8Array, start: number, lengthBytes: number): boolean {
+    try {
+      this.#file.readBlocking(this.#startByte + offset, target, start, lengthBytes)
+      return true
+    } catch (error) {
+      this.#unread ??= error
+      return false
+    }
+  }
+
+  /** Why something of the ring could not be read since this was asked before; undefined: all could. */
+  takeUnread(): unknown {
+    const unread = this.#unread
+    this.#unread = undefined
+    return unread
+  }
+
+  /**
+   * Writes blocks of the ring that cannot be read: of a block of which a part is written the kernel reads the rest first, so that appending
+   * to them would fail for ever. No record that counts lies in them: the chain has ended before.
+   */
+  mendUnread(): void {
+    const content = new Uint8Array(BLOCK_BYTES)
+    for (let offset = 0; offset < this.sizeBytes; offset += BLOCK_BYTES)
+      if (!this.#canRead(offset, content, 0, BLOCK_BYTES))
+        this.#file.write(this.#startByte + offset, [new Uint8Array(BLOCK_BYTES)])
+  }
+
+  /** A record that is whole in itself and can be read; whether it belongs there is for the caller to say. */
   #recordAt(offset: number): (Omit<JournalRecord, 'place' | 'next'> & Sealed) | null {
     const head = new Uint8Array(HEAD_BYTES)
-    this.#file.readBlocking(this.#startByte + offset, head, 0, HEAD_BYTES)
+    if (!this.#canRead(offset, head, 0, HEAD_BYTES)) return null
     const { magic, checksum, previous, lengthBytes, sequence, safeSequence, type, count } = RECORD_HEAD.decode(head)
     if (magic !== RECORD_MAGIC || lengthBytes < HEAD_BYTES || lengthBytes > LENGTH_MAX || lengthBytes % ALIGN !== 0) return null
     if (lengthBytes > this.sizeBytes - offset) return null
     const bytes = new Uint8Array(lengthBytes)
-    this.#file.readBlocking(this.#startByte + offset, bytes, 0, lengthBytes)
+    if (!this.#canRead(offset, bytes, 0, lengthBytes)) return null
     if (this.#checksum(bytes.subarray(SEALED_FROM)) !== checksum) return null
     return {
       type: type as RecordType,

@@ -45,12 +45,18 @@ export interface RecoveryReport {
   readonly lostGroupCount: number
 }
 
-/** The newest superblock of a file. null: it has none, as an empty file. @throws Fault `unsupported` for a format that is not known. */
+/** The newest superblock of a file. null: it has none, as an empty file. @throws Fault `unsupported` for a format that is not known, `failed` when none is whole and not all could be read. */
 export function readSuperblock(file: StoreFile, checksum: Checksum): Superblock | null {
   let newest: Superblock | null = null
+  let unread: unknown
   for (let index = 0; index < SUPERBLOCK_COUNT; index += 1) {
     const content = new Uint8Array(BLOCK_BYTES)
-    file.readBlocking(index * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+    try {
+      file.readBlocking(index * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+    } catch (error) {
+      unread = error
+      continue
+    }
     const found = SUPERBLOCK.decode(content)
     if (found.magic !== STORE_MAGIC) continue
     new DataView(content.buffer).setUint32(SUPERBLOCK.at.checksum, 0, true)
@@ -59,6 +65,8 @@ export function readSuperblock(file: StoreFile, checksum: Checksum): Superblock 
       throw new Fault('unsupported', `store: format ${found.version}, this program knows ${FORMAT_VERSION}`)
     if (!newest || found.generation > newest.generation) newest = { ...found, storeId: found.storeId.slice() }
   }
+  if (newest === null && unread !== undefined)
+    throw new Fault('failed', `store: none of the four superblocks is whole: ${toFault(unread).message}`, { cause: unread })
   return newest
 }
 
@@ -87,7 +95,7 @@ const journalOf = ({ file, checksum }: StoreParts, journalBlocks: number, head: 
 export async function recover(
   parts: StoreParts,
   superblock: Superblock,
-  options: { rebuildsTables: boolean },
+  options: { repairs: boolean },
 ): Promise<{ state: StoreState; report: RecoveryReport }> {
   const tail: JournalPlace = {
     offset: Number(superblock.journalOffset),
@@ -114,7 +122,7 @@ export async function recover(
   state.checkpointGeneration = Number(superblock.generation)
   const lostGroups = loadTables(state, superblock)
   const [lostGroup] = lostGroups
-  if (lostGroup !== undefined && !options.rebuildsTables)
+  if (lostGroup !== undefined && !options.repairs)
     throw new Fault(
       'failed',
       `table of free blocks, group ${lostGroup}: neither of its two homes has the one in force; volume check makes it anew from the trees`,
@@ -124,6 +132,14 @@ export async function recover(
 
   const records = [...state.journal.scan(tail)]
   const end = records.at(-1)?.next ?? tail
+  const unread = state.journal.takeUnread()
+  // What cannot be read may be a record that had been safe.
+  if (unread !== undefined && !options.repairs)
+    throw new Fault(
+      'failed',
+      `journal: record ${end.sequence} cannot be read: ${toFault(unread).message}; volume check goes on without it, as after a power cut`,
+      { cause: unread },
+    )
   if (state.journal.isDamagedAt(end))
     throw new Fault('failed', `journal: record ${end.sequence} is damaged, and records behind it had been made safe`)
   const newest = records.reduce((most, { type, count }) => (type === RECORD_TYPE.mark ? Math.max(most, count) : most), 0)
@@ -134,6 +150,7 @@ export async function recover(
     )
   const kept = records.slice(0, longestEnd(parts, records))
   for (const record of kept) replayWith(state, record, lostGroups.length > 0)
+  if (state.journal.takeUnread() !== undefined || unread !== undefined) state.journal.mendUnread()
   state.journal.resume(tail, kept.at(-1)?.next ?? tail)
   // What was taken is safe before the opening record says so; that is safe before anything that became free is used.
   await parts.file.sync()
@@ -231,6 +248,14 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
   /** Data that is wrong, by volume and block, with the index of its record. */
   const wrong = new Map<string, number>()
   const content = new Uint8Array(BLOCK_BYTES)
+  const isWhole = (address: number, want: number): boolean => {
+    try {
+      file.readBlocking(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
+      return checksum(content) === want
+    } catch {
+      return false
+    }
+  }
   const letGo = (key: string, index: number): void => {
     const from = wrong.get(key)
     if (from === undefined) return
@@ -247,8 +272,7 @@ function longestEnd({ file, checksum }: StoreParts, records: readonly JournalRec
           const key = `${slot}:${first + block}`
           letGo(key, index)
           if (address === 0) continue
-          file.readBlocking((address + block) * BLOCK_BYTES, content, 0, BLOCK_BYTES)
-          if (checksum(content) !== proofs.checksums[at]) wrong.set(key, index)
+          if (!isWhole(address + block, proofs.checksums[at] as number)) wrong.set(key, index) // one for each block
           at += 1
         }
       }

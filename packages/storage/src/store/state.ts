@@ -246,12 +246,18 @@ export class StoreState implements TreeOwner {
   readNode(entry: NodeEntry, mayBlock: boolean): Node | null {
     if (mayBlock) return this.nodeOf(entry, this.readProven(entry, 'node'))
     const content = new Uint8Array(BLOCK_BYTES)
-    return this.parts.file.readNow(entry.address * BLOCK_BYTES, content, 0, BLOCK_BYTES) ? this.nodeOf(entry, content) : null
+    let unread: unknown
+    try {
+      if (!this.parts.file.readNow(entry.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)) return null
+    } catch (error) {
+      unread = error
+    }
+    return this.nodeOf(entry, content, unread)
   }
 
-  /** `content` is what was read; if it is not what was written, the second copy is. @throws Fault `failed` when neither is. */
-  nodeOf(entry: NodeEntry, content: Uint8Array): Node {
-    const { buffer, byteOffset } = this.proven(entry, content, 'node')
+  /** `content` is what was read, unless `unread` says why it could not be; if it is not what was written, the second copy is. @throws Fault `failed` when neither is. */
+  nodeOf(entry: NodeEntry, content: Uint8Array, unread?: unknown): Node {
+    const { buffer, byteOffset } = this.proven(entry, content, 'node', unread)
     const node = new Node(entry.level, entry.birth, 0, new Uint32Array(buffer, byteOffset, BLOCK_BYTES / 4))
     node.address = entry.address
     node.copy = entry.copy
@@ -263,22 +269,25 @@ export class StoreState implements TreeOwner {
   /** A block whose checksum is known. @throws Fault `failed` when neither of its copies can be read and is what was written. */
   readProven(place: ProvenPlace, what: string): Uint8Array {
     const content = new Uint8Array(BLOCK_BYTES)
+    let unread: unknown
     try {
       this.parts.file.readBlocking(place.address * BLOCK_BYTES, content, 0, BLOCK_BYTES)
     } catch (error) {
-      if (place.copy === 0) throw error
+      unread = error
     }
-    return this.proven(place, content, what)
+    return this.proven(place, content, what, unread)
   }
 
-  /** `content`, if it is what was written; else what the second copy has, and the first is written anew. */
-  proven(place: ProvenPlace, content: Uint8Array, what: string): Uint8Array {
+  /** `content`, if it was read and is what was written; else what the second copy has, and the first is written anew. */
+  proven(place: ProvenPlace, content: Uint8Array, what: string, unread?: unknown): Uint8Array {
     const { file, checksum } = this.parts
-    const found = checksum(content)
+    const found = unread === undefined ? checksum(content) : null
     if (found === place.checksum) return content
+    const reason = found === null ? toFault(unread).message : `checksum ${hex(found)}, want ${hex(place.checksum)}`
     const fault = new Fault(
       'failed',
-      `${what} at block ${place.address}: checksum ${hex(found)}, want ${hex(place.checksum)}${place.copy === 0 ? '' : `; nor is its copy at ${place.copy} whole`}`,
+      `${what} at block ${place.address}: ${reason}${place.copy === 0 ? '' : `; nor is its copy at ${place.copy} whole`}`,
+      { cause: unread },
     )
     if (place.copy === 0) throw fault
     const second = new Uint8Array(BLOCK_BYTES)
@@ -338,13 +347,13 @@ export class StoreState implements TreeOwner {
     const missing = tree.missing(block)
     if (missing === null) return false
     const content = new Uint8Array(BLOCK_BYTES)
-    // Where it cannot be read there may be a second copy.
+    let unread: unknown
     await this.parts.file.read(missing.address * BLOCK_BYTES, content).catch((error: unknown) => {
-      if (missing.copy === 0) throw error
+      unread = error
     })
     // The block may have been freed and used again while it was read: then nothing leads to it any more.
     const still = tree.missing(block)
-    if (still?.address === missing.address && still.checksum === missing.checksum) this.nodeOf(missing, content)
+    if (still?.address === missing.address && still.checksum === missing.checksum) this.nodeOf(missing, content, unread)
     return true
   }
 

@@ -37,7 +37,7 @@ export interface StoreOptions extends StoreParts {
   readonly collects?: boolean
   /** Entries of a dead list that one step of the collector goes over, or as much work on a tree. */
   readonly reapStep?: number
-  /** It is opened for `check` to mend it: also with a table of free blocks that is lost. */
+  /** It is opened for `check` to mend it: also with a table of free blocks that is lost, and without records that cannot be read. */
   readonly repairs?: boolean
 }
 
@@ -117,6 +117,8 @@ export class Store {
   #checkpoint: Promise<void> | null = null
   #sync: Promise<void> | null = null
   #collecting: Promise<void> | null = null
+  /** Volumes to which others are being renamed. */
+  readonly #promisedNames = new Set<string>()
   readonly #closing = new AbortController()
   readonly #ticking: Promise<void>
 
@@ -159,7 +161,7 @@ export class Store {
       throw options.file.sizeBytes === 0
         ? new Fault('not_found', 'store: the file is empty')
         : new Fault('failed', 'store: none of the four superblocks is whole')
-    const { state, report } = await recover(options, superblock, { rebuildsTables: options.repairs ?? false })
+    const { state, report } = await recover(options, superblock, { repairs: options.repairs ?? false })
     return new Store(options, state, report)
   }
 
@@ -295,25 +297,44 @@ export class Store {
     this.#wakeCollector()
   }
 
+  /**
+   * A volume's snapshots are renamed with it. Of more of them than one record of the journal holds, a crash may leave some renamed; done again,
+   * the rest of them follow. @throws Fault `conflict` when one of the names is taken, and nothing is renamed then.
+   */
   async rename(name: string, next: string): Promise<void> {
-    const { kind } = this.entry(name)
-    this.assertNew(next, kind === 'snapshot' ? 'snapshot' : 'volume')
-    if (kind === 'volume') {
-      // Its snapshots first: done again after a crash, the rest of them follow.
-      const names = this.list().flatMap((one) => (one.volume === name ? [one.name] : []))
-      for (const part of inParts(names))
-        await this.#change(() => part.map((old) => this.#changed(this.entry(old), { name: `${next}${old.slice(name.length)}` })))
+    const entry = this.entry(name)
+    this.assertNew(next, entry.kind === 'snapshot' ? 'snapshot' : 'volume')
+    this.#promisedNames.add(next)
+    try {
+      while (entry.name !== next)
+        await this.#change(() => {
+          if (this.state.catalog.byName(name) !== entry) throw new Fault('not_found', `rename ${name}: it is not there any more`)
+          const snapshots = entry.kind === 'volume' ? this.#snapshotsOf(name) : []
+          const isLast = snapshots.length < CHANGE_COUNT_MAX
+          const renamed = snapshots.map((one) => this.#changed(one, { name: `${next}${one.name.slice(name.length)}` }))
+          if (isLast) renamed.push(this.#changed(entry, { name: next }))
+          for (const { record } of renamed) this.#assertFree(record.name)
+          return renamed.slice(0, CHANGE_COUNT_MAX)
+        })
+    } finally {
+      this.#promisedNames.delete(next)
     }
-    await this.#change(() => [this.#changed(this.entry(name), { name: next })])
+  }
+
+  #snapshotsOf(name: string): Entry[] {
+    return [...this.state.catalog.entries()].filter((one) => one.kind === 'snapshot' && one.name.startsWith(`${name}@`))
   }
 
   /** Grows, or cuts off what is behind the new size. */
   async resize(name: string, sizeBytes: number): Promise<void> {
     assertSize(sizeBytes)
-    const { record } = this.#volume(name)
-    if (sizeBytes < record.sizeBytes)
-      await this.trim(this.entry(name), sizeBytes / BLOCK_BYTES, (record.sizeBytes - sizeBytes) / BLOCK_BYTES, false)
-    await this.#change(() => [this.#changed(this.#volume(name), { sizeBytes })])
+    const entry = this.#volume(name)
+    const before = entry.record.sizeBytes
+    if (sizeBytes < before) await this.trim(entry, sizeBytes / BLOCK_BYTES, (before - sizeBytes) / BLOCK_BYTES, false)
+    await this.#change(() => {
+      if (this.state.catalog.byName(name) !== entry) throw new Fault('not_found', `resize ${name}: it is not there any more`)
+      return [this.#changed(entry, { sizeBytes })]
+    })
   }
 
   /** Resolves when it is safe. The rest of them stay as they are. */
@@ -627,6 +648,7 @@ export class Store {
     this.writer.commit()
     const changes = make()
     if (changes.length === 0) return
+    this.#assertNamesFree(changes)
     const epoch = this.state.epoch + (beginsEpoch ? 1 : 0)
     this.#append(() => appendCatalog(this.state.journal, epoch, changes))
     applyCatalog(this.state, epoch, changes)
@@ -689,9 +711,28 @@ export class Store {
     if (!want.test(name) || name.length > NAME_BYTES_MAX)
       throw new Fault(
         'invalid',
-        `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, 0-9, ., _ and -${kind === 'snapshot' ? ' on both sides of @' : ''}`,
+        `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, A-Z, 0-9, ., _ and -, a letter or digit first${kind === 'snapshot' ? ', on both sides of @, and : too behind it' : ''}`,
       )
-    if (this.state.catalog.byName(name)) throw new Fault('conflict', `${kind} ${name}: there is one already`)
+    this.#assertFree(name)
+    const volumeName = name.split('@', 1)[0] as string // it has a part before the first @
+    if (this.#promisedNames.has(volumeName)) throw new Fault('conflict', `${kind} ${name}: another is being renamed to it`)
+  }
+
+  /** @throws Fault `conflict` for a name that is taken. */
+  #assertFree(name: string): void {
+    const taken = this.state.catalog.byName(name)
+    if (taken) throw new Fault('conflict', `${taken.kind} ${name}: there is one already`)
+  }
+
+  /** Of two that ask for one name at once the second finds it taken here. @throws Fault `conflict`. */
+  #assertNamesFree(changes: readonly CatalogChange[]): void {
+    const named = new Map(changes.map(({ slot, record }) => [slot, record.name]))
+    for (const { slot, record } of changes) {
+      const { name } = record
+      if (name === '') continue
+      const taken = this.state.catalog.byName(name)
+      if (taken && taken.slot !== slot && (named.get(taken.slot) ?? name) === name) this.#assertFree(name)
+    }
   }
 
   #describe(entry: Entry): VolumeDescription {
@@ -728,10 +769,6 @@ export const limitsOf = ({ record: { iopsMax, bytesPerSecondMax, burstSeconds } 
 export function assertSize(sizeBytes: number): void {
   if (!Number.isSafeInteger(sizeBytes) || sizeBytes <= 0 || sizeBytes % BLOCK_BYTES !== 0 || sizeBytes > SIZE_BYTES_MAX)
     throw new Fault('invalid', `size: got ${sizeBytes}, want a multiple of ${BLOCK_BYTES} up to ${SIZE_BYTES_MAX}`)
-}
-
-function* inParts(names: readonly string[]): Iterable<readonly string[]> {
-  for (let from = 0; from < names.length; from += CHANGE_COUNT_MAX) yield names.slice(from, from + CHANGE_COUNT_MAX)
 }
 
 const isWrappedAs = ({ record }: Entry, key: WrappedKey): boolean =>

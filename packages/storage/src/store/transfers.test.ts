@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
+import { underSeeds } from '@typevisor/sim/testing'
 import { nodeCompressor } from '../node-compressor.ts'
 import { nodeChecksum } from '../node-store-file.ts'
 import { nodeVolumeCrypto } from '../node-volume-crypto.ts'
@@ -165,17 +166,12 @@ async function live(seed: number): Promise<number> {
   return crashCount
 }
 
-test('an import that is killed, by a power cut too, is not seen, goes on from where it says, and leaves nothing', async () => {
-  const only = process.env['SEED']
-  for (const seed of only === undefined ? Array.from({ length: 25 }, (_, index) => index) : [Number(only)]) {
-    try {
-      await live(seed)
-    } catch (error) {
-      process.stderr.write(`SEED=${seed} npm test -- store/transfers\n`)
-      throw error
-    }
-  }
-})
+test('an import that is killed, by a power cut too, is not seen, goes on from where it says, and leaves nothing', () =>
+  underSeeds(
+    'store/transfers',
+    live,
+    Array.from({ length: 25 }, (_, seed) => seed),
+  ))
 
 const refused = (work: Promise<unknown>, code: string, want: RegExp): Promise<void> =>
   assert.rejects(work, (error) => error instanceof Fault && error.code === code && want.test(error.message))

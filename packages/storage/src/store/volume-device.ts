@@ -75,8 +75,9 @@ class VolumeDevice implements BlockDevice {
   }
 
   async read(offset: number, target: Uint8Array): Promise<void> {
-    for (let tries = 0; !this.#readNow(offset, target.length, target, 0, tries >= RETRY_COUNT_MAX); tries += 1)
-      await this.#warm(offset, target.length)
+    let mayBlock = false
+    for (let tries = 1; !this.#readNow(offset, target.length, target, 0, mayBlock); tries += 1)
+      mayBlock = !(await this.#warm(offset, target.length)) || tries >= RETRY_COUNT_MAX
   }
 
   async write(offset: number, source: Uint8Array, options: WriteOptions = {}): Promise<void> {
@@ -145,8 +146,9 @@ class VolumeDevice implements BlockDevice {
     return extents
   }
 
-  /** Brings nodes and data of a range to where `#readNow` finds them. */
-  async #warm(offset: number, lengthBytes: number): Promise<void> {
+  /** Brings nodes and data of a range to where `#readNow` finds them. @returns false when a block of data cannot be read: who needs it, and not all do, is told why by reading it with all standing still. */
+  async #warm(offset: number, lengthBytes: number): Promise<boolean> {
+    let isWhole = true
     const { state } = this.#store
     const { tree, isCompressed } = this.#entry
     const { file } = state.parts
@@ -159,9 +161,14 @@ class VolumeDevice implements BlockDevice {
       const leaf = tree.leaf(block)
       if (leaf === null || leaf === MISSING) continue
       const address = addressAt(leaf.words, tree.geometry.wordOf(block))
-      if (address !== 0 && !file.readNow(address * BLOCK_BYTES, content, 0, BLOCK_BYTES))
-        await file.read(address * BLOCK_BYTES, content)
+      if (address === 0) continue
+      try {
+        if (!file.readNow(address * BLOCK_BYTES, content, 0, BLOCK_BYTES)) await file.read(address * BLOCK_BYTES, content)
+      } catch {
+        isWhole = false
+      }
     }
+    return isWhole
   }
 
   /** @returns false when something has to be read from the disk first. */
@@ -253,17 +260,18 @@ class VolumeDevice implements BlockDevice {
     const { state, writer } = this.#store
     const first = Math.floor(offset / BLOCK_BYTES)
     const count = Math.ceil((offset + source.length) / BLOCK_BYTES) - first
-    for (let tries = 0; ; tries += 1) {
+    let mayBlock = false
+    for (let tries = 1; ; tries += 1) {
       if (state.wounded) throw state.wounded
       assertMayWrite(this.#entry, this.#opening)
       await this.#store.roomFor(this.#entry.isCompressed ? count + 2 * UNIT_BLOCKS : count)
       writer.commit()
-      if (this.#take(offset, source, first, count, tries >= RETRY_COUNT_MAX)) {
+      if (this.#take(offset, source, first, count, mayBlock)) {
         writer.commit()
         this.#store.look()
         return
       }
-      await this.#warm(first * BLOCK_BYTES, count * BLOCK_BYTES)
+      mayBlock = !(await this.#warm(first * BLOCK_BYTES, count * BLOCK_BYTES)) || tries >= RETRY_COUNT_MAX
     }
   }
 

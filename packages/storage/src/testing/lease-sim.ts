@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import { Fault, type Rng } from '@typevisor/base'
 import { memoryLog, seededRng } from '@typevisor/sim'
+import { underSeeds } from '@typevisor/sim/testing'
 import { nodeChecksum } from '../node-store-file.ts'
 import { SimStoreFile } from './sim-store-file.ts'
 import { turnClock } from './store-sim.ts'
@@ -210,25 +211,24 @@ async function live(world: World): Promise<void> {
   await store.close()
 }
 
-/** Runs each seed; one that fails is told with the command that runs it again. `SEED=n` runs that one alone. */
 export async function liveAllLeases(seeds: readonly number[]): Promise<void> {
-  const only = process.env['SEED']
   let [written, refused] = [0, 0]
-  for (const seed of only === undefined ? seeds : [Number(only)]) {
-    const world = new World(seed)
-    try {
-      await live(world)
-    } catch (error) {
-      process.stderr.write(`SEED=${seed} npm test -- lease.sim\n`)
-      throw error
-    } finally {
-      world.isOver = true
-    }
-    written += world.writtenCount
-    refused += world.refusedCount
-  }
+  await underSeeds(
+    'lease.sim',
+    async (seed) => {
+      const world = new World(seed)
+      try {
+        await live(world)
+      } finally {
+        world.isOver = true
+      }
+      written += world.writtenCount
+      refused += world.refusedCount
+    },
+    seeds,
+  )
   assert.ok(
-    only !== undefined || (written > 10 * seeds.length && refused > seeds.length),
+    process.env['SEED'] !== undefined || (written > 10 * seeds.length && refused > seeds.length),
     `${written} written, ${refused} refused: too few to say anything`,
   )
 }

@@ -1,14 +1,16 @@
 /**
- * The store on a disk that rots, under one seed: random work, then bytes that change by themselves, then the same work again.
+ * The store on a disk that rots, under one seed: random work, then blocks that change by themselves, then the same work again. A block has a
+ * bit flipped, cannot be read, is zeros, has what it had before a write that the disk has lost, or what was meant for another one.
  *
  * A wrong byte is never read; what cannot be read is what was damaged, and a check names it; all else can be read; what has two copies is
  * mended; a store that cannot be opened says why, and one damaged block behind the journal is no reason.
  */
 import assert from 'node:assert/strict'
 import { Fault } from '@typevisor/base'
-import { CONTENTS, JOURNAL_END_BYTES, openUnlocked, PLACES, Run, underSeeds, type World } from './store-sim.ts'
+import { underSeeds } from '@typevisor/sim/testing'
+import { assertHolds, CONTENTS, JOURNAL_END_BYTES, openUnlocked, PLACES, Run, type World } from './store-sim.ts'
 import { SimStoreFile } from './sim-store-file.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE, UNIT_BLOCKS } from '../store/format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE, SUPERBLOCK_COUNT, UNIT_BLOCKS } from '../store/format.ts'
 import { Store } from '../store/store.ts'
 import { volumeDevice } from '../store/volume-device.ts'
 
@@ -49,10 +51,10 @@ async function readAll(store: Store, world: World, step: string): Promise<Unread
 }
 
 /** Work until nothing more can be written, or enough. All of it is safe at the end. @returns whether the store can still be written. */
-async function work(run: Run, store: Store): Promise<boolean> {
+async function work(run: Run, store: Store, stepCount = STEPS): Promise<boolean> {
   run.isWounded = () => store.state.wounded !== null
   try {
-    for (let step = 0; step < STEPS; step += 1) await run.step(store)
+    for (let step = 0; step < stepCount; step += 1) await run.step(store)
     await store.flush()
   } catch (error) {
     if (!run.isWounded()) throw error
@@ -69,17 +71,22 @@ const failedBy = (error: unknown): string => {
 
 /** Every refusal to open says one of these things. */
 const REASONS =
-  /^(?:journal: record \d+ is damaged|store: superblock of checkpoint|store: none of the four|table of free blocks, group|(?:catalog page \d+|node) at block \d+: checksum|journal: record \d+ cannot be done again after damage)/
+  /^(?:journal: record \d+ (?:is damaged|cannot be read)|store: superblock of checkpoint|store: none of the four|table of free blocks, group|(?:catalog page \d+|node) at block \d+: (?:checksum|read at)|journal: record \d+ cannot be done again after damage)/
 
 async function rots(seed: number): Promise<void> {
   using run = new Run(seed)
   const { rng } = run
   const file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes: 2 ** 32 })
-  assert.ok(await work(run, await Store.create(run.options(file))))
+  const made = await Store.create(run.options(file))
+  assert.ok(await work(run, made, rng.below(STEPS)))
+  const before = file.copy()
+  assert.ok(await work(run, made))
   let rotten = file.crash('kill')
-  const places = damage(run, rotten)
+  const { places, kind } = damage(run, rotten, before)
+  // With a whole block of the journal its last records go, and what told that they had been safe.
+  const isCut = kind !== 'flipped' && places.some((place) => place >= SUPERBLOCK_COUNT && place * BLOCK_BYTES < JOURNAL_END_BYTES)
   const isFew = places.length === 1 && (places[0] as number) * BLOCK_BYTES >= JOURNAL_END_BYTES // there is one
-  const step = `blocks ${places.join()}`
+  const step = `${kind}: blocks ${places.join()}`
 
   let store: Store
   try {
@@ -88,6 +95,7 @@ async function rots(seed: number): Promise<void> {
     const reason = failedBy(error)
     assert.match(reason, REASONS, step)
     assert.ok(!isFew || reason.startsWith('table of free blocks'), `${step}: ${reason}`)
+    const isUnread = reason.includes('cannot be read')
     // A check may go further, and mends it.
     try {
       store = await openUnlocked({ ...run.options(rotten), repairs: true, collects: false })
@@ -97,10 +105,11 @@ async function rots(seed: number): Promise<void> {
       return
     }
     const checked = await store.check({ readsData: true, repairs: true })
-    assert.ok(checked.rebuiltCount > 0 && checked.isRepaired, step)
+    assert.ok(isUnread || (checked.rebuiltCount > 0 && checked.isRepaired), step)
     rotten = rotten.crash('kill')
     store = await openUnlocked(run.options(rotten))
   }
+  if (isCut) await goBack(run, store, step)
   await readBeside(run, store, places, step)
 
   const isWritable = await work(run, store)
@@ -114,17 +123,33 @@ async function rots(seed: number): Promise<void> {
   if (again && isWritable) await readBeside(run, again, places, `${step}, opened again`)
 }
 
-/** One block anywhere, one of superblocks, journal and tables, or some behind the journal. @returns which. */
-function damage(run: Run, file: SimStoreFile): number[] {
+/** The store is as it was at some time; that is its world from now on. */
+async function goBack(run: Run, store: Store, step: string): Promise<void> {
+  run.history = [await assertHolds(store, run.past, step)]
+}
+
+const KINDS = ['flipped', 'unreadable', 'zeros', 'lost', 'misdirected'] as const
+type Kind = (typeof KINDS)[number]
+
+/** One block anywhere, one of superblocks, journal and tables, or some behind the journal. `before`: what the file had once. @returns which. */
+function damage(run: Run, file: SimStoreFile, before: SimStoreFile): { places: number[]; kind: Kind } {
   const { rng } = run
   const isOne = rng.below(3) > 0
   const isFirst = isOne && rng.below(2) === 0
+  const kind = run.pick(KINDS) as Kind // there are some
   const isWanted = (page: number): boolean =>
     isFirst ? page * BLOCK_BYTES < JOURNAL_END_BYTES + 2 * BLOCK_BYTES : isOne || page * BLOCK_BYTES >= JOURNAL_END_BYTES
   const from = file.pageNumbers.filter(isWanted)
   const places = new Set(Array.from({ length: isOne ? 1 : 2 + rng.below(6) }, () => run.pick(from) as number)) // a store has blocks
-  for (const place of places) file.rot(place * BLOCK_BYTES + rng.below(BLOCK_BYTES))
-  return [...places]
+  const damaged: Record<Kind, (place: number) => void> = {
+    flipped: (place) => file.rot(place * BLOCK_BYTES + rng.below(BLOCK_BYTES)),
+    unreadable: (place) => file.makeUnreadable(place),
+    zeros: (place) => file.replacePage(place, new Uint8Array(BLOCK_BYTES)),
+    lost: (place) => file.replacePage(place, before.pageAt(place)),
+    misdirected: (place) => file.replacePage(place, file.pageAt(run.pick(from) as number)),
+  }
+  for (const place of places) damaged[kind](place)
+  return { places: [...places], kind }
 }
 
 /** All that is not damaged can be read, and a check tells of all that cannot. */

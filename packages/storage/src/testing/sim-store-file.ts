@@ -12,8 +12,14 @@ export interface SimStoreFileOptions {
   readonly coldPerMille?: number
   /** Where superblocks and journal end: a power cut may take what is before it and leave what is behind it, and the other way round. */
   readonly journalEndBytes?: number
-  /** Asked before each write and sync; a Fault makes it fail, a write perhaps half-way. */
-  readonly faults?: (operation: 'write' | 'sync' | 'allocate') => Fault | null
+  /** Asked before each operation; a Fault makes it fail, a write perhaps half-way. */
+  readonly faults?: (operation: 'read' | 'write' | 'sync' | 'allocate') => Fault | null
+}
+
+/** What a sector was after one of all writes. */
+interface Version {
+  readonly number: number
+  readonly bytes: Uint8Array
 }
 
 export class SimStoreFile implements StoreFile, Disposable {
@@ -22,7 +28,9 @@ export class SimStoreFile implements StoreFile, Disposable {
   /** By page: what a reader sees. */
   readonly #now: Map<number, Uint8Array>
   /** By sector: the versions that a power cut may leave, the first of them the safe one, numbered in the order of all writes. */
-  readonly #unsafe = new Map<number, { readonly number: number; readonly bytes: Uint8Array }[]>()
+  readonly #unsafe = new Map<number, Version[]>()
+  /** Pages of which a sector cannot be read, until all of them is written: as of a kernel's cache. */
+  readonly #unreadable: Set<number>
   #versionCount = 0
   #dead = false
   #waiting: (() => void)[] = []
@@ -30,9 +38,10 @@ export class SimStoreFile implements StoreFile, Disposable {
   /** What the host's file system still has; null: it is not asked. */
   hostAvailableBytes: number | null = null
 
-  constructor(options: SimStoreFileOptions, content: Map<number, Uint8Array> = new Map()) {
+  constructor(options: SimStoreFileOptions, content: Map<number, Uint8Array> = new Map(), unreadable: Iterable<number> = []) {
     this.#options = options
     this.#now = content
+    this.#unreadable = new Set(unreadable)
     this.capacityBytes = options.capacityBytes ?? 2 ** 40
   }
 
@@ -51,6 +60,19 @@ export class SimStoreFile implements StoreFile, Disposable {
   }
 
   readBlocking(position: number, target: Uint8Array, start: number, lengthBytes: number): void {
+    const fault = this.#options.faults?.('read')
+    if (fault) throw fault
+    if (this.#unreadable.size > 0)
+      for (let page = Math.floor(position / PAGE_BYTES); page * PAGE_BYTES < position + lengthBytes; page += 1)
+        this.#assertReadable(page)
+    this.#copyOut(position, target, start, lengthBytes)
+  }
+
+  #assertReadable(page: number): void {
+    if (this.#unreadable.has(page)) throw new Fault('failed', `read at ${page * PAGE_BYTES}: input/output error`)
+  }
+
+  #copyOut(position: number, target: Uint8Array, start: number, lengthBytes: number): void {
     for (let done = 0; done < lengthBytes;) {
       const at = position + done
       const partBytes = Math.min(PAGE_BYTES - (at % PAGE_BYTES), lengthBytes - done)
@@ -86,14 +108,17 @@ export class SimStoreFile implements StoreFile, Disposable {
     for (let done = 0; done < content.length;) {
       const at = position + done
       const sector = Math.floor(at / SECTOR_BYTES)
+      const page = Math.floor(at / PAGE_BYTES)
+      // What is left of the page is read first.
+      if (at % PAGE_BYTES === 0 && content.length - done >= PAGE_BYTES) this.#unreadable.delete(page)
+      else this.#assertReadable(page)
       const partBytes = Math.min(SECTOR_BYTES - (at % SECTOR_BYTES), content.length - done)
       const before = new Uint8Array(SECTOR_BYTES)
-      this.readBlocking(sector * SECTOR_BYTES, before, 0, SECTOR_BYTES)
+      this.#copyOut(sector * SECTOR_BYTES, before, 0, SECTOR_BYTES)
       const versions = this.#unsafe.get(sector) ?? [{ number: this.#versionCount, bytes: before.slice() }]
       before.set(content.subarray(done, done + partBytes), at % SECTOR_BYTES)
       versions.push({ number: (this.#versionCount += 1), bytes: before })
       this.#unsafe.set(sector, versions)
-      const page = Math.floor(at / PAGE_BYTES)
       const bytes = this.#now.get(page) ?? new Uint8Array(PAGE_BYTES)
       bytes.set(before, (sector * SECTOR_BYTES) % PAGE_BYTES)
       this.#now.set(page, bytes)
@@ -145,7 +170,7 @@ export class SimStoreFile implements StoreFile, Disposable {
   crash(kind: 'kill' | 'power'): SimStoreFile {
     this.#dead = true
     const { rng } = this.#options
-    const content = new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()]))
+    const content = this.#pages()
     if (kind === 'power') {
       // Some cuts lose nearly all, some nearly nothing, some only the journal or only the data; of what is lost some is as old as can be.
       const pick = <T>(from: readonly T[]): T => from[rng.below(from.length)] as T
@@ -164,7 +189,13 @@ export class SimStoreFile implements StoreFile, Disposable {
         content.get(page)?.set((version as (typeof versions)[number]).bytes, (sector * SECTOR_BYTES) % PAGE_BYTES)
       }
     }
-    return new SimStoreFile(this.#options, content)
+    const left = new SimStoreFile(this.#options, content, this.#unreadable)
+    // The kernel lives on, with what it has not written yet.
+    if (kind === 'kill') {
+      for (const [sector, versions] of this.#unsafe) left.#unsafe.set(sector, [...versions])
+      left.#versionCount = this.#versionCount
+    }
+    return left
   }
 
   /** The process ends here, and nobody has its file any more. */
@@ -174,7 +205,11 @@ export class SimStoreFile implements StoreFile, Disposable {
 
   /** The file as it is now, for somebody else. */
   copy(): SimStoreFile {
-    return new SimStoreFile(this.#options, new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()])))
+    return new SimStoreFile(this.#options, this.#pages(), this.#unreadable)
+  }
+
+  #pages(): Map<number, Uint8Array> {
+    return new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()]))
   }
 
   /** Blocks that were ever written. */
@@ -186,6 +221,21 @@ export class SimStoreFile implements StoreFile, Disposable {
   rot(position: number): void {
     const page = this.#now.get(Math.floor(position / PAGE_BYTES))
     if (page) page[position % PAGE_BYTES] = (page[position % PAGE_BYTES] as number) ^ 0x40
+  }
+
+  /** A sector of this page cannot be read any more. */
+  makeUnreadable(page: number): void {
+    this.#unreadable.add(page)
+  }
+
+  /** What is there, to be put elsewhere or back later. */
+  pageAt(page: number): Uint8Array {
+    return this.#now.get(page)?.slice() ?? new Uint8Array(PAGE_BYTES)
+  }
+
+  /** The disk has this instead, and nobody wrote it there. */
+  replacePage(page: number, content: Uint8Array): void {
+    this.#now.set(page, content.slice())
   }
 
   async #turns(): Promise<void> {
