@@ -3,8 +3,8 @@
  *
  *   asked --answers--> pause --> asked          asked --no answer in time--> asked at once, until it was so `unansweredMax` times
  *
- * The longest that a server let anybody wait was 0.6 s (64 writers in random places of 1 TiB, snapshots and checkpoints beside them, on two
- * busy processors); it has 20 s. Several askings rather than one long one, since what stood still may have been this process: then the
+ * The longest that a server let anybody wait was 1.3 s (64 writers in random places of 1 TiB, snapshots and checkpoints beside them, on two
+ * processors with five times as much to do); it has 20 s. Several askings rather than one long one, since what stood still may have been this process: then the
  * answer is there already, and the next asking takes it in.
  */
 import { millis, withDeadline, type Clock, type Millis } from '@typevisor/base'
