@@ -17,8 +17,8 @@ export interface ConnectionOptions {
 const AHEAD_BYTES_MAX = 128 * 1024
 
 export interface Connection {
-  /** The next bytes; they must not change afterwards. */
-  push(chunk: Uint8Array): void
+  /** The next bytes. @returns whether it is done with them; else they must not change afterwards. */
+  push(chunk: Uint8Array): boolean
   /** No more will come. */
   end(): void
   /** Resolves when nothing of it is under way. */
@@ -62,15 +62,13 @@ export function serveConnection(channel: ByteChannel, options: ConnectionOptions
   })
   return {
     push(chunk) {
-      if (transmission) {
-        transmission.push(chunk)
-        return
-      }
+      if (transmission) return transmission.push(chunk)
       reader.push(chunk)
       if (reader.waitingBytes > AHEAD_BYTES_MAX && !paused) {
         paused = true
         channel.pause()
       }
+      return false
     },
     end() {
       hasEnded = true

@@ -118,6 +118,8 @@ export class Transmission {
   #skipOf: Request | null = null
   /** Chunks not looked at yet: too much is under way. */
   #held: Uint8Array[] = []
+  /** Something that is not over yet lies in the chunk that is looked at. */
+  #keepsChunk = false
   #paused = false
 
   /** Writes that the device took in and did not carry out yet. */
@@ -142,15 +144,17 @@ export class Transmission {
     this.#out = new OutputBuffer(channel, pool, () => this.#goOn())
   }
 
-  /** Takes the next bytes of the connection. They must not change afterwards. */
-  push(chunk: Uint8Array): void {
-    if (this.#ended || this.#leaving) return
+  /** Takes the next bytes of the connection. @returns whether it is done with them; else they must not change afterwards. */
+  push(chunk: Uint8Array): boolean {
+    if (this.#ended || this.#leaving) return true
     if (this.#held.length > 0 || this.#isFull()) {
       this.#hold(chunk)
-      return
+      return false
     }
+    this.#keepsChunk = false
     this.#consume(chunk)
     this.#settle()
+    return !this.#keepsChunk
   }
 
   /** The connection is over. Resolves when nothing of it is under way any more. */
@@ -221,6 +225,7 @@ export class Transmission {
       }
       // Only between two requests, so that what is held begins with a header.
       if (this.#isFull()) {
+        this.#keepsChunk = true
         this.#held.unshift(chunk.subarray(at))
         this.#hold(chunk.subarray(chunk.length))
         return
@@ -326,7 +331,8 @@ export class Transmission {
         return
       }
     }
-    // The chunk is Node's own and not used again, so the payload may stay where it lies.
+    // The payload may stay where it lies.
+    if (!isGathered) this.#keepsChunk = true
     this.#run(request, payload.length, () => this.#device.write(offset, payload, { fua: (flags & CMD_FLAG.fua) !== 0 }))
   }
 
