@@ -192,12 +192,22 @@ function nameAndCounts(name: string, rest: Uint8Array): Uint8Array {
 }
 
 /** Names of the exports, as the server lists them. */
-export async function listExports(connection: ClientConnection): Promise<readonly { name: string; description: string }[]> {
+export async function listExports(
+  connection: ClientConnection,
+  wanted: { readonly tls?: boolean } = {},
+): Promise<readonly { name: string; description: string }[]> {
   const options = new Options(connection)
-  await options.greet()
-  const replies = await options.ask(OPT.list)
-  const refusal = refusalOf('list exports', replies)
-  if (refusal) throw refusal
+  let replies: readonly OptionReply[]
+  try {
+    await options.greet()
+    if (wanted.tls) await secure(options, connection)
+    replies = await options.ask(OPT.list)
+    const refusal = refusalOf('list exports', replies)
+    if (refusal) throw refusal
+  } catch (error) {
+    connection.channel.destroy()
+    throw error
+  }
   await options.ask(OPT.abort).catch(() => {})
   connection.channel.end()
   return replies
@@ -208,16 +218,19 @@ export async function listExports(connection: ClientConnection): Promise<readonl
     })
 }
 
+async function secure(options: Options, connection: ClientConnection): Promise<void> {
+  if (!(await options.offers(OPT.startTls)) || !connection.startTls) throw new Fault('unsupported', 'TLS: the server has none')
+  // What somebody between put behind the answer in the clear must not be taken for the server's word under TLS.
+  if (connection.reader.waitingBytes > 0) throw new Fault('invalid', 'TLS: bytes came behind the answer in the clear')
+  await connection.startTls()
+}
+
 /** @throws Fault `not_found` for an export that is not there, `unavailable` when the connection breaks, others as the server refuses. */
 export async function openExport(connection: ClientConnection, wanted: NbdClientOptions): Promise<NbdClient> {
   const options = new Options(connection)
   try {
     await options.greet()
-    if (wanted.tls) {
-      if (!(await options.offers(OPT.startTls)) || !connection.startTls)
-        throw new Fault('unsupported', 'TLS: the server has none')
-      await connection.startTls()
-    }
+    if (wanted.tls) await secure(options, connection)
     const extended = wanted.extendedHeaders === true && (await options.offers(OPT.extendedHeaders))
     const structured = extended || (await options.offers(OPT.structuredReply))
     const contexts = structured ? await agreeContexts(options, wanted) : new Map<number, string>()

@@ -1,23 +1,13 @@
 /** The server on Node's sockets: Unix or TCP, with TLS where a certificate (or a table of keys) is given. */
 import { chmod, lstat, unlink } from 'node:fs/promises'
 import { createServer, Socket, type AddressInfo } from 'node:net'
-import { createSecureContext, TLSSocket } from 'node:tls'
+import { createServer as createTlsServer } from 'node:tls'
 import { Fault, type Log } from '@typevisor/base'
-import type { TlsPolicy } from './negotiation.ts'
+import { serverTlsOptions, type NbdTlsOptions } from './node-tls.ts'
 import { SegmentPool } from './output-buffer.ts'
 import type { ByteChannel, ExportSource } from './ports.ts'
 import { serveConnection } from './server.ts'
-
-export interface NbdTlsOptions {
-  readonly policy: Exclude<TlsPolicy, 'off'>
-  /** PEM. */
-  readonly certificate?: string
-  readonly key?: string
-  /** PEM of whoever signs the certificates of clients: with it a client must have one. */
-  readonly clientAuthority?: string
-  /** Pre-shared keys by identity (RFC 4279, as nbdkit and QEMU use them). */
-  readonly preSharedKeys?: ReadonlyMap<string, Uint8Array>
-}
+import { formatNbdUri, type NbdAddress } from './uri.ts'
 
 export interface NbdServerOptions {
   readonly listen: { readonly socketPath: string; readonly mode?: number } | { readonly host: string; readonly port: number }
@@ -29,9 +19,11 @@ export interface NbdServerOptions {
 }
 
 export interface NbdServer extends AsyncDisposable {
-  /** `nbd+unix:///?socket=...` or `nbd://host:port`, to which `/NAME` of an export is added. */
+  /** The URI of the export without a name. */
   readonly address: string
   readonly port: number | null
+  /** The URI of an export; of TLS where that is required. */
+  uri(exportName: string): string
   readonly connectionCount: number
   /** Ends connections: each one's requests under way come to their end first. */
   close(): Promise<void>
@@ -44,7 +36,7 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   const { source, log, tls } = options
   const pool = new SegmentPool()
   const open = new Map<Socket, Promise<void>>()
-  const secure = tls ? secureOptions(tls) : null
+  const secure = tls ? serverTlsOptions(tls) : null
 
   const server = createServer({ noDelay: true, allowHalfOpen: false })
   server.maxConnections = options.connectionCountMax ?? CONNECTION_COUNT_MAX
@@ -76,9 +68,16 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
     }
     const startTls = (): void => {
       plain.off('data', onData)
-      socket = new TLSSocket(plain, { isServer: true, ...secure })
-      socket.on('error', (error) => log.debug('nbd.tls_failed', { error: error.message }))
-      listen(socket)
+      // A server for this connection alone: a socket by itself would take any certificate of a client.
+      const one = createTlsServer(secure ?? {}, (secured) => {
+        socket = secured
+        listen(secured)
+      })
+      one.on('tlsClientError', (error) => {
+        log.debug('nbd.tls_failed', { error: error.message })
+        plain.destroy()
+      })
+      one.emit('connection', plain)
     }
     listen(plain)
     await connection.over
@@ -86,6 +85,7 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   }
 
   const address = await listening(server, options.listen)
+  const uri = (exportName: string): string => formatNbdUri(address, { exportName, tls: tls?.policy === 'required' })
   let closing: Promise<void> | null = null
   const close = (): Promise<void> =>
     (closing ??= (async () => {
@@ -95,7 +95,9 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
       await closed
     })())
   return {
-    ...address,
+    address: uri(''),
+    port: address.port ?? null,
+    uri,
     get connectionCount() {
       return open.size
     },
@@ -104,34 +106,7 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   }
 }
 
-function secureOptions(tls: NbdTlsOptions): ConstructorParameters<typeof TLSSocket>[1] {
-  const { preSharedKeys: keys } = tls
-  const context = createSecureContext({
-    ...(tls.certificate === undefined ? {} : { cert: tls.certificate }),
-    ...(tls.key === undefined ? {} : { key: tls.key }),
-    ...(tls.clientAuthority === undefined ? {} : { ca: tls.clientAuthority }),
-    ...(keys ? { ciphers: 'PSK+HIGH:HIGH', maxVersion: 'TLSv1.2' } : {}),
-  })
-  return {
-    secureContext: context,
-    requestCert: tls.clientAuthority !== undefined,
-    rejectUnauthorized: tls.clientAuthority !== undefined,
-    ...(keys
-      ? {
-          pskCallback: (_socket: TLSSocket, identity: string) => {
-            const key = keys.get(identity)
-            return key ? Buffer.from(key) : null
-          },
-          pskIdentityHint: 'nbd',
-        }
-      : {}),
-  } as ConstructorParameters<typeof TLSSocket>[1] // Node's types know pskCallback at servers only, the socket takes it too
-}
-
-async function listening(
-  server: ReturnType<typeof createServer>,
-  listen: NbdServerOptions['listen'],
-): Promise<{ address: string; port: number | null }> {
+async function listening(server: ReturnType<typeof createServer>, listen: NbdServerOptions['listen']): Promise<NbdAddress> {
   const isUnix = 'socketPath' in listen
   const where = isUnix ? listen.socketPath : `${listen.host}:${listen.port}`
   if (isUnix) await removeStale(listen.socketPath)
@@ -145,10 +120,10 @@ async function listening(
   })
   if (isUnix) {
     await chmod(listen.socketPath, listen.mode ?? 0o600)
-    return { address: `nbd+unix:///?socket=${listen.socketPath}`, port: null }
+    return { socketPath: listen.socketPath }
   }
   const { port } = server.address() as AddressInfo // it listens on TCP
-  return { address: `nbd://${listen.host}:${port}`, port }
+  return { host: listen.host, port }
 }
 
 /** A socket that a killed server left behind, on which nobody answers. */

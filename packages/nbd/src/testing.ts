@@ -8,6 +8,7 @@ import type { ByteChannel, ExportSource, NbdExport } from './ports.ts'
 import { serveConnection, type Connection } from './server.ts'
 
 export { openExport } from './client.ts'
+export { makeCertificates } from './testing/certificates.ts'
 
 export const sourceOf = (...exports: readonly NbdExport[]): ExportSource => {
   const find = async (name: string) => exports.find((one) => one.name === name) ?? null
