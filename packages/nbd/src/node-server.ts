@@ -40,6 +40,7 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
 
   const server = createServer({ noDelay: true, allowHalfOpen: false })
   server.maxConnections = options.connectionCountMax ?? CONNECTION_COUNT_MAX
+  server.on('drop', () => log.warn('nbd.too_many_connections', { countMax: server.maxConnections }))
   server.on('connection', (socket) => {
     const over = serveSocket(socket)
     open.set(socket, over)

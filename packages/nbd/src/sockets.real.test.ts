@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -40,8 +41,8 @@ test('over a Unix socket and over TCP what is read is what was written, in every
       (await listNbdExports(address)).map(({ name }) => name),
       ['disk'],
     )
-    for (const extendedHeaders of [false, true]) {
-      await using client = await connectNbd({ address, exportName: 'disk', extendedHeaders })
+    for (const form of [{ structuredReplies: false }, {}, { extendedHeaders: true }]) {
+      await using client = await connectNbd({ address, exportName: 'disk', ...form })
       const content = randomBytes(3 * MIB)
       await Promise.all([client.write(12_345, content), client.write(6 * MIB, content.subarray(0, MIB))])
       const parts = Array.from({ length: 50 }, (_, index) => ({ at: index * 60_000, got: new Uint8Array(60_000) }))
@@ -86,4 +87,21 @@ test('a client that goes in the middle of everything leaves the server and the o
   const deadline = Date.now() + 5000
   while (server.connectionCount > 1 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10))
   assert.equal(server.connectionCount, 1)
+})
+
+test('more connections than the limit are ended before a word; when one goes, the next is let in', async () => {
+  await using server = await serve({ connectionCountMax: 2 })
+  const open = () => connectNbd({ address: addressOf(server), exportName: 'disk' })
+  const [first, second] = [await open(), await open()]
+  const third = connect(addressOf(server))
+  third.on('error', () => {})
+  const said: Buffer[] = []
+  third.on('data', (chunk: Buffer) => said.push(chunk))
+  await once(third, 'close')
+  assert.deepEqual([said.length, server.connectionCount], [0, 2])
+  await first.close()
+  while (server.connectionCount > 1) await new Promise((resolve) => setImmediate(resolve))
+  await using another = await open()
+  await another.read(0, new Uint8Array(512))
+  await second.close()
 })

@@ -40,6 +40,7 @@ import {
   STATE_ZERO,
   STATUS_EXTENT,
   STATUS_EXTENT_EXTENDED,
+  STATUS_HEADER,
   STATUS_HEADER_EXTENDED,
   STRUCTURED_REPLY,
   STRUCTURED_REPLY_MAGIC,
@@ -52,6 +53,8 @@ const QUEUED_BYTES_MAX = 8 * 1024 * 1024
 /** Reads from this size on are asked for holes first, where the client can be told of them. */
 const HOLES_FROM_BYTES = 32 * 1024
 const EXTENT_COUNT_MAX = 2048
+/** The longest extent that 32 bits tell of, in whole blocks. */
+const STATUS_BYTES_MAX = 0xfffff000
 const SPARE_PAYLOAD_COUNT = 2
 const FLAGS_ALLOWED: Readonly<Record<number, number>> = {
   [CMD.read]: CMD_FLAG.df | CMD_FLAG.fua,
@@ -102,6 +105,8 @@ export class Transmission {
   readonly #onDefect: (error: unknown) => void
   readonly #out: OutputBuffer
   readonly #headerBytes: number
+  /** What a read may ask for and be answered at once. */
+  readonly #flagsNow: number
 
   /** A header that came in pieces. */
   readonly #partial: Uint8Array
@@ -137,6 +142,7 @@ export class Transmission {
     this.#structured = agreement.structuredReplies
     this.#extended = agreement.extendedHeaders
     this.#onDefect = onDefect
+    this.#flagsNow = this.#structured ? CMD_FLAG.df : 0
     this.#headerBytes = this.#extended ? EXTENDED_REQUEST.sizeBytes : REQUEST.sizeBytes
     this.#partial = new Uint8Array(this.#headerBytes)
     this.#out = new OutputBuffer(channel, pool, () => this.#goOn())
@@ -216,7 +222,8 @@ export class Transmission {
         if (this.#skipBytes > 0) return
         const request = this.#skipOf
         this.#skipOf = null
-        this.#refuse(request, ERRNO.EINVAL, `write: got ${request.lengthBytes} bytes, want at most ${PAYLOAD_BYTES_MAX}`)
+        const what = request.type === CMD.write ? `want at most ${PAYLOAD_BYTES_MAX}` : 'want none'
+        this.#refuse(request, ERRNO.EINVAL, `payload of command ${request.type}: got ${request.lengthBytes} bytes, ${what}`)
         continue
       }
       // Only between two requests, so that what is held begins with a header.
@@ -286,7 +293,7 @@ export class Transmission {
   /** The way of most reads. @returns false for those that are refused, split by holes or have to wait. */
   #readNow(flags: number, cookieHigh: number, cookieLow: number, offset: number, lengthBytes: number): boolean {
     const now = this.#now
-    if (now === undefined || (flags & ~CMD_FLAG.df) !== 0 || lengthBytes === 0 || lengthBytes > PAYLOAD_BYTES_MAX) return false
+    if (now === undefined || (flags & ~this.#flagsNow) !== 0 || lengthBytes === 0 || lengthBytes > PAYLOAD_BYTES_MAX) return false
     const device = this.#device
     if (offset + lengthBytes > device.sizeBytes || ((offset | 0) & (device.blockBytesMin - 1)) !== 0) return false
     if ((lengthBytes & (device.blockBytesMin - 1)) !== 0) return false
@@ -539,32 +546,33 @@ export class Transmission {
 
   #putStatus(
     id: number,
-    extents: readonly { lengthBytes: number; status: number }[],
+    all: readonly { lengthBytes: number; status: number }[],
     offset: number,
     cookieHigh: number,
     cookieLow: number,
     flags: number,
   ): void {
     const entry = this.#extended ? STATUS_EXTENT_EXTENDED : STATUS_EXTENT
-    const headBytes = this.#extended ? STATUS_HEADER_EXTENDED.sizeBytes : 4
+    const headBytes = (this.#extended ? STATUS_HEADER_EXTENDED : STATUS_HEADER).sizeBytes
     const type = this.#extended ? REPLY_TYPE.blockStatusExtended : REPLY_TYPE.blockStatus
+    // A longer one is told in part; the client asks on from there.
+    const cut = this.#extended ? -1 : all.findIndex(({ lengthBytes }) => lengthBytes > STATUS_BYTES_MAX)
+    const extents = cut === -1 ? all : all.slice(0, cut + 1)
     const payloadBytes = headBytes + extents.length * entry.sizeBytes
     const start = this.#putReplyHead(type, flags, cookieHigh, cookieLow, payloadBytes, offset)
     const { view } = this.#out
-    view.setUint32(start, id)
-    if (this.#extended) view.setUint32(start + 4, extents.length)
+    view.setUint32(start + STATUS_HEADER.at.contextId, id)
+    if (this.#extended) view.setUint32(start + STATUS_HEADER_EXTENDED.at.extentCount, extents.length)
     let at = start + headBytes
     for (const extent of extents) {
       if (this.#extended) {
-        setU64(view, at, extent.lengthBytes)
-        setU64(view, at + 8, extent.status)
+        setU64(view, at + STATUS_EXTENT_EXTENDED.at.lengthBytes, extent.lengthBytes)
+        setU64(view, at + STATUS_EXTENT_EXTENDED.at.status, extent.status)
       } else {
-        // A longer one is told in part; the client asks on from there.
-        view.setUint32(at, Math.min(extent.lengthBytes, 0xfffff000))
-        view.setUint32(at + 4, extent.status)
+        view.setUint32(at + STATUS_EXTENT.at.lengthBytes, Math.min(extent.lengthBytes, STATUS_BYTES_MAX))
+        view.setUint32(at + STATUS_EXTENT.at.status, extent.status)
       }
       at += entry.sizeBytes
-      if (!this.#extended && extent.lengthBytes > 0xfffff000) break
     }
   }
 
@@ -604,8 +612,8 @@ export class Transmission {
       REPLY_ERROR.sizeBytes + words.length,
       offset,
     )
-    out.view.setUint32(start, error)
-    out.view.setUint16(start + 4, words.length)
+    out.view.setUint32(start + REPLY_ERROR.at.error, error)
+    out.view.setUint16(start + REPLY_ERROR.at.messageBytes, words.length)
     out.bytes.set(words, start + REPLY_ERROR.sizeBytes)
   }
 
