@@ -3,10 +3,11 @@ import { chmod, lstat, unlink } from 'node:fs/promises'
 import { createServer, Socket, type AddressInfo } from 'node:net'
 import { createServer as createTlsServer } from 'node:tls'
 import { Fault, type Log } from '@typevisor/base'
+import { ByteBudget } from './byte-budget.ts'
 import { serverTlsOptions, type NbdTlsOptions } from './node-tls.ts'
 import { SegmentPool } from './output-buffer.ts'
 import type { ByteChannel, ExportSource } from './ports.ts'
-import { serveConnection } from './server.ts'
+import { serveConnection, type Connection } from './server.ts'
 import { formatNbdUri, type NbdAddress } from './uri.ts'
 
 export interface NbdServerOptions {
@@ -15,6 +16,12 @@ export interface NbdServerOptions {
   readonly tls?: NbdTlsOptions
   /** More connections at a time are refused. */
   readonly connectionCountMax?: number
+  /** What all its connections may hold together; one of its own (512 MiB) where none is given. Servers may share one. */
+  readonly budget?: ByteBudget
+  /** A client that has not chosen an export by then is ended. Default 30,000. */
+  readonly handshakeMillisMax?: number
+  /** While others wait for the budget: a client that holds some of it and moves less than 1 MiB in so long is ended. Default 30,000. */
+  readonly stallMillisMax?: number
   readonly log: Log
 }
 
@@ -30,12 +37,17 @@ export interface NbdServer extends AsyncDisposable {
 }
 
 const CONNECTION_COUNT_MAX = 1024
+const HANDSHAKE_MILLIS_MAX = 30_000
+const STALL_MILLIS_MAX = 30_000
+const MOVED_BYTES_MIN = 1024 * 1024
 
 /** @throws Fault `conflict` when the address is taken, `failed` when it cannot be listened on. */
 export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   const { source, log, tls } = options
   const pool = new SegmentPool()
+  const { budget = new ByteBudget(), handshakeMillisMax = HANDSHAKE_MILLIS_MAX, stallMillisMax = STALL_MILLIS_MAX } = options
   const open = new Map<Socket, Promise<void>>()
+  const connections = new Map<Socket, Connection>()
   const secure = tls ? serverTlsOptions(tls) : null
 
   const server = createServer({ noDelay: true, allowHalfOpen: false })
@@ -44,7 +56,10 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   server.on('connection', (socket) => {
     const over = serveSocket(socket)
     open.set(socket, over)
-    void over.finally(() => open.delete(socket))
+    void over.finally(() => {
+      open.delete(socket)
+      connections.delete(socket)
+    })
   })
 
   const serveSocket = async (plain: Socket): Promise<void> => {
@@ -60,7 +75,10 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
       destroy: () => void socket.destroy(),
       startTls: secure ? () => startTls() : null,
     }
-    const connection = serveConnection(channel, { source, tls: tls?.policy ?? 'off', pool, log })
+    const connection = serveConnection(channel, { source, tls: tls?.policy ?? 'off', pool, budget, log })
+    connections.set(plain, connection)
+    const late = setTimeout(() => plain.destroy(), handshakeMillisMax)
+    void connection.negotiated.then(() => clearTimeout(late))
     const onData = (chunk: Uint8Array): void => connection.push(chunk)
     const listen = (to: Socket): void => {
       to.on('data', onData)
@@ -86,10 +104,12 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   }
 
   const address = await listening(server, options.listen)
+  const watch = endStalled(connections, { budget, everyMillis: stallMillisMax, log })
   const uri = (exportName: string): string => formatNbdUri(address, { exportName, tls: tls?.policy === 'required' })
   let closing: Promise<void> | null = null
   const close = (): Promise<void> =>
     (closing ??= (async () => {
+      watch[Symbol.dispose]()
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       for (const socket of open.keys()) socket.destroySoon()
       await Promise.all(open.values())
@@ -105,6 +125,29 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
     close,
     [Symbol.asyncDispose]: close,
   }
+}
+
+/** Looks again and again for clients that hold what others wait for. */
+function endStalled(
+  connections: ReadonlyMap<Socket, Connection>,
+  { budget, everyMillis, log }: { budget: ByteBudget; everyMillis: number; log: Log },
+): Disposable {
+  let seen = new Map<Socket, number>()
+  const look = (): void => {
+    const before = seen
+    seen = new Map()
+    if (!budget.isWaitedFor) return
+    for (const [socket, { movedBytes }] of connections) {
+      if (movedBytes === null) continue
+      seen.set(socket, movedBytes)
+      if (movedBytes - (before.get(socket) ?? -Infinity) >= MOVED_BYTES_MIN) continue
+      log.warn('nbd.client_stalled', { remote: socket.remoteAddress ?? null })
+      socket.destroy()
+    }
+  }
+  const timer = setInterval(look, everyMillis)
+  timer.unref()
+  return { [Symbol.dispose]: () => clearInterval(timer) }
 }
 
 async function listening(server: ReturnType<typeof createServer>, listen: NbdServerOptions['listen']): Promise<NbdAddress> {

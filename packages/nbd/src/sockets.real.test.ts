@@ -2,19 +2,20 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { promisify } from 'node:util'
 import { Fault, MIB } from '@typevisor/base'
 import { memoryLog } from '@typevisor/sim'
+import { ByteBudget } from './byte-budget.ts'
 import { memoryDevice } from './memory-device.ts'
 import { connectNbd, listNbdExports } from './node-client.ts'
 import { listenNbd, type NbdServer, type NbdServerOptions } from './node-server.ts'
 import { exportOf, sourceOf } from './testing.ts'
+import { CLIENT_FLAGS, CMD, encodeString, OPT, OPTION, OPTION_MAGIC, REQUEST, REQUEST_MAGIC } from './wire.ts'
 
 const run = promisify(execFile)
 let dir: string
@@ -30,6 +31,9 @@ const serve = (options: Partial<NbdServerOptions> = {}): Promise<NbdServer> =>
     log: memoryLog(),
     ...options,
   })
+
+/** Resolves when the socket is closed, also by an error. */
+const gone = (socket: Socket): Promise<void> => new Promise((resolve) => socket.once('close', () => resolve()))
 
 const addressOf = (server: NbdServer) => ({ host: '127.0.0.1', port: server.port as number }) // it listens on TCP
 
@@ -97,11 +101,57 @@ test('more connections than the limit are ended before a word; when one goes, th
   third.on('error', () => {})
   const said: Buffer[] = []
   third.on('data', (chunk: Buffer) => said.push(chunk))
-  await once(third, 'close')
+  await gone(third)
   assert.deepEqual([said.length, server.connectionCount], [0, 2])
   await first.close()
-  while (server.connectionCount > 1) await new Promise((resolve) => setImmediate(resolve))
-  await using another = await open()
+  let another = null
+  while (another === null) another = await open().catch(() => null)
   await another.read(0, new Uint8Array(512))
-  await second.close()
+  for (const client of [another, second]) await client.close()
 })
+
+test('a client that never chooses an export is ended in time, one that has chosen is not', { timeout: 30_000 }, async () => {
+  await using server = await serve({ handshakeMillisMax: 250 })
+  await using chosen = await connectNbd({ address: addressOf(server), exportName: 'disk' })
+  const silent = connect(addressOf(server))
+  const chatty = connect(addressOf(server))
+  const listing = OPTION.encode({ magic: OPTION_MAGIC, option: OPT.list, lengthBytes: 0 })
+  chatty.write(CLIENT_FLAGS.encode({ flags: 3 }))
+  const chats = setInterval(() => chatty.write(listing), 20)
+  for (const socket of [silent, chatty]) socket.on('error', () => {}).resume()
+  await Promise.all([gone(silent), gone(chatty)])
+  clearInterval(chats)
+  await chosen.read(0, new Uint8Array(512))
+})
+
+test(
+  'a client that holds what others wait for and does not move is ended; while nobody waits it may take its time',
+  { timeout: 30_000 },
+  async () => {
+    await using server = await serve({
+      source: sourceOf(exportOf('disk', memoryDevice(64 * MIB))),
+      budget: new ByteBudget(64 * MIB),
+      stallMillisMax: 200,
+    })
+    const stalled = async () => {
+      const socket = connect(addressOf(server))
+      const go = Buffer.concat([encodeString('disk'), Buffer.from([0, 0])])
+      const write = { magic: REQUEST_MAGIC, flags: 0, type: CMD.write, cookie: 1n, offset: 0n, lengthBytes: 32 * MIB }
+      socket.write(CLIENT_FLAGS.encode({ flags: 3 }))
+      socket.write(Buffer.concat([OPTION.encode({ magic: OPTION_MAGIC, option: OPT.go, lengthBytes: go.length }), go]))
+      socket.write(Buffer.concat([REQUEST.encode(write), new Uint8Array(1000)]))
+      socket.on('error', () => {}).resume()
+      return socket
+    }
+    const holders = [await stalled(), await stalled()]
+    const closed = holders.map((socket) => gone(socket))
+    await using client = await connectNbd({ address: addressOf(server), exportName: 'disk' })
+    // Several looks: nobody waits.
+    for (const end = performance.now() + 1000; performance.now() < end;) await client.read(0, new Uint8Array(4096))
+    assert.equal(server.connectionCount, 3)
+    await client.write(0, randomBytes(20 * MIB))
+    await Promise.race(closed)
+    assert.ok(server.connectionCount < 3)
+    for (const socket of holders) socket.destroy()
+  },
+)

@@ -1,6 +1,7 @@
 /** A server and a client joined in memory, for tests: bytes come in pieces of any size. */
 import type { BlockDevice, Rng } from '@typevisor/base'
 import { memoryLog } from '@typevisor/sim'
+import { ByteBudget } from './byte-budget.ts'
 import { ByteReader } from './byte-reader.ts'
 import type { ClientConnection } from './client.ts'
 import { SegmentPool } from './output-buffer.ts'
@@ -44,10 +45,12 @@ export interface MemoryLink {
   /** Everything that the server has said so far. */
   saidBytes(): number
   readonly isDestroyed: boolean
+  /** The server takes no more bytes for now. */
+  readonly isPaused: boolean
 }
 
 /** Starts serving. What either side says arrives later, cut into pieces as `rng` has it. `deaf`: the client takes nothing off its socket. */
-export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: boolean } = {}): MemoryLink {
+export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: boolean; budget?: ByteBudget } = {}): MemoryLink {
   const reader = new ByteReader()
   let said = 0
   let destroyed = false
@@ -79,7 +82,8 @@ export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: b
     },
     startTls: null,
   }
-  const connection = serveConnection(server, { source, tls: 'off', pool: new SegmentPool(), log: memoryLog() })
+  const { budget = new ByteBudget() } = options
+  const connection = serveConnection(server, { source, tls: 'off', pool: new SegmentPool(), budget, log: memoryLog() })
   const pump = (): void => {
     while (!paused && incoming.length > 0) connection.push(incoming.shift() as Uint8Array) // its length was looked at
   }
@@ -104,6 +108,9 @@ export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: b
     saidBytes: () => said,
     get isDestroyed() {
       return destroyed
+    },
+    get isPaused() {
+      return paused
     },
   }
 }

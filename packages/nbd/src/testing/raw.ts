@@ -50,8 +50,8 @@ export function request({ type, flags = 0, offset = 0, lengthBytes = 0, cookie =
 }
 
 /** A client that says what it is told to, joined with a server in memory. */
-export function rawClient(source: ExportSource, seed = 1) {
-  const link = linkInMemory(source, seededRng(seed))
+export function rawClient(source: ExportSource, options: Parameters<typeof linkInMemory>[2] = {}) {
+  const link = linkInMemory(source, seededRng(1), options)
   const { reader, channel } = link.client
   const send = (...parts: readonly Uint8Array[]): void => channel.write(joined(parts), () => {})
   return {
