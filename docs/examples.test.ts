@@ -13,9 +13,13 @@ import { VERB_DATA } from '@typevisor/api/verbs'
 
 const root = join(import.meta.dirname, '..')
 const read = (path: string): string => readFileSync(join(root, path), 'utf8')
+const sectionOf = (path: string, heading: string): string =>
+  read(path)
+    .split('\n## ')
+    .find((section) => section.startsWith(`${heading}\n`)) ?? ''
 /** Lines of code blocks that call the command line, without their comments. */
-const commandsOf = (path: string): string[] =>
-  [...read(path).matchAll(/```\n([\s\S]*?)```/g)]
+const commandsOf = (text: string): string[] =>
+  [...text.matchAll(/```\n([\s\S]*?)```/g)]
     .flatMap((block) => (block[1] as string).split('\n'))
     .filter((line) => line.startsWith('./typevisor '))
     .map((line) => line.replace(/\s+#.*$/, ''))
@@ -53,7 +57,7 @@ test('the commands of the README do what it says', { timeout: 240_000 }, async (
     })
     const built = await run(['image', 'build', 'micro'], dataDir)
     assert.equal(built.code, 0, built.stderr)
-    const commands = commandsOf('README.md')
+    const commands = commandsOf(read('README.md'))
     assert.ok(commands.length >= 8, commands.join('\n'))
     for (const line of commands) {
       // Any port of the host may be taken on the machine that runs this.
@@ -76,7 +80,7 @@ test('the commands of the README do what it says', { timeout: 240_000 }, async (
   }
 })
 
-/** As the block of docs/volumes.md has it, in a folder of its own, with what it names made before. */
+/** As its block has it, in a folder of its own, with what it names made before. */
 test('the commands of docs/volumes.md do what it says', { timeout: 240_000 }, async () => {
   const dir = await mkdtemp(join(tmpdir(), 'typevisor-docs-'))
   const device = process.getuid?.() === 0 ? await loopDevice(join(dir, 'device')) : null
@@ -92,7 +96,9 @@ test('the commands of docs/volumes.md do what it says', { timeout: 240_000 }, as
       return spawn(join(root, 'typevisor'), words, { cwd: dir, stdio: 'pipe' })
     }
     const said: string[] = []
-    const commands = commandsOf('docs/volumes.md').filter((line) => device !== null || !line.includes('--device'))
+    const commands = commandsOf(sectionOf('docs/volumes.md', 'From the command line')).filter(
+      (line) => device !== null || !line.includes('--device'),
+    )
     assert.ok(commands.length >= 25, commands.join('\n'))
     for (const line of commands) {
       const [first = '', second] = line.split(' | ssh elsewhere ')

@@ -90,7 +90,7 @@ test('the published package installs by npm elsewhere, and its command runs the 
 
 test('TypeScript programs are checked against the package, and what does not fit is refused', { timeout: 300_000 }, async () => {
   const consumer = await consumerFolder()
-  assert.deepEqual([...programs.keys()], ['a-virtual-machine', 'a-durable-operation', 'the-api'])
+  assert.deepEqual([...programs.keys()], ['a-virtual-machine', 'a-durable-operation', 'a-disk-over-nbd', 'the-api'])
   const files = [...programs].map(([name, code]) => {
     writeFileSync(join(consumer, `${name}.ts`), code)
     return `${name}.ts`
@@ -131,4 +131,5 @@ test('the programs of docs/library.md run on the package', { timeout: 300_000 },
   const simulated = (code: string): string => code.replace("driver: 'qemu'", "driver: 'sim'")
   assert.equal(runProgram(consumer, 'a-virtual-machine', [join(data, 'host')], simulated), 'running\n')
   assert.equal(runProgram(consumer, 'a-durable-operation', [data]), 'done 10\n')
+  assert.equal(runProgram(consumer, 'a-disk-over-nbd', [data]), "hello 67108864\n[ 'web' ]\n")
 })

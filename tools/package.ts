@@ -24,6 +24,7 @@ const LIBRARIES = {
   './driver-sim': '@typevisor/driver-sim',
   './saga': '@typevisor/saga',
   './storage': '@typevisor/storage',
+  './nbd': '@typevisor/nbd',
   './image': '@typevisor/image',
   './base': '@typevisor/base',
   './model': '@typevisor/model',

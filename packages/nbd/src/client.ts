@@ -23,6 +23,8 @@ import {
   CLIENT_FLAGS,
   CMD,
   CMD_FLAG,
+  CONTEXT_QUERIES,
+  encodeString,
   ERRNO,
   EXTENDED_REPLY,
   EXTENDED_REPLY_MAGIC,
@@ -35,7 +37,13 @@ import {
   INFO,
   INFO_BLOCK_SIZE,
   INFO_EXPORT,
+  INFO_REQUESTS,
+  INFO_TYPE,
+  joined,
+  META_CONTEXT,
   NBD_MAGIC,
+  OFFSET_DATA,
+  OFFSET_HOLE,
   OPT,
   OPTION,
   OPTION_MAGIC,
@@ -43,6 +51,7 @@ import {
   OPTION_REPLY_MAGIC,
   PAYLOAD_BYTES_MAX,
   REP,
+  REPLY_ERROR,
   REPLY_FLAG_DONE,
   REPLY_TYPE,
   REQUEST,
@@ -53,7 +62,9 @@ import {
   STATE_ZERO,
   STATUS_EXTENT,
   STATUS_EXTENT_EXTENDED,
+  STATUS_HEADER,
   STATUS_HEADER_EXTENDED,
+  STRING,
   STRING_BYTES_MAX,
   STRUCTURED_REPLY,
   STRUCTURED_REPLY_MAGIC,
@@ -65,6 +76,8 @@ export interface NbdClientOptions {
   readonly contexts?: readonly string[]
   /** Asks for 64-bit lengths; a server that has none is used without. */
   readonly extendedHeaders?: boolean
+  /** false: reads are answered in one piece and no contexts are asked for; for servers that do it badly. */
+  readonly structuredReplies?: boolean
   /** TLS is begun first; `startTls` of the channel makes it. */
   readonly tls?: boolean
 }
@@ -105,7 +118,6 @@ const FAULT_OF: Readonly<Record<number, FaultCode>> = {
   [ERRNO.ESHUTDOWN]: 'unavailable',
 }
 
-const utf8 = new TextEncoder()
 const text = new TextDecoder()
 const EMPTY = new Uint8Array(0)
 
@@ -180,32 +192,45 @@ function refusalOf(what: string, replies: readonly OptionReply[]): Fault | null 
   )
 }
 
-function nameAndCounts(name: string, rest: Uint8Array): Uint8Array {
-  const bytes = utf8.encode(name)
-  if (bytes.length > STRING_BYTES_MAX)
-    throw new Fault('invalid', `export name: got ${bytes.length} bytes, want at most ${STRING_BYTES_MAX}`)
-  const payload = new Uint8Array(4 + bytes.length + rest.length)
-  new DataView(payload.buffer).setUint32(0, bytes.length)
-  payload.set(bytes, 4)
-  payload.set(rest, 4 + bytes.length)
-  return payload
+function encodeName(name: string): Uint8Array {
+  const bytes = encodeString(name)
+  if (bytes.length - STRING.sizeBytes > STRING_BYTES_MAX)
+    throw new Fault('invalid', `export name: got ${bytes.length - STRING.sizeBytes} bytes, want at most ${STRING_BYTES_MAX}`)
+  return bytes
 }
 
 /** Names of the exports, as the server lists them. */
-export async function listExports(connection: ClientConnection): Promise<readonly { name: string; description: string }[]> {
+export async function listExports(
+  connection: ClientConnection,
+  wanted: { readonly tls?: boolean } = {},
+): Promise<readonly { name: string; description: string }[]> {
   const options = new Options(connection)
-  await options.greet()
-  const replies = await options.ask(OPT.list)
-  const refusal = refusalOf('list exports', replies)
-  if (refusal) throw refusal
+  let replies: readonly OptionReply[]
+  try {
+    await options.greet()
+    if (wanted.tls) await secure(options, connection)
+    replies = await options.ask(OPT.list)
+    const refusal = refusalOf('list exports', replies)
+    if (refusal) throw refusal
+  } catch (error) {
+    connection.channel.destroy()
+    throw error
+  }
   await options.ask(OPT.abort).catch(() => {})
   connection.channel.end()
   return replies
-    .filter(({ reply, payload }) => reply === REP.server && payload.length >= 4)
+    .filter(({ reply, payload }) => reply === REP.server && payload.length >= STRING.sizeBytes)
     .map(({ payload }) => {
-      const nameBytes = new DataView(payload.buffer, payload.byteOffset).getUint32(0)
-      return { name: text.decode(payload.subarray(4, 4 + nameBytes)), description: text.decode(payload.subarray(4 + nameBytes)) }
+      const behind = STRING.sizeBytes + STRING.decode(payload).lengthBytes
+      return { name: text.decode(payload.subarray(STRING.sizeBytes, behind)), description: text.decode(payload.subarray(behind)) }
     })
+}
+
+async function secure(options: Options, connection: ClientConnection): Promise<void> {
+  if (!(await options.offers(OPT.startTls)) || !connection.startTls) throw new Fault('unsupported', 'TLS: the server has none')
+  // What somebody between put behind the answer in the clear must not be taken for the server's word under TLS.
+  if (connection.reader.waitingBytes > 0) throw new Fault('invalid', 'TLS: bytes came behind the answer in the clear')
+  await connection.startTls()
 }
 
 /** @throws Fault `not_found` for an export that is not there, `unavailable` when the connection breaks, others as the server refuses. */
@@ -213,15 +238,15 @@ export async function openExport(connection: ClientConnection, wanted: NbdClient
   const options = new Options(connection)
   try {
     await options.greet()
-    if (wanted.tls) {
-      if (!(await options.offers(OPT.startTls)) || !connection.startTls)
-        throw new Fault('unsupported', 'TLS: the server has none')
-      await connection.startTls()
-    }
+    if (wanted.tls) await secure(options, connection)
     const extended = wanted.extendedHeaders === true && (await options.offers(OPT.extendedHeaders))
-    const structured = extended || (await options.offers(OPT.structuredReply))
+    const structured = extended || (wanted.structuredReplies !== false && (await options.offers(OPT.structuredReply)))
     const contexts = structured ? await agreeContexts(options, wanted) : new Map<number, string>()
-    const payload = nameAndCounts(wanted.exportName, new Uint8Array([0, 1, 0, INFO.blockSize]))
+    const payload = joined([
+      encodeName(wanted.exportName),
+      INFO_REQUESTS.encode({ count: 1 }),
+      INFO_TYPE.encode({ type: INFO.blockSize }),
+    ])
     const replies = await options.ask(OPT.go, payload)
     const refusal = refusalOf(`open export ${JSON.stringify(wanted.exportName)}`, replies)
     if (refusal) throw refusal
@@ -237,19 +262,16 @@ export async function openExport(connection: ClientConnection, wanted: NbdClient
 
 async function agreeContexts(options: Options, wanted: NbdClientOptions): Promise<Map<number, string>> {
   const queries = [BASE_ALLOCATION, ...(wanted.contexts ?? [])]
-  const parts = queries.map((query) => nameAndCounts(query, EMPTY))
-  const rest = new Uint8Array(4 + parts.reduce((sum, part) => sum + part.length, 0))
-  new DataView(rest.buffer).setUint32(0, queries.length)
-  let at = 4
-  for (const part of parts) {
-    rest.set(part, at)
-    at += part.length
-  }
-  const replies = await options.ask(OPT.setMetaContext, nameAndCounts(wanted.exportName, rest))
+  const payload = joined([
+    encodeName(wanted.exportName),
+    CONTEXT_QUERIES.encode({ count: queries.length }),
+    ...queries.map(encodeName),
+  ])
+  const replies = await options.ask(OPT.setMetaContext, payload)
   const contexts = new Map<number, string>()
-  for (const { reply, payload } of replies)
-    if (reply === REP.metaContext && payload.length >= 4)
-      contexts.set(new DataView(payload.buffer, payload.byteOffset).getUint32(0), text.decode(payload.subarray(4)))
+  for (const { reply, payload: context } of replies)
+    if (reply === REP.metaContext && context.length >= META_CONTEXT.sizeBytes)
+      contexts.set(META_CONTEXT.decode(context).contextId, text.decode(context.subarray(META_CONTEXT.sizeBytes)))
   return contexts
 }
 
@@ -297,8 +319,8 @@ class Client implements NbdClient {
     let info: { sizeBytes: bigint; flags: number } | null = null
     let sizes = { minimumBytes: 1, preferredBytes: 4096, maximumBytes: PAYLOAD_BYTES_MAX }
     for (const { reply, payload } of replies) {
-      if (reply !== REP.info || payload.length < 2) continue
-      const type = new DataView(payload.buffer, payload.byteOffset).getUint16(0)
+      if (reply !== REP.info || payload.length < INFO_TYPE.sizeBytes) continue
+      const { type } = INFO_TYPE.decode(payload)
       if (type === INFO.export) info = INFO_EXPORT.decode(payload)
       if (type === INFO.blockSize) sizes = INFO_BLOCK_SIZE.decode(payload)
     }
@@ -462,9 +484,8 @@ class Client implements NbdClient {
       }
       // A simple reply is shorter; requests without data may be answered by one.
       const first = (await reader.take(SIMPLE_REPLY.sizeBytes)).slice()
-      const magic = new DataView(first.buffer).getUint32(0)
+      const { magic, error, cookie } = SIMPLE_REPLY.decode(first)
       if (magic === SIMPLE_REPLY_MAGIC) {
-        const { error, cookie } = SIMPLE_REPLY.decode(first)
         await this.#simple(magic, error, Number(cookie))
         continue
       }
@@ -472,8 +493,8 @@ class Client implements NbdClient {
       const head = new Uint8Array(STRUCTURED_REPLY.sizeBytes)
       head.set(first)
       head.set(await reader.take(STRUCTURED_REPLY.sizeBytes - SIMPLE_REPLY.sizeBytes), SIMPLE_REPLY.sizeBytes)
-      const { flags, type, cookie, lengthBytes } = STRUCTURED_REPLY.decode(head)
-      await this.#chunk(flags, type, Number(cookie), lengthBytes)
+      const { flags, type, lengthBytes, ...of } = STRUCTURED_REPLY.decode(head)
+      await this.#chunk(flags, type, Number(of.cookie), lengthBytes)
     }
   }
 
@@ -499,21 +520,27 @@ class Client implements NbdClient {
     const pending = this.#pendingOf(cookie)
     if (lengthBytes > pending.lengthBytes + 1024 * 1024)
       throw new Fault('invalid', `reply: got ${lengthBytes} bytes for a request of ${pending.lengthBytes}`)
-    if (type === REPLY_TYPE.offsetData && pending.target && lengthBytes >= 8) {
-      const offset = Number(new DataView((await reader.take(8)).slice().buffer).getBigUint64(0))
-      const part = this.#partOf(pending, offset, lengthBytes - 8)
-      part.set(await reader.take(lengthBytes - 8))
+    if (type === REPLY_TYPE.offsetData && pending.target && lengthBytes >= OFFSET_DATA.sizeBytes) {
+      const { offset } = OFFSET_DATA.decode(await reader.take(OFFSET_DATA.sizeBytes))
+      const partBytes = lengthBytes - OFFSET_DATA.sizeBytes
+      const part = this.#partOf(pending, Number(offset), partBytes)
+      part.set(await reader.take(partBytes))
     } else {
       const payload = (await reader.take(lengthBytes)).slice()
-      const view = new DataView(payload.buffer)
-      if (type === REPLY_TYPE.offsetHole && pending.target && lengthBytes === 12) {
-        this.#partOf(pending, Number(view.getBigUint64(0)), view.getUint32(8)).fill(0)
-      } else if (type === REPLY_TYPE.blockStatus && lengthBytes >= 4) {
-        pending.status.set(view.getUint32(0), extentsOf(payload, 4, STATUS_EXTENT))
+      if (type === REPLY_TYPE.offsetHole && pending.target && lengthBytes === OFFSET_HOLE.sizeBytes) {
+        const hole = OFFSET_HOLE.decode(payload)
+        this.#partOf(pending, Number(hole.offset), hole.lengthBytes).fill(0)
+      } else if (type === REPLY_TYPE.blockStatus && lengthBytes >= STATUS_HEADER.sizeBytes) {
+        pending.status.set(STATUS_HEADER.decode(payload).contextId, extentsOf(payload, STATUS_HEADER.sizeBytes, STATUS_EXTENT))
       } else if (type === REPLY_TYPE.blockStatusExtended && lengthBytes >= STATUS_HEADER_EXTENDED.sizeBytes) {
-        pending.status.set(view.getUint32(0), extentsOf(payload, STATUS_HEADER_EXTENDED.sizeBytes, STATUS_EXTENT_EXTENDED))
-      } else if ((type === REPLY_TYPE.error || type === REPLY_TYPE.errorOffset) && lengthBytes >= 6) {
-        pending.fault = faultOf(pending, view.getUint32(0), text.decode(payload.subarray(6, 6 + view.getUint16(4))))
+        pending.status.set(
+          STATUS_HEADER_EXTENDED.decode(payload).contextId,
+          extentsOf(payload, STATUS_HEADER_EXTENDED.sizeBytes, STATUS_EXTENT_EXTENDED),
+        )
+      } else if ((type === REPLY_TYPE.error || type === REPLY_TYPE.errorOffset) && lengthBytes >= REPLY_ERROR.sizeBytes) {
+        const { error, messageBytes } = REPLY_ERROR.decode(payload)
+        const words = payload.subarray(REPLY_ERROR.sizeBytes, REPLY_ERROR.sizeBytes + messageBytes)
+        pending.fault = faultOf(pending, error, text.decode(words))
       } else if (type !== REPLY_TYPE.none)
         throw new Fault('invalid', `reply: got chunk type ${type} of ${lengthBytes} bytes for command ${pending.type}`)
     }

@@ -3,10 +3,13 @@ import { Fault, type BlockDevice, type Extent, type ImmediateBlockDevice } from 
 /** Space is taken in pieces of this size, when they are first written to. */
 const PIECE_BYTES = 2 * 1024 * 1024
 
+/** There is an entry for each piece: 4 Mi of them. */
+const SIZE_BYTES_MAX = 8 * 1024 ** 4
+
 /** A disk in memory, gone with its process. What was never written takes no space, nor do whole pieces that were trimmed. */
 export function memoryDevice(sizeBytes: number): BlockDevice {
-  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0)
-    throw new Fault('invalid', `size: got ${sizeBytes}, want whole bytes from 0`)
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0 || sizeBytes > SIZE_BYTES_MAX)
+    throw new Fault('invalid', `size: got ${sizeBytes}, want whole bytes from 0 to ${SIZE_BYTES_MAX}`)
   return new MemoryDevice(sizeBytes)
 }
 

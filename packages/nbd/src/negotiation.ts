@@ -10,11 +10,14 @@
  * Source: NetworkBlockDevice/nbd, doc/proto.md, "Handshake".
  */
 import { Fault, toFault } from '@typevisor/base'
+import type { Decoded, Field, Layout } from '@typevisor/codec'
 import type { ByteReader } from './byte-reader.ts'
 import type { ByteChannel, ExportSource, MetaContext, NbdExport } from './ports.ts'
 import {
   BASE_ALLOCATION,
   CLIENT_FLAGS,
+  CONTEXT_QUERIES,
+  encodeString,
   EXPORT_ANSWER,
   EXPORT_ANSWER_ZERO_BYTES,
   FLAG,
@@ -24,6 +27,10 @@ import {
   INFO,
   INFO_BLOCK_SIZE,
   INFO_EXPORT,
+  INFO_REQUESTS,
+  INFO_TYPE,
+  joined,
+  META_CONTEXT,
   NBD_MAGIC,
   OPT,
   OPTION,
@@ -32,6 +39,7 @@ import {
   OPTION_REPLY_MAGIC,
   PAYLOAD_BYTES_MAX,
   REP,
+  STRING,
   STRING_BYTES_MAX,
 } from './wire.ts'
 
@@ -190,13 +198,8 @@ class Negotiation {
 
   async #list(payload: Uint8Array): Promise<void> {
     wantEmpty(payload)
-    for (const { name, description } of await this.#ask(() => this.#source.list())) {
-      const bytes = utf8.encode(name)
-      const reply = new Uint8Array(4 + bytes.length)
-      new DataView(reply.buffer).setUint32(0, bytes.length)
-      reply.set(bytes, 4)
-      this.#reply(OPT.list, REP.server, description === undefined ? reply : joined([reply, utf8.encode(description)]))
-    }
+    for (const { name, description } of await this.#ask(() => this.#source.list()))
+      this.#reply(OPT.list, REP.server, joined([encodeString(name), utf8.encode(description ?? '')]))
     this.#reply(OPT.list, REP.ack)
   }
 
@@ -262,7 +265,7 @@ class Negotiation {
   #sendInfo(option: number, of: NbdExport, wanted: ReadonlySet<number>): void {
     const { device } = of
     const info = (payload: Uint8Array) => this.#reply(option, REP.info, payload)
-    const infoText = (type: number, value: string) => info(joined([new Uint8Array([0, type]), utf8.encode(value)]))
+    const infoText = (type: number, value: string) => info(joined([INFO_TYPE.encode({ type }), utf8.encode(value)]))
     info(INFO_EXPORT.encode({ type: INFO.export, sizeBytes: BigInt(device.sizeBytes), flags: this.#flagsOf(of) }))
     if (wanted.has(INFO.name)) infoText(INFO.name, of.name)
     if (wanted.has(INFO.description) && of.description !== undefined) infoText(INFO.description, of.description)
@@ -288,22 +291,20 @@ class Negotiation {
     const isListing = option === OPT.listMetaContext
     const matches = (query: string, contextName: string): boolean => {
       if (query === contextName) return true
-      // `base:` and `qemu:` ask what there is in the name space; choosing wants whole names, but for qemu:dirty-bitmap: as QEMU has it.
+      // `base:` and `qemu:dirty-bitmap:` ask what there is below; choosing wants whole names.
       return isListing && query.endsWith(':') && contextName.startsWith(query)
     }
     const chosen =
       isListing && queries.length === 0
         ? known
         : known.filter(({ name: contextName }) => queries.some((query) => matches(query, contextName)))
-    for (const [id, { name: contextName }] of chosen.slice(0, CONTEXT_COUNT_MAX).entries()) {
-      const bytes = utf8.encode(contextName)
-      const reply = new Uint8Array(4 + bytes.length)
-      new DataView(reply.buffer).setUint32(0, isListing ? 0 : id)
-      reply.set(bytes, 4)
-      this.#reply(option, REP.metaContext, reply)
+    if (!isListing && chosen.length > CONTEXT_COUNT_MAX)
+      throw new Refusal(REP.tooBig, `meta contexts: got ${chosen.length}, want at most ${CONTEXT_COUNT_MAX}`)
+    for (const [index, { name: contextName }] of chosen.entries()) {
+      const contextId = isListing ? 0 : index
+      this.#reply(option, REP.metaContext, joined([META_CONTEXT.encode({ contextId }), utf8.encode(contextName)]))
     }
-    if (!isListing)
-      this.#contexts = { exportName: name, chosen: chosen.slice(0, CONTEXT_COUNT_MAX).map(({ context }) => context) }
+    if (!isListing) this.#contexts = { exportName: name, chosen: chosen.map(({ context }) => context) }
     this.#reply(option, REP.ack)
   }
 
@@ -315,16 +316,6 @@ class Negotiation {
   #send(content: Uint8Array): void {
     this.#channel.write(content, () => {})
   }
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    whole.set(part, at)
-    at += part.length
-  }
-  return whole
 }
 
 function wantEmpty(payload: Uint8Array): void {
@@ -344,27 +335,21 @@ function nameOf(bytes: Uint8Array): string {
 /** Reads one option's payload from front to back; every length in it is the client's word only. */
 class PayloadReader {
   readonly #payload: Uint8Array
-  readonly #view: DataView
   #at = 0
   constructor(payload: Uint8Array) {
     this.#payload = payload
-    this.#view = new DataView(payload.buffer, payload.byteOffset, payload.length)
   }
   get isAtEnd(): boolean {
     return this.#at === this.#payload.length
   }
-  u16(): number {
-    this.#want(2)
-    this.#at += 2
-    return this.#view.getUint16(this.#at - 2)
-  }
-  u32(): number {
-    this.#want(4)
-    this.#at += 4
-    return this.#view.getUint32(this.#at - 4)
+  record<const F extends readonly Field[]>(of: Layout<F>): Decoded<F> {
+    this.#want(of.sizeBytes)
+    const record = of.decode(this.#payload, this.#at)
+    this.#at += of.sizeBytes
+    return record
   }
   string(): string {
-    const lengthBytes = this.u32()
+    const { lengthBytes } = this.record(STRING)
     this.#want(lengthBytes)
     this.#at += lengthBytes
     return nameOf(this.#payload.subarray(this.#at - lengthBytes, this.#at))
@@ -378,9 +363,9 @@ class PayloadReader {
 function infoRequest(payload: Uint8Array): { name: string; wanted: ReadonlySet<number> } {
   const reader = new PayloadReader(payload)
   const name = reader.string()
-  const count = reader.u16()
+  const { count } = reader.record(INFO_REQUESTS)
   const wanted = new Set<number>()
-  for (let index = 0; index < count; index += 1) wanted.add(reader.u16())
+  for (let index = 0; index < count; index += 1) wanted.add(reader.record(INFO_TYPE).type)
   if (!reader.isAtEnd) throw new Refusal(REP.invalid, 'got bytes behind the last information request')
   return { name, wanted }
 }
@@ -388,7 +373,7 @@ function infoRequest(payload: Uint8Array): { name: string; wanted: ReadonlySet<n
 function contextRequest(payload: Uint8Array): { name: string; queries: readonly string[] } {
   const reader = new PayloadReader(payload)
   const name = reader.string()
-  const count = reader.u32()
+  const { count } = reader.record(CONTEXT_QUERIES)
   const queries: string[] = []
   for (let index = 0; index < count; index += 1) queries.push(reader.string())
   if (!reader.isAtEnd) throw new Refusal(REP.invalid, 'got bytes behind the last query')

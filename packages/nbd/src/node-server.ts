@@ -1,23 +1,14 @@
 /** The server on Node's sockets: Unix or TCP, with TLS where a certificate (or a table of keys) is given. */
 import { chmod, lstat, unlink } from 'node:fs/promises'
 import { createServer, Socket, type AddressInfo } from 'node:net'
-import { createSecureContext, TLSSocket } from 'node:tls'
+import { createServer as createTlsServer } from 'node:tls'
 import { Fault, type Log } from '@typevisor/base'
-import type { TlsPolicy } from './negotiation.ts'
+import { ByteBudget } from './byte-budget.ts'
+import { serverTlsOptions, type NbdTlsOptions } from './node-tls.ts'
 import { SegmentPool } from './output-buffer.ts'
 import type { ByteChannel, ExportSource } from './ports.ts'
-import { serveConnection } from './server.ts'
-
-export interface NbdTlsOptions {
-  readonly policy: Exclude<TlsPolicy, 'off'>
-  /** PEM. */
-  readonly certificate?: string
-  readonly key?: string
-  /** PEM of whoever signs the certificates of clients: with it a client must have one. */
-  readonly clientAuthority?: string
-  /** Pre-shared keys by identity (RFC 4279, as nbdkit and QEMU use them). */
-  readonly preSharedKeys?: ReadonlyMap<string, Uint8Array>
-}
+import { serveConnection, type Connection } from './server.ts'
+import { formatNbdUri, type NbdAddress } from './uri.ts'
 
 export interface NbdServerOptions {
   readonly listen: { readonly socketPath: string; readonly mode?: number } | { readonly host: string; readonly port: number }
@@ -25,13 +16,21 @@ export interface NbdServerOptions {
   readonly tls?: NbdTlsOptions
   /** More connections at a time are refused. */
   readonly connectionCountMax?: number
+  /** What all its connections may hold together; one of its own (512 MiB) where none is given. Servers may share one. */
+  readonly budget?: ByteBudget
+  /** A client that has not chosen an export by then is ended. Default 30,000. */
+  readonly handshakeMillisMax?: number
+  /** While others wait for the budget: a client that holds some of it and moves less than 1 MiB in so long is ended. Default 30,000. */
+  readonly stallMillisMax?: number
   readonly log: Log
 }
 
 export interface NbdServer extends AsyncDisposable {
-  /** `nbd+unix:///?socket=...` or `nbd://host:port`, to which `/NAME` of an export is added. */
+  /** The URI of the export without a name. */
   readonly address: string
   readonly port: number | null
+  /** The URI of an export; of TLS where that is required. */
+  uri(exportName: string): string
   readonly connectionCount: number
   /** Ends connections: each one's requests under way come to their end first. */
   close(): Promise<void>
@@ -45,20 +44,29 @@ const READ_BYTES_MAX = 64 * 1024
  * milliseconds, while commands, other guests and ends of flushes wait. After so many it waits for its next turn.
  */
 const FULL_READS_A_TURN = 2
+const HANDSHAKE_MILLIS_MAX = 30_000
+const STALL_MILLIS_MAX = 30_000
+const MOVED_BYTES_MIN = 1024 * 1024
 
 /** @throws Fault `conflict` when the address is taken, `failed` when it cannot be listened on. */
 export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   const { source, log, tls } = options
   const pool = new SegmentPool()
+  const { budget = new ByteBudget(), handshakeMillisMax = HANDSHAKE_MILLIS_MAX, stallMillisMax = STALL_MILLIS_MAX } = options
   const open = new Map<Socket, Promise<void>>()
-  const secure = tls ? secureOptions(tls) : null
+  const connections = new Map<Socket, Connection>()
+  const secure = tls ? serverTlsOptions(tls) : null
 
   const server = createServer({ noDelay: true, allowHalfOpen: false })
   server.maxConnections = options.connectionCountMax ?? CONNECTION_COUNT_MAX
+  server.on('drop', () => log.warn('nbd.too_many_connections', { countMax: server.maxConnections }))
   server.on('connection', (socket) => {
     const over = serveSocket(socket)
     open.set(socket, over)
-    void over.finally(() => open.delete(socket))
+    void over.finally(() => {
+      open.delete(socket)
+      connections.delete(socket)
+    })
   })
 
   const serveSocket = async (plain: Socket): Promise<void> => {
@@ -81,7 +89,10 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
       destroy: () => void socket.destroy(),
       startTls: secure ? () => startTls() : null,
     }
-    const connection = serveConnection(channel, { source, tls: tls?.policy ?? 'off', pool, log })
+    const connection = serveConnection(channel, { source, tls: tls?.policy ?? 'off', pool, budget, log })
+    connections.set(plain, connection)
+    const late = setTimeout(() => plain.destroy(), handshakeMillisMax)
+    void connection.negotiated.then(() => clearTimeout(late))
     const yieldTurn = (): void => {
       isYielding = true
       socket.pause()
@@ -105,9 +116,16 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
     }
     const startTls = (): void => {
       plain.off('data', onData)
-      socket = new TLSSocket(plain, { isServer: true, ...secure })
-      socket.on('error', (error) => log.debug('nbd.tls_failed', { error: error.message }))
-      listen(socket)
+      // A server for this connection alone: a socket by itself would take any certificate of a client.
+      const one = createTlsServer(secure ?? {}, (secured) => {
+        socket = secured
+        listen(secured)
+      })
+      one.on('tlsClientError', (error) => {
+        log.debug('nbd.tls_failed', { error: error.message })
+        plain.destroy()
+      })
+      one.emit('connection', plain)
     }
     listen(plain)
     await connection.over
@@ -115,16 +133,21 @@ export async function listenNbd(options: NbdServerOptions): Promise<NbdServer> {
   }
 
   const address = await listening(server, options.listen)
+  const watch = endStalled(connections, { budget, everyMillis: stallMillisMax, log })
+  const uri = (exportName: string): string => formatNbdUri(address, { exportName, tls: tls?.policy === 'required' })
   let closing: Promise<void> | null = null
   const close = (): Promise<void> =>
     (closing ??= (async () => {
+      watch[Symbol.dispose]()
       const closed = new Promise<void>((resolve) => server.close(() => resolve()))
       for (const socket of open.keys()) socket.destroySoon()
       await Promise.all(open.values())
       await closed
     })())
   return {
-    ...address,
+    address: uri(''),
+    port: address.port ?? null,
+    uri,
     get connectionCount() {
       return open.size
     },
@@ -142,34 +165,30 @@ function free(chunk: Uint8Array): void {
   if (buffer instanceof ArrayBuffer && buffer.byteLength === chunk.byteLength) buffer.transfer(0)
 }
 
-function secureOptions(tls: NbdTlsOptions): ConstructorParameters<typeof TLSSocket>[1] {
-  const { preSharedKeys: keys } = tls
-  const context = createSecureContext({
-    ...(tls.certificate === undefined ? {} : { cert: tls.certificate }),
-    ...(tls.key === undefined ? {} : { key: tls.key }),
-    ...(tls.clientAuthority === undefined ? {} : { ca: tls.clientAuthority }),
-    ...(keys ? { ciphers: 'PSK+HIGH:HIGH', maxVersion: 'TLSv1.2' } : {}),
-  })
-  return {
-    secureContext: context,
-    requestCert: tls.clientAuthority !== undefined,
-    rejectUnauthorized: tls.clientAuthority !== undefined,
-    ...(keys
-      ? {
-          pskCallback: (_socket: TLSSocket, identity: string) => {
-            const key = keys.get(identity)
-            return key ? Buffer.from(key) : null
-          },
-          pskIdentityHint: 'nbd',
-        }
-      : {}),
-  } as ConstructorParameters<typeof TLSSocket>[1] // Node's types know pskCallback at servers only, the socket takes it too
+/** Looks again and again for clients that hold what others wait for. */
+function endStalled(
+  connections: ReadonlyMap<Socket, Connection>,
+  { budget, everyMillis, log }: { budget: ByteBudget; everyMillis: number; log: Log },
+): Disposable {
+  let seen = new Map<Socket, number>()
+  const look = (): void => {
+    const before = seen
+    seen = new Map()
+    if (!budget.isWaitedFor) return
+    for (const [socket, { movedBytes }] of connections) {
+      if (movedBytes === null) continue
+      seen.set(socket, movedBytes)
+      if (movedBytes - (before.get(socket) ?? -Infinity) >= MOVED_BYTES_MIN) continue
+      log.warn('nbd.client_stalled', { remote: socket.remoteAddress ?? null })
+      socket.destroy()
+    }
+  }
+  const timer = setInterval(look, everyMillis)
+  timer.unref()
+  return { [Symbol.dispose]: () => clearInterval(timer) }
 }
 
-async function listening(
-  server: ReturnType<typeof createServer>,
-  listen: NbdServerOptions['listen'],
-): Promise<{ address: string; port: number | null }> {
+async function listening(server: ReturnType<typeof createServer>, listen: NbdServerOptions['listen']): Promise<NbdAddress> {
   const isUnix = 'socketPath' in listen
   const where = isUnix ? listen.socketPath : `${listen.host}:${listen.port}`
   if (isUnix) await removeStale(listen.socketPath)
@@ -183,10 +202,10 @@ async function listening(
   })
   if (isUnix) {
     await chmod(listen.socketPath, listen.mode ?? 0o600)
-    return { address: `nbd+unix:///?socket=${listen.socketPath}`, port: null }
+    return { socketPath: listen.socketPath }
   }
   const { port } = server.address() as AddressInfo // it listens on TCP
-  return { address: `nbd://${listen.host}:${port}`, port }
+  return { host: listen.host, port }
 }
 
 /** A socket that a killed server left behind, on which nobody answers. */

@@ -10,20 +10,43 @@ export interface Segment {
 
 const SEGMENT_BYTES = 1024 * 1024 + 64 * 1024
 const SPARE_COUNT_MAX = 16
+/** With more connections than this that have something to say, the others get small ones. */
+const LARGE_COUNT_MAX = 64
+const SMALL_SEGMENT_BYTES = 64 * 1024
+const SPARE_PAYLOAD_COUNT_MAX = 4
 
-/** Segments of one server: only connections that have something to say hold one. */
+/** Buffers of one server: only connections that have something to say, or to take in, hold one. */
 export class SegmentPool {
   readonly #spare: Segment[] = []
+  readonly #sparePayloads: Uint8Array[] = []
+  #largeCount = 0
 
   take(countBytes: number): Segment {
-    const spare = countBytes <= SEGMENT_BYTES ? this.#spare.pop() : undefined
-    if (spare) return spare
-    const bytes = new Uint8Array(Math.max(countBytes, SEGMENT_BYTES))
+    const isLarge = countBytes <= SEGMENT_BYTES && this.#largeCount < LARGE_COUNT_MAX
+    if (isLarge) {
+      this.#largeCount += 1
+      const spare = this.#spare.pop()
+      if (spare) return spare
+    }
+    const bytes = new Uint8Array(isLarge ? SEGMENT_BYTES : Math.max(countBytes, SMALL_SEGMENT_BYTES))
     return { bytes, view: new DataView(bytes.buffer), writeCount: 0 }
   }
 
   giveBack(segment: Segment): void {
-    if (segment.bytes.length === SEGMENT_BYTES && this.#spare.length < SPARE_COUNT_MAX) this.#spare.push(segment)
+    if (segment.bytes.length !== SEGMENT_BYTES) return
+    this.#largeCount -= 1
+    if (this.#spare.length < SPARE_COUNT_MAX) this.#spare.push(segment)
+  }
+
+  /** A new one has to be cleared by the machine page by page: as costly as what is then put into it. */
+  takePayload(lengthBytes: number): Uint8Array {
+    const index = this.#sparePayloads.findIndex((spare) => spare.length === lengthBytes)
+    return index === -1 ? new Uint8Array(lengthBytes) : (this.#sparePayloads.splice(index, 1)[0] as Uint8Array) // it was found there
+  }
+
+  giveBackPayload(payload: Uint8Array): void {
+    this.#sparePayloads.push(payload)
+    if (this.#sparePayloads.length > SPARE_PAYLOAD_COUNT_MAX) this.#sparePayloads.shift()
   }
 }
 
@@ -38,17 +61,17 @@ const REST_BYTES_MIN = 8 * 1024
 export class OutputBuffer {
   readonly #channel: ByteChannel
   readonly #pool: SegmentPool
-  readonly #onRoom: () => void
+  readonly #onSent: (countBytes: number, hasRoom: boolean) => void
   #segment: Segment | null = null
   /** What is put and not sent: from `#start` to `#end` of the segment. */
   #start = 0
   #end = 0
   #sentBytes = 0
 
-  constructor(channel: ByteChannel, pool: SegmentPool, onRoom: () => void) {
+  constructor(channel: ByteChannel, pool: SegmentPool, onSent: (countBytes: number, hasRoom: boolean) => void) {
     this.#channel = channel
     this.#pool = pool
-    this.#onRoom = onRoom
+    this.#onSent = onSent
   }
 
   /** Bytes that are not with the other side yet. */
@@ -95,7 +118,7 @@ export class OutputBuffer {
         if (this.#segment !== segment) this.#pool.giveBack(segment)
         else if (this.#start === this.#end) this.#letGo()
       }
-      if (this.#sentBytes <= ROOM_BYTES) this.#onRoom()
+      this.#onSent(countBytes, this.#sentBytes <= ROOM_BYTES)
     })
   }
 

@@ -43,14 +43,15 @@ test('what is read is what was written, whatever the form of replies, the pieces
     fc.asyncProperty(
       fc.array(operation, { maxLength: 30 }),
       fc.nat(),
+      fc.constantFrom({ structuredReplies: false }, {}, { extendedHeaders: true }),
       fc.boolean(),
-      fc.boolean(),
-      async (operations, seed, extendedHeaders, isSlow) => {
+      async (operations, seed, form, isSlow) => {
         const model = new Uint8Array(SIZE)
         const memory = memoryDevice(SIZE)
         const device: BlockDevice = isSlow ? slowDevice(memory) : memory
         const link = linkInMemory(sourceOf(exportOf('disk', device)), seededRng(seed))
-        const client = await openExport(link.client, { exportName: 'disk', extendedHeaders })
+        const client = await openExport(link.client, { exportName: 'disk', ...form })
+        assert.equal(client.contexts.length, form.structuredReplies === false ? 0 : 1)
         assert.equal(client.sizeBytes, SIZE)
         for (const { kind, at, size, fill } of operations) {
           const lengthBytes = Math.min(size, SIZE - at)

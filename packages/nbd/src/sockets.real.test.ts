@@ -1,19 +1,21 @@
-/** Over real sockets: Unix, TCP and TLS, with our client and with libnbd's. */
+/** Over real sockets, Unix and TCP. */
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { connect } from 'node:net'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { promisify } from 'node:util'
 import { Fault, MIB } from '@typevisor/base'
 import { memoryLog } from '@typevisor/sim'
+import { ByteBudget } from './byte-budget.ts'
 import { memoryDevice } from './memory-device.ts'
-import { connectNbd, listNbdExports, parseNbdUri } from './node-client.ts'
+import { connectNbd, listNbdExports } from './node-client.ts'
 import { listenNbd, type NbdServer, type NbdServerOptions } from './node-server.ts'
 import { exportOf, sourceOf } from './testing.ts'
+import { CLIENT_FLAGS, CMD, encodeString, OPT, OPTION, OPTION_MAGIC, REQUEST, REQUEST_MAGIC } from './wire.ts'
 
 const run = promisify(execFile)
 let dir: string
@@ -30,6 +32,9 @@ const serve = (options: Partial<NbdServerOptions> = {}): Promise<NbdServer> =>
     ...options,
   })
 
+/** Resolves when the socket is closed, also by an error. */
+const gone = (socket: Socket): Promise<void> => new Promise((resolve) => socket.once('close', () => resolve()))
+
 const addressOf = (server: NbdServer) => ({ host: '127.0.0.1', port: server.port as number }) // it listens on TCP
 
 test('over a Unix socket and over TCP what is read is what was written, in every form of replies', async () => {
@@ -40,8 +45,8 @@ test('over a Unix socket and over TCP what is read is what was written, in every
       (await listNbdExports(address)).map(({ name }) => name),
       ['disk'],
     )
-    for (const extendedHeaders of [false, true]) {
-      await using client = await connectNbd({ address, exportName: 'disk', extendedHeaders })
+    for (const form of [{ structuredReplies: false }, {}, { extendedHeaders: true }]) {
+      await using client = await connectNbd({ address, exportName: 'disk', ...form })
       const content = randomBytes(3 * MIB)
       await Promise.all([client.write(12_345, content), client.write(6 * MIB, content.subarray(0, MIB))])
       const parts = Array.from({ length: 50 }, (_, index) => ({ at: index * 60_000, got: new Uint8Array(60_000) }))
@@ -88,101 +93,65 @@ test('a client that goes in the middle of everything leaves the server and the o
   assert.equal(server.connectionCount, 1)
 })
 
-test('TLS with a certificate: our client and nbdinfo come in, in the clear nobody does', async () => {
-  const file = (name: string): string => join(dir, name)
-  const openssl = (...words: string[]) => run('openssl', words)
-  await openssl(
-    'req',
-    '-x509',
-    '-newkey',
-    'rsa:2048',
-    '-nodes',
-    '-days',
-    '2',
-    '-subj',
-    '/CN=ca',
-    '-keyout',
-    file('ca-key.pem'),
-    '-out',
-    file('ca-cert.pem'),
-  )
-  await openssl(
-    'req',
-    '-newkey',
-    'rsa:2048',
-    '-nodes',
-    '-subj',
-    '/CN=localhost',
-    '-keyout',
-    file('server-key.pem'),
-    '-out',
-    file('server.csr'),
-  )
-  await writeFile(file('names'), 'subjectAltName=DNS:localhost,IP:127.0.0.1\n')
-  await openssl(
-    'x509',
-    '-req',
-    '-in',
-    file('server.csr'),
-    '-CA',
-    file('ca-cert.pem'),
-    '-CAkey',
-    file('ca-key.pem'),
-    '-CAcreateserial',
-    '-days',
-    '2',
-    '-extfile',
-    file('names'),
-    '-out',
-    file('server-cert.pem'),
-  )
-  const [certificate, key, authority] = await Promise.all(
-    ['server-cert.pem', 'server-key.pem', 'ca-cert.pem'].map((name) => readFile(file(name), 'utf8')),
-  )
-  await using server = await serve({ tls: { policy: 'required', certificate: certificate ?? '', key: key ?? '' } })
-  const address = addressOf(server)
-  await assert.rejects(
-    connectNbd({ address, exportName: 'disk' }),
-    (error) => error instanceof Fault && error.code === 'unauthenticated' && /TLS/.test(error.message),
-  )
-  await using client = await connectNbd({
-    address,
-    exportName: 'disk',
-    tls: true,
-    authority: authority ?? '',
-    serverName: 'localhost',
-  })
-  await client.write(5, new Uint8Array(100_000).fill(7))
-  const content = new Uint8Array(100_000)
-  await client.read(5, content)
-  assert.ok(content.every((byte) => byte === 7))
-  await assert.rejects(connectNbd({ address, exportName: 'disk', tls: true, serverName: 'localhost' }), /certificate/)
-  const { stdout } = await run('nbdinfo', [`nbds://localhost:${server.port}/disk?tls-certificates=${dir}`])
-  assert.match(stdout, /with TLS/)
+test('more connections than the limit are ended before a word; when one goes, the next is let in', async () => {
+  await using server = await serve({ connectionCountMax: 2 })
+  const open = () => connectNbd({ address: addressOf(server), exportName: 'disk' })
+  const [first, second] = [await open(), await open()]
+  const third = connect(addressOf(server))
+  third.on('error', () => {})
+  const said: Buffer[] = []
+  third.on('data', (chunk: Buffer) => said.push(chunk))
+  await gone(third)
+  assert.deepEqual([said.length, server.connectionCount], [0, 2])
+  await first.close()
+  let another = null
+  while (another === null) another = await open().catch(() => null)
+  await another.read(0, new Uint8Array(512))
+  for (const client of [another, second]) await client.close()
 })
 
-test('TLS with a key that both sides know (PSK), as libnbd has it', async () => {
-  const key = randomBytes(32)
-  const path = join(dir, 'keys.psk')
-  await writeFile(path, `alice:${key.toString('hex')}\n`)
-  const socketPath = join(dir, 'psk.sock')
-  await using _server = await serve({
-    listen: { socketPath },
-    tls: { policy: 'required', preSharedKeys: new Map([['alice', key]]) },
-  })
-  const { stdout } = await run('nbdinfo', [`nbds+unix://alice@/disk?socket=${socketPath}&tls-psk-file=${path}`])
-  assert.match(stdout, /with TLS/)
-  await writeFile(path, `alice:${randomBytes(32).toString('hex')}\n`)
-  await assert.rejects(run('nbdinfo', [`nbds+unix://alice@/disk?socket=${socketPath}&tls-psk-file=${path}`]))
+test('a client that never chooses an export is ended in time, one that has chosen is not', { timeout: 30_000 }, async () => {
+  await using server = await serve({ handshakeMillisMax: 250 })
+  await using chosen = await connectNbd({ address: addressOf(server), exportName: 'disk' })
+  const silent = connect(addressOf(server))
+  const chatty = connect(addressOf(server))
+  const listing = OPTION.encode({ magic: OPTION_MAGIC, option: OPT.list, lengthBytes: 0 })
+  chatty.write(CLIENT_FLAGS.encode({ flags: 3 }))
+  const chats = setInterval(() => chatty.write(listing), 20)
+  for (const socket of [silent, chatty]) socket.on('error', () => {}).resume()
+  await Promise.all([gone(silent), gone(chatty)])
+  clearInterval(chats)
+  await chosen.read(0, new Uint8Array(512))
 })
 
-test('URIs are read as the specification has them', () => {
-  assert.deepEqual(parseNbdUri('nbd://host/name'), { address: { host: 'host', port: 10_809 }, exportName: 'name', tls: false })
-  assert.deepEqual(parseNbdUri('nbds://[::1]:1/a%20b'), { address: { host: '::1', port: 1 }, exportName: 'a b', tls: true })
-  assert.deepEqual(parseNbdUri('nbd+unix:///x?socket=/s'), { address: { socketPath: '/s' }, exportName: 'x', tls: false })
-  for (const wrong of ['', 'http://x', 'nbd+unix:///x', 'nbd:///x'])
-    assert.throws(
-      () => parseNbdUri(wrong),
-      (error) => error instanceof Fault && error.code === 'invalid',
-    )
-})
+test(
+  'a client that holds what others wait for and does not move is ended; while nobody waits it may take its time',
+  { timeout: 30_000 },
+  async () => {
+    await using server = await serve({
+      source: sourceOf(exportOf('disk', memoryDevice(64 * MIB))),
+      budget: new ByteBudget(64 * MIB),
+      stallMillisMax: 200,
+    })
+    const stalled = async () => {
+      const socket = connect(addressOf(server))
+      const go = Buffer.concat([encodeString('disk'), Buffer.from([0, 0])])
+      const write = { magic: REQUEST_MAGIC, flags: 0, type: CMD.write, cookie: 1n, offset: 0n, lengthBytes: 32 * MIB }
+      socket.write(CLIENT_FLAGS.encode({ flags: 3 }))
+      socket.write(Buffer.concat([OPTION.encode({ magic: OPTION_MAGIC, option: OPT.go, lengthBytes: go.length }), go]))
+      socket.write(Buffer.concat([REQUEST.encode(write), new Uint8Array(1000)]))
+      socket.on('error', () => {}).resume()
+      return socket
+    }
+    const holders = [await stalled(), await stalled()]
+    const closed = holders.map((socket) => gone(socket))
+    await using client = await connectNbd({ address: addressOf(server), exportName: 'disk' })
+    // Several looks: nobody waits.
+    for (const end = performance.now() + 1000; performance.now() < end;) await client.read(0, new Uint8Array(4096))
+    assert.equal(server.connectionCount, 3)
+    await client.write(0, randomBytes(20 * MIB))
+    await Promise.race(closed)
+    assert.ok(server.connectionCount < 3)
+    for (const socket of holders) socket.destroy()
+  },
+)

@@ -1,6 +1,7 @@
 /** A server and a client joined in memory, for tests: bytes come in pieces of any size. */
 import type { BlockDevice, Rng } from '@typevisor/base'
 import { memoryLog } from '@typevisor/sim'
+import { ByteBudget } from './byte-budget.ts'
 import { ByteReader } from './byte-reader.ts'
 import type { ClientConnection } from './client.ts'
 import { SegmentPool } from './output-buffer.ts'
@@ -8,6 +9,7 @@ import type { ByteChannel, ExportSource, NbdExport } from './ports.ts'
 import { serveConnection, type Connection } from './server.ts'
 
 export { openExport } from './client.ts'
+export { makeCertificates } from './testing/certificates.ts'
 
 export const sourceOf = (...exports: readonly NbdExport[]): ExportSource => {
   const find = async (name: string) => exports.find((one) => one.name === name) ?? null
@@ -43,10 +45,12 @@ export interface MemoryLink {
   /** Everything that the server has said so far. */
   saidBytes(): number
   readonly isDestroyed: boolean
+  /** The server takes no more bytes for now. */
+  readonly isPaused: boolean
 }
 
 /** Starts serving. What either side says arrives later, cut into pieces as `rng` has it. `deaf`: the client takes nothing off its socket. */
-export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: boolean } = {}): MemoryLink {
+export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: boolean; budget?: ByteBudget } = {}): MemoryLink {
   const reader = new ByteReader()
   let said = 0
   let destroyed = false
@@ -78,7 +82,8 @@ export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: b
     },
     startTls: null,
   }
-  const connection = serveConnection(server, { source, tls: 'off', pool: new SegmentPool(), log: memoryLog() })
+  const { budget = new ByteBudget() } = options
+  const connection = serveConnection(server, { source, tls: 'off', pool: new SegmentPool(), budget, log: memoryLog() })
   const pump = (): void => {
     while (!paused && incoming.length > 0) connection.push(incoming.shift() as Uint8Array) // its length was looked at
   }
@@ -103,6 +108,9 @@ export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: b
     saidBytes: () => said,
     get isDestroyed() {
       return destroyed
+    },
+    get isPaused() {
+      return paused
     },
   }
 }

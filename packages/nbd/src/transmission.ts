@@ -6,7 +6,8 @@
  *                    others, and what would have to wait: promises  --> replies when they resolve, gathered by turn
  *
  * What a client can make the server hold is bounded: requests under way by count and by bytes, replies by bytes; beyond it the connection's
- * bytes are left in the kernel. A write's payload is read in place where it came whole, else gathered into a buffer of its size, which is
+ * bytes are left in the kernel. What all clients together can make it hold is bounded too: beyond `OWN_BYTES` a connection takes from the
+ * server's budget, for each request as a whole before it begins, and waits for its turn where that is used up (`byte-budget.ts`). A write's payload is read in place where it came whole, else gathered into a buffer of its size, which is
  * at most `PAYLOAD_BYTES_MAX`: larger ones are passed over as they come and refused.
  *
  * Invariants: each request gets exactly one final reply; no reply says done before the device did; nothing outside of the export is asked of
@@ -15,6 +16,7 @@
  * Source: NetworkBlockDevice/nbd, doc/proto.md, "Transmission".
  */
 import { assert, toFault, type BlockDevice, type Extent, type FaultCode, type ImmediateBlockDevice } from '@typevisor/base'
+import { ByteShare, type ByteBudget } from './byte-budget.ts'
 import type { Agreement } from './negotiation.ts'
 import { OutputBuffer, type SegmentPool } from './output-buffer.ts'
 import type { ByteChannel, MetaContext } from './ports.ts'
@@ -40,6 +42,7 @@ import {
   STATE_ZERO,
   STATUS_EXTENT,
   STATUS_EXTENT_EXTENDED,
+  STATUS_HEADER,
   STATUS_HEADER_EXTENDED,
   STRUCTURED_REPLY,
   STRUCTURED_REPLY_MAGIC,
@@ -52,7 +55,10 @@ const QUEUED_BYTES_MAX = 8 * 1024 * 1024
 /** Reads from this size on are asked for holes first, where the client can be told of them. */
 const HOLES_FROM_BYTES = 32 * 1024
 const EXTENT_COUNT_MAX = 2048
-const SPARE_PAYLOAD_COUNT = 2
+/** The longest extent that 32 bits tell of, in whole blocks. */
+const STATUS_BYTES_MAX = 0xfffff000
+/** What a connection may hold in any case: small requests go on whatever others do. */
+const OWN_BYTES = 256 * 1024
 const FLAGS_ALLOWED: Readonly<Record<number, number>> = {
   [CMD.read]: CMD_FLAG.df | CMD_FLAG.fua,
   [CMD.write]: CMD_FLAG.fua | CMD_FLAG.payloadLength,
@@ -73,6 +79,7 @@ const ERRNO_OF: Readonly<Partial<Record<FaultCode, number>>> = {
 }
 
 const utf8 = new TextEncoder()
+const NOTHING = new Uint8Array(0)
 
 /** One request, its numbers taken apart so that none of them is a bigint. */
 interface Request {
@@ -88,6 +95,7 @@ export interface TransmissionOptions {
   readonly channel: ByteChannel
   readonly agreement: Agreement
   readonly pool: SegmentPool
+  readonly budget: ByteBudget
   /** Told of what a device did that it should not: the client has EIO. */
   onDefect(error: unknown): void
 }
@@ -102,6 +110,8 @@ export class Transmission {
   readonly #onDefect: (error: unknown) => void
   readonly #out: OutputBuffer
   readonly #headerBytes: number
+  /** What a read may ask for and be answered at once. */
+  readonly #flagsNow: number
 
   /** A header that came in pieces. */
   readonly #partial: Uint8Array
@@ -110,12 +120,15 @@ export class Transmission {
   #payload: Uint8Array | null = null
   #payloadBytes = 0
   #payloadOf: Request | null = null
-  /** Buffers of ours in which payloads of staged writes lie, and one or two that can be used again. */
+  /** Buffers of ours in which payloads of staged writes lie. */
   readonly #stagedPayloads: Uint8Array[] = []
-  readonly #sparePayloads: Uint8Array[] = []
   /** Bytes of a payload that is passed over. */
   #skipBytes = 0
   #skipOf: Request | null = null
+  /** A request whose turn has not come: the budget of all connections is used up. */
+  #waiting: Request | null = null
+  readonly #share: ByteShare
+  readonly #pool: SegmentPool
   /** Chunks not looked at yet: too much is under way. */
   #held: Uint8Array[] = []
   /** Something that is not over yet lies in the chunk that is looked at. */
@@ -131,7 +144,7 @@ export class Transmission {
   #ended = false
   readonly #idle = Promise.withResolvers<void>()
 
-  constructor({ channel, agreement, pool, onDefect }: TransmissionOptions) {
+  constructor({ channel, agreement, pool, budget, onDefect }: TransmissionOptions) {
     this.#channel = channel
     this.#device = agreement.export.device
     this.#now = this.#device.now
@@ -139,15 +152,26 @@ export class Transmission {
     this.#structured = agreement.structuredReplies
     this.#extended = agreement.extendedHeaders
     this.#onDefect = onDefect
+    this.#flagsNow = this.#structured ? CMD_FLAG.df : 0
     this.#headerBytes = this.#extended ? EXTENDED_REQUEST.sizeBytes : REQUEST.sizeBytes
     this.#partial = new Uint8Array(this.#headerBytes)
-    this.#out = new OutputBuffer(channel, pool, () => this.#goOn())
+    this.#pool = pool
+    this.#share = new ByteShare(budget, () => this.#goOn())
+    this.#out = new OutputBuffer(channel, pool, (countBytes, hasRoom) => {
+      this.movedBytes += countBytes
+      this.#lower()
+      if (hasRoom) this.#goOn()
+    })
   }
+
+  /** What has come from the client, and of replies what the connection has let go of. */
+  movedBytes = 0
 
   /** Takes the next bytes of the connection. @returns whether it is done with them; else they must not change afterwards. */
   push(chunk: Uint8Array): boolean {
+    this.movedBytes += chunk.length
     if (this.#ended || this.#leaving) return true
-    if (this.#held.length > 0 || this.#isFull()) {
+    if (this.#held.length > 0 || this.#waiting !== null || this.#isFull()) {
       this.#hold(chunk)
       return false
     }
@@ -161,8 +185,36 @@ export class Transmission {
   async end(): Promise<void> {
     this.#ended = true
     this.#held = []
+    this.#waiting = null
+    this.#payload = null
+    this.#share.leaveLine()
     this.#checkIdle()
     await this.#idle.promise
+    this.#share.lower(0)
+  }
+
+  /** The channel is paused: it is resumed here. */
+  get isPaused(): boolean {
+    return this.#paused
+  }
+
+  /** It holds some of what all connections share, and nothing but its client can end that. */
+  get waitsForClient(): boolean {
+    return this.#share.claimedBytes > 0 && this.#inFlightCount === 0
+  }
+
+  get #heldBytes(): number {
+    return this.#inFlightBytes + (this.#payload?.length ?? 0) + this.#out.queuedBytes
+  }
+
+  /** Whether a request that makes it hold so much more may begin. Where not, `#goOn` is called when it may. */
+  #mayBegin(costBytes: number): boolean {
+    const wantedBytes = this.#heldBytes + costBytes - OWN_BYTES
+    return wantedBytes <= 0 || this.#share.claim(wantedBytes)
+  }
+
+  #lower(): void {
+    if (this.#share.claimedBytes > 0) this.#share.lower(Math.max(0, this.#heldBytes - OWN_BYTES))
   }
 
   #isFull(): boolean {
@@ -183,12 +235,17 @@ export class Transmission {
   /** Something has ended: what was held can go on. */
   #goOn(): void {
     if (this.#ended) return
-    while (this.#held.length > 0 && !this.#isFull() && !this.#leaving) {
+    this.#lower()
+    if (this.#waiting !== null && !this.#leaving) {
+      this.#consume(NOTHING)
+      this.#settle()
+    }
+    while (this.#held.length > 0 && this.#waiting === null && !this.#isFull() && !this.#leaving) {
       const chunk = this.#held.shift() as Uint8Array // the length was looked at
       this.#consume(chunk)
       this.#settle()
     }
-    if (this.#paused && this.#held.length === 0 && !this.#isFull()) {
+    if (this.#paused && this.#held.length === 0 && this.#waiting === null && !this.#isFull()) {
       this.#paused = false
       this.#channel.resume()
     }
@@ -197,8 +254,18 @@ export class Transmission {
   #consume(chunk: Uint8Array): void {
     const view = new DataView(chunk.buffer, chunk.byteOffset, chunk.length)
     let at = 0
-    while (at < chunk.length) {
+    while (at < chunk.length || this.#waiting !== null) {
       if (this.#ended || this.#leaving) return
+      if (this.#waiting !== null) {
+        const request = this.#waiting
+        this.#waiting = null
+        at = this.#begin(request, chunk, at)
+        if (this.#waiting === null) continue
+        this.#keepsChunk = true
+        if (at < chunk.length) this.#held.unshift(chunk.subarray(at))
+        this.#hold(NOTHING)
+        return
+      }
       const leftBytes = chunk.length - at
       if (this.#payload !== null) {
         const partBytes = Math.min(leftBytes, this.#payload.length - this.#payloadBytes)
@@ -220,14 +287,15 @@ export class Transmission {
         if (this.#skipBytes > 0) return
         const request = this.#skipOf
         this.#skipOf = null
-        this.#refuse(request, ERRNO.EINVAL, `write: got ${request.lengthBytes} bytes, want at most ${PAYLOAD_BYTES_MAX}`)
+        const what = request.type === CMD.write ? `want at most ${PAYLOAD_BYTES_MAX}` : 'want none'
+        this.#refuse(request, ERRNO.EINVAL, `payload of command ${request.type}: got ${request.lengthBytes} bytes, ${what}`)
         continue
       }
       // Only between two requests, so that what is held begins with a header.
       if (this.#isFull()) {
         this.#keepsChunk = true
         this.#held.unshift(chunk.subarray(at))
-        this.#hold(chunk.subarray(chunk.length))
+        this.#hold(NOTHING)
         return
       }
       if (this.#partialBytes > 0 || leftBytes < this.#headerBytes) {
@@ -265,8 +333,23 @@ export class Transmission {
         view.getUint32(from + EXTENDED_REQUEST.at.lengthBytes + 4)
       : view.getUint32(from + REQUEST.at.lengthBytes)
 
-    if (type === CMD.read && this.#readNow(flags, cookieHigh, cookieLow, offset, lengthBytes)) return at
-    const request: Request = { type, flags, cookieHigh, cookieLow, offset, lengthBytes }
+    if (
+      type === CMD.read &&
+      (lengthBytes > PAYLOAD_BYTES_MAX || this.#mayBegin(lengthBytes)) &&
+      this.#readNow(flags, cookieHigh, cookieLow, offset, lengthBytes)
+    )
+      return at
+    return this.#begin({ type, flags, cookieHigh, cookieLow, offset, lengthBytes }, chunk, at)
+  }
+
+  /** What was not a read that could be answered at once. @returns where the next one begins; it may be `#waiting` then. */
+  #begin(request: Request, chunk: Uint8Array, at: number): number {
+    const { type, flags, lengthBytes } = request
+    const extended = this.#extended
+    if (!this.#mayBegin(this.#costBytes(request))) {
+      this.#waiting = request
+      return at
+    }
     // With extended headers the flag, not the command, says whether a payload follows. But QEMU (10.0) leaves it out of its writes.
     const hasPayload = type === CMD.write || (extended && (flags & CMD_FLAG.payloadLength) !== 0)
     if (hasPayload && lengthBytes > 0) {
@@ -276,7 +359,7 @@ export class Transmission {
         return at
       }
       if (chunk.length - at < lengthBytes) {
-        this.#payload = this.#payloadBuffer(lengthBytes)
+        this.#payload = this.#pool.takePayload(lengthBytes)
         this.#payloadBytes = 0
         this.#payloadOf = request
         return at
@@ -288,10 +371,20 @@ export class Transmission {
     return at
   }
 
+  /** What it will hold at most beside its reply's head. */
+  #costBytes({ type, flags, lengthBytes }: Request): number {
+    if (type === CMD.write) return lengthBytes > PAYLOAD_BYTES_MAX ? 0 : lengthBytes
+    // Held twice for a moment: as the device gives it, and as a reply.
+    if (type === CMD.read) return lengthBytes > PAYLOAD_BYTES_MAX ? 0 : 2 * lengthBytes
+    if (type !== CMD.blockStatus) return 0
+    const countMax = (flags & CMD_FLAG.reqOne) !== 0 ? 1 : EXTENT_COUNT_MAX
+    return 2 * this.#contexts.length * countMax * STATUS_EXTENT_EXTENDED.sizeBytes
+  }
+
   /** The way of most reads. @returns false for those that are refused, split by holes or have to wait. */
   #readNow(flags: number, cookieHigh: number, cookieLow: number, offset: number, lengthBytes: number): boolean {
     const now = this.#now
-    if (now === undefined || (flags & ~CMD_FLAG.df) !== 0 || lengthBytes === 0 || lengthBytes > PAYLOAD_BYTES_MAX) return false
+    if (now === undefined || (flags & ~this.#flagsNow) !== 0 || lengthBytes === 0 || lengthBytes > PAYLOAD_BYTES_MAX) return false
     const device = this.#device
     if (offset + lengthBytes > device.sizeBytes || ((offset | 0) & (device.blockBytesMin - 1)) !== 0) return false
     if ((lengthBytes & (device.blockBytesMin - 1)) !== 0) return false
@@ -352,7 +445,7 @@ export class Transmission {
         this.#checkIdle()
         return
       case CMD.read:
-        this.#run(request, lengthBytes, () => this.#readLater(request), true)
+        this.#run(request, this.#costBytes(request), () => this.#readLater(request), true)
         return
       case CMD.flush:
         this.#run(request, 0, () => device.flush())
@@ -373,7 +466,7 @@ export class Transmission {
         this.#run(request, 0, () => device.cache(offset, lengthBytes))
         return
       case CMD.blockStatus:
-        this.#run(request, 0, () => this.#blockStatus(request), true)
+        this.#run(request, this.#costBytes(request), () => this.#blockStatus(request), true)
         return
       default:
         this.#refuse(request, ERRNO.EINVAL, `command ${type}: not known`)
@@ -434,6 +527,7 @@ export class Transmission {
   #settle(): void {
     this.#commit()
     this.#out.flush()
+    this.#lower()
   }
 
   /** Gathers what several promises answer in one turn. */
@@ -460,15 +554,8 @@ export class Transmission {
     }
     for (const request of staged) this.#done(request)
     staged.length = 0
-    for (const payload of this.#stagedPayloads)
-      if (this.#sparePayloads.length < SPARE_PAYLOAD_COUNT) this.#sparePayloads.push(payload)
+    for (const payload of this.#stagedPayloads) this.#pool.giveBackPayload(payload)
     this.#stagedPayloads.length = 0
-  }
-
-  /** A new one has to be cleared by the machine page by page: as costly as what is then put into it. */
-  #payloadBuffer(lengthBytes: number): Uint8Array {
-    const index = this.#sparePayloads.findIndex((spare) => spare.length === lengthBytes)
-    return index === -1 ? new Uint8Array(lengthBytes) : (this.#sparePayloads.splice(index, 1)[0] as Uint8Array) // it was found there
   }
 
   #checkIdle(): void {
@@ -545,32 +632,33 @@ export class Transmission {
 
   #putStatus(
     id: number,
-    extents: readonly { lengthBytes: number; status: number }[],
+    all: readonly { lengthBytes: number; status: number }[],
     offset: number,
     cookieHigh: number,
     cookieLow: number,
     flags: number,
   ): void {
     const entry = this.#extended ? STATUS_EXTENT_EXTENDED : STATUS_EXTENT
-    const headBytes = this.#extended ? STATUS_HEADER_EXTENDED.sizeBytes : 4
+    const headBytes = (this.#extended ? STATUS_HEADER_EXTENDED : STATUS_HEADER).sizeBytes
     const type = this.#extended ? REPLY_TYPE.blockStatusExtended : REPLY_TYPE.blockStatus
+    // A longer one is told in part; the client asks on from there.
+    const cut = this.#extended ? -1 : all.findIndex(({ lengthBytes }) => lengthBytes > STATUS_BYTES_MAX)
+    const extents = cut === -1 ? all : all.slice(0, cut + 1)
     const payloadBytes = headBytes + extents.length * entry.sizeBytes
     const start = this.#putReplyHead(type, flags, cookieHigh, cookieLow, payloadBytes, offset)
     const { view } = this.#out
-    view.setUint32(start, id)
-    if (this.#extended) view.setUint32(start + 4, extents.length)
+    view.setUint32(start + STATUS_HEADER.at.contextId, id)
+    if (this.#extended) view.setUint32(start + STATUS_HEADER_EXTENDED.at.extentCount, extents.length)
     let at = start + headBytes
     for (const extent of extents) {
       if (this.#extended) {
-        setU64(view, at, extent.lengthBytes)
-        setU64(view, at + 8, extent.status)
+        setU64(view, at + STATUS_EXTENT_EXTENDED.at.lengthBytes, extent.lengthBytes)
+        setU64(view, at + STATUS_EXTENT_EXTENDED.at.status, extent.status)
       } else {
-        // A longer one is told in part; the client asks on from there.
-        view.setUint32(at, Math.min(extent.lengthBytes, 0xfffff000))
-        view.setUint32(at + 4, extent.status)
+        view.setUint32(at + STATUS_EXTENT.at.lengthBytes, Math.min(extent.lengthBytes, STATUS_BYTES_MAX))
+        view.setUint32(at + STATUS_EXTENT.at.status, extent.status)
       }
       at += entry.sizeBytes
-      if (!this.#extended && extent.lengthBytes > 0xfffff000) break
     }
   }
 
@@ -610,8 +698,8 @@ export class Transmission {
       REPLY_ERROR.sizeBytes + words.length,
       offset,
     )
-    out.view.setUint32(start, error)
-    out.view.setUint16(start + 4, words.length)
+    out.view.setUint32(start + REPLY_ERROR.at.error, error)
+    out.view.setUint16(start + REPLY_ERROR.at.messageBytes, words.length)
     out.bytes.set(words, start + REPLY_ERROR.sizeBytes)
   }
 

@@ -48,6 +48,15 @@ export const INFO_BLOCK_SIZE = layout([
   ['preferredBytes', 'u32'],
   ['maximumBytes', 'u32'],
 ])
+/** Begins names, queries and descriptions that something follows; their UTF-8 comes behind it. */
+export const STRING = layout([['lengthBytes', 'u32']])
+/** Behind the name in INFO and GO, followed by so many `INFO_TYPE`. */
+export const INFO_REQUESTS = layout([['count', 'u16']])
+export const INFO_TYPE = layout([['type', 'u16']])
+/** Behind the name in LIST_META_CONTEXT and SET_META_CONTEXT, followed by so many strings. */
+export const CONTEXT_QUERIES = layout([['count', 'u32']])
+/** Answers those, followed by the context's name. */
+export const META_CONTEXT = layout([['contextId', 'u32']])
 
 export const REQUEST = layout([
   ['magic', 'u32'],
@@ -95,6 +104,7 @@ export const REPLY_ERROR = layout([
   ['error', 'u32'],
   ['messageBytes', 'u16'],
 ])
+export const STATUS_HEADER = layout([['contextId', 'u32']])
 export const STATUS_EXTENT = layout([
   ['lengthBytes', 'u32'],
   ['status', 'u32'],
@@ -196,3 +206,21 @@ export const STATE_ZERO = 2
 export const STRING_BYTES_MAX = 4096
 /** The largest payload: what clients may count on where no block size is agreed, and what QEMU asks for at most. */
 export const PAYLOAD_BYTES_MAX = 32 * 1024 * 1024
+
+const utf8 = new TextEncoder()
+
+/** A string with its length before it. */
+export function encodeString(text: string): Uint8Array {
+  const content = utf8.encode(text)
+  return joined([STRING.encode({ lengthBytes: content.length }), content])
+}
+
+export function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    whole.set(part, at)
+    at += part.length
+  }
+  return whole
+}

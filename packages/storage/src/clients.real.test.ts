@@ -7,8 +7,8 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { MIB } from '@typevisor/base'
-import { listenNbd, type NbdServer } from '@typevisor/nbd'
+import { Fault, MIB } from '@typevisor/base'
+import { connectNbd, listenNbd, type NbdServer } from '@typevisor/nbd'
 import { lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
 import { openVolumeFolder, type VolumeFolder } from './node-volume-folder.ts'
@@ -98,19 +98,70 @@ test('writes of any size and place, from libnbd in Python, come back', async () 
   await run('/usr/bin/python3', '-c', program)
 })
 
-test('behind nbdkit as a proxy that checks each write and delays, all is as it should be', async () => {
+/** With nbdkit between its `kit.sock` and an export of ours. */
+async function behindNbdkit(filters: readonly string[], name: string, words: readonly string[], work: () => Promise<void>) {
+  const socket = join(dir, 'kit.sock')
   const proxy = spawn(
     'nbdkit',
-    ['-f', '-U', join(dir, 'kit.sock'), '--filter=checkwrite', '--filter=delay', 'nbd', `uri=${uri('disk@s')}`, 'rdelay=1ms'],
+    ['-f', '-U', socket, ...filters.map((filter) => `--filter=${filter}`), 'nbd', `uri=${uri(name)}`, ...words],
     { stdio: 'ignore' },
   )
+  const gone = new Promise((resolve) => proxy.once('close', resolve))
   try {
-    for (let tries = 0; !existsSync(join(dir, 'kit.sock')) && tries < 200; tries += 1)
-      await new Promise((resolve) => setTimeout(resolve, 50))
-    await run('nbdcopy', uri('disk@s'), uri('', 'kit.sock'))
+    for (let tries = 0; !existsSync(socket) && tries < 200; tries += 1) await new Promise((resolve) => setTimeout(resolve, 50))
+    await work()
   } finally {
     proxy.kill('SIGKILL')
+    await gone
+    await rm(socket, { force: true })
   }
+}
+
+test('behind nbdkit as a proxy that checks each write and delays, all is as it should be', () =>
+  behindNbdkit(['checkwrite', 'delay'], 'disk@s', ['rdelay=1ms'], async () => {
+    await run('nbdcopy', uri('disk@s'), uri('', 'kit.sock'))
+  }))
+
+test('errors that nbdkit puts between come through as what they are, and nothing is done or read wrong because of them', async () => {
+  await folder.served.call('create', { name: 'errors', sizeBytes: 8 * MIB })
+  const words = ['error-rate=0', 'error-pwrite=ENOSPC', 'error-pwrite-rate=30%', 'error-pread=EIO', 'error-pread-rate=30%']
+  const model = Buffer.alloc(8 * MIB)
+  const errors = new Map<string, number>()
+  await behindNbdkit(['error'], 'errors', words, async () => {
+    for (const form of [{}, { structuredReplies: false }]) {
+      await using client = await connectNbd({ address: { socketPath: join(dir, 'kit.sock') }, exportName: '', ...form })
+      /** Whether it was done. */
+      const tried = (work: Promise<void>, code: string): Promise<boolean> =>
+        work.then(
+          () => true,
+          (error: unknown) => {
+            assert.ok(error instanceof Fault && error.code === code, String(error))
+            errors.set(code, (errors.get(code) ?? 0) + 1)
+            return false
+          },
+        )
+      // Many at once, each at a place of its own.
+      await Promise.all(
+        Array.from({ length: 128 }, async (_, index) => {
+          const content = randomBytes(20_000)
+          if (await tried(client.write(index * 65_536, content), 'exhausted')) content.copy(model, index * 65_536)
+        }),
+      )
+      await Promise.all(
+        Array.from({ length: 128 }, async (_, index) => {
+          const got = new Uint8Array(65_536)
+          if (await tried(client.read(index * 65_536, got), 'failed'))
+            assert.ok(model.subarray(index * 65_536, index * 65_536 + 65_536).equals(got), `place ${index}`)
+        }),
+      )
+    }
+  })
+  // Of 256 that fail with 30 % each.
+  for (const code of ['exhausted', 'failed']) assert.ok((errors.get(code) ?? 0) > 20, `${code}: ${errors.get(code)}`)
+  await using client = await connectNbd({ address: { socketPath: join(dir, 'nbd.sock') }, exportName: 'errors' })
+  const whole = new Uint8Array(8 * MIB)
+  await client.read(0, whole)
+  assert.ok(model.equals(whole))
 })
 
 test('an encrypted and compressed volume takes an image in and gives it back, holes and all', async () => {

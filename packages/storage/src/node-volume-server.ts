@@ -14,7 +14,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Fault, faultFromJson, toFault, type Clock, type EpochMillis, type Log } from '@typevisor/base'
-import { listenNbd, type ExportSource, type NbdServer } from '@typevisor/nbd'
+import { ByteBudget, listenNbd, type ExportSource, type NbdServer } from '@typevisor/nbd'
 import { Lines } from './lines.ts'
 import type { SpaceLevel } from './served/space-watch.ts'
 import {
@@ -76,7 +76,8 @@ export interface AnsweringServer extends AsyncDisposable {
 export async function answerVolumes(options: VolumeServerOptions): Promise<AnsweringServer> {
   const { dir, served, version, clock, log } = options
   await using stack = new AsyncDisposableStack()
-  const sockets = stack.use(new GuestSockets(served, log))
+  const budget = new ByteBudget()
+  const sockets = stack.use(new GuestSockets(served, budget, log))
   const startedAt = clock.now()
   const hello = (): ServerHello => ({
     version,
@@ -107,7 +108,7 @@ export async function answerVolumes(options: VolumeServerOptions): Promise<Answe
   }
   const data = socketAddress(dir, DATA_SOCKET)
   stack.defer(() => data.close())
-  stack.use(await listenNbd({ listen: { socketPath: data.path }, source: served.exports({ withHidden: true }), log }))
+  stack.use(await listenNbd({ listen: { socketPath: data.path }, source: served.exports({ withHidden: true }), budget, log }))
   stack.use(await listenControl(dir, served, answer))
   const parts = stack.move()
   return { hello, [Symbol.asyncDispose]: () => parts.disposeAsync() }
@@ -115,13 +116,15 @@ export async function answerVolumes(options: VolumeServerOptions): Promise<Answe
 
 class GuestSockets implements AsyncDisposable {
   readonly #source: ExportSource
+  readonly #budget: ByteBudget
   readonly #log: Log
   readonly #attached = new Map<string, { readonly volume: string; readonly server: NbdServer }>()
   /** By path. */
   readonly #lines = new Lines<string>()
 
-  constructor(served: ServedStore, log: Log) {
+  constructor(served: ServedStore, budget: ByteBudget, log: Log) {
     this.#source = served.exports()
+    this.#budget = budget
     this.#log = log
   }
 
@@ -154,6 +157,7 @@ class GuestSockets implements AsyncDisposable {
       listen: { socketPath },
       source: only(volume, this.#source),
       connectionCountMax: CONNECTION_COUNT_MAX,
+      budget: this.#budget,
       log: this.#log,
     })
     try {

@@ -1,10 +1,20 @@
 /** Serves disks over NBD, with no platform: the volumes of a folder, or one in memory. */
-import { Fault, formatBytes, parseBytes } from '@typevisor/base'
-import { listenNbd, memoryDevice, type ExportSource, type NbdServer } from '@typevisor/nbd'
+import { Fault, formatBytes, parseBytes, toFault } from '@typevisor/base'
+import {
+  listenNbd,
+  memoryDevice,
+  NBD_PORT,
+  readPreSharedKeys,
+  readServerCertificates,
+  type ExportSource,
+  type NbdServer,
+  type NbdServerOptions,
+  type NbdTlsOptions,
+} from '@typevisor/nbd'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { openVolumeFolder, type VolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
-import { parseFlags, type FlagTable } from '../flags.ts'
+import { oneOf, parseFlags, type FlagTable, type FlagValues } from '../flags.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { VERSION } from '../version.ts'
 import { readKeyFile } from './key-file.ts'
@@ -14,21 +24,33 @@ const FLAGS = {
   'key-file': { text: 'unlock the encrypted volumes that this file opens', value: 'FILE', many: true },
   memory: { text: 'serve one disk of this size in memory instead, gone with this process', value: 'SIZE' },
   socket: { text: 'listen on this Unix socket', value: 'PATH' },
-  port: { text: 'listen on this TCP port (0: any free one)', value: 'PORT' },
+  port: { text: `listen on this TCP port (default ${NBD_PORT}; 0: any free one)`, value: 'PORT' },
   host: { text: 'and on this address (default 127.0.0.1)', value: 'ADDRESS' },
+  tls: { text: 'with the files below: TLS is there for who asks for it, or for all (default)', value: 'on|require' },
+  'tls-certificates': { text: 'server-cert.pem and server-key.pem lie in this folder', value: 'DIR' },
+  'tls-verify-peer': { text: 'let in only who has a certificate that ca-cert.pem of the folder signs' },
+  'tls-psk': { text: 'let in who has one of the pre-shared keys of this file, a line each: IDENTITY:HEX', value: 'FILE' },
 } as const satisfies FlagTable
+
+type Flags = FlagValues<typeof FLAGS>
 
 export const nbd: Command = {
   summary: 'Serve disks over NBD: volumes of a folder, or memory',
-  usage: 'typevisor nbd serve --dir DIR|--memory SIZE --socket PATH|--port PORT [--key-file FILE ...]',
+  usage:
+    'typevisor nbd serve --dir DIR|--memory SIZE [--socket PATH|--port PORT --host ADDRESS] [--key-file FILE ...] ' +
+    '[--tls-certificates DIR [--tls-verify-peer]|--tls-psk FILE [--tls on|require]]',
   verbs: ['serve'],
   flags: FLAGS,
   async run(words, terminal, json) {
     const [verb, ...rest] = words
     if (verb !== 'serve') throw new Fault('invalid', `nbd: got ${JSON.stringify(verb ?? '')}, want serve`)
-    const { dir, memory, socket, port, host, 'key-file': keyFiles = [] } = parseFlags('nbd serve', FLAGS, rest)
+    const flags = parseFlags('nbd serve', FLAGS, rest)
+    const { dir, memory, 'key-file': keyFiles = [] } = flags
     if ((dir === undefined) === (memory === undefined)) throw new Fault('invalid', 'nbd serve: want either --dir or --memory')
-    if ((socket === undefined) === (port === undefined)) throw new Fault('invalid', 'nbd serve: want either --socket or --port')
+    if (memory !== undefined && keyFiles.length > 0)
+      throw new Fault('invalid', 'nbd serve: --key-file unlocks volumes of --dir, and --memory has none')
+    const listen = listenAt(flags)
+    const tls = await tlsOf(flags)
     const log = consoleLog({ level: 'warn' })
     const asked = Promise.withResolvers<void>()
     await using stack = new AsyncDisposableStack()
@@ -49,13 +71,44 @@ export const nbd: Command = {
       await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()
     } else source = memorySource(parseBytes(memory ?? ''))
-    const listen = socket === undefined ? { host: host ?? '127.0.0.1', port: portOf(port ?? '') } : { socketPath: socket }
-    const server = stack.use(await listenNbd({ listen, source, log }))
+    const server = stack.use(await listenNbd({ listen, source, log, ...(tls ? { tls } : {}) }).catch(withAdvice(flags)))
     await announce(server, source, terminal, json)
+    if (dir !== undefined && (await source.list()).length === 0)
+      terminal.say(`no volume yet: typevisor volume create NAME --size 10GiB --dir ${dir} makes one`)
     await Promise.race([stopSignal(), asked.promise])
     return EXIT.ok
   },
 }
+
+function listenAt({ socket, port, host }: Flags): NbdServerOptions['listen'] {
+  if (socket === undefined) return { host: host ?? '127.0.0.1', port: port === undefined ? NBD_PORT : portOf(port) }
+  for (const [flag, value] of Object.entries({ port, host }))
+    if (value !== undefined) throw new Fault('invalid', `nbd serve: want --socket or --${flag}, not both`)
+  return { socketPath: socket }
+}
+
+/** null: without TLS. */
+async function tlsOf(flags: Flags): Promise<NbdTlsOptions | null> {
+  const { tls, 'tls-certificates': dir, 'tls-verify-peer': verifyPeer = false, 'tls-psk': keyFile } = flags
+  const policy = tls === undefined || oneOf('--tls', tls, ['on', 'require']) === 'require' ? 'required' : 'offered'
+  if (dir !== undefined && keyFile !== undefined)
+    throw new Fault('invalid', 'nbd serve: want --tls-certificates or --tls-psk, not both')
+  if (verifyPeer && dir === undefined)
+    throw new Fault('invalid', 'nbd serve: --tls-verify-peer wants --tls-certificates, whose ca-cert.pem signs the clients')
+  if (dir !== undefined) return { policy, ...(await readServerCertificates(dir, { verifyPeer })) }
+  if (keyFile !== undefined) return { policy, preSharedKeys: await readPreSharedKeys(keyFile) }
+  if (tls !== undefined) throw new Fault('invalid', 'nbd serve: --tls wants --tls-certificates or --tls-psk')
+  return null
+}
+
+const withAdvice =
+  ({ socket, port }: Flags) =>
+  (error: unknown): never => {
+    const fault = toFault(error)
+    if (fault.code !== 'conflict' || socket !== undefined) throw error
+    const advice = port === undefined ? '--port PORT listens on another one' : '--port 0 takes any free one'
+    throw new Fault('conflict', `${fault.message}; ${advice}`, { cause: error })
+  }
 
 async function unlockAll({ served }: VolumeFolder, keyFiles: readonly string[], terminal: Terminal): Promise<void> {
   for (const path of keyFiles) {
@@ -89,12 +142,8 @@ async function announce(server: NbdServer, source: ExportSource, terminal: Termi
     return
   }
   const names = (await source.list()).map(({ name }) => name)
-  const uri = (name: string): string =>
-    server.address.replace(/^(nbd\+unix:\/\/\/)|^(nbd:\/\/[^/]+)$/, (_all, unix) =>
-      unix ? `nbd+unix:///${name}` : `${server.address}/${name}`,
-    )
   terminal.out(`serving ${server.address}`)
-  for (const name of names.slice(0, 20)) terminal.out(`  ${uri(name)}`)
+  for (const name of names.slice(0, 20)) terminal.out(`  ${server.uri(name)}`)
   if (names.length > 20) terminal.out(`  ... and ${names.length - 20} more`)
   terminal.say('Ctrl-C stops it')
 }
