@@ -1,6 +1,5 @@
 /** Dirty bitmaps and allocation depths of volumes, as other people's clients see them. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -10,6 +9,7 @@ import { connectNbd, listenNbd, type NbdServer } from '@typevisor/nbd'
 import { fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
 import { openVolumeFolder, type VolumeFolder } from './node-volume-folder.ts'
+import { runProgram } from './testing/run-program.ts'
 
 let dir: string
 let folder: VolumeFolder
@@ -48,18 +48,7 @@ after(async () => {
   await rm(dir, { recursive: true, force: true })
 })
 
-function run(program: string, ...words: string[]): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, words, { stdio: ['ignore', 'pipe', 'pipe'] })
-    let [said, wrong] = ['', '']
-    child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()))
-    child.stderr.on('data', (chunk: Buffer) => (wrong += chunk.toString()))
-    child.once('error', reject)
-    child.once('close', (code) =>
-      code === 0 ? resolve(said) : reject(new Error(`${program} ${words.join(' ')}: ${code}: ${said}${wrong}`)),
-    )
-  })
-}
+const run = (program: string, ...words: string[]): Promise<string> => runProgram(program, words)
 
 /** Offset and length of what has another type than 0, by the type. */
 const mapOf = async (name: string, context: string): Promise<[number, number, number][]> =>

@@ -17,6 +17,17 @@
  *
  * What it is not: no moving between hosts yet, and snapshots of NBD volumes only; it does not know which guest uses a volume.
  *
+ * The store (store/; docs/volumes.md is its format and failure model): one file of copy-on-write volumes, their snapshots and clones.
+ *
+ *   NBD server -- served/: limits, statistics, leases, transfers -- volume-device -- writer --> blocks, then the journal, then the trees
+ *                                                                        |
+ *   store.ts: catalog, flushes, collector -- checkpoint.ts --> nodes, tables of free blocks, superblock;   recovery.ts: back from there
+ *
+ * Its invariants: a block is written once; every pointer has the checksum of its target; what was acknowledged is in the journal; what was
+ * flushed is safe; a block is used again only when nothing that a crash may bring back leads to it. Tests that would see them broken:
+ * store.sim (crashes at any turn), crash-states (all that a power cut may leave of short runs), rot.sim (blocks that change by themselves),
+ * lease.sim (writers whose time is over).
+ *
  * References: QEMU docs/interop/qcow2.txt; `man qemu-img`; docs/system/images.rst.
  */
 export { commandFault, runChecked } from './command.ts'

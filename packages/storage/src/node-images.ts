@@ -8,6 +8,7 @@ import type { ServedFolder } from './node-streams.ts'
 import { dataAddress } from './node-volume-server.ts'
 import type { CommandRunner } from './ports.ts'
 import { assertAlone, backingFault, IMAGE_HEAD_BYTES, probeImage, type ImageFormat } from './served/disk-image.ts'
+import { BLOCK_BYTES } from './store/format.ts'
 import { lockedFault } from './store/state.ts'
 import type { VolumeDescription } from './store/store.ts'
 
@@ -17,8 +18,6 @@ export interface ImageOptions {
   /** 0 to 1. */
   readonly onProgress?: (fraction: number) => void
 }
-
-const BLOCK_BYTES = 4096
 
 export interface ImageInfo {
   readonly path: string

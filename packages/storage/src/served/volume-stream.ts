@@ -11,6 +11,7 @@
 import { Fault, type BlockDevice } from '@typevisor/base'
 import { layout } from '@typevisor/codec'
 import type { DiffExtent, DiffKind } from '../store/diff.ts'
+import { BLOCK_BYTES } from '../store/format.ts'
 import type { Checksum } from '../store/ports.ts'
 import { ChunkReader } from './chunk-reader.ts'
 
@@ -57,7 +58,6 @@ const RECORD_KIND = { data: 1, zero: 2, hole: 3, end: 4 } as const
 const KINDS: readonly DiffKind[] = ['data', 'zero', 'hole']
 const DATA_BYTES_MAX = 1024 * 1024
 const DIGEST_BYTES = 32
-const BLOCK_BYTES = 4096
 /** Reads or writes of the volume under way at once. */
 const IN_FLIGHT_COUNT = 4
 /** What an interruption may cost. */

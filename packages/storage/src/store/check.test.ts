@@ -6,7 +6,7 @@ import { memoryLog, seededRng } from '@typevisor/sim'
 import { nodeChecksum } from '../node-store-file.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
 import { stillClock } from '../testing/still-clock.ts'
-import { BLOCK_BYTES, SUPERBLOCK_COUNT } from './format.ts'
+import { BLOCK_BYTES, FORMAT_VERSION, SUPERBLOCK, SUPERBLOCK_COUNT } from './format.ts'
 import { Store, type StoreOptions } from './store.ts'
 import { MISSING, type Node } from './tree.ts'
 import { volumeDevice } from './volume-device.ts'
@@ -383,4 +383,23 @@ test('data that cannot be read behind a record that was not safe cuts the journa
   const opened = await serve(unread(address))
   assert.deepEqual([await read(opened, 3), await read(opened, 4)], [33, 0])
   assert.equal(opened.report.cutCount, 1)
+})
+
+test('a store of another version is refused, told which it is and which is wanted, and is left as it is', async () => {
+  const left = file.copy()
+  for (let block = 0; block < SUPERBLOCK_COUNT; block += 1) {
+    const content = left.pageAt(block)
+    const found = SUPERBLOCK.decode(content)
+    SUPERBLOCK.encode({ ...found, version: FORMAT_VERSION + 1, checksum: 0 }, content)
+    new DataView(content.buffer).setUint32(SUPERBLOCK.at.checksum, nodeChecksum(content), true)
+    left.replacePage(block, content)
+  }
+  const isRefusal = (error: unknown): boolean =>
+    error instanceof Fault &&
+    error.code === 'unsupported' &&
+    error.message.startsWith(`store: got format version ${FORMAT_VERSION + 1}, want ${FORMAT_VERSION}`)
+  await assert.rejects(Store.open(options(left)), isRefusal)
+  await assert.rejects(Store.open({ ...options(left), repairs: true }), isRefusal)
+  await assert.rejects(Store.create(options(left)), isRefusal)
+  assert.equal(left.writeCount, 0)
 })

@@ -141,7 +141,7 @@ class Check {
     const { geometry, fromBlock } = owner
     if (node.level === 0) {
       for (let block = Math.max(first, fromBlock); block < first + geometry.leafEntries; block += 1)
-        await this.#data(node, owner, block)
+        if (addressAt(node.words, geometry.wordOf(block)) !== 0) await this.#data(node, owner, block)
       return
     }
     const part = geometry.spanOf(node.level)

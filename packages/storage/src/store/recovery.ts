@@ -62,7 +62,10 @@ export function readSuperblock(file: StoreFile, checksum: Checksum): Superblock 
     new DataView(content.buffer).setUint32(SUPERBLOCK.at.checksum, 0, true)
     if (checksum(content) !== found.checksum) continue
     if (found.version !== FORMAT_VERSION)
-      throw new Fault('unsupported', `store: format ${found.version}, this program knows ${FORMAT_VERSION}`)
+      throw new Fault(
+        'unsupported',
+        `store: got format version ${found.version}, want ${FORMAT_VERSION}, the one that this program knows`,
+      )
     if (!newest || found.generation > newest.generation) newest = { ...found, storeId: found.storeId.slice() }
   }
   if (newest === null && unread !== undefined)

@@ -14,7 +14,14 @@ export interface SimStoreFileOptions {
   readonly journalEndBytes?: number
   /** Asked before each operation; a Fault makes it fail, a write perhaps half-way. */
   readonly faults?: (operation: 'read' | 'write' | 'sync' | 'allocate') => Fault | null
+  /** Gets each write, and each sync when it is done, in order, through all crashes. */
+  readonly record?: { push(operation: Recorded): void; readonly length: number }
 }
+
+/** What was asked of a file: sectors as they are after a write, or a sync that has made all safe that was before operation `covered`. */
+export type Recorded =
+  | { readonly kind: 'write'; readonly position: number; readonly sectors: Uint8Array }
+  | { readonly kind: 'sync'; readonly covered: number }
 
 /** What a sector was after one of all writes. */
 interface Version {
@@ -102,6 +109,15 @@ export class SimStoreFile implements StoreFile, Disposable {
       left -= partBytes
     }
     if (fault) throw fault
+    this.#record(position, total)
+  }
+
+  #record(position: number, lengthBytes: number): void {
+    if (!this.#options.record) return
+    const start = Math.floor(position / SECTOR_BYTES) * SECTOR_BYTES
+    const sectors = new Uint8Array(Math.ceil((position + lengthBytes) / SECTOR_BYTES) * SECTOR_BYTES - start)
+    this.#copyOut(start, sectors, 0, sectors.length)
+    this.#options.record.push({ kind: 'write', position: start, sectors })
   }
 
   #put(position: number, content: Uint8Array): void {
@@ -128,6 +144,7 @@ export class SimStoreFile implements StoreFile, Disposable {
 
   async sync(): Promise<void> {
     const covered = this.#versionCount
+    const recordedCount = this.#options.record?.length ?? 0
     await this.#turns()
     const fault = this.#options.faults?.('sync')
     if (fault) throw fault
@@ -142,6 +159,7 @@ export class SimStoreFile implements StoreFile, Disposable {
       if (rest.length <= 1) this.#unsafe.delete(sector)
       else this.#unsafe.set(sector, rest)
     }
+    this.#options.record?.push({ kind: 'sync', covered: recordedCount })
   }
 
   /** Now and then the disk is full with what others have. */
@@ -154,7 +172,9 @@ export class SimStoreFile implements StoreFile, Disposable {
     if (this.#dead) return
     for (const page of this.#now.keys()) {
       const at = page * PAGE_BYTES
-      if (at >= position && at < position + lengthBytes) this.#put(at, new Uint8Array(PAGE_BYTES))
+      if (at < position || at >= position + lengthBytes) continue
+      this.#put(at, new Uint8Array(PAGE_BYTES))
+      this.#record(at, PAGE_BYTES)
     }
   }
 

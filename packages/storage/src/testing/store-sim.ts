@@ -83,6 +83,8 @@ export class Run implements Disposable {
   readonly flushPerCent: number
   /** Different contents of blocks: with few of them what is written is often what was there in another life. */
   readonly contentCount: number
+  readonly places: readonly number[]
+  readonly sizes: readonly number[]
   readonly encryptedPerCent: number
   readonly compressedPerCent: number
   readonly reapStep: number
@@ -104,12 +106,14 @@ export class Run implements Disposable {
   isWounded: () => boolean = () => false
   readonly #files = new DisposableStack()
 
-  constructor(seed: number) {
+  constructor(seed: number, narrow: { places?: readonly number[]; sizes?: readonly number[]; contentCount?: number } = {}) {
     this.rng = seededRng(seed)
     this.collects = this.rng.below(2) === 0
     this.flushPerCent = this.pick([1, 5, 15]) as number
     this.reapStep = this.pick([3, 70, 4096]) as number
-    this.contentCount = this.pick([3, CONTENTS.length]) as number
+    this.contentCount = narrow.contentCount ?? (this.pick([3, CONTENTS.length]) as number)
+    this.places = narrow.places ?? PLACES
+    this.sizes = narrow.sizes ?? SIZES
     this.encryptedPerCent = this.pick([0, 50, 100]) as number
     this.compressedPerCent = this.pick([0, 50, 100]) as number
   }
@@ -152,7 +156,8 @@ export class Run implements Disposable {
     this.underWay = [...steps, next]
     try {
       await work()
-      this.#is(next)
+      // A power cut may take the last steps alone.
+      for (const world of [...steps, next]) this.#is(world)
     } catch (error) {
       // A full store, or a disk that fails, refuses, and all is as before, or as one of the steps has left it.
       if (!(error instanceof Fault) || (error.code !== 'exhausted' && error.code !== 'failed') || this.isWounded()) throw error
@@ -300,7 +305,7 @@ export class Run implements Disposable {
   async create(store: Store): Promise<void> {
     if (this.names('volume').length >= 5) return
     const name = `v${(this.count += 1)}`
-    const sizeBlocks = this.pick(SIZES) as number
+    const sizeBlocks = this.pick(this.sizes) as number
     const isCompressed = this.rng.below(100) < this.compressedPerCent
     const options = {
       ...(this.rng.below(100) < this.encryptedPerCent ? { secret: SECRET } : {}),
@@ -314,7 +319,7 @@ export class Run implements Disposable {
   newWrite(name: string): Write {
     const { rng } = this
     const { sizeBlocks } = this.world.get(name) as Disk
-    const first = Math.min(this.pick(PLACES) as number, sizeBlocks - 1)
+    const first = Math.min(this.pick(this.places) as number, sizeBlocks - 1)
     return { name, first, count: Math.min(1 + rng.below(4), sizeBlocks - first), number: rng.below(this.contentCount) }
   }
 
@@ -344,7 +349,7 @@ export class Run implements Disposable {
   async trim(store: Store, name: string): Promise<void> {
     const { rng } = this
     const disk = this.world.get(name) as Disk
-    const first = Math.min(this.pick(PLACES) as number, disk.sizeBlocks - 1)
+    const first = Math.min(this.pick(this.places) as number, disk.sizeBlocks - 1)
     const count = rng.below(3) === 0 ? disk.sizeBlocks - first : Math.min(1 + rng.below(300), disk.sizeBlocks - first)
     const steps = this.#emptied(name, first, first + count)
     const device = this.device(store, name)
@@ -458,7 +463,7 @@ async function sound(run: Run, file: SimStoreFile, step: string): Promise<void> 
 }
 
 /** When nothing is left to do, nothing is in use that nothing leads to. */
-async function tight(store: Store, step: string): Promise<void> {
+export async function tight(store: Store, step: string): Promise<void> {
   await store.flush()
   await store.collected()
   await store.checkpoint()
