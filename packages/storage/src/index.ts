@@ -51,8 +51,10 @@ export type { Checksum, HostSpace, StoreFile } from './store/ports.ts'
 export type { LeaseReport } from './served/lease-commands.ts'
 export type { OwnSpace, VolumeUsage } from './served/space.ts'
 export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
-export type { VolumeLimits } from './store/limits.ts'
+export { LIMITS_MAX, type VolumeLimits } from './store/limits.ts'
 export {
+  assertName,
+  SIZE_BYTES_MAX,
   Store,
   type StoreCheck,
   type StoreOptions,

@@ -133,13 +133,17 @@ export class ServedStore {
     offerLease: (args) => this.#leases.offerLease(args),
     handOverLease: (args) => this.#leases.handOverLease(args),
     releaseLease: (args) => this.#leases.releaseLease(args),
-    check: (options, onProgress) =>
-      this.store.check({
+    check: async (options, onProgress) => {
+      const { bytesPerSecondMax } = options
+      if (bytesPerSecondMax !== undefined && !(bytesPerSecondMax >= 1))
+        throw new Fault('invalid', `bytesPerSecondMax: got ${bytesPerSecondMax}, want at least 1`)
+      return this.store.check({
         ...options,
         readsData: true,
         repairs: this.#repairs,
         onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
-      }),
+      })
+    },
     remove: async ({ name }) => {
       this.assertUnused(name, 'delete')
       await this.store.remove(name)

@@ -1,10 +1,10 @@
 /** Serves disks over NBD, with no platform: the volumes of a folder, or one in memory. */
-import { Fault, formatBytes, parseBytes } from '@typevisor/base'
-import { listenNbd, memoryDevice, type ExportSource, type NbdServer } from '@typevisor/nbd'
+import { Fault, formatBytes, TIB } from '@typevisor/base'
+import { assertListenable, listenNbd, memoryDevice, type ExportSource, type NbdServer } from '@typevisor/nbd'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { openVolumeFolder, type VolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
-import { parseFlags, type FlagTable } from '../flags.ts'
+import { parseFlags, sizeOf, type FlagTable } from '../flags.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { VERSION } from '../version.ts'
 import { readKeyFile } from './key-file.ts'
@@ -18,6 +18,9 @@ const FLAGS = {
   host: { text: 'and on this address (default 127.0.0.1)', value: 'ADDRESS' },
 } as const satisfies FlagTable
 
+/** Its table of pieces stands in memory too. */
+const MEMORY_BYTES_MAX = 4 * TIB
+
 export const nbd: Command = {
   summary: 'Serve disks over NBD: volumes of a folder, or memory',
   usage: 'typevisor nbd serve --dir DIR|--memory SIZE --socket PATH|--port PORT [--key-file FILE ...]',
@@ -29,6 +32,13 @@ export const nbd: Command = {
     const { dir, memory, socket, port, host, 'key-file': keyFiles = [] } = parseFlags('nbd serve', FLAGS, rest)
     if ((dir === undefined) === (memory === undefined)) throw new Fault('invalid', 'nbd serve: want either --dir or --memory')
     if ((socket === undefined) === (port === undefined)) throw new Fault('invalid', 'nbd serve: want either --socket or --port')
+    if (dir === undefined && keyFiles.length > 0) throw new Fault('invalid', 'nbd serve: --key-file goes with --dir')
+    if (port === undefined && host !== undefined) throw new Fault('invalid', 'nbd serve: --host goes with --port')
+    const memoryBytes = memory === undefined ? 0 : sizeOf('--memory', memory, { most: MEMORY_BYTES_MAX })
+    const listen = socket === undefined ? { host: host ?? '127.0.0.1', port: portOf(port ?? '') } : { socketPath: socket }
+    const keys = await Promise.all(keyFiles.map(async (path) => ({ path, secret: await readKeyFile(path) })))
+    // Before a folder is made for it.
+    await assertListenable(listen)
     const log = consoleLog({ level: 'warn' })
     const asked = Promise.withResolvers<void>()
     await using stack = new AsyncDisposableStack()
@@ -45,11 +55,10 @@ export const nbd: Command = {
           log,
         }),
       )
-      await unlockAll(folder, keyFiles, terminal)
+      await unlockAll(folder, keys, terminal)
       await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()
-    } else source = memorySource(parseBytes(memory ?? ''))
-    const listen = socket === undefined ? { host: host ?? '127.0.0.1', port: portOf(port ?? '') } : { socketPath: socket }
+    } else source = memorySource(memoryBytes)
     const server = stack.use(await listenNbd({ listen, source, log }))
     await announce(server, source, terminal, json)
     await Promise.race([stopSignal(), asked.promise])
@@ -57,9 +66,13 @@ export const nbd: Command = {
   },
 }
 
-async function unlockAll({ served }: VolumeFolder, keyFiles: readonly string[], terminal: Terminal): Promise<void> {
-  for (const path of keyFiles) {
-    const unlocked = await served.store.unlock(await readKeyFile(path))
+async function unlockAll(
+  { served }: VolumeFolder,
+  keys: readonly { path: string; secret: Uint8Array }[],
+  terminal: Terminal,
+): Promise<void> {
+  for (const { path, secret } of keys) {
+    const unlocked = await served.store.unlock(secret)
     if (unlocked.length === 0) terminal.say(`${path}: no locked volume has its key from this file`)
   }
   const locked = (await served.call('list', {})).filter(({ encryption }) => encryption === 'locked')

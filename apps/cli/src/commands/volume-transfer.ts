@@ -4,6 +4,7 @@ import { open } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
 import { Fault, formatBytes, bytes } from '@typevisor/base'
 import {
+  assertName,
   exportImage,
   exportSnapshot,
   IMAGE_FORMATS,
@@ -17,6 +18,7 @@ import {
   type ImportStatus,
   type ServedFolder,
 } from '@typevisor/storage'
+import { fileFault } from '../file-fault.ts'
 import type { FlagTable } from '../flags.ts'
 import { Progress } from '../progress.ts'
 import type { Terminal } from '../terminal.ts'
@@ -47,9 +49,15 @@ export const TRANSFER_VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     ].join('\n'),
     words: [1, 2],
     flags: ['input', 'format', 'with-backing', 'status', 'abort'],
-    makes: true,
+    makes: { unless: ['status', 'abort'] },
     transfers: true,
     async run(call, [name = '', file], { input, format }, terminal, json, { dir, switches }) {
+      const isQuestion = switches.has('status') || switches.has('abort')
+      if (isQuestion && (switches.size > 1 || (file ?? input ?? format) !== undefined))
+        throw new Fault('invalid', 'volume import: --status and --abort stand alone')
+      if (input !== undefined && (format !== undefined || switches.has('with-backing')))
+        throw new Fault('invalid', 'volume import: --format and --with-backing are of an image (FILE), got --input')
+      assertName(name, 'volume')
       if (switches.has('status')) showStatus(await statusOf(call, name), terminal, json)
       else if (switches.has('abort')) {
         await call('importAbort', { name })
@@ -104,17 +112,23 @@ async function importFrom(
     throw new Fault('invalid', 'volume import: got a terminal, want FILE, --input FILE or a pipe')
   using progress = new Progress(`import ${name}`)
   const chunks = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
+  // What is no stream has not been asked about in the folder, which may not be there.
+  let isBegun = false
+  const call: CommandCaller = (...asked) => {
+    isBegun = true
+    return folder.call(...asked)
+  }
   try {
-    const made = await importStream(folder, name, chunks, (at, sizeBytes) =>
+    const made = await importStream({ ...folder, call }, name, chunks, (at, sizeBytes) =>
       progress.show(formatBytes(bytes(at)), at / sizeBytes),
     )
     progress.clear()
     terminal.out(json ? JSON.stringify(made) : `${name} is as ${made.name}`)
   } catch (error) {
     progress.clear()
-    const status = await statusOf(folder.call, name).catch(() => null)
+    const status = isBegun ? await statusOf(folder.call, name).catch(() => null) : null
     if (status) terminal.say(resumeText(status))
-    throw fileFault(error)
+    throw fileFault(`import of ${name}`, error)
   }
 }
 
@@ -154,7 +168,7 @@ export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
       }
       if (output === undefined) {
         await pipeline(counted, process.stdout, { end: false }).catch((error: unknown) => {
-          throw fileFault(error)
+          throw fileFault(`export of ${snapshot}`, error)
         })
         return
       }
@@ -174,7 +188,7 @@ async function writeNew(path: string, chunks: AsyncGenerator<Uint8Array>): Promi
   try {
     const first = await chunks.next()
     await using file = await open(path, 'wx').catch((error: unknown) => {
-      throw fileFault(error)
+      throw fileFault(`--output ${path}`, error)
     })
     if (!first.done) await file.writeFile(first.value)
     for await (const chunk of chunks) await file.writeFile(chunk)
@@ -202,10 +216,4 @@ const resumeText = ({ name, positionBytes, sizeBytes }: ImportStatus): string =>
 function showStatus(status: ImportStatus, terminal: Terminal, json: boolean): void {
   const { name, snapshotId, sizeBytes, positionBytes } = status
   terminal.out(json ? JSON.stringify({ name, snapshotId, sizeBytes, positionBytes }) : resumeText(status))
-}
-
-function fileFault(error: unknown): unknown {
-  const { code, message, syscall } = error as NodeJS.ErrnoException
-  if (syscall === undefined || code === undefined) return error
-  return new Fault(code === 'ENOENT' ? 'not_found' : code === 'EEXIST' ? 'conflict' : 'failed', message, { cause: error })
 }

@@ -1,16 +1,18 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
+import { bytes, Fault, formatBytes } from '@typevisor/base'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import {
   askServer,
+  assertName,
   COMPRESSION_KINDS,
   initVolumeFolder,
   openVolumeFolder,
+  SIZE_BYTES_MAX,
   type CommandCaller,
   type VolumeDescription,
 } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
-import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
+import { oneOf, parseFlags, sizeOf, type FlagTable } from '../flags.ts'
 import { Progress } from '../progress.ts'
 import { age, renderTable } from '../table.ts'
 import type { Command, Terminal } from '../terminal.ts'
@@ -37,6 +39,8 @@ const FLAGS = {
   ...LEASE_FLAGS,
 } as const satisfies FlagTable
 
+const BLOCK_BYTES = 4096
+
 /** As those who check file systems have it. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2 } as const
 
@@ -46,47 +50,68 @@ async function makeOn(dir: string, device: string): Promise<void> {
   await initVolumeFolder({ dir, device, lock: lockFile, calls: fileCalls(), ...parts })
 }
 
-/** Opens `dir`, by its server where it has one. */
+interface OpenFolder {
+  readonly call: CommandCaller
+  close(): void | Promise<void>
+}
+
+/** By its server, where it has one. */
+async function openFolder(
+  dir: string,
+  { checks = false, transfers = false, wantsServer }: VolumeVerb,
+  { makes, device }: { makes: boolean; device: string | undefined },
+): Promise<OpenFolder> {
+  const server = await askServer(dir)
+  if (server && device === undefined) return server
+  server?.close()
+  if (server) throw new Fault('conflict', `--device: ${dir} has a store already`)
+  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
+  if (device !== undefined) await makeOn(dir, device)
+  const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
+  const folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
+  try {
+    // Whoever wants the folder meanwhile is answered; asked to stop, it ends as by a signal.
+    if (transfers) await folder.answer({ version: VERSION, stop: () => process.kill(process.pid, 'SIGTERM') })
+  } catch (error) {
+    await folder.close()
+    throw error
+  }
+  return { call: folder.served.call, close: () => folder.close() }
+}
+
+/** The folder is opened by the first call. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false, transfers = false, wantsServer }: VolumeVerb,
+  verb: VolumeVerb,
+  options: { makes: boolean; device: string | undefined },
   work: (call: CommandCaller) => Promise<T>,
   whenDamaged: (fault: Fault) => T,
 ): Promise<T> {
-  const server = await askServer(dir)
-  if (server) {
-    try {
-      return await work(server.call)
-    } finally {
-      server.close()
-    }
-  }
-  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
-  const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  const opened = await openVolumeFolder({
-    dir,
-    create: makes,
-    checks,
-    lock: lockFile,
-    calls: fileCalls(),
-    ...parts,
-  }).catch((error: unknown) => {
-    if (checks && error instanceof Fault && error.code === 'failed') return error
+  let folder: Promise<OpenFolder> | null = null
+  let damage: Fault | null = null
+  const open = (): Promise<OpenFolder> =>
+    openFolder(dir, verb, options).catch((error: unknown) => {
+      if (verb.checks === true && error instanceof Fault && error.code === 'failed') damage = error
+      throw error
+    })
+  try {
+    return await work(async (command, args, onProgress) => (await (folder ??= open())).call(command, args, onProgress))
+  } catch (error) {
+    if (damage !== null && error === damage) return whenDamaged(damage)
     throw error
-  })
-  if (opened instanceof Fault) return whenDamaged(opened)
-  await using folder = opened
-  // Whoever wants the folder meanwhile is answered; asked to stop, it ends as by a signal.
-  if (transfers) await folder.answer({ version: VERSION, stop: () => process.kill(process.pid, 'SIGTERM') })
-  return await work(folder.served.call)
+  } finally {
+    // What could not be opened has told so.
+    const opened = await (folder as Promise<OpenFolder> | null)?.catch(() => null)
+    await opened?.close()
+  }
 }
 
 const show = (terminal: Terminal, json: boolean, volume: VolumeDescription): void =>
   terminal.out(json ? JSON.stringify(volume) : `${volume.name}: ${formatBytes(volume.sizeBytes)}`)
 
-const sizeOf = (size: string | undefined): number => {
-  if (size === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
-  return parseBytes(size)
+const volumeSizeOf = (text: string | undefined): number => {
+  if (text === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
+  return sizeOf('--size', text, { least: BLOCK_BYTES, most: SIZE_BYTES_MAX, multipleOf: BLOCK_BYTES })
 }
 
 const formOf = ({ encryption, compression }: VolumeDescription): string =>
@@ -124,8 +149,10 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     makes: true,
     run: async (call, [name = ''], flags, terminal, json) => {
       const compression = oneOf('--compression', flags.compression ?? 'none', COMPRESSION_KINDS)
+      const sizeBytes = volumeSizeOf(flags.size)
+      assertName(name, 'volume')
       const secret = flags['key-file'] === undefined ? {} : { secret: await secretOf(flags, 'key-file') }
-      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size), compression, ...secret }))
+      show(terminal, json, await call('create', { name, sizeBytes, compression, ...secret }))
     },
   },
   clone: {
@@ -144,7 +171,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     words: [1, 1],
     flags: ['size'],
     run: async (call, [name = ''], flags, terminal, json) =>
-      show(terminal, json, await call('resize', { name, sizeBytes: sizeOf(flags.size) })),
+      show(terminal, json, await call('resize', { name, sizeBytes: volumeSizeOf(flags.size) })),
   },
   rename: {
     usage: 'typevisor volume rename NAME NEW --dir DIR',
@@ -166,9 +193,10 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     flags: ['rate', 'key-file'],
     checks: true,
     run: async (call, _words, flags, terminal, json) => {
+      const args =
+        flags.rate === undefined ? {} : { bytesPerSecondMax: sizeOf('--rate', flags.rate, { most: Number.MAX_SAFE_INTEGER }) }
       const locked = await stillLocked(call, flags)
       using progress = new Progress('check')
-      const args = flags.rate === undefined ? {} : { bytesPerSecondMax: parseBytes(flags.rate) }
       const found = await call('check', args, (fraction) => progress.show('reading', fraction))
       progress.clear()
       if (json) terminal.out(JSON.stringify({ ...found, locked }))
@@ -237,6 +265,8 @@ type Flags = typeof FLAGS
 const tableOf = (names: readonly string[]): Flags =>
   Object.fromEntries(Object.entries(FLAGS).filter(([name]) => name === 'dir' || names.includes(name))) as Flags // some of them may not be there, as in what is parsed
 
+const usageLine = ({ usage }: VolumeVerb): string => usage.replaceAll('\n', '; or ')
+
 /** Of what was given, the flags that have a value. */
 const textsOf = (given: Readonly<Record<string, string | boolean | undefined>>): Record<string, string> =>
   Object.fromEntries(Object.entries(given).flatMap(([name, value]) => (typeof value === 'string' ? [[name, value]] : [])))
@@ -266,14 +296,16 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       )
       const [least, most] = verb.words
       if (positional.length < least || positional.length > most)
-        throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
-      if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
+        throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${usageLine(verb)}`)
+      if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${usageLine(verb)}`)
       const flags = textsOf(given)
-      const more = { dir, switches: new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name))) }
-      if (flags['device'] !== undefined) await makeOn(dir, flags['device'])
+      const switches = new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name)))
+      const more = { dir, switches }
+      const isMade = verb.makes === true || (verb.makes !== undefined && !verb.makes.unless.some((name) => switches.has(name)))
       const code = await withFolder(
         dir,
         verb,
+        { makes: isMade, device: flags['device'] },
         (call) => verb.run(call, positional, flags, terminal, json, more),
         ({ message }) => {
           terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)

@@ -361,7 +361,7 @@ test('an image that would have other files read is refused', () =>
     for (const name of names) {
       await refused(/another file|other files/, 5, 'volume', 'import', 'x', image(name), '--dir', dir)
     }
-    assert.deepEqual(await namesOf(dir), [])
+    assert.equal(existsSync(join(dir, 'store')), false, 'no store was made for it')
     await cli('volume', 'import', 'x', image('backing.qcow2'), '--with-backing', '--dir', dir)
     assert.ok((await contentOf(dir, 'x')).equals(await readFile(secret)))
     // A name is a name, whatever it looks like.

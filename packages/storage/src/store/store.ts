@@ -103,7 +103,8 @@ const SYNC_EVERY_MS = 1000
 /** Free runs shorter than this keep their room in the file. */
 const GIVEN_BACK_COUNT_MIN = 16
 const REAP_STEP = 4096
-const SIZE_BYTES_MAX = 2 ** 46
+/** Of a volume. */
+export const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
 const CHANGE_COUNT_MAX = 16
 
@@ -685,12 +686,7 @@ export class Store {
 
   /** @throws Fault `invalid` for a name that cannot be, `conflict` for one that is taken. */
   assertNew(name: string, kind: 'volume' | 'snapshot'): void {
-    const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
-    if (!want.test(name) || name.length > NAME_BYTES_MAX)
-      throw new Fault(
-        'invalid',
-        `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, 0-9, ., _ and -${kind === 'snapshot' ? ' on both sides of @' : ''}`,
-      )
+    assertName(name, kind)
     if (this.state.catalog.byName(name)) throw new Fault('conflict', `${kind} ${name}: there is one already`)
   }
 
@@ -717,6 +713,16 @@ export class Store {
 
 const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/
 const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}@[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
+
+/** @throws Fault `invalid` for a name that a volume or a snapshot (`VOLUME@NAME`) cannot have. */
+export function assertName(name: string, kind: 'volume' | 'snapshot'): void {
+  const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
+  if (want.test(name) && name.length <= NAME_BYTES_MAX) return
+  throw new Fault(
+    'invalid',
+    `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, 0-9, ., _ and -, the first a letter or digit${kind === 'snapshot' ? ', on both sides of @' : ''}`,
+  )
+}
 
 export const limitsOf = ({ record: { iopsMax, bytesPerSecondMax, burstSeconds } }: Entry): VolumeLimits => ({
   iopsMax,
