@@ -68,6 +68,7 @@ export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommand
 export { exportImage, imageEnds, importImage, type ImageOptions } from './node-images.ts'
 export { exportSnapshot, importStream, type ServedFolder } from './node-streams.ts'
 export { IMAGE_FORMATS, parseImageFormat, type ImageFormat } from './served/disk-image.ts'
+export type { VolumeForm } from './served/transfer-commands.ts'
 export { isStream } from './served/volume-stream.ts'
 export { diffExtents } from './served/diff-extents.ts'
 export type { DiffExtent, DiffKind, DiffPage } from './store/diff.ts'

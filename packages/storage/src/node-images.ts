@@ -8,6 +8,7 @@ import type { ServedFolder } from './node-streams.ts'
 import { dataAddress } from './node-volume-server.ts'
 import type { CommandRunner } from './ports.ts'
 import { assertAlone, backingFault, IMAGE_HEAD_BYTES, probeImage, type ImageFormat } from './served/disk-image.ts'
+import type { VolumeForm } from './served/transfer-commands.ts'
 import { lockedFault } from './store/state.ts'
 import type { VolumeDescription } from './store/store.ts'
 
@@ -103,13 +104,13 @@ export async function importImage(
   { dir, call }: ServedFolder,
   name: string,
   path: string,
-  options: ImageOptions & { format?: ImageFormat; withBacking?: boolean },
+  options: ImageOptions & { format?: ImageFormat; withBacking?: boolean; form?: VolumeForm },
 ): Promise<VolumeDescription> {
-  const { runner, signal, withBacking = false } = options
+  const { runner, signal, withBacking = false, form = {} } = options
   const image = await inspectImage(path, options)
   await using socket = await dataAddress(dir)
   const sizeBytes = Math.max(1, Math.ceil(image.virtualBytes / BLOCK_BYTES)) * BLOCK_BYTES
-  const { exportName } = await call('imageBegin', { name, sizeBytes })
+  const { exportName } = await call('imageBegin', { name, sizeBytes, ...form })
   try {
     await runChecked(
       runner,

@@ -32,7 +32,10 @@ const FLAGS = {
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
   device: { text: "create: makes the folder's store on this block device, which must be empty", value: 'DEVICE' },
   rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
-  compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
+  compression: {
+    text: 'what the data of the volume, or of an exported snapshot, is packed with (default none)',
+    value: 'none|zstd',
+  },
   ...KEY_FLAGS,
   ...TRANSFER_FLAGS,
   ...LIMIT_FLAGS,

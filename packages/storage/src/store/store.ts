@@ -196,15 +196,19 @@ export class Store {
   async createVolume(name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<VolumeDescription> {
     this.assertNew(name, 'volume')
     assertSize(sizeBytes)
-    const { compression = 'none' } = options
-    if (compression !== 'none' && !this.#options.compressor)
-      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
-    const key = options.secret ? await this.state.keyring.make(options.secret) : null
+    const form = await this.formOf(options)
     await this.#change(() => {
       this.assertNew(name, 'volume')
-      return [this.#fresh({ kind: 'volume', name, sizeBytes, key, compression })]
+      return [this.#fresh({ kind: 'volume', name, sizeBytes, ...form })]
     })
     return this.#describe(this.entry(name))
+  }
+
+  /** What the catalog says of a volume that is made so. @throws Fault `unsupported`, `invalid` for a key file that is too little. */
+  async formOf({ secret, compression = 'none' }: VolumeOptions): Promise<Pick<EntryRecord, 'key' | 'compression'>> {
+    if (compression !== 'none' && !this.#options.compressor)
+      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
+    return { key: secret ? await this.state.keyring.make(secret) : null, compression }
   }
 
   /** Unlocks whatever of `names` (left out: of all) is locked and has its key from this key file. @returns their names. */
