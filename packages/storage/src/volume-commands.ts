@@ -108,19 +108,19 @@ export class ServedStore {
     clone: ({ snapshot, name, sizeBytes }) => this.store.clone(snapshot, name, sizeBytes),
     snapshot: ({ volume, name }) => this.store.snapshot(volume, name),
     revert: async ({ volume, snapshot }) => {
-      this.assertUnused(volume, 'revert')
-      await this.store.revert(volume, snapshot)
+      const assertMay = this.#mayChange(volume, 'revert')
+      await this.store.revert(volume, snapshot, assertMay)
       return this.#need(volume)
     },
     rename: async ({ name, next }) => {
-      this.assertUnused(name, 'rename')
-      await this.store.rename(name, next)
+      const assertMay = this.#mayChange(name, 'rename')
+      await this.store.rename(name, next, assertMay)
       return this.#need(next)
     },
     resize: async ({ name, sizeBytes }) => {
       // A client learns a disk's size when it opens it.
-      this.assertUnused(name, 'resize')
-      await this.store.resize(name, sizeBytes)
+      const assertMay = this.#mayChange(name, 'resize')
+      await this.store.resize(name, sizeBytes, assertMay)
       return this.#need(name)
     },
     limit: async ({ name, ...limits }) => {
@@ -146,8 +146,8 @@ export class ServedStore {
       })
     },
     remove: async ({ name }) => {
-      this.assertUnused(name, 'delete')
-      await this.store.remove(name)
+      const assertMay = this.#mayChange(name, 'delete')
+      await this.store.remove(name, assertMay)
       return null
     },
     ...transferTable(this),
@@ -207,6 +207,12 @@ export class ServedStore {
     const found = this.store.get(name)
     if (!found) throw new Fault('not_found', `volume ${name}: there is none`)
     return found
+  }
+
+  /** Asked now, and given on to be asked again when the change is made. */
+  #mayChange(name: string, what: string): () => void {
+    this.assertUnused(name, what)
+    return () => this.assertUnused(name, what)
   }
 
   /** @throws Fault `conflict` while somebody has it open or leased. What is not there nobody uses. */

@@ -134,3 +134,82 @@ test('a volume is written by the holder of its lease alone, also through a hand-
     await one.store.close()
   })
 })
+
+test('what is not done to a volume in use is not done either when somebody leases or opens it while the change waits for its turn', async () => {
+  const holder = '11111111-2222-4333-8444-555555555555'
+  const SIZE_BYTES = 1024 * 1024
+  const { served: one, clock } = await served()
+  const { store } = one
+  await clock.run(async () => {
+    let count = 0
+    /** A volume with a snapshot, and what each of them is to be done. */
+    const made = async () => {
+      const name = `web${(count += 1)}`
+      await one.call('create', { name, sizeBytes: SIZE_BYTES })
+      const base = await one.call('snapshot', { volume: name, name: 'one' })
+      const snapshotId = base.id.replace(/^./, (digit) => (digit === '0' ? '1' : '0'))
+      const target = { name, snapshot: 'two', snapshotId, sizeBytes: SIZE_BYTES, baseId: base.id, startBytes: 0 }
+      return {
+        name,
+        changes: {
+          resize: () => one.call('resize', { name, sizeBytes: 2 * SIZE_BYTES }),
+          rename: () => one.call('rename', { name, next: `${name}-next` }),
+          revert: () => one.call('revert', { volume: name, snapshot: base.name }),
+          remove: () => one.call('remove', { name }),
+          importFinish: async () => {
+            await one.call('importFinish', { ...target, createdAt: 1 })
+          },
+        },
+        begin: () => one.call('importBegin', target),
+      }
+    }
+    let raceCount = 0
+    for (const kind of ['resize', 'rename', 'revert', 'remove', 'importFinish'] as const)
+      for (const use of ['lease', 'connection'] as const)
+        for (const first of ['use', 'change'])
+          for (let ticks = 0; ticks < 12; ticks += 1) {
+            const { name, changes, begin } = await made()
+            if (kind === 'importFinish') await begin()
+            if (kind === 'revert') await one.call('snapshot', { volume: name, name: 'later' })
+            const entry = store.entry(name)
+            const [{ sizeBytes, name: nameBefore, parent }, from] = [entry.record, entry.kind]
+            const isChanged = (): boolean =>
+              entry.record.sizeBytes !== sizeBytes ||
+              entry.record.name !== nameBefore ||
+              entry.record.parent !== parent ||
+              entry.kind !== from
+            let isOpened = false
+            const starts = {
+              use: () => {
+                if (use === 'lease') return one.call('acquireLease', { name, holder })
+                isOpened = true
+                return one.exports().open(name)
+              },
+              change: () => changes[kind](),
+            }
+            const outcomes: Promise<unknown>[] = []
+            const start = (which: 'use' | 'change'): void =>
+              void outcomes.push(
+                starts[which]().then(
+                  () => `${which} done`,
+                  (error: unknown) => `${which} ${error instanceof Fault ? error.code : String(error)}`,
+                ),
+              )
+            let [usedAt, changedAt] = [Infinity, Infinity]
+            for (let tick = 0; tick < 300; tick += 1) {
+              if (tick === 0) start(first === 'use' ? 'use' : 'change')
+              if (tick === ticks) start(first === 'use' ? 'change' : 'use')
+              if (usedAt === Infinity && (isOpened || entry.record.leaseHolder !== null)) usedAt = tick
+              if (changedAt === Infinity && isChanged()) changedAt = tick
+              await null
+            }
+            const results = await Promise.all(outcomes)
+            if (usedAt >= changedAt) continue
+            raceCount += 1
+            const told = `${kind}, ${use} at ${usedAt}, changed at ${changedAt}`
+            assert.deepEqual([isChanged(), results.includes('change conflict')], [false, true], told)
+          }
+    assert.ok(raceCount > 100, `${raceCount}`)
+    await one.store.close()
+  })
+})

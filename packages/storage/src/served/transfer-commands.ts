@@ -86,8 +86,7 @@ export const transferTable = (serving: Serving): Table => ({
   importFinish: async (target) => {
     // Whoever wrote it has closed its connection, which may still be on its way.
     await serving.left(exportNameOf(serving.store, target.name))
-    serving.assertUnused(target.name, 'import into')
-    await finishStream(serving.store, target)
+    await finishStream(serving.store, target, () => serving.assertUnused(target.name, 'import into'))
     return null
   },
   importAbort: async ({ name }) => {

@@ -103,6 +103,10 @@ const SYNC_EVERY_MS = 1000
 /** Free runs shorter than this keep their room in the file. */
 const GIVEN_BACK_COUNT_MIN = 16
 const REAP_STEP = 4096
+/** Asked in the turn in which a change is made: whoever uses the volume by then is seen. @throws when it may not be made. */
+export type Permission = () => void
+const always: Permission = () => {}
+
 /** Of a volume. */
 export const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
@@ -279,8 +283,9 @@ export class Store {
   }
 
   /** The volume is again as the snapshot is; what it had is given up. */
-  async revert(volumeName: string, snapshotName: string): Promise<void> {
+  async revert(volumeName: string, snapshotName: string, assertMay = always): Promise<void> {
     await this.#change(() => {
+      assertMay()
       const head = this.#volume(volumeName)
       const from = this.#snapshot(snapshotName)
       const { sizeBytes, key, compression } = from.record
@@ -300,25 +305,28 @@ export class Store {
     this.#wakeCollector()
   }
 
-  async rename(name: string, next: string): Promise<void> {
+  async rename(name: string, next: string, assertMay = always): Promise<void> {
     const { kind } = this.entry(name)
     this.assertNew(next, kind === 'snapshot' ? 'snapshot' : 'volume')
-    if (kind === 'volume') {
-      // Its snapshots first: done again after a crash, the rest of them follow.
-      const names = this.list().flatMap((one) => (one.volume === name ? [one.name] : []))
-      for (const part of inParts(names))
-        await this.#change(() => part.map((old) => this.#changed(this.entry(old), { name: `${next}${old.slice(name.length)}` })))
-    }
-    await this.#change(() => [this.#changed(this.entry(name), { name: next })])
+    // Its snapshots first: done again after a crash, the rest of them follow.
+    const snapshots = kind === 'volume' ? this.list().flatMap((one) => (one.volume === name ? [one.name] : [])) : []
+    for (const part of inParts([...snapshots, name]))
+      await this.#change(() => {
+        assertMay()
+        return part.map((old) => this.#changed(this.entry(old), { name: `${next}${old.slice(name.length)}` }))
+      })
   }
 
   /** Grows, or cuts off what is behind the new size. */
-  async resize(name: string, sizeBytes: number): Promise<void> {
+  async resize(name: string, sizeBytes: number, assertMay = always): Promise<void> {
     assertSize(sizeBytes)
     const { record } = this.#volume(name)
     if (sizeBytes < record.sizeBytes)
       await this.trim(this.entry(name), sizeBytes / BLOCK_BYTES, (record.sizeBytes - sizeBytes) / BLOCK_BYTES, false)
-    await this.#change(() => [this.#changed(this.#volume(name), { sizeBytes })])
+    await this.#change(() => {
+      assertMay()
+      return [this.#changed(this.#volume(name), { sizeBytes })]
+    })
   }
 
   /** Resolves when it is safe. The rest of them stay as they are. */
@@ -353,9 +361,10 @@ export class Store {
   }
 
   /** A volume or a snapshot; those that came of it stay. What nobody else has is given back by the collector. */
-  async remove(name: string): Promise<void> {
+  async remove(name: string, assertMay = always): Promise<void> {
     this.writer.commit()
     await this.#change(() => {
+      assertMay()
       const entry = this.entry(name)
       return [this.#changed(entry, { kind: entry.children.size > 1 ? 'branch' : 'dying', name: '', cursor: 0 })]
     })

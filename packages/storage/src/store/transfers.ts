@@ -16,7 +16,7 @@ import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
 import { isSameTree } from './diff.ts'
 import { lockedFault } from './state.ts'
-import { assertSize, uuidOf, type Store, type VolumeOptions } from './store.ts'
+import { assertSize, uuidOf, type Permission, type Store, type VolumeOptions } from './store.ts'
 
 const STREAM_PREFIX = '.import-'
 const IMAGE_PREFIX = '.image-'
@@ -131,9 +131,14 @@ export async function markStream(store: Store, name: string, positionBytes: numb
 }
 
 /** The volume is as the snapshot, and has it. Resolves when that is safe. */
-export async function finishStream(store: Store, target: StreamTarget & { readonly createdAt: number }): Promise<void> {
+export async function finishStream(
+  store: Store,
+  target: StreamTarget & { readonly createdAt: number },
+  assertMay: Permission = () => {},
+): Promise<void> {
   const { name, snapshot, createdAt } = target
   await store.changeCatalog(({ fresh, changed }) => {
+    assertMay()
     const { catalog, epoch } = store.state
     const base = assertFits(store, target)
     const entry = importOf(store, name)
