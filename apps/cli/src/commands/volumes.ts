@@ -134,7 +134,11 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
         { title: 'NAME', value: ({ name }) => name },
         { title: 'KIND', value: (item) => item.kind },
         { title: 'SIZE', value: ({ sizeBytes }) => formatBytes(sizeBytes), right: true },
-        { title: 'STORED', value: ({ storedBytes }) => formatBytes(bytes(storedBytes)), right: true },
+        {
+          title: 'STORED',
+          value: ({ storedBytes, storedIsExact }) => `${storedIsExact ? '' : '~'}${formatBytes(bytes(storedBytes))}`,
+          right: true,
+        },
         { title: 'FORM', value: formOf },
         { title: 'FROM', value: ({ parent }) => parent ?? '-' },
         { title: 'AGE', value: ({ createdAt }) => age(createdAt, now), right: true },

@@ -61,6 +61,8 @@ export interface VolumeDescription {
   readonly compression: CompressionKind
   /** Data that it leads to on disk, shared or not. */
   readonly storedBytes: number
+  /** A leaf of it was lost: it leads to as much as that at most, or to what a record that could not be done again has written. */
+  readonly storedIsExact: boolean
   readonly limits: VolumeLimits
   readonly lease: {
     /** Of the epoch in force; null: nobody, and all who open the volume may write. */
@@ -163,7 +165,10 @@ export class Store {
     if (!superblock)
       throw options.file.sizeBytes === 0
         ? new Fault('not_found', 'store: the file is empty')
-        : new Fault('failed', 'store: none of the four superblocks is whole')
+        : new Fault(
+            'failed',
+            'store: none of the four superblocks is whole, and nothing else tells where its volumes lie: put a copy of its file back, or make another and import what was exported; this one is as it was',
+          )
     const { state, report } = await recover(options, superblock, { rebuildsTables: options.repairs ?? false })
     return new Store(options, state, report)
   }
@@ -371,12 +376,15 @@ export class Store {
     this.#wakeCollector()
   }
 
-  /** Makes holes (or zeros that keep their place) of whole blocks, step by step. */
+  /**
+   * Makes holes (or zeros that keep their place) of whole blocks, step by step. Of a leaf that is lost they take the place where they cover all
+   * of it.
+   */
   async trim(entry: Entry, first: number, count: number, keepsPlace: boolean, opening = Opening.plain(entry)): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
       const most = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
-      const step = entry.isCompressed ? unitStep(block, most) : most
+      let step = entry.isCompressed ? unitStep(block, most) : most
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
@@ -386,10 +394,16 @@ export class Store {
       await this.#room(64)
       if (this.state.wounded) throw this.state.wounded
       assertMayWrite(entry, opening)
-      for (let each = block; each < block + step; each = entry.tree.geometry.leafEnd(each))
-        this.state.load(entry.tree, each, true)
+      const lostEnd = this.state.lostLeafEnd(entry, block, first + count)
+      if (lostEnd !== null) step = lostEnd - block
+      else
+        for (let each = block; each < block + step; each = entry.tree.geometry.leafEnd(each)) {
+          // A leaf that is lost begins a step of its own.
+          if (each > block && this.state.lostLeafEnd(entry, each, first + count) !== null) step = each - block
+          else this.state.load(entry.tree, each, true)
+        }
       this.writer.commit()
-      if (entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
+      if (lostEnd === null && entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
         await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
         done += step
         continue
@@ -399,6 +413,19 @@ export class Store {
       done += step
       if (done < count) await this.#options.clock.sleep(millis(0))
     }
+  }
+
+  /** Where blocks from `first` up to `end` cover leaves that are lost, holes take their place. @returns whether there was one. */
+  async giveUpLost(entry: Entry, first: number, end: number, opening: Opening): Promise<boolean> {
+    const { leafEntries } = entry.tree.geometry
+    let found = false
+    for (let block = Math.ceil(first / leafEntries) * leafEntries; block < end; block += leafEntries) {
+      const lostEnd = this.state.lostLeafEnd(entry, block, end)
+      if (lostEnd === null) continue
+      await this.trim(entry, block, lostEnd - block, false, opening)
+      found = true
+    }
+    return found
   }
 
   /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
@@ -718,6 +745,7 @@ export class Store {
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
       compression: record.compression,
       storedBytes: entry.storedCount * BLOCK_BYTES,
+      storedIsExact: entry.isStoredExact,
       limits: limitsOf(entry),
       lease: { holder: record.leaseHolder && uuidOf(record.leaseHolder), epoch: record.leaseEpoch },
     }
