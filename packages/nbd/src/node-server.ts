@@ -1,8 +1,9 @@
 /** The server on Node's sockets: Unix or TCP, with TLS where a certificate (or a table of keys) is given. */
-import { chmod, lstat, unlink } from 'node:fs/promises'
+import { access, chmod, constants, lstat, unlink } from 'node:fs/promises'
 import { createServer, Socket, type AddressInfo } from 'node:net'
+import { dirname, resolve } from 'node:path'
 import { createServer as createTlsServer } from 'node:tls'
-import { Fault, type Log } from '@typevisor/base'
+import { Fault, type FaultCode, type Log } from '@typevisor/base'
 import { ByteBudget } from './byte-budget.ts'
 import { serverTlsOptions, type NbdTlsOptions } from './node-tls.ts'
 import { SegmentPool } from './output-buffer.ts'
@@ -191,14 +192,10 @@ function endStalled(
 async function listening(server: ReturnType<typeof createServer>, listen: NbdServerOptions['listen']): Promise<NbdAddress> {
   const isUnix = 'socketPath' in listen
   const where = isUnix ? listen.socketPath : `${listen.host}:${listen.port}`
-  if (isUnix) await removeStale(listen.socketPath)
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) =>
-      reject(
-        new Fault(error.code === 'EADDRINUSE' ? 'conflict' : 'failed', `listen on ${where}: ${error.message}`, { cause: error }),
-      ),
-    )
-    server.listen(isUnix ? { path: listen.socketPath } : { host: listen.host, port: listen.port }, resolve)
+  if (isUnix && (await lookAtSocket(listen.socketPath)) === 'stale') await unlink(listen.socketPath)
+  await new Promise<void>((done, reject) => {
+    server.once('error', (error: NodeJS.ErrnoException) => reject(listenFault(where, error)))
+    server.listen(isUnix ? { path: listen.socketPath } : { host: listen.host, port: listen.port }, done)
   })
   if (isUnix) {
     await chmod(listen.socketPath, listen.mode ?? 0o600)
@@ -208,18 +205,59 @@ async function listening(server: ReturnType<typeof createServer>, listen: NbdSer
   return { host: listen.host, port }
 }
 
-/** A socket that a killed server left behind, on which nobody answers. */
-async function removeStale(path: string): Promise<void> {
+const LISTEN_CODES: Readonly<Record<string, FaultCode>> = {
+  EADDRINUSE: 'conflict',
+  EACCES: 'forbidden',
+  EPERM: 'forbidden',
+  EROFS: 'forbidden',
+  ENOENT: 'not_found',
+  ENOTFOUND: 'not_found',
+  EADDRNOTAVAIL: 'invalid',
+  ENOTDIR: 'invalid',
+}
+
+const listenFault = (where: string, error: NodeJS.ErrnoException): Fault =>
+  new Fault(LISTEN_CODES[error.code ?? ''] ?? 'failed', `listen on ${where}: ${error.message}`, { cause: error })
+
+/**
+ * That `listenNbd` would probably succeed; nothing is left of asking.
+ * @throws Fault as `listenNbd`.
+ */
+export async function assertListenable(listen: NbdServerOptions['listen']): Promise<void> {
+  if ('socketPath' in listen) {
+    await lookAtSocket(listen.socketPath)
+    await access(dirname(resolve(listen.socketPath)), constants.W_OK).catch((error: NodeJS.ErrnoException) => {
+      throw listenFault(listen.socketPath, error)
+    })
+    return
+  }
+  // A port that the system will choose is free.
+  const probe = createServer()
+  await new Promise<void>((done, reject) => {
+    probe.once('error', (error: NodeJS.ErrnoException) => reject(listenFault(`${listen.host}:${listen.port}`, error)))
+    probe.listen({ host: listen.host, port: listen.port }, done)
+  })
+  await new Promise((done) => probe.close(done))
+}
+
+/** `sun_path` of unix(7) holds 108 bytes with its final zero. */
+const SOCKET_PATH_BYTES_MAX = 107
+
+/** `stale`: a killed server left it behind, and nobody answers on it. @throws Fault `invalid` for a path that can be none, `conflict`. */
+async function lookAtSocket(path: string): Promise<'stale' | 'free'> {
+  const byteCount = Buffer.byteLength(path)
+  if (byteCount === 0 || byteCount > SOCKET_PATH_BYTES_MAX)
+    throw new Fault('invalid', `listen on ${path}: got a path of ${byteCount} bytes, want 1 to ${SOCKET_PATH_BYTES_MAX}`)
   const found = await lstat(path).catch(() => null)
-  if (!found) return
+  if (!found) return 'free'
   if (!found.isSocket()) throw new Fault('conflict', `listen on ${path}: there is something else, want a socket or nothing`)
-  const answers = await new Promise<boolean>((resolve) => {
+  const answers = await new Promise<boolean>((done) => {
     const probe = new Socket()
-    probe.once('connect', () => resolve(true))
-    probe.once('error', () => resolve(false))
+    probe.once('connect', () => done(true))
+    probe.once('error', () => done(false))
     probe.connect(path)
     probe.once('connect', () => probe.destroy())
   })
   if (answers) throw new Fault('conflict', `listen on ${path}: another server answers there`)
-  await unlink(path)
+  return 'stale'
 }

@@ -1,8 +1,9 @@
-import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { constants } from 'node:os'
 import { dirname } from 'node:path'
 import { Fault } from '@typevisor/base'
 import { faultOf } from './errno.ts'
+import { makeFolder } from './folder.ts'
 import { libc, LOCK_EX_NB, LOCK_SH_NB } from './libc.ts'
 import { processIdentity, type ProcessIdentity } from './process.ts'
 
@@ -13,14 +14,15 @@ export interface LockFile extends Disposable {
 /**
  * Takes a lock that goes with this process: the kernel lets go of it at our death, however we die (flock(2)), so there are no stale
  * locks. The file stays and names who held it last.
- * @throws Fault `conflict`, naming the pid of the holder; `unsupported` where the C library cannot be called.
+ * Its folder is made where there is none.
+ * @throws Fault `conflict`, naming the pid of the holder; as `makeFolder`; `unsupported` where the C library cannot be called.
  */
 export function lockFile(path: string): LockFile {
   const c = libc()
   if (!c) throw new Fault('unsupported', `lock ${path}: flock cannot be called here (koffi is missing)`)
   let fd: number
+  makeFolder(dirname(path))
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
     fd = openSync(path, 'a+', 0o600)
   } catch (error) {
     throw faultOf(`lock ${path}`, error)

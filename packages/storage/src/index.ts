@@ -65,8 +65,10 @@ export type { LeaseReport } from './served/lease-commands.ts'
 export type { OwnSpace, VolumeUsage } from './served/space.ts'
 export type { SpaceLevel } from './served/space-watch.ts'
 export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
-export type { VolumeLimits } from './store/limits.ts'
+export { LIMITS_MAX, type VolumeLimits } from './store/limits.ts'
 export {
+  assertName,
+  SIZE_BYTES_MAX,
   Store,
   type StoreCheck,
   type StoreOptions,
@@ -80,6 +82,7 @@ export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommand
 export { exportImage, imageEnds, importImage, type ImageOptions } from './node-images.ts'
 export { exportSnapshot, importStream, type ServedFolder } from './node-streams.ts'
 export { IMAGE_FORMATS, parseImageFormat, type ImageFormat } from './served/disk-image.ts'
+export type { VolumeForm } from './served/transfer-commands.ts'
 export { isStream } from './served/volume-stream.ts'
 export { diffExtents } from './served/diff-extents.ts'
 export type { DiffExtent, DiffKind, DiffPage } from './store/diff.ts'

@@ -1,13 +1,14 @@
 /** Images of disks to volumes and back, by QEMU's tools on one side and our NBD server on the other. */
-import { link, open, realpath, stat, unlink } from 'node:fs/promises'
+import { access, constants, link, open, realpath, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { randomUUID } from 'node:crypto'
-import { Fault } from '@typevisor/base'
+import { Fault, type FaultCode } from '@typevisor/base'
 import { runChecked } from './command.ts'
 import type { ServedFolder } from './node-streams.ts'
 import { dataAddress } from './node-volume-server.ts'
 import type { CommandRunner } from './ports.ts'
 import { assertAlone, backingFault, IMAGE_HEAD_BYTES, probeImage, type ImageFormat } from './served/disk-image.ts'
+import type { VolumeForm } from './served/transfer-commands.ts'
 import { BLOCK_BYTES } from './store/format.ts'
 import { lockedFault } from './store/state.ts'
 import type { VolumeDescription } from './store/store.ts'
@@ -26,11 +27,19 @@ export interface ImageInfo {
   readonly backing: string | null
 }
 
+const CODES: Readonly<Record<string, FaultCode>> = {
+  ENOENT: 'not_found',
+  EACCES: 'forbidden',
+  EPERM: 'forbidden',
+  ENOTDIR: 'invalid',
+  ENAMETOOLONG: 'invalid',
+}
+
 /** The beginning and the end of a file. @throws Fault `not_found`, `invalid` for what is no file. */
 export async function imageEnds(path: string): Promise<{ path: string; first: Uint8Array; last: Uint8Array }> {
   const fault = (error: unknown): Fault => {
     const { code, message } = error as NodeJS.ErrnoException
-    return new Fault(code === 'ENOENT' ? 'not_found' : 'failed', `image: ${message}`, { cause: error })
+    return new Fault(CODES[code ?? ''] ?? 'failed', `image: ${message}`, { cause: error })
   }
   try {
     const real = await realpath(path)
@@ -94,13 +103,13 @@ export async function importImage(
   { dir, call }: ServedFolder,
   name: string,
   path: string,
-  options: ImageOptions & { format?: ImageFormat; withBacking?: boolean },
+  options: ImageOptions & { format?: ImageFormat; withBacking?: boolean; form?: VolumeForm },
 ): Promise<VolumeDescription> {
-  const { runner, signal, withBacking = false } = options
+  const { runner, signal, withBacking = false, form = {} } = options
   const image = await inspectImage(path, options)
   await using socket = await dataAddress(dir)
   const sizeBytes = Math.max(1, Math.ceil(image.virtualBytes / BLOCK_BYTES)) * BLOCK_BYTES
-  const { exportName } = await call('imageBegin', { name, sizeBytes })
+  const { exportName } = await call('imageBegin', { name, sizeBytes, ...form })
   try {
     await runChecked(
       runner,
@@ -141,7 +150,7 @@ export async function exportImage(
   options: ImageOptions & { format: ImageFormat },
 ): Promise<void> {
   const { runner, signal, format } = options
-  if (await stat(path).catch(() => null)) throw new Fault('conflict', `${path}: it is there already`)
+  await assertNewFile(path)
   const source = (await call('list', {})).find((one) => one.name === name)
   if (!source) throw new Fault('not_found', `volume ${JSON.stringify(name)}: there is none`)
   if (source.encryption === 'locked') throw lockedFault(source)
@@ -174,6 +183,20 @@ export async function exportImage(
     if (taken) await call('takeAway', { exportName: taken })
   }
 }
+
+/** Before anything is read for it. @throws Fault `conflict` when it is there, `invalid`, `not_found`, `forbidden` where it cannot be. */
+async function assertNewFile(path: string): Promise<void> {
+  const name = basename(path)
+  if (name === '' || Buffer.byteLength(name) > NAME_BYTES_MAX)
+    throw new Fault('invalid', `file: got ${JSON.stringify(path)}, want a name of 1 to ${NAME_BYTES_MAX} bytes`)
+  if (await stat(path).catch(() => null)) throw new Fault('conflict', `${path}: it is there already`)
+  await access(dirname(resolve(path)), constants.W_OK).catch((error: NodeJS.ErrnoException) => {
+    throw new Fault(CODES[error.code ?? ''] ?? 'failed', `file ${path}: ${error.message}`, { cause: error })
+  })
+}
+
+/** What is left of a file name's 255 bytes beside `.` and `.part-XXXXXXXX`. */
+const NAME_BYTES_MAX = 240
 
 /** qemu-img says `    (12.50/100%)` again and again. */
 const progressOf =

@@ -3,16 +3,20 @@ import { createHash } from 'node:crypto'
 import { Fault } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { dataAddress } from './node-volume-server.ts'
+import { nodeCompressor } from './node-compressor.ts'
 import { nodeChecksum } from './node-store-file.ts'
 import { diffExtents } from './served/diff-extents.ts'
 import { readStream, writeStream, type StreamHead, type StreamParts } from './served/volume-stream.ts'
 import { lockedFault } from './store/state.ts'
+import type { CompressionKind } from './store/catalog.ts'
+import type { VolumeForm } from './served/transfer-commands.ts'
 import type { StreamTarget } from './store/transfers.ts'
 import type { VolumeDescription } from './store/store.ts'
 import type { CommandCaller } from './volume-commands.ts'
 
 const PARTS: StreamParts = {
   checksum: nodeChecksum,
+  compressor: nodeCompressor,
   digest: () => {
     const hash = createHash('sha256')
     return { update: (content) => void hash.update(content), digest: () => hash.digest() }
@@ -37,7 +41,12 @@ async function open(dir: string, exportName: string): Promise<NbdClient> {
  */
 export async function* exportSnapshot(
   { dir, call }: ServedFolder,
-  { snapshot, from = null, startBytes = 0 }: { snapshot: string; from?: string | null; startBytes?: number },
+  {
+    snapshot,
+    from = null,
+    startBytes = 0,
+    compression = 'none',
+  }: { snapshot: string; from?: string | null; startBytes?: number; compression?: CompressionKind },
   onProgress: (positionBytes: number, sizeBytes: number) => void = () => {},
 ): AsyncGenerator<Uint8Array, void, void> {
   const known = await call('list', {})
@@ -60,16 +69,18 @@ export async function* exportSnapshot(
     sizeBytes,
     startBytes,
     createdAt: taken.createdAt,
+    compression,
   }
   await using device = await open(dir, snapshot)
   yield* writeStream(head, diffExtents(call, from, snapshot, startBytes), device, PARTS, (at) => onProgress(at, sizeBytes))
 }
 
-/** @returns the snapshot that is there now. @throws as `readStream`, and Fault `conflict` where the stream does not fit what is there. */
+/** `form`: what a whole volume is made as; its key file unlocks what is there already. @returns the snapshot that is there now. @throws as `readStream`, and Fault `conflict` where the stream does not fit what is there. */
 export async function importStream(
   { dir, call }: ServedFolder,
   name: string,
   chunks: AsyncIterable<Uint8Array>,
+  form: VolumeForm = {},
   onProgress: (positionBytes: number, sizeBytes: number) => void = () => {},
 ): Promise<VolumeDescription> {
   let device: NbdClient | null = null
@@ -84,7 +95,7 @@ export async function importStream(
       {
         device: opened,
         begin: async (found) => {
-          const { positionBytes, exportName } = await call('importBegin', targetOf(name, found))
+          const { positionBytes, exportName } = await call('importBegin', { ...targetOf(name, found), ...form })
           device = await open(dir, exportName)
           return positionBytes
         },

@@ -6,8 +6,8 @@
  *   DIR/lock           held by whoever has it open
  *   DIR/control.sock   there while it is served, and data.sock for exports and imports
  */
-import { existsSync } from 'node:fs'
-import { mkdir, rename, rm, symlink } from 'node:fs/promises'
+import { existsSync, statSync } from 'node:fs'
+import { rename, rm, symlink } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { Fault, type Clock, type Log, type Rng } from '@typevisor/base'
 import { nodeCompressor } from './node-compressor.ts'
@@ -26,7 +26,7 @@ export interface VolumeFolderOptions {
   readonly clock: Clock
   readonly rng: Rng
   readonly log: Log
-  /** Locks for as long as the process lives. @throws Fault `conflict`. */
+  /** Locks for as long as the process lives, in a folder that is made where there is none. @throws Fault `conflict`, and why there can be none. */
   readonly lock: (path: string) => Disposable
   /** What of the kernel Node lacks; null where it cannot be called. */
   readonly calls?: FileCalls | null
@@ -50,9 +50,8 @@ const storePath = (dir: string): string => join(dir, 'store')
 export async function openVolumeFolder(options: VolumeFolderOptions): Promise<VolumeFolder> {
   const { dir, create, lock, calls = null, checks = false, ...parts } = options
   const path = storePath(dir)
-  if (!create && !existsSync(path)) throw new Fault('not_found', `${dir}: there are no volumes (no ${path})`)
+  if (!create && !isThere(path)) throw new Fault('not_found', `${dir}: there are no volumes (no ${path})`)
   await using building = new AsyncDisposableStack()
-  if (create) await mkdir(dir, { recursive: true, mode: 0o700 })
   building.use(lock(join(dir, 'lock')))
   if (!existsSync(path)) await makeStore(path, calls, { ...parts, ...PORTS })
   const file = nodeStoreFile({ path, calls })
@@ -77,6 +76,16 @@ export async function openVolumeFolder(options: VolumeFolderOptions): Promise<Vo
     },
     close,
     [Symbol.asyncDispose]: close,
+  }
+}
+
+/** @throws Fault `forbidden` where that may not be asked. */
+function isThere(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    throw new Fault(code === 'EACCES' ? 'forbidden' : 'failed', message, { cause: error })
   }
 }
 
@@ -114,7 +123,6 @@ export async function initVolumeFolder(
   const { dir, device, lock, calls = null, ...parts } = options
   const sizeBytes = blockDeviceBytes(device)
   if (sizeBytes === null) throw new Fault('invalid', `--device: got ${JSON.stringify(device)}, want a block device`)
-  await mkdir(dir, { recursive: true, mode: 0o700 })
   using _lock = lock(join(dir, 'lock'))
   const path = storePath(dir)
   if (existsSync(path)) throw new Fault('conflict', `${dir}: it has a store already`)

@@ -2,6 +2,7 @@
 import { Fault } from '@typevisor/base'
 import type { NbdExport, ExportSource } from '@typevisor/nbd'
 import { leaseCommands, leasedNameOf, type LeaseCommands } from './served/lease-commands.ts'
+import { secretOf } from './served/secret.ts'
 import type { ServedCommands } from './served/served-commands.ts'
 import { ServedVolume } from './served/served-volume.ts'
 import { volumeUsage, type VolumeUsage } from './served/space.ts'
@@ -138,13 +139,17 @@ export class ServedStore {
     offerLease: (args) => this.#leases.offerLease(args),
     handOverLease: (args) => this.#leases.handOverLease(args),
     releaseLease: (args) => this.#leases.releaseLease(args),
-    check: (options, onProgress) =>
-      this.store.check({
+    check: async (options, onProgress) => {
+      const { bytesPerSecondMax } = options
+      if (bytesPerSecondMax !== undefined && !(bytesPerSecondMax >= 1))
+        throw new Fault('invalid', `bytesPerSecondMax: got ${bytesPerSecondMax}, want at least 1`)
+      return this.store.check({
         ...options,
         readsData: true,
         repairs: this.#repairs,
         onProgress: ({ nodeCount, dataCount, usedCount }) => onProgress(Math.min(1, (nodeCount + dataCount) / usedCount)),
-      }),
+      })
+    },
     remove: async ({ name, epoch }) => {
       await this.#alone(name, 'delete', epoch, () => this.store.remove(name))
       return null
@@ -308,15 +313,6 @@ function isRight(key: string, value: unknown): boolean {
   if (TEXT_ARGS.has(key) || SECRET_ARGS.has(key)) return isText(value)
   if (NUMBER_ARGS.has(key)) return typeof value === 'number'
   return key === 'compression' && COMPRESSION_KINDS.some((kind) => kind === value)
-}
-
-/** @throws Fault `invalid`, which does not say what was there. */
-function secretOf(base64: string): Uint8Array {
-  try {
-    return Uint8Array.from(atob(base64), (char) => char.charCodeAt(0))
-  } catch {
-    throw new Fault('invalid', `secret: got ${base64.length} characters that are not base64`)
-  }
 }
 
 /** Reads a command that came over a socket. @throws Fault `invalid`. */

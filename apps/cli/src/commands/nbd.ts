@@ -1,6 +1,7 @@
 /** Serves disks over NBD, with no platform: the volumes of a folder, or one in memory. */
-import { Fault, formatBytes, parseBytes, toFault } from '@typevisor/base'
+import { Fault, formatBytes, TIB, toFault } from '@typevisor/base'
 import {
+  assertListenable,
   listenNbd,
   memoryDevice,
   NBD_PORT,
@@ -14,7 +15,7 @@ import {
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import { openVolumeFolder, type VolumeFolder } from '@typevisor/storage'
 import { EXIT } from '../exit-codes.ts'
-import { oneOf, parseFlags, type FlagTable, type FlagValues } from '../flags.ts'
+import { oneOf, parseFlags, sizeOf, type FlagTable, type FlagValues } from '../flags.ts'
 import type { Command, Terminal } from '../terminal.ts'
 import { VERSION } from '../version.ts'
 import { readKeyFile } from './key-file.ts'
@@ -33,6 +34,8 @@ const FLAGS = {
 } as const satisfies FlagTable
 
 type Flags = FlagValues<typeof FLAGS>
+/** Its table of pieces stands in memory too. */
+const MEMORY_BYTES_MAX = 4 * TIB
 
 export const nbd: Command = {
   summary: 'Serve disks over NBD: volumes of a folder, or memory',
@@ -51,6 +54,10 @@ export const nbd: Command = {
       throw new Fault('invalid', 'nbd serve: --key-file unlocks volumes of --dir, and --memory has none')
     const listen = listenAt(flags)
     const tls = await tlsOf(flags)
+    const memoryBytes = memory === undefined ? 0 : sizeOf('--memory', memory, { most: MEMORY_BYTES_MAX })
+    const keys = await Promise.all(keyFiles.map(async (path) => ({ path, secret: await readKeyFile(path) })))
+    // Before a folder is made for it.
+    await assertListenable(listen).catch(withAdvice(flags))
     const log = consoleLog({ level: 'warn' })
     const asked = Promise.withResolvers<void>()
     await using stack = new AsyncDisposableStack()
@@ -67,10 +74,10 @@ export const nbd: Command = {
           log,
         }),
       )
-      await unlockAll(folder, keyFiles, terminal)
+      await unlockAll(folder, keys, terminal)
       await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()
-    } else source = memorySource(parseBytes(memory ?? ''))
+    } else source = memorySource(memoryBytes)
     const server = stack.use(await listenNbd({ listen, source, log, ...(tls ? { tls } : {}) }).catch(withAdvice(flags)))
     await announce(server, source, terminal, json)
     if (dir !== undefined && (await source.list()).length === 0)
@@ -110,9 +117,13 @@ const withAdvice =
     throw new Fault('conflict', `${fault.message}; ${advice}`, { cause: error })
   }
 
-async function unlockAll({ served }: VolumeFolder, keyFiles: readonly string[], terminal: Terminal): Promise<void> {
-  for (const path of keyFiles) {
-    const unlocked = await served.store.unlock(await readKeyFile(path))
+async function unlockAll(
+  { served }: VolumeFolder,
+  keys: readonly { path: string; secret: Uint8Array }[],
+  terminal: Terminal,
+): Promise<void> {
+  for (const { path, secret } of keys) {
+    const unlocked = await served.store.unlock(secret)
     if (unlocked.length === 0) terminal.say(`${path}: no locked volume has its key from this file`)
   }
   const locked = (await served.call('list', {})).filter(({ encryption }) => encryption === 'locked')

@@ -19,14 +19,14 @@ interface LeaseFlags {
 const ACTIONS = ['show', 'acquire', 'offer', 'hand-over', 'release'] as const
 type Action = (typeof ACTIONS)[number]
 
-function wanted(flag: string, text: string | undefined): string {
-  if (text === undefined) throw new Fault('invalid', `${flag}: got nothing, want it`)
+function holderOf(text: string | undefined): string {
+  if (text === undefined) throw new Fault('invalid', '--holder: got nothing, want a UUID')
   return text
 }
 
 function epochOf(flag: string, text: string | undefined): number {
-  if (!/^\d{1,10}$/.test(wanted(flag, text)))
-    throw new Fault('invalid', `${flag}: got ${JSON.stringify(text)}, want a whole number`)
+  if (text === undefined) throw new Fault('invalid', `${flag}: got nothing, want a whole number`)
+  if (!/^\d{1,10}$/.test(text)) throw new Fault('invalid', `${flag}: got ${JSON.stringify(text)}, want a whole number`)
   return Number(text)
 }
 
@@ -42,7 +42,7 @@ const CARRY_OUT: Readonly<Record<Action, (call: CommandCaller, name: string, fla
   acquire: (call, name, { holder, epoch }) =>
     call('acquireLease', {
       name,
-      holder: wanted('--holder', holder),
+      holder: holderOf(holder),
       ...(epoch === undefined ? {} : { epoch: epochOf('--epoch', epoch) }),
     }),
   offer: (call, name, { epoch }) => call('offerLease', { name, epoch: epochOf('--epoch', epoch) }),
@@ -50,7 +50,7 @@ const CARRY_OUT: Readonly<Record<Action, (call: CommandCaller, name: string, fla
     call('handOverLease', {
       name,
       epoch: epochOf('--epoch', epoch),
-      holder: wanted('--holder', holder),
+      holder: holderOf(holder),
       ...(next === undefined ? {} : { nextEpoch: epochOf('--next', next) }),
     }),
   release: (call, name, { epoch }) => call('releaseLease', { name, epoch: epochOf('--epoch', epoch) }),

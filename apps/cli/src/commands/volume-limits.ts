@@ -1,7 +1,7 @@
 /** `volume limit`: what a volume may do in a second. */
-import { Fault, formatBytes, parseBytes } from '@typevisor/base'
-import type { VolumeDescription, VolumeLimits } from '@typevisor/storage'
-import type { FlagTable } from '../flags.ts'
+import { Fault, formatBytes } from '@typevisor/base'
+import { LIMITS_MAX, type VolumeDescription, type VolumeLimits } from '@typevisor/storage'
+import { sizeOf, type FlagTable } from '../flags.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
 export const LIMIT_FLAGS = {
@@ -12,18 +12,15 @@ export const LIMIT_FLAGS = {
 
 const NONE = 'none'
 
-function countOf(flag: string, text: string): number {
+function countOf(flag: string, text: string, most: number): number {
   if (text === NONE) return 0
-  if (!/^\d{1,15}$/.test(text))
-    throw new Fault('invalid', `${flag}: got ${JSON.stringify(text)}, want a whole number, or ${NONE}`)
+  if (!/^\d{1,15}$/.test(text) || Number(text) > most)
+    throw new Fault('invalid', `${flag}: got ${JSON.stringify(text)}, want a whole number from 0 to ${most}, or ${NONE}`)
   return Number(text)
 }
 
-function bandwidthOf(text: string): number {
-  if (text === NONE) return 0
-  const match = /^(.*?)(\/s)?$/.exec(text)
-  return parseBytes(match?.[1] ?? text)
-}
+const bandwidthOf = (text: string): number =>
+  text === NONE ? 0 : sizeOf('--bandwidth', text.replace(/\/s$/, ''), { least: 0, most: LIMITS_MAX.bytesPerSecondMax })
 
 export function limitsText({ iopsMax, bytesPerSecondMax, burstSeconds }: VolumeLimits): string {
   const parts = [
@@ -41,9 +38,9 @@ export const LIMIT_VERBS: Readonly<Record<string, VolumeVerb>> = {
     flags: Object.keys(LIMIT_FLAGS),
     async run(call, [name = ''], { iops, bandwidth, burst }, terminal, json) {
       const limits: { -readonly [K in keyof VolumeLimits]?: number } = {}
-      if (iops !== undefined) limits.iopsMax = countOf('--iops', iops)
+      if (iops !== undefined) limits.iopsMax = countOf('--iops', iops, LIMITS_MAX.iopsMax)
       if (bandwidth !== undefined) limits.bytesPerSecondMax = bandwidthOf(bandwidth)
-      if (burst !== undefined) limits.burstSeconds = countOf('--burst', burst)
+      if (burst !== undefined) limits.burstSeconds = countOf('--burst', burst, LIMITS_MAX.burstSeconds)
       const isAsked = Object.keys(limits).length === 0
       const found = isAsked ? await described(call, name) : await call('limit', { name, ...limits })
       terminal.out(json ? JSON.stringify(found) : `${found.name}: ${limitsText(found.limits)}`)

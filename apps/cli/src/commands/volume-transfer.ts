@@ -4,6 +4,8 @@ import { open } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
 import { Fault, formatBytes, bytes } from '@typevisor/base'
 import {
+  assertName,
+  COMPRESSION_KINDS,
   exportImage,
   exportSnapshot,
   IMAGE_FORMATS,
@@ -16,10 +18,13 @@ import {
   type CommandCaller,
   type ImportStatus,
   type ServedFolder,
+  type VolumeForm,
 } from '@typevisor/storage'
-import type { FlagTable } from '../flags.ts'
+import { fileFault } from '../file-fault.ts'
+import { oneOf, type FlagTable } from '../flags.ts'
 import { Progress } from '../progress.ts'
 import type { Terminal } from '../terminal.ts'
+import { secretOf } from './volume-keys.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
 export const TRANSFER_FLAGS = {
@@ -41,15 +46,23 @@ const FORMATS = [...IMAGE_FORMATS, 'vhd'].join('|')
 export const TRANSFER_VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
   import: {
     usage: [
-      `typevisor volume import NAME FILE [--format ${FORMATS}] [--with-backing] --dir DIR    (an image)`,
-      'typevisor volume import NAME [--input FILE] --dir DIR    (an exported snapshot)',
+      `typevisor volume import NAME FILE [--format ${FORMATS}] [--with-backing] [--key-file FILE] [--compression zstd] --dir DIR    (an image)`,
+      'typevisor volume import NAME [--input FILE] [--key-file FILE] [--compression zstd] --dir DIR    (an exported snapshot)',
       'typevisor volume import NAME --status|--abort --dir DIR',
     ].join('\n'),
     words: [1, 2],
-    flags: ['input', 'format', 'with-backing', 'status', 'abort'],
-    makes: true,
+    flags: ['input', 'format', 'with-backing', 'status', 'abort', 'key-file', 'compression'],
+    makes: { unless: ['status', 'abort'] },
     transfers: true,
-    async run(call, [name = '', file], { input, format }, terminal, json, { dir, switches }) {
+    async run(call, [name = '', file], flags, terminal, json, { dir, switches }) {
+      const { input, format } = flags
+      const isQuestion = switches.has('status') || switches.has('abort')
+      if (isQuestion && (switches.size > 1 || (file ?? Object.values(flags)[0]) !== undefined))
+        throw new Fault('invalid', 'volume import: --status and --abort stand alone')
+      if (input !== undefined && (format !== undefined || switches.has('with-backing')))
+        throw new Fault('invalid', 'volume import: --format and --with-backing are of an image (FILE), got --input')
+      assertName(name, 'volume')
+      const form = isQuestion ? {} : await formOf(flags)
       if (switches.has('status')) showStatus(await statusOf(call, name), terminal, json)
       else if (switches.has('abort')) {
         await call('importAbort', { name })
@@ -64,21 +77,24 @@ export const TRANSFER_VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
           signal: stop.signal,
           ...(format === undefined ? {} : { format: parseImageFormat(format) }),
           withBacking: switches.has('with-backing'),
+          form,
           onProgress: (fraction) => progress.show(file, fraction),
         })
         progress.clear()
         terminal.out(json ? JSON.stringify(made) : `${made.name}: ${formatBytes(bytes(made.sizeBytes))}`)
-      } else await importFrom({ dir, call }, name, input ?? file, terminal, json)
+      } else await importFrom({ dir, call }, name, input ?? file, form, terminal, json)
     },
   },
   export: {
-    usage: `typevisor volume export NAME|VOLUME@SNAPSHOT FILE --format ${FORMATS} --dir DIR    (an image)`,
+    usage: `typevisor volume export NAME|VOLUME@SNAPSHOT FILE --format ${FORMATS} [--key-file FILE] --dir DIR    (an image)`,
     words: [2, 2],
-    flags: ['format'],
+    flags: ['format', 'key-file'],
     transfers: true,
-    async run(call, [name = '', file = ''], { format }, terminal, json, { dir }) {
+    async run(call, [name = '', file = ''], flags, terminal, json, { dir }) {
+      const { format } = flags
       if (format === undefined) throw new Fault('invalid', `volume export: got no --format, want ${FORMATS}`)
       const parsed = parseImageFormat(format)
+      await unlockWith(call, name, flags)
       using progress = new Progress(`export ${name}`)
       using stop = interruption()
       await exportImage({ dir, call }, name, file, {
@@ -97,6 +113,7 @@ async function importFrom(
   folder: ServedFolder,
   name: string,
   file: string | undefined,
+  form: VolumeForm,
   terminal: Terminal,
   json: boolean,
 ): Promise<void> {
@@ -104,18 +121,40 @@ async function importFrom(
     throw new Fault('invalid', 'volume import: got a terminal, want FILE, --input FILE or a pipe')
   using progress = new Progress(`import ${name}`)
   const chunks = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
+  // What is no stream has not been asked about in the folder, which may not be there.
+  let isBegun = false
+  const call: CommandCaller = (...asked) => {
+    isBegun = true
+    return folder.call(...asked)
+  }
   try {
-    const made = await importStream(folder, name, chunks, (at, sizeBytes) =>
+    const made = await importStream({ ...folder, call }, name, chunks, form, (at, sizeBytes) =>
       progress.show(formatBytes(bytes(at)), at / sizeBytes),
     )
     progress.clear()
     terminal.out(json ? JSON.stringify(made) : `${name} is as ${made.name}`)
   } catch (error) {
     progress.clear()
-    const status = await statusOf(folder.call, name).catch(() => null)
+    const status = isBegun ? await statusOf(folder.call, name).catch(() => null) : null
     if (status) terminal.say(resumeText(status))
-    throw fileFault(error)
+    throw fileFault(`import of ${name}`, error)
   }
+}
+
+/** What a volume is made as, or unlocked with. */
+async function formOf(flags: Readonly<Record<string, string | undefined>>): Promise<VolumeForm> {
+  const { compression, 'key-file': keyFile } = flags
+  return {
+    ...(compression === undefined ? {} : { compression: oneOf('--compression', compression, COMPRESSION_KINDS) }),
+    ...(keyFile === undefined ? {} : { secret: await secretOf(flags, 'key-file') }),
+  }
+}
+
+/** What is locked, where a key file is given. */
+async function unlockWith(call: CommandCaller, name: string, flags: Readonly<Record<string, string | undefined>>): Promise<void> {
+  if (flags['key-file'] === undefined) return
+  const secret = await secretOf(flags, 'key-file')
+  if ((await call('get', { name }))?.encryption === 'locked') await call('unlock', { name, secret })
 }
 
 /** Ctrl-C and SIGTERM, so that nothing half is left. */
@@ -133,17 +172,24 @@ function interruption(): { readonly signal: AbortSignal } & Disposable {
 
 export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
   export: {
-    usage: 'typevisor snapshot export VOLUME@SNAPSHOT [--from VOLUME@SNAPSHOT] [--resume-at BYTES] [--output FILE] --dir DIR',
+    usage:
+      'typevisor snapshot export VOLUME@SNAPSHOT [--from VOLUME@SNAPSHOT] [--resume-at BYTES] [--compression zstd] [--key-file FILE] [--output FILE] --dir DIR',
     words: [1, 1],
-    flags: ['from', 'output', 'resume-at'],
+    flags: ['from', 'output', 'resume-at', 'compression', 'key-file'],
     transfers: true,
-    async run(call, [snapshot = ''], { from, output, 'resume-at': resumeAt }, terminal, json, { dir }) {
+    async run(call, [snapshot = ''], flags, terminal, json, { dir }) {
+      const { from, output, 'resume-at': resumeAt } = flags
       if (output === undefined && process.stdout.isTTY)
         throw new Fault('invalid', 'snapshot export: got a terminal, want --output FILE or a pipe')
       const startBytes = resumeAt === undefined ? 0 : positionOf(resumeAt)
+      const { compression = 'none' } = flags
+      const packing = oneOf('--compression', compression, COMPRESSION_KINDS)
+      await unlockWith(call, snapshot, flags)
       using progress = new Progress(`export ${snapshot}`)
-      const chunks = exportSnapshot({ dir, call }, { snapshot, from: from ?? null, startBytes }, (at, size) =>
-        progress.show(formatBytes(bytes(at)), at / size),
+      const chunks = exportSnapshot(
+        { dir, call },
+        { snapshot, from: from ?? null, startBytes, compression: packing },
+        (at, size) => progress.show(formatBytes(bytes(at)), at / size),
       )
       let sentBytes = 0
       const counted = async function* (): AsyncGenerator<Uint8Array> {
@@ -154,7 +200,7 @@ export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
       }
       if (output === undefined) {
         await pipeline(counted, process.stdout, { end: false }).catch((error: unknown) => {
-          throw fileFault(error)
+          throw fileFault(`export of ${snapshot}`, error)
         })
         return
       }
@@ -174,7 +220,7 @@ async function writeNew(path: string, chunks: AsyncGenerator<Uint8Array>): Promi
   try {
     const first = await chunks.next()
     await using file = await open(path, 'wx').catch((error: unknown) => {
-      throw fileFault(error)
+      throw fileFault(`--output ${path}`, error)
     })
     if (!first.done) await file.writeFile(first.value)
     for await (const chunk of chunks) await file.writeFile(chunk)
@@ -202,10 +248,4 @@ const resumeText = ({ name, positionBytes, sizeBytes }: ImportStatus): string =>
 function showStatus(status: ImportStatus, terminal: Terminal, json: boolean): void {
   const { name, snapshotId, sizeBytes, positionBytes } = status
   terminal.out(json ? JSON.stringify({ name, snapshotId, sizeBytes, positionBytes }) : resumeText(status))
-}
-
-function fileFault(error: unknown): unknown {
-  const { code, message, syscall } = error as NodeJS.ErrnoException
-  if (syscall === undefined || code === undefined) return error
-  return new Fault(code === 'ENOENT' ? 'not_found' : code === 'EEXIST' ? 'conflict' : 'failed', message, { cause: error })
 }

@@ -7,15 +7,15 @@ export interface VolumeVerb {
   readonly words: readonly [least: number, most: number]
   /** Those that it takes beside `--dir`. */
   readonly flags?: readonly string[]
-  /** It makes the folder when there is none. */
-  readonly makes?: boolean
+  /** It makes the folder when there is none; unless it has one of these switches. */
+  readonly makes?: true | { readonly unless: readonly string[] }
   /** Nothing else may work on the volumes meanwhile, unless they are served. */
   readonly checks?: boolean
   /** It reads or writes volumes: the folder is served while it works. */
   readonly transfers?: boolean
   /** Why it makes sense only where somebody serves the folder. */
   readonly wantsServer?: string
-  /** @returns the exit code, where it is another than 0. */
+  /** The first call opens the folder, or makes it: words that are wrong are refused before that. @returns the exit code, where it is another than 0. */
   run(
     call: CommandCaller,
     words: readonly string[],

@@ -1,16 +1,18 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { bytes, Fault, formatBytes, parseBytes } from '@typevisor/base'
+import { bytes, Fault, formatBytes } from '@typevisor/base'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import {
   askServer,
+  assertName,
   COMPRESSION_KINDS,
   initVolumeFolder,
   openVolumeFolder,
+  SIZE_BYTES_MAX,
   type CommandCaller,
   type VolumeDescription,
 } from '@typevisor/storage'
 import { EXIT, exitCodeOf } from '../exit-codes.ts'
-import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
+import { oneOf, parseFlags, sizeOf, type FlagTable } from '../flags.ts'
 import { Progress } from '../progress.ts'
 import { report } from '../report.ts'
 import { age, renderTable } from '../table.ts'
@@ -31,12 +33,17 @@ const FLAGS = {
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
   device: { text: "create: makes the folder's store on this block device, which must be empty", value: 'DEVICE' },
   rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
-  compression: { text: 'what its data is packed with (default none)', value: 'none|zstd' },
+  compression: {
+    text: 'what the data of the volume, or of an exported snapshot, is packed with (default none)',
+    value: 'none|zstd',
+  },
   ...KEY_FLAGS,
   ...TRANSFER_FLAGS,
   ...LIMIT_FLAGS,
   ...LEASE_FLAGS,
 } as const satisfies FlagTable
+
+const BLOCK_BYTES = 4096
 
 /** As fsck(8) has it: what was found, and beside it why it could not be looked for. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2, failed: 8, usage: 16 } as const
@@ -60,47 +67,68 @@ async function makeOn(dir: string, device: string): Promise<void> {
   await initVolumeFolder({ dir, device, lock: lockFile, calls: fileCalls(), ...parts })
 }
 
-/** Opens `dir`, by its server where it has one. */
+interface OpenFolder {
+  readonly call: CommandCaller
+  close(): void | Promise<void>
+}
+
+/** By its server, where it has one. */
+async function openFolder(
+  dir: string,
+  { checks = false, transfers = false, wantsServer }: VolumeVerb,
+  { makes, device }: { makes: boolean; device: string | undefined },
+): Promise<OpenFolder> {
+  const server = await askServer(dir)
+  if (server && device === undefined) return server
+  server?.close()
+  if (server) throw new Fault('conflict', `--device: ${dir} has a store already`)
+  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
+  if (device !== undefined) await makeOn(dir, device)
+  const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
+  const folder = await openVolumeFolder({ dir, create: makes, checks, lock: lockFile, calls: fileCalls(), ...parts })
+  try {
+    // Whoever wants the folder meanwhile is answered; asked to stop, it ends as by a signal.
+    if (transfers) await folder.answer({ version: VERSION, stop: () => process.kill(process.pid, 'SIGTERM') })
+  } catch (error) {
+    await folder.close()
+    throw error
+  }
+  return { call: folder.served.call, close: () => folder.close() }
+}
+
+/** The folder is opened by the first call. */
 async function withFolder<T>(
   dir: string,
-  { makes = false, checks = false, transfers = false, wantsServer }: VolumeVerb,
+  verb: VolumeVerb,
+  options: { makes: boolean; device: string | undefined },
   work: (call: CommandCaller) => Promise<T>,
   whenDamaged: (fault: Fault) => T,
 ): Promise<T> {
-  const server = await askServer(dir)
-  if (server) {
-    try {
-      return await work(server.call)
-    } finally {
-      server.close()
-    }
-  }
-  if (wantsServer !== undefined) throw new Fault('unavailable', `nobody serves ${dir}: ${wantsServer}`)
-  const parts = { clock: realClock(), rng: realRng(), log: consoleLog({ level: 'warn' }) }
-  const opened = await openVolumeFolder({
-    dir,
-    create: makes,
-    checks,
-    lock: lockFile,
-    calls: fileCalls(),
-    ...parts,
-  }).catch((error: unknown) => {
-    if (checks && isDamage(error)) return error
+  let folder: Promise<OpenFolder> | null = null
+  let damage: Fault | null = null
+  const open = (): Promise<OpenFolder> =>
+    openFolder(dir, verb, options).catch((error: unknown) => {
+      if (verb.checks === true && isDamage(error)) damage = error
+      throw error
+    })
+  try {
+    return await work(async (command, args, onProgress) => (await (folder ??= open())).call(command, args, onProgress))
+  } catch (error) {
+    if (damage !== null && error === damage) return whenDamaged(damage)
     throw error
-  })
-  if (opened instanceof Fault) return whenDamaged(opened)
-  await using folder = opened
-  // Whoever wants the folder meanwhile is answered; asked to stop, it ends as by a signal.
-  if (transfers) await folder.answer({ version: VERSION, stop: () => process.kill(process.pid, 'SIGTERM') })
-  return await work(folder.served.call)
+  } finally {
+    // What could not be opened has told so.
+    const opened = await (folder as Promise<OpenFolder> | null)?.catch(() => null)
+    await opened?.close()
+  }
 }
 
 const show = (terminal: Terminal, json: boolean, volume: VolumeDescription): void =>
   terminal.out(json ? JSON.stringify(volume) : `${volume.name}: ${formatBytes(volume.sizeBytes)}`)
 
-const sizeOf = (size: string | undefined): number => {
-  if (size === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
-  return parseBytes(size)
+const volumeSizeOf = (text: string | undefined): number => {
+  if (text === undefined) throw new Fault('invalid', '--size: got nothing, want a size such as 10GiB')
+  return sizeOf('--size', text, { least: BLOCK_BYTES, most: SIZE_BYTES_MAX, multipleOf: BLOCK_BYTES })
 }
 
 const formOf = ({ encryption, compression }: VolumeDescription): string =>
@@ -120,7 +148,11 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
         { title: 'NAME', value: ({ name }) => name },
         { title: 'KIND', value: (item) => item.kind },
         { title: 'SIZE', value: ({ sizeBytes }) => formatBytes(sizeBytes), right: true },
-        { title: 'STORED', value: ({ storedBytes }) => formatBytes(bytes(storedBytes)), right: true },
+        {
+          title: 'STORED',
+          value: ({ storedBytes, storedIsExact }) => `${storedIsExact ? '' : '~'}${formatBytes(bytes(storedBytes))}`,
+          right: true,
+        },
         { title: 'FORM', value: formOf },
         { title: 'FROM', value: ({ parent }) => parent ?? '-' },
         { title: 'AGE', value: ({ createdAt }) => age(createdAt, now), right: true },
@@ -138,8 +170,10 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     makes: true,
     run: async (call, [name = ''], flags, terminal, json) => {
       const compression = oneOf('--compression', flags.compression ?? 'none', COMPRESSION_KINDS)
+      const sizeBytes = volumeSizeOf(flags.size)
+      assertName(name, 'volume')
       const secret = flags['key-file'] === undefined ? {} : { secret: await secretOf(flags, 'key-file') }
-      show(terminal, json, await call('create', { name, sizeBytes: sizeOf(flags.size), compression, ...secret }))
+      show(terminal, json, await call('create', { name, sizeBytes, compression, ...secret }))
     },
   },
   clone: {
@@ -158,7 +192,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     words: [1, 1],
     flags: ['size'],
     run: async (call, [name = ''], flags, terminal, json) =>
-      show(terminal, json, await call('resize', { name, sizeBytes: sizeOf(flags.size) })),
+      show(terminal, json, await call('resize', { name, sizeBytes: volumeSizeOf(flags.size) })),
   },
   rename: {
     usage: 'typevisor volume rename NAME NEW --dir DIR',
@@ -180,9 +214,10 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     flags: ['rate', 'key-file'],
     checks: true,
     run: async (call, _words, flags, terminal, json) => {
+      const args =
+        flags.rate === undefined ? {} : { bytesPerSecondMax: sizeOf('--rate', flags.rate, { most: Number.MAX_SAFE_INTEGER }) }
       const locked = await stillLocked(call, flags)
       using progress = new Progress('check')
-      const args = flags.rate === undefined ? {} : { bytesPerSecondMax: parseBytes(flags.rate) }
       const found = await call('check', args, (fraction) => progress.show('reading', fraction))
       progress.clear()
       if (json) terminal.out(JSON.stringify({ ...found, locked }))
@@ -251,6 +286,8 @@ type Flags = typeof FLAGS
 const tableOf = (names: readonly string[]): Flags =>
   Object.fromEntries(Object.entries(FLAGS).filter(([name]) => name === 'dir' || names.includes(name))) as Flags // some of them may not be there, as in what is parsed
 
+const usageLine = ({ usage }: VolumeVerb): string => usage.replaceAll('\n', '; or ')
+
 /** Of what was given, the flags that have a value. */
 const textsOf = (given: Readonly<Record<string, string | boolean | undefined>>): Record<string, string> =>
   Object.fromEntries(Object.entries(given).flatMap(([name, value]) => (typeof value === 'string' ? [[name, value]] : [])))
@@ -290,14 +327,16 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
     )
     const [least, most] = verb.words
     if (positional.length < least || positional.length > most)
-      throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${verb.usage}`)
-    if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${verb.usage}`)
+      throw new Fault('invalid', `${noun} ${verbName}: got ${positional.length} words, want: ${usageLine(verb)}`)
+    if (dir === undefined) throw new Fault('invalid', `${noun} ${verbName}: got no --dir, want: ${usageLine(verb)}`)
     const flags = textsOf(given)
-    const more = { dir, switches: new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name))) }
-    if (flags['device'] !== undefined) await makeOn(dir, flags['device'])
+    const switches = new Set(Object.keys(given).filter((name) => !Object.hasOwn(flags, name)))
+    const more = { dir, switches }
+    const isMade = verb.makes === true || (verb.makes !== undefined && !verb.makes.unless.some((name) => switches.has(name)))
     const code = await withFolder(
       dir,
       verb,
+      { makes: isMade, device: flags['device'] },
       (call) => verb.run(call, positional, flags, terminal, json, more),
       ({ message }) => {
         terminal.out(json ? JSON.stringify({ damage: [message] }) : `damaged: ${message}`)

@@ -181,3 +181,64 @@ test('who opens or leases a volume while it is resized, reverted or deleted wait
     await one.store.close()
   })
 })
+
+test('an import is not finished into a volume that somebody leases or opens while it waits for its turn', async () => {
+  const holder = '11111111-2222-4333-8444-555555555555'
+  const SIZE_BYTES = 1024 * 1024
+  const { served: one, clock } = await served()
+  const { store } = one
+  await clock.run(async () => {
+    let count = 0
+    /** A volume with a snapshot, and what goes on from that one. */
+    const made = async () => {
+      const name = `web${(count += 1)}`
+      await one.call('create', { name, sizeBytes: SIZE_BYTES })
+      const base = await one.call('snapshot', { volume: name, name: 'one' })
+      const snapshotId = base.id.replace(/^./, (digit) => (digit === '0' ? '1' : '0'))
+      const target = { name, snapshot: 'two', snapshotId, sizeBytes: SIZE_BYTES, baseId: base.id, startBytes: 0 }
+      await one.call('importBegin', target)
+      return { name, finish: () => one.call('importFinish', { ...target, createdAt: 1 }) }
+    }
+    let raceCount = 0
+    for (const use of ['lease', 'connection'] as const)
+      for (const first of ['use', 'change'])
+        for (let ticks = 0; ticks < 12; ticks += 1) {
+          const { name, finish } = await made()
+          const entry = store.entry(name)
+          const { parent } = entry.record
+          const isChanged = (): boolean => entry.record.parent !== parent
+          let isOpened = false
+          const starts: Record<'use' | 'change', () => Promise<unknown>> = {
+            use: () => {
+              if (use === 'lease') return one.call('acquireLease', { name, holder })
+              isOpened = true
+              return one.exports().open(name)
+            },
+            change: finish,
+          }
+          const outcomes: Promise<unknown>[] = []
+          const start = (which: 'use' | 'change'): void =>
+            void outcomes.push(
+              starts[which]().then(
+                () => `${which} done`,
+                (error: unknown) => `${which} ${error instanceof Fault ? error.code : String(error)}`,
+              ),
+            )
+          let [usedAt, changedAt] = [Infinity, Infinity]
+          for (let tick = 0; tick < 300; tick += 1) {
+            if (tick === 0) start(first === 'use' ? 'use' : 'change')
+            if (tick === ticks) start(first === 'use' ? 'change' : 'use')
+            if (usedAt === Infinity && (isOpened || entry.record.leaseHolder !== null)) usedAt = tick
+            if (changedAt === Infinity && isChanged()) changedAt = tick
+            await null
+          }
+          const results = await Promise.all(outcomes)
+          if (usedAt >= changedAt) continue
+          raceCount += 1
+          const told = `${use} at ${usedAt}, changed at ${changedAt}`
+          assert.deepEqual([isChanged(), results.includes('change conflict')], [false, true], told)
+        }
+    assert.ok(raceCount > 20, `${raceCount}`)
+    await one.store.close()
+  })
+})

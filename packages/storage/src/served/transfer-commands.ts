@@ -13,20 +13,29 @@ import {
   type ImportStatus,
   type StreamTarget,
 } from '../store/transfers.ts'
-import type { Store } from '../store/store.ts'
+import type { CompressionKind } from '../store/catalog.ts'
+import type { Store, VolumeOptions } from '../store/store.ts'
+import { secretOf } from './secret.ts'
 
 /** Extents in one answer. */
 export const DIFF_COUNT_MAX = 4096
+
+/** `secret`: the content of a key file, in base64. */
+export interface VolumeForm {
+  readonly compression?: CompressionKind
+  readonly secret?: string
+}
 
 export interface TransferCommands {
   /** Over `from`; left out: over nothing. `offset` in bytes. */
   diff: { args: { from?: string; to: string; offset: number; countMax?: number }; answer: DiffPage }
   imports: { args: Record<string, never>; answer: ImportStatus[] }
-  importBegin: { args: StreamTarget; answer: ImportStatus }
+  /** What the volume is made as, of a whole stream; the key file of an increment's base, or of an import that goes on, unlocks that. */
+  importBegin: { args: StreamTarget & VolumeForm; answer: ImportStatus }
   importMark: { args: { name: string; positionBytes: number }; answer: null }
   importFinish: { args: StreamTarget & { createdAt: number }; answer: null }
   importAbort: { args: { name: string }; answer: null }
-  imageBegin: { args: { name: string; sizeBytes: number }; answer: { exportName: string } }
+  imageBegin: { args: { name: string; sizeBytes: number } & VolumeForm; answer: { exportName: string } }
   /** Under its name, which is the answer. */
   imageFinish: { args: { exportName: string }; answer: { name: string } }
   /** The volume as it is now, to be read under that name. */
@@ -47,6 +56,11 @@ export interface Serving {
   assertUnused(name: string, what: string): void
 }
 
+const optionsOf = ({ compression, secret }: { [K in keyof VolumeForm]?: VolumeForm[K] | undefined }): VolumeOptions => ({
+  ...(compression === undefined ? {} : { compression }),
+  ...(secret === undefined ? {} : { secret: secretOf(secret) }),
+})
+
 type Table = { [C in keyof TransferCommands]: (args: TransferCommands[C]['args']) => Promise<TransferCommands[C]['answer']> }
 
 const exportNameOf = (store: Store, name: string): string => listImports(store).find((one) => one.name === name)?.exportName ?? ''
@@ -60,10 +74,10 @@ export const transferTable = (serving: Serving): Table => ({
     })
   },
   imports: async () => listImports(serving.store),
-  importBegin: async (target) => {
+  importBegin: async ({ compression, secret, ...target }) => {
     serving.assertUnused(exportNameOf(serving.store, target.name), 'import into')
     serving.assertUnused(target.name, 'import into')
-    return beginStream(serving.store, target)
+    return beginStream(serving.store, target, optionsOf({ compression, secret }))
   },
   importMark: async ({ name, positionBytes }) => {
     await markStream(serving.store, name, positionBytes)
@@ -72,8 +86,7 @@ export const transferTable = (serving: Serving): Table => ({
   importFinish: async (target) => {
     // Whoever wrote it has closed its connection, which may still be on its way.
     await serving.left(exportNameOf(serving.store, target.name))
-    serving.assertUnused(target.name, 'import into')
-    await finishStream(serving.store, target)
+    await finishStream(serving.store, target, () => serving.assertUnused(target.name, 'import into'))
     return null
   },
   importAbort: async ({ name }) => {
@@ -81,7 +94,9 @@ export const transferTable = (serving: Serving): Table => ({
     await abortStream(serving.store, name)
     return null
   },
-  imageBegin: async ({ name, sizeBytes }) => ({ exportName: await beginImage(serving.store, name, sizeBytes) }),
+  imageBegin: async ({ name, sizeBytes, ...form }) => ({
+    exportName: await beginImage(serving.store, name, sizeBytes, optionsOf(form)),
+  }),
   imageFinish: async ({ exportName }) => {
     await serving.left(exportName)
     return { name: await finishImage(serving.store, exportName) }

@@ -6,18 +6,24 @@
  * Records come in the order of the volume, do not overlap, and speak of whole blocks. A stream may begin anywhere in the volume (`startBytes`):
  * so one that was cut is gone on with by another. Snapshots do not change, so both tell of the same bytes.
  *
+ * A stream may be compressed: then records of data are packed, each for itself, where that saves something. So it is gone on with as any other,
+ * and what is unpacked is never more than one record, whatever it says of itself.
+ *
  * Invariants: nothing is written of a record whose checksum is wrong; a stream without its end is not taken for whole.
  */
-import { Fault, type BlockDevice } from '@typevisor/base'
+import { Fault, toFault, type BlockDevice } from '@typevisor/base'
 import { layout } from '@typevisor/codec'
 import type { DiffExtent, DiffKind } from '../store/diff.ts'
+import type { CompressionKind } from '../store/catalog.ts'
 import { BLOCK_BYTES } from '../store/format.ts'
-import type { Checksum } from '../store/ports.ts'
+import type { Checksum, Compressor } from '../store/ports.ts'
 import { ChunkReader } from './chunk-reader.ts'
 
 const LITTLE = { littleEndian: true }
 export const STREAM_MAGIC = 0x31_4d_52_54_53_56_54n // "TVSTRM1" read from the lowest byte
-export const STREAM_VERSION = 1
+/** 1: not compressed. 2: its head says with what. */
+export const STREAM_VERSIONS = { none: 1, compressed: 2 } as const
+const COMPRESSION = { zstd: 1 } as const
 const NAME_BYTES_MAX = 128
 
 /** The beginning of the head, in every version. */
@@ -44,17 +50,21 @@ export const STREAM_HEAD = layout(
   ],
   LITTLE,
 )
-/** Behind a record of data come its bytes, behind the end the digest. */
+/** From version 2 on. */
+export const STREAM_HEAD_COMPRESSED = layout([...STREAM_HEAD.fields, ['compression', 'u32', '1: Zstandard']], LITTLE)
+/** Behind a record of data come its bytes, behind a packed one how many they are packed to and those, behind the end the digest. */
 export const STREAM_RECORD = layout(
   [
-    ['kind', 'u32', '1: data; 2: zeros that keep their place; 3: a hole; 4: the end'],
+    ['kind', 'u32', '1: data; 2: zeros that keep their place; 3: a hole; 4: the end; 5: packed data'],
     ['checksum', 'u32', 'CRC-32 of the record with this field zero, and of what comes behind it'],
     ['offset', 'u64', 'in the volume; of the end: the size of the volume'],
-    ['lengthBytes', 'u64', 'of the end: how many records there were'],
+    ['lengthBytes', 'u64', 'in the volume; of the end: how many records there were'],
   ],
   LITTLE,
 )
-const RECORD_KIND = { data: 1, zero: 2, hole: 3, end: 4 } as const
+/** What a packed record's data begins with. */
+const STREAM_PACKED = layout([['packedBytes', 'u32', 'fewer than the record has']], LITTLE)
+const RECORD_KIND = { data: 1, zero: 2, hole: 3, end: 4, packed: 5 } as const
 const KINDS: readonly DiffKind[] = ['data', 'zero', 'hole']
 const DATA_BYTES_MAX = 1024 * 1024
 const DIGEST_BYTES = 32
@@ -71,6 +81,7 @@ export interface Digest {
 export interface StreamParts {
   readonly checksum: Checksum
   readonly digest: () => Digest
+  readonly compressor: Compressor
 }
 
 export interface StreamHead {
@@ -81,6 +92,8 @@ export interface StreamHead {
   readonly sizeBytes: number
   readonly startBytes: number
   readonly createdAt: number
+  /** What its data is packed with. */
+  readonly compression: CompressionKind
 }
 
 const utf8 = new TextEncoder()
@@ -91,9 +104,8 @@ const bytesOf = (hex: string): Uint8Array =>
 
 function encodeHead(head: StreamHead, checksum: Checksum): Uint8Array {
   const [snapshotName, baseName] = [utf8.encode(head.snapshotName), utf8.encode(head.base?.name ?? '')]
-  const content = STREAM_HEAD.encode({
+  const fields = {
     magic: STREAM_MAGIC,
-    version: STREAM_VERSION,
     checksum: 0,
     snapshotId: bytesOf(head.snapshotId),
     baseId: head.base ? bytesOf(head.base.id) : new Uint8Array(16),
@@ -104,7 +116,16 @@ function encodeHead(head: StreamHead, checksum: Checksum): Uint8Array {
     baseNameBytes: baseName.length,
     snapshotName,
     baseName,
-  })
+  }
+  const { compression } = head
+  const content =
+    compression === 'none'
+      ? STREAM_HEAD.encode({ ...fields, version: STREAM_VERSIONS.none })
+      : STREAM_HEAD_COMPRESSED.encode({
+          ...fields,
+          version: STREAM_VERSIONS.compressed,
+          compression: COMPRESSION[compression],
+        })
   setChecksum(content, STREAM_HEAD.at.checksum, checksum(content))
   return content
 }
@@ -125,11 +146,12 @@ export async function* writeStream(
   head: StreamHead,
   extents: AsyncIterable<DiffExtent>,
   device: Pick<BlockDevice, 'read'>,
-  { checksum, digest }: StreamParts,
+  { checksum, digest, compressor }: StreamParts,
   onProgress: (positionBytes: number) => void = () => {},
 ): AsyncGenerator<Uint8Array, void, void> {
   const whole = digest()
-  const seal = (record: Uint8Array): Uint8Array => {
+  const seal = (read: Uint8Array): Uint8Array => {
+    const record = head.compression === 'none' ? read : packed(read, compressor)
     setChecksum(record, STREAM_RECORD.at.checksum, checksum(record))
     whole.update(record)
     return record
@@ -176,6 +198,20 @@ async function readRecord(
   return record
 }
 
+/** A record of data that can be packed is; any other stays as it is. */
+function packed(record: Uint8Array, compressor: Compressor): Uint8Array {
+  const { kind, ...fields } = STREAM_RECORD.decode(record)
+  if (kind !== RECORD_KIND.data) return record
+  const content = compressor.compress(record.subarray(STREAM_RECORD.sizeBytes))
+  const sizeBytes = STREAM_RECORD.sizeBytes + STREAM_PACKED.sizeBytes + content.length
+  if (sizeBytes >= record.length) return record
+  const made = new Uint8Array(sizeBytes)
+  STREAM_RECORD.encode({ ...fields, kind: RECORD_KIND.packed }, made)
+  STREAM_PACKED.encode({ packedBytes: content.length }, made.subarray(STREAM_RECORD.sizeBytes))
+  made.set(content, STREAM_RECORD.sizeBytes + STREAM_PACKED.sizeBytes)
+  return made
+}
+
 /** Where a stream goes. */
 export interface StreamSink {
   /** Before anything is written. @returns the byte before which all is there already. */
@@ -193,7 +229,7 @@ export interface StreamSink {
 export async function readStream(
   chunks: AsyncIterable<Uint8Array>,
   sink: StreamSink,
-  { checksum, digest }: StreamParts,
+  { checksum, digest, compressor }: StreamParts,
   onProgress: (positionBytes: number, head: StreamHead) => void = () => {},
 ): Promise<StreamHead> {
   const reader = new ChunkReader(chunks)
@@ -223,8 +259,7 @@ export async function readStream(
   try {
     for (let count = 0; ; count += 1) {
       const record = await readRecordHead(reader, head, position)
-      const dataBytes = record.kind === 'end' ? DIGEST_BYTES : record.kind === 'data' ? record.lengthBytes : 0
-      const content = await reader.take(dataBytes, `the data of the record at ${record.offset}`)
+      const content = await readContent(reader, record)
       const found = checksum(content, checksum(record.sealed))
       if (found !== record.checksum)
         throw new Fault(
@@ -238,11 +273,12 @@ export async function readStream(
       }
       whole.update(record.bytes)
       whole.update(content)
-      if (record.offset + record.lengthBytes > had) write(apply(sink.device(), record, content))
+      if (record.offset + record.lengthBytes > had)
+        write(apply(sink.device(), record, record.isPacked ? unpacked(content, record, compressor) : content))
       if (writing.size >= IN_FLIGHT_COUNT) await Promise.race(writing)
       if (wrong) throw wrong
       position = record.offset + record.lengthBytes
-      unmarkedBytes += dataBytes
+      unmarkedBytes += record.kind === 'data' ? record.lengthBytes : 0
       if (unmarkedBytes >= MARK_BYTES) await mark()
       onProgress(position, head)
     }
@@ -257,6 +293,41 @@ export async function readStream(
   await mark()
   onProgress(position, head)
   return head
+}
+
+/** What stands behind a record, as it came. */
+async function readContent(reader: ChunkReader, { kind, isPacked, offset, lengthBytes }: RecordHead): Promise<Uint8Array> {
+  const what = `the data of the record at ${offset}`
+  if (kind === 'end') return reader.take(DIGEST_BYTES, what)
+  if (kind !== 'data') return reader.take(0, what)
+  if (!isPacked) return reader.take(lengthBytes, what)
+  const first = (await reader.take(STREAM_PACKED.sizeBytes, what)).slice()
+  const { packedBytes } = STREAM_PACKED.decode(first)
+  if (packedBytes === 0 || packedBytes >= lengthBytes)
+    throw new Fault('invalid', `stream: the record at ${offset} is packed to ${packedBytes} bytes, want 1 to ${lengthBytes - 1}`)
+  const content = new Uint8Array(first.length + packedBytes)
+  content.set(first)
+  content.set(await reader.take(packedBytes, what), first.length)
+  return content
+}
+
+/** @throws Fault `invalid` when it is not as much as the record says. */
+function unpacked(content: Uint8Array, { offset, lengthBytes }: RecordHead, compressor: Compressor): Uint8Array {
+  let found: Uint8Array
+  try {
+    found = compressor.expand(content.subarray(STREAM_PACKED.sizeBytes), lengthBytes)
+  } catch (error) {
+    throw new Fault(
+      'invalid',
+      `stream: the record at ${offset} cannot be unpacked to ${lengthBytes} bytes: ${toFault(error).message}`,
+      {
+        cause: error,
+      },
+    )
+  }
+  if (found.length !== lengthBytes)
+    throw new Fault('invalid', `stream: the record at ${offset} unpacks to ${found.length} bytes, want ${lengthBytes}`)
+  return found
 }
 
 const apply = (
@@ -280,15 +351,21 @@ async function readHead(reader: ChunkReader, whole: Digest, checksum: Checksum):
       'invalid',
       `stream: it begins with ${magic.toString(16)}, want ${STREAM_MAGIC.toString(16)}: no exported snapshot`,
     )
-  if (version !== STREAM_VERSION) throw new Fault('unsupported', `stream: got version ${version}, want ${STREAM_VERSION}`)
-  const content = new Uint8Array(STREAM_HEAD.sizeBytes)
+  const isCompressed = version === STREAM_VERSIONS.compressed
+  if (!isCompressed && version !== STREAM_VERSIONS.none)
+    throw new Fault('unsupported', `stream: got version ${version}, want ${Object.values(STREAM_VERSIONS).join(' or ')}`)
+  const { sizeBytes: headBytes } = isCompressed ? STREAM_HEAD_COMPRESSED : STREAM_HEAD
+  const content = new Uint8Array(headBytes)
   content.set(first)
-  content.set(await reader.take(STREAM_HEAD.sizeBytes - first.length, 'the head'), first.length)
+  content.set(await reader.take(headBytes - first.length, 'the head'), first.length)
   whole.update(content)
+  const compression = isCompressed ? STREAM_HEAD_COMPRESSED.decode(content).compression : null
   const found = STREAM_HEAD.decode(content.slice())
   setChecksum(content, STREAM_HEAD.at.checksum, 0)
   const sum = checksum(content)
   if (sum !== found.checksum) throw new Fault('invalid', `stream: its head has checksum ${hex(sum)}, want ${hex(found.checksum)}`)
+  if (compression !== null && compression !== COMPRESSION.zstd)
+    throw new Fault('unsupported', `stream: got compression ${compression}, want ${COMPRESSION.zstd} (Zstandard)`)
   const baseId = hexOf(found.baseId)
   const [sizeBytes, startBytes] = [Number(found.sizeBytes), Number(found.startBytes)]
   if (startBytes > sizeBytes || startBytes % BLOCK_BYTES !== 0)
@@ -300,11 +377,13 @@ async function readHead(reader: ChunkReader, whole: Digest, checksum: Checksum):
     sizeBytes,
     startBytes,
     createdAt: Number(found.createdAt),
+    compression: compression === null ? 'none' : 'zstd',
   }
 }
 
 interface RecordHead {
   readonly kind: DiffKind | 'end'
+  readonly isPacked: boolean
   readonly checksum: number
   readonly offset: number
   readonly lengthBytes: number
@@ -316,7 +395,9 @@ interface RecordHead {
 async function readRecordHead(reader: ChunkReader, head: StreamHead, position: number): Promise<RecordHead> {
   const bytes = (await reader.take(STREAM_RECORD.sizeBytes, `a record behind ${position}`)).slice()
   const decoded = STREAM_RECORD.decode(bytes)
-  const kind = decoded.kind === RECORD_KIND.end ? 'end' : KINDS.find((name) => RECORD_KIND[name] === decoded.kind)
+  const isPacked = decoded.kind === RECORD_KIND.packed && head.compression !== 'none'
+  const kind =
+    decoded.kind === RECORD_KIND.end ? 'end' : isPacked ? 'data' : KINDS.find((name) => RECORD_KIND[name] === decoded.kind)
   const [offset, lengthBytes] = [Number(decoded.offset), Number(decoded.lengthBytes)]
   // Before anything of that length is waited for; a wrong checksum would be found behind it only.
   const isWithin =
@@ -333,7 +414,7 @@ async function readRecordHead(reader: ChunkReader, head: StreamHead, position: n
     )
   const sealed = bytes.slice()
   setChecksum(sealed, STREAM_RECORD.at.checksum, 0)
-  return { kind, checksum: decoded.checksum, offset, lengthBytes, bytes, sealed }
+  return { kind, isPacked, checksum: decoded.checksum, offset, lengthBytes, bytes, sealed }
 }
 
 function checkEnd(digest: Uint8Array, recordCount: number, count: number, want: Uint8Array): void {

@@ -42,6 +42,9 @@ export const COMPRESSION_KINDS = Object.keys(COMPRESSION) as CompressionKind[]
 
 export const geometryOf = ({ key }: EntryRecord): Geometry => (key ? SEALED : PLAIN)
 
+/** In the record's count of stored blocks. */
+export const STORED_INEXACT = 1n << 63n
+
 export class Entry {
   readonly slot: number
   record: EntryRecord
@@ -52,6 +55,8 @@ export class Entry {
   parent: Entry | null = null
   /** Blocks of data that its tree leads to. */
   storedCount: number
+  /** No leaf of it was ever lost. */
+  isStoredExact = true
   /** Of an encrypted one that is unlocked. */
   cipher: BlockCipher | null = null
 
@@ -168,6 +173,7 @@ export interface EntryRoots {
   }
   readonly dead: { readonly top: { readonly address: number; readonly checksum: number }; readonly count: number }
   readonly storedCount: number
+  readonly isStoredExact: boolean
 }
 
 /** `roots`: what the tree and the dead list are on disk; left out where a record of the journal tells only what people see. */
@@ -207,7 +213,7 @@ export function encodeEntry(record: EntryRecord, roots: EntryRoots | null): Uint
       keyWrapped: record.key?.wrapped ?? new Uint8Array(KEY_BYTES),
       compression: COMPRESSION[record.compression],
       reserved2: 0,
-      storedCount: BigInt(roots?.storedCount ?? 0),
+      storedCount: BigInt(roots?.storedCount ?? 0) | (roots?.isStoredExact === false ? STORED_INEXACT : 0n),
     },
     content,
   )

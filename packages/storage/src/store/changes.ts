@@ -97,7 +97,8 @@ export function applyTrim(state: StoreState, entry: Entry, first: number, count:
   if (entry.isCompressed) state.units.forget(entry, first, count)
   for (let block = first; block < end;) {
     const leafEnd = Math.min(end, geometry.leafEnd(block))
-    if (!state.loadUnlessLost(entry, block)) {
+    if (state.lostLeafEnd(entry, block, end) !== null) dropLost(state, entry, block)
+    else if (!state.loadUnlessLost(entry, block)) {
       block = leafEnd
       continue
     }
@@ -122,6 +123,15 @@ export function applyTrim(state: StoreState, entry: Entry, first: number, count:
     block = leafEnd
   }
   state.changed(entry)
+}
+
+/** What a lost leaf led to stays in use, until a check finds that nobody has it; its own place is let go of like any node's. */
+function dropLost(state: StoreState, entry: Entry, block: number): void {
+  const { address, copy, birth } = entry.tree.dropLost(block, userOf(entry))
+  if (birth > entry.ownedAfter) state.freeMetadata(address, copy)
+  else entry.dead.push({ address, copy, birth, node: null, isNode: true })
+  entry.isStoredExact = false
+  state.parts.log.warn('store.lost_replaced', { volume: entry.name, block, address })
 }
 
 function hasEntries({ words }: Node, fromWord: number, wordCount: number): boolean {
@@ -155,6 +165,7 @@ export function applyCatalog(state: StoreState, epoch: number, changes: readonly
       const from = catalog.need(forkOf)
       entry.tree = from.tree.fork()
       entry.storedCount = from.storedCount
+      entry.isStoredExact = from.isStoredExact
       state.units.clear()
     }
     if (deadListOf >= 0) {

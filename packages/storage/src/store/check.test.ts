@@ -175,11 +175,56 @@ test('a leaf that is lost is damage; what is outside of it is read and written, 
   await assert.rejects(read(opened, 1), /node at block/)
   await assert.rejects(write(opened, 2, 1), /node at block/)
   await assert.rejects(volumeDevice(opened, 'web').zero(0, 8 * BLOCK_BYTES), /node at block/)
+  assert.equal(opened.get('web')?.storedIsExact, false)
   await write(opened, 301, 113)
   await opened.close()
   const { first } = await checkTwice(left.copy())
   assert.match(first.damage.join(), /^web: node of blocks 0 to 255: node at block/)
 })
+
+for (const kind of ['a discard', 'zeros that keep their place', 'a write'] as const)
+  for (const sharing of ['alone', 'with a snapshot'] as const)
+    test(`${kind} of all of a lost leaf takes its place, which the volume had ${sharing}`, async () => {
+      if (sharing === 'with a snapshot') await store.snapshot('web', 'one')
+      await store.checkpoint()
+      const left = killed(nodeAt(0, 0).address)
+      let opened = await serve(left)
+      const device = volumeDevice(opened, 'web')
+      await assert.rejects(read(opened, 1), /node at block/)
+      await assert.rejects(device.zero(0, 255 * BLOCK_BYTES), /node at block/)
+      await assert.rejects(device.write(BLOCK_BYTES, new Uint8Array(255 * BLOCK_BYTES)), /node at block/)
+      assert.equal(opened.get('web')?.storedIsExact, true)
+      // With what is behind it and before the next.
+      const [fill, lengthBytes] = [kind === 'a write' ? 9 : 0, 299 * BLOCK_BYTES]
+      if (kind === 'a write') await device.write(0, new Uint8Array(lengthBytes).fill(9))
+      else await device.zero(0, lengthBytes, { noHole: kind !== 'a discard' })
+      const assertTaken = async (): Promise<void> => {
+        for (const block of [0, 1, 255, 298]) assert.equal(await read(opened, block), fill)
+        assert.equal(await read(opened, 300), 100)
+        assert.equal(opened.get('web')?.storedIsExact, false)
+      }
+      await assertTaken()
+      await opened.flush()
+      // The journal tells it again, whether the leaf can be read by then or not.
+      let again = left.copy()
+      opened = await serve(again)
+      await assertTaken()
+      await opened.checkpoint()
+      again = again.copy()
+      opened = await serve(again)
+      await assertTaken()
+      if (sharing === 'with a snapshot') {
+        await assert.rejects(volumeDevice(opened, 'web@one').read(BLOCK_BYTES, new Uint8Array(BLOCK_BYTES)), /node at block/)
+        await opened.remove('web@one')
+        await opened.collected()
+        await opened.flush()
+      }
+      await opened.close()
+      const { first, second } = await checkTwice(again.copy())
+      // The two blocks that it led to; the leaf itself is free.
+      assert.partialDeepStrictEqual(first, { damage: [], leakedCount: 2, isRepaired: true })
+      assert.partialDeepStrictEqual(second, SOUND)
+    })
 
 test('data that is damaged is named by volume and place', async () => {
   const { words } = nodeAt(0, 300)

@@ -43,6 +43,7 @@ interface FrozenEntry {
   readonly root: Tree['root'] | null
   readonly dead: { address: number; checksum: number; count: number }
   readonly storedCount: number
+  readonly isStoredExact: boolean
 }
 
 export interface Frozen {
@@ -200,7 +201,7 @@ function placesIn(
 }
 
 function frozenEntry(entry: Entry): FrozenEntry {
-  const { tree, dead, storedCount } = entry
+  const { tree, dead, storedCount, isStoredExact } = entry
   return {
     slot: entry.slot,
     record: entry.record,
@@ -210,6 +211,7 @@ function frozenEntry(entry: Entry): FrozenEntry {
     root: tree.root,
     dead: { ...dead.top, count: dead.count },
     storedCount,
+    isStoredExact,
   }
 }
 
@@ -345,6 +347,7 @@ function pageOf({ entries }: Frozen['pages'][number]): Uint8Array {
       tree: { height: entry.height, root: at ?? NO_ROOT },
       dead: { top: entry.dead, count: entry.dead.count },
       storedCount: entry.storedCount,
+      isStoredExact: entry.isStoredExact,
     })
     content.set(encoded, index * CATALOG_RECORD_BYTES)
   }

@@ -211,7 +211,11 @@ export const CATALOG_RECORD = layout(
     ['keyWrapped', KEY_BYTES, 'the volume key, AES-256-GCM'],
     ['compression', 'u32', '0: none; 1: zstd'],
     ['reserved2', 'u32'],
-    ['storedCount', 'u64', 'blocks that its tree leads to, whoever else has them'],
+    [
+      'storedCount',
+      'u64',
+      'blocks that its tree leads to, whoever else has them; with 2^63: at most about as many, since a leaf was lost',
+    ],
   ],
   LITTLE,
 )

@@ -12,7 +12,8 @@ export interface VolumeLimits {
 }
 
 const U32_MAX = 2 ** 32 - 1
-const RANGES = {
+/** The most of each. */
+export const LIMITS_MAX = {
   iopsMax: U32_MAX,
   bytesPerSecondMax: Number.MAX_SAFE_INTEGER,
   burstSeconds: 86_400,
@@ -20,8 +21,8 @@ const RANGES = {
 
 /** @throws Fault `invalid` naming each that is wrong. */
 export function assertLimits(limits: VolumeLimits): void {
-  const details = (Object.keys(RANGES) as (keyof VolumeLimits)[]).flatMap((path) => {
-    const [got, most] = [limits[path], RANGES[path]]
+  const details = (Object.keys(LIMITS_MAX) as (keyof VolumeLimits)[]).flatMap((path) => {
+    const [got, most] = [limits[path], LIMITS_MAX[path]]
     return Number.isInteger(got) && got >= 0 && got <= most
       ? []
       : [{ path, want: `a whole number from 0 (no limit) to ${most}`, got: String(got) }]

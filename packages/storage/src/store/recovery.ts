@@ -14,7 +14,7 @@
  */
 import { Fault, toFault, type Rng } from '@typevisor/base'
 import { Allocator } from './allocator.ts'
-import { Catalog, decodeEntry, Entry, geometryOf } from './catalog.ts'
+import { Catalog, decodeEntry, Entry, geometryOf, STORED_INEXACT } from './catalog.ts'
 import { applyCatalog, applyReap, applyTrim, applyWrite } from './changes.ts'
 import { DeadList } from './dead-list.ts'
 import {
@@ -237,7 +237,10 @@ function loadCatalog(state: StoreState, slotCount: number): void {
       const root = { ...decodePlace(decoded.rootAddress), birth: decoded.rootBirth, checksum: decoded.rootChecksum }
       const dead = new DeadList({ address: Number(decoded.deadAddress), checksum: decoded.deadChecksum }, decoded.deadCount)
       const tree = new Tree(state, geometryOf(record), decoded.height, root)
-      catalog.put(new Entry(page * CATALOG_RECORDS_PER_PAGE + index, record, tree, dead, Number(decoded.storedCount)))
+      const storedCount = Number(decoded.storedCount & ~STORED_INEXACT)
+      const entry = new Entry(page * CATALOG_RECORDS_PER_PAGE + index, record, tree, dead, storedCount)
+      entry.isStoredExact = (decoded.storedCount & STORED_INEXACT) === 0n
+      catalog.put(entry)
     }
   }
   catalog.link()

@@ -328,8 +328,24 @@ export class StoreState implements TreeOwner {
       return this.load(entry.tree, block, true)
     } catch (error) {
       this.lost(entry.name, error)
+      entry.isStoredExact = false
       return false
     }
+  }
+
+  /**
+   * The end of what may take the place of the leaf that begins at `block`: it is lost, and the blocks before `end` are all of it that the volume
+   * has. null: it can be read, or is not covered, or what is lost is above it.
+   */
+  lostLeafEnd({ tree, record }: Entry, block: number, end: number): number | null {
+    const leafEnd = Math.min(tree.geometry.leafEnd(block), record.sizeBytes / BLOCK_BYTES)
+    if (block % tree.geometry.leafEntries !== 0 || end < leafEnd || block >= tree.geometry.spanOf(tree.height)) return null
+    try {
+      this.load(tree, block, true)
+    } catch {
+      return tree.missing(block)?.level === 0 ? leafEnd : null
+    }
+    return null
   }
 
   /** Something is damaged in both of its copies, or has one only, and work goes on without it. */

@@ -61,6 +61,8 @@ export interface VolumeDescription {
   readonly compression: CompressionKind
   /** Data that it leads to on disk, shared or not. */
   readonly storedBytes: number
+  /** A leaf of it was lost: it leads to as much as that at most, or to what a record that could not be done again has written. */
+  readonly storedIsExact: boolean
   readonly limits: VolumeLimits
   readonly lease: {
     /** Of the epoch in force; null: nobody, and all who open the volume may write. */
@@ -103,7 +105,11 @@ const SYNC_EVERY_MS = 1000
 /** Free runs shorter than this keep their room in the file. */
 const GIVEN_BACK_COUNT_MIN = 16
 const REAP_STEP = 4096
-const SIZE_BYTES_MAX = 2 ** 46
+/** Asked in the turn in which a change is made: whoever uses the volume by then is seen. @throws when it may not be made. */
+export type Permission = () => void
+
+/** Of a volume. */
+export const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
 const CHANGE_COUNT_MAX = 16
 
@@ -160,7 +166,10 @@ export class Store {
     if (!superblock)
       throw options.file.sizeBytes === 0
         ? new Fault('not_found', 'store: the file is empty')
-        : new Fault('failed', 'store: none of the four superblocks is whole')
+        : new Fault(
+            'failed',
+            'store: none of the four superblocks is whole, and nothing else tells where its volumes lie: put a copy of its file back, or make another and import what was exported; this one is as it was',
+          )
     const { state, report } = await recover(options, superblock, { repairs: options.repairs ?? false })
     return new Store(options, state, report)
   }
@@ -197,15 +206,19 @@ export class Store {
   async createVolume(name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<VolumeDescription> {
     this.assertNew(name, 'volume')
     assertSize(sizeBytes)
-    const { compression = 'none' } = options
-    if (compression !== 'none' && !this.#options.compressor)
-      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
-    const key = options.secret ? await this.state.keyring.make(options.secret) : null
+    const form = await this.formOf(options)
     await this.#change(() => {
       this.assertNew(name, 'volume')
-      return [this.#fresh({ kind: 'volume', name, sizeBytes, key, compression })]
+      return [this.#fresh({ kind: 'volume', name, sizeBytes, ...form })]
     })
     return this.#describe(this.entry(name))
+  }
+
+  /** What the catalog says of a volume that is made so. @throws Fault `unsupported`, `invalid` for a key file that is too little. */
+  async formOf({ secret, compression = 'none' }: VolumeOptions): Promise<Pick<EntryRecord, 'key' | 'compression'>> {
+    if (compression !== 'none' && !this.#options.compressor)
+      throw new Fault('unsupported', 'store: it was opened without a compressor, so it has no compressed volumes')
+    return { key: secret ? await this.state.keyring.make(secret) : null, compression }
   }
 
   /** Unlocks whatever of `names` (left out: of all) is locked and has its key from this key file. @returns their names. */
@@ -378,12 +391,15 @@ export class Store {
     this.#wakeCollector()
   }
 
-  /** Makes holes (or zeros that keep their place) of whole blocks, step by step. */
+  /**
+   * Makes holes (or zeros that keep their place) of whole blocks, step by step. Of a leaf that is lost they take the place where they cover all
+   * of it.
+   */
   async trim(entry: Entry, first: number, count: number, keepsPlace: boolean, opening = Opening.plain(entry)): Promise<void> {
     for (let done = 0; done < count;) {
       const block = first + done
       const most = Math.min(count - done, TRIM_STEP_BLOCKS - (block % entry.tree.geometry.leafEntries))
-      const step = entry.isCompressed ? unitStep(block, most) : most
+      let step = entry.isCompressed ? unitStep(block, most) : most
       const hole = entry.tree.missing(block) === null && entry.tree.leaf(block) === null
       // Where there is nothing there is nothing to be done, and a whole disk of it is passed over quickly.
       if (hole && !keepsPlace) {
@@ -393,10 +409,16 @@ export class Store {
       await this.#room(64)
       if (this.state.wounded) throw this.state.wounded
       assertMayWrite(entry, opening)
-      for (let each = block; each < block + step; each = entry.tree.geometry.leafEnd(each))
-        this.state.load(entry.tree, each, true)
+      const lostEnd = this.state.lostLeafEnd(entry, block, first + count)
+      if (lostEnd !== null) step = lostEnd - block
+      else
+        for (let each = block; each < block + step; each = entry.tree.geometry.leafEnd(each)) {
+          // A leaf that is lost begins a step of its own.
+          if (each > block && this.state.lostLeafEnd(entry, each, first + count) !== null) step = each - block
+          else this.state.load(entry.tree, each, true)
+        }
       this.writer.commit()
-      if (entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
+      if (lostEnd === null && entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
         await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
         done += step
         continue
@@ -406,6 +428,19 @@ export class Store {
       done += step
       if (done < count) await this.#options.clock.sleep(millis(0))
     }
+  }
+
+  /** Where blocks from `first` up to `end` cover leaves that are lost, holes take their place. @returns whether there was one. */
+  async giveUpLost(entry: Entry, first: number, end: number, opening: Opening): Promise<boolean> {
+    const { leafEntries } = entry.tree.geometry
+    let found = false
+    for (let block = Math.ceil(first / leafEntries) * leafEntries; block < end; block += leafEntries) {
+      const lostEnd = this.state.lostLeafEnd(entry, block, end)
+      if (lostEnd === null) continue
+      await this.trim(entry, block, lostEnd - block, false, opening)
+      found = true
+    }
+    return found
   }
 
   /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
@@ -707,12 +742,7 @@ export class Store {
 
   /** @throws Fault `invalid` for a name that cannot be, `conflict` for one that is taken. */
   assertNew(name: string, kind: 'volume' | 'snapshot'): void {
-    const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
-    if (!want.test(name) || name.length > NAME_BYTES_MAX)
-      throw new Fault(
-        'invalid',
-        `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, A-Z, 0-9, ., _ and -, a letter or digit first${kind === 'snapshot' ? ', on both sides of @, and : too behind it' : ''}`,
-      )
+    assertName(name, kind)
     this.#assertFree(name)
     const volumeName = name.split('@', 1)[0] as string // it has a part before the first @
     if (this.#promisedNames.has(volumeName)) throw new Fault('conflict', `${kind} ${name}: another is being renamed to it`)
@@ -750,6 +780,7 @@ export class Store {
       encryption: record.key === null ? 'none' : entry.isLocked ? 'locked' : 'unlocked',
       compression: record.compression,
       storedBytes: entry.storedCount * BLOCK_BYTES,
+      storedIsExact: entry.isStoredExact,
       limits: limitsOf(entry),
       lease: { holder: record.leaseHolder && uuidOf(record.leaseHolder), epoch: record.leaseEpoch },
     }
@@ -758,6 +789,16 @@ export class Store {
 
 const VOLUME_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$/
 const SNAPSHOT_NAME = /^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}@[a-zA-Z0-9][a-zA-Z0-9._:-]{0,62}$/
+
+/** @throws Fault `invalid` for a name that a volume or a snapshot (`VOLUME@NAME`) cannot have. */
+export function assertName(name: string, kind: 'volume' | 'snapshot'): void {
+  const want = kind === 'volume' ? VOLUME_NAME : SNAPSHOT_NAME
+  if (want.test(name) && name.length <= NAME_BYTES_MAX) return
+  throw new Fault(
+    'invalid',
+    `name: got ${JSON.stringify(name)}, want 1 to 63 of a-z, A-Z, 0-9, ., _ and -, a letter or digit first${kind === 'snapshot' ? ', on both sides of @, and : too behind it' : ''}`,
+  )
+}
 
 export const limitsOf = ({ record: { iopsMax, bytesPerSecondMax, burstSeconds } }: Entry): VolumeLimits => ({
   iopsMax,

@@ -21,9 +21,10 @@ import {
   sweep,
   type StreamTarget,
 } from './transfers.ts'
-import { Store, uuidOf, type StoreOptions } from './store.ts'
+import { Store, uuidOf, type StoreOptions, type VolumeDescription, type VolumeOptions } from './store.ts'
 import { volumeDevice } from './volume-device.ts'
 
+const SECRET = new Uint8Array(32).fill(201)
 const SIZE = 600
 const NEXT_SIZE = 700
 
@@ -69,8 +70,13 @@ const contentOf = (...targets: StreamTarget[]): Map<number, number> =>
   new Map(targets.flatMap((target) => [...(changesOf.get(target) as Map<number, number>)]))
 
 /** What a client does: it goes on from where the store says. */
-async function bringIn(store: Store, target: StreamTarget, before = async (_step: number): Promise<void> => {}): Promise<void> {
-  const { positionBytes, exportName } = await beginStream(store, target)
+async function bringIn(
+  store: Store,
+  target: StreamTarget,
+  before = async (_step: number): Promise<void> => {},
+  options: VolumeOptions = {},
+): Promise<void> {
+  const { positionBytes, exportName } = await beginStream(store, target, options)
   const device = volumeDevice(store, exportName)
   let step = 0
   for (const [block, fill] of changesOf.get(target) as Map<number, number>) {
@@ -113,7 +119,7 @@ async function assertWholeOrNothing(store: Store): Promise<0 | 1 | 2> {
   if (stage === 2) for (const name of ['web', 'web@two']) await assertContent(store, name, contentOf(whole, increment), NEXT_SIZE)
   const [under] = listImports(store)
   const target = stage === 0 ? whole : increment
-  if (under) {
+  if (under && !store.entry(under.exportName).isLocked) {
     assert.equal(under.snapshotId, target.snapshotId)
     const want = stage === 0 ? contentOf(whole) : contentOf(whole, increment)
     await assertContent(store, under.exportName, want, under.positionBytes / BLOCK_BYTES)
@@ -135,10 +141,15 @@ async function live(seed: number): Promise<number> {
   const rng = seededRng(seed)
   let file = new SimStoreFile({ rng, coldPerMille: 50 })
   let store = await Store.create(optionsOf(rng, file))
+  // Some are brought into volumes of another form; the key file also unlocks what is gone on with.
+  const form: VolumeOptions = {
+    ...(rng.below(3) === 0 ? { secret: SECRET } : {}),
+    ...(rng.below(3) === 0 ? { compression: 'zstd' } : {}),
+  }
   let crashCount = 0
   for (let stage = 0; stage < 2;) {
     let over = false
-    const working = bringIn(store, stage === 0 ? whole : increment).then(
+    const working = bringIn(store, stage === 0 ? whole : increment, undefined, form).then(
       () => (over = true),
       (error: unknown) => error,
     )
@@ -149,8 +160,12 @@ async function live(seed: number): Promise<number> {
     file = file.crash(rng.below(2) === 0 ? 'kill' : 'power')
     crashCount += 1
     const error = await Promise.race([working, new Promise((resolve) => setImmediate(resolve, true))])
-    if (error !== true) throw error as Error
+    // What is under way at the crash may find its file gone.
+    if (error !== true && !/the process is dead/.test(String(error))) throw error as Error
     store = await Store.open(optionsOf(rng, file))
+    const [begun] = listImports(store)
+    if (begun && form.secret) assert.ok(store.entry(begun.exportName).isLocked)
+    await store.unlock(SECRET, rng.below(2) === 0 || begun === undefined ? undefined : visible(store))
     const now = await assertWholeOrNothing(store)
     assert.ok(now >= stage, 'what is finished stays')
     assert.ok(!over || now === stage + 1, 'what was said to be finished is safe')
@@ -159,7 +174,11 @@ async function live(seed: number): Promise<number> {
   await assertTight(store)
   await store.remove('web@one')
   await assertTight(store)
-  for (const name of ['web', 'web@two']) await assertContent(store, name, contentOf(whole, increment), NEXT_SIZE)
+  for (const name of ['web', 'web@two']) {
+    await assertContent(store, name, contentOf(whole, increment), NEXT_SIZE)
+    const { encryption, compression } = store.get(name) as VolumeDescription
+    assert.deepEqual([encryption, compression], [form.secret ? 'unlocked' : 'none', form.compression ?? 'none'])
+  }
   for (const name of ['web@two', 'web']) await store.remove(name)
   await assertTight(store)
   await store.close()
@@ -249,6 +268,38 @@ test('an increment goes into an encrypted, compressed volume as that is, whateve
   }
   await assertContent(store, 'web@one', contentOf(whole), SIZE)
   await store.remove('web@one')
+  await assertTight(store)
+  await store.close()
+})
+
+test('a whole stream goes into an encrypted, compressed volume; what goes on with it has its key file, and asks for nothing else', async () => {
+  const rng = seededRng(1)
+  const file = new SimStoreFile({ rng })
+  let store = await Store.create(optionsOf(rng, file))
+  const form: VolumeOptions = { secret: SECRET, compression: 'zstd' }
+  await refused(beginStream(store, whole, { secret: SECRET.subarray(0, 3) }), 'invalid', /key file: got 3 bytes/)
+  assert.deepEqual(listImports(store), [])
+  const { exportName } = await beginStream(store, whole, form)
+  await volumeDevice(store, exportName).write(0, new Uint8Array(BLOCK_BYTES).fill(1))
+  await markStream(store, 'web', BLOCK_BYTES)
+  await store.close()
+  store = await Store.open(optionsOf(rng, file))
+  await refused(beginStream(store, whole), 'conflict', /^import of web: it is encrypted and locked/)
+  await refused(
+    beginStream(store, whole, { secret: SECRET.map(() => 202) }),
+    'unauthenticated',
+    /not encrypted with this key file/,
+  )
+  await refused(beginStream(store, whole, { ...form, compression: 'none' }), 'conflict', /got compression none, want zstd/)
+  await bringIn(store, whole, undefined, form)
+  await assertContent(store, 'web@one', contentOf(whole), SIZE)
+  await refused(beginStream(store, increment, { compression: 'none' }), 'conflict', /got compression none, want zstd/)
+  await store.close()
+  store = await Store.open(optionsOf(rng, file))
+  // The key file of an increment unlocks its base.
+  await refused(beginStream(store, increment), 'conflict', /^web@one: it is encrypted and locked/)
+  await bringIn(store, increment, undefined, { secret: SECRET })
+  assert.equal(await assertWholeOrNothing(store), 2)
   await assertTight(store)
   await store.close()
 })

@@ -16,7 +16,7 @@ import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
 import { isSameTree } from './diff.ts'
 import { lockedFault } from './state.ts'
-import { assertSize, uuidOf, type Store } from './store.ts'
+import { assertSize, uuidOf, type Permission, type Store, type VolumeOptions } from './store.ts'
 
 const STREAM_PREFIX = '.import-'
 const IMAGE_PREFIX = '.image-'
@@ -61,20 +61,29 @@ export function listImports(store: Store): ImportStatus[] {
   return [...store.state.catalog.entries()].filter(({ name }) => name.startsWith(STREAM_PREFIX)).map(statusOf)
 }
 
+const underWay = (store: Store, name: string): Entry | null => store.state.catalog.byName(`${STREAM_PREFIX}${name}`)
+
 const importOf = (store: Store, name: string): Entry => {
-  const found = store.state.catalog.byName(`${STREAM_PREFIX}${name}`)
+  const found = underWay(store, name)
   if (!found) throw new Fault('not_found', `import of ${name}: there is none under way`)
   return found
 }
 
-/** Begins, or goes on. @throws Fault `conflict` for a stream that does not go on from what is there, or from what is locked; `not_found` without its base. */
-export async function beginStream(store: Store, target: StreamTarget): Promise<ImportStatus> {
+/**
+ * Begins, or goes on. `options` are those of the volume that a whole stream makes; an increment goes into one as that is, an import that goes
+ * on into what it has begun: there they must be the same, and a key file unlocks.
+ * @throws Fault `conflict` for a stream that does not go on from what is there, or from what is locked; `not_found` without its base;
+ * `unauthenticated` for another key file.
+ */
+export async function beginStream(store: Store, target: StreamTarget, options: VolumeOptions = {}): Promise<ImportStatus> {
   const { name, snapshotId, sizeBytes, startBytes } = target
   assertSize(sizeBytes)
   // A snapshot that was just deleted stands between the volume and its base until it is merged.
   if (store.state.catalog.byName(name)?.parent?.kind === 'dying') await store.collected()
+  const form = target.baseId === undefined && !underWay(store, name) ? await store.formOf(options) : null
+  const present = underWay(store, name) ?? assertFits(store, target)
+  if (present) await assertForm(store, present, name, options)
   const base = assertFits(store, target)
-  if (base?.isLocked) throw lockedFault(base)
   const hidden = `${STREAM_PREFIX}${name}`
   const there = store.state.catalog.byName(hidden)
   const refuse = (words: string): never => {
@@ -89,12 +98,27 @@ export async function beginStream(store: Store, target: StreamTarget): Promise<I
     if (startBytes > 0) refuse(`the stream begins at ${startBytes}, want 0: nothing is there yet`)
     await store.changeCatalog(({ fresh }) => {
       const record = { kind: 'volume', name: hidden, id: bytesOf(snapshotId) } as const
-      if (!base) return [fresh({ ...record, sizeBytes })]
+      if (!base) return [fresh({ ...record, sizeBytes, ...form })]
       return [{ ...fresh({ ...base.record, ...record, epoch: 0, parent: base.slot }), forkOf: base.slot }]
     })
   }
   if (importOf(store, name).record.sizeBytes !== sizeBytes) await store.resize(hidden, sizeBytes)
   return statusOf(importOf(store, name))
+}
+
+/** That what is there is as `options` say, where they say anything, and can be written. */
+async function assertForm(store: Store, entry: Entry, name: string, { compression, secret }: VolumeOptions): Promise<void> {
+  const { record } = entry
+  if (compression !== undefined && compression !== record.compression)
+    throw new Fault(
+      'conflict',
+      `import of ${name}: got compression ${compression}, want ${record.compression}, which it has already`,
+    )
+  if (secret && !record.key)
+    throw new Fault('conflict', `import of ${name}: got a key file, want none: what is there already is not encrypted`)
+  if (secret && record.key && !(await store.state.keyring.unlock(record.key, secret)))
+    throw new Fault('unauthenticated', `import of ${name}: what is there already is not encrypted with this key file`)
+  if (entry.isLocked) throw lockedFault({ name: entry.name.startsWith(STREAM_PREFIX) ? `import of ${name}` : entry.name })
 }
 
 /** All before `positionBytes` is there. Resolves when that is safe. */
@@ -107,9 +131,14 @@ export async function markStream(store: Store, name: string, positionBytes: numb
 }
 
 /** The volume is as the snapshot, and has it. Resolves when that is safe. */
-export async function finishStream(store: Store, target: StreamTarget & { readonly createdAt: number }): Promise<void> {
+export async function finishStream(
+  store: Store,
+  target: StreamTarget & { readonly createdAt: number },
+  assertMay: Permission = () => {},
+): Promise<void> {
   const { name, snapshot, createdAt } = target
   await store.changeCatalog(({ fresh, changed }) => {
+    assertMay()
     const { catalog, epoch } = store.state
     const base = assertFits(store, target)
     const entry = importOf(store, name)
@@ -140,11 +169,12 @@ const tagged = (store: Store, prefix: string, name: string): string =>
   `${prefix}${uuidOf(store.state.parts.rng.bytes(16)).slice(0, TAG_LENGTH)}-${name}`
 
 /** @returns the name under which it is written. */
-export async function beginImage(store: Store, name: string, sizeBytes: number): Promise<string> {
+export async function beginImage(store: Store, name: string, sizeBytes: number, options: VolumeOptions = {}): Promise<string> {
   store.assertNew(name, 'volume')
   assertSize(sizeBytes)
+  const form = await store.formOf(options)
   const hidden = tagged(store, IMAGE_PREFIX, name)
-  await store.changeCatalog(({ fresh }) => [fresh({ kind: 'volume', name: hidden, sizeBytes })])
+  await store.changeCatalog(({ fresh }) => [fresh({ kind: 'volume', name: hidden, sizeBytes, ...form })])
   return hidden
 }
 

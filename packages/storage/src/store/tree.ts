@@ -257,9 +257,10 @@ export class Tree {
 
   /** The topmost node on the way to a block that has to be read. null: nothing has to be. */
   missing(block: number): NodeEntry | null {
-    if (block >= this.geometry.spanOf(this.height)) return null
     let node = this.#root()
+    // Also of a block that it does not reach to: a tree grows by what it has.
     if (node === MISSING) return this.root
+    if (block >= this.geometry.spanOf(this.height)) return null
     for (let level = this.height - 1; level > 0 && node !== null; level -= 1) {
       const slot = this.geometry.slotAt(block, level)
       const child = this.#child(node, slot)
@@ -274,11 +275,19 @@ export class Tree {
     const index = Math.floor(block / this.geometry.leafEntries)
     if (index === this.#lastIndex && this.#lastLeaf?.generation === this.#owner.generation) return this.#lastLeaf
     while (block >= this.geometry.spanOf(this.height)) this.#grow()
+    const leaf = this.#writableAt(0, block, user)
+    this.#lastLeaf = leaf
+    this.#lastIndex = index
+    return leaf
+  }
+
+  /** The node of a level that stands for a block, for changing. */
+  #writableAt(wanted: number, block: number, user: TreeUser): Node {
     const root = this.#root()
     assert(root !== MISSING, 'the way to a leaf that is changed is in memory')
     let node = this.#writable(root, this.height - 1, user)
     this.dirtyRoot = node
-    for (let level = this.height - 1; level > 0; level -= 1) {
+    for (let level = this.height - 1; level > wanted; level -= 1) {
       const slot = this.geometry.slotAt(block, level)
       const child = this.#child(node, slot)
       assert(child !== MISSING, 'the way to a leaf that is changed is in memory')
@@ -287,9 +296,20 @@ export class Tree {
       node.children.set(slot, next)
       node = next
     }
-    this.#lastLeaf = node
-    this.#lastIndex = index
     return node
+  }
+
+  /** Takes the leaf of a block out of the tree, which cannot be read. All above it is in memory. @returns where it was. */
+  dropLost(block: number, user: TreeUser): NodeEntry {
+    const lost = this.missing(block)
+    assert(lost?.level === 0, 'what is taken out is a leaf that is not in memory')
+    if (this.height === 1) this.root = { level: 0, address: 0, copy: 0, birth: 0, checksum: 0 }
+    else {
+      const parent = this.#writableAt(1, block, user)
+      setEntry(parent.words, this.geometry.slotAt(block, 1) * ENTRY_WORDS, 0, 0, 0, 0)
+    }
+    this.forget()
+    return lost
   }
 
   /** Takes the leaf of a block, all of which is holes by now, out of the tree. @returns it: its place on disk is free. null: it stays. */

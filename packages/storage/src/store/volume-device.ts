@@ -17,7 +17,7 @@ import { lockedFault } from './state.ts'
 import { addressAt, MISSING } from './tree.ts'
 import { isPacked, readUnit, takeUnits, UNIT_BYTES } from './units.ts'
 
-/** A write is taken apart into pieces of this size. */
+/** A write is taken apart into pieces of this size, which is that of a leaf, or of two. */
 const PIECE_BYTES = 1024 * 1024
 const RETRY_COUNT_MAX = 100
 /** Blocks of data, or parts without any, that one question about extents looks at; and those after which other work comes in between. */
@@ -81,8 +81,10 @@ class VolumeDevice implements BlockDevice {
   }
 
   async write(offset: number, source: Uint8Array, options: WriteOptions = {}): Promise<void> {
+    // A short one is one record, wherever it lies; a long one goes from leaf to leaf.
+    const boundary = source.length > PIECE_BYTES ? PIECE_BYTES : UNIT_BYTES
     for (let at = 0; at < source.length;) {
-      const pieceEnd = Math.min(source.length, at + PIECE_BYTES - ((offset + at) % UNIT_BYTES))
+      const pieceEnd = Math.min(source.length, at + PIECE_BYTES - ((offset + at) % boundary))
       await this.#writePiece(offset + at, source.subarray(at, pieceEnd))
       at = pieceEnd
     }
@@ -249,9 +251,15 @@ class VolumeDevice implements BlockDevice {
   #writeNow(offset: number, source: Uint8Array): boolean {
     if (((offset | source.length) & (BLOCK_BYTES - 1)) !== 0 || this.readOnly) return false
     const { writer } = this.#store
-    if (this.#entry.isCompressed) return writer.isEmpty && this.#takeUnits(offset, source, false)
     const first = offset / BLOCK_BYTES
-    if (!writer.canTake(this.#entry, first, source.length / BLOCK_BYTES)) return false
+    try {
+      if (this.#entry.isCompressed) return writer.isEmpty && this.#takeUnits(offset, source, false)
+      if (!writer.canTake(this.#entry, first, source.length / BLOCK_BYTES)) return false
+    } catch (error) {
+      // Nothing was taken in. What is damaged may be written over as a whole, which takes more than a turn.
+      if (error instanceof Fault && error.code === 'failed') return false
+      throw error
+    }
     writer.take(this.#entry, first, source, this.#opening)
     return true
   }
@@ -266,13 +274,24 @@ class VolumeDevice implements BlockDevice {
       assertMayWrite(this.#entry, this.#opening)
       await this.#store.roomFor(this.#entry.isCompressed ? count + 2 * UNIT_BLOCKS : count)
       writer.commit()
-      if (this.#take(offset, source, first, count, mayBlock)) {
-        writer.commit()
-        this.#store.look()
-        return
+      try {
+        if (this.#take(offset, source, first, count, mayBlock)) {
+          writer.commit()
+          this.#store.look()
+          return
+        }
+        mayBlock = !(await this.#warm(first * BLOCK_BYTES, count * BLOCK_BYTES)) || tries >= RETRY_COUNT_MAX
+      } catch (error) {
+        if (state.wounded || !(error instanceof Fault) || error.code !== 'failed' || !(await this.#giveUpLost(offset, source)))
+          throw error
       }
-      mayBlock = !(await this.#warm(first * BLOCK_BYTES, count * BLOCK_BYTES)) || tries >= RETRY_COUNT_MAX
     }
+  }
+
+  #giveUpLost(offset: number, { length }: Uint8Array): Promise<boolean> {
+    const end = offset + length
+    const last = end === this.sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES)
+    return this.#store.giveUpLost(this.#entry, Math.ceil(offset / BLOCK_BYTES), last, this.#opening)
   }
 
   /** @returns false when something has to be read first, or there is no room. */

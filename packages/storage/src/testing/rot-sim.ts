@@ -2,13 +2,13 @@
  * The store on a disk that rots, under one seed: random work, then blocks that change by themselves, then the same work again. A block has a
  * bit flipped, cannot be read, is zeros, has what it had before a write that the disk has lost, or what was meant for another one.
  *
- * A wrong byte is never read; what cannot be read is what was damaged, and a check names it; all else can be read; what has two copies is
- * mended; a store that cannot be opened says why, and one damaged block behind the journal is no reason.
+ * A wrong byte is never read; what cannot be read is what was damaged, and a check names it; all else can be read; what is written over as a
+ * whole can be read again; what has two copies is mended; a store that cannot be opened says why, and one damaged block behind the journal is no reason.
  */
 import assert from 'node:assert/strict'
 import { Fault } from '@typevisor/base'
 import { underSeeds } from '@typevisor/sim/testing'
-import { assertHolds, CONTENTS, JOURNAL_END_BYTES, openUnlocked, PLACES, Run, type World } from './store-sim.ts'
+import { assertHolds, CONTENTS, JOURNAL_END_BYTES, openUnlocked, PLACES, Run, type Disk, type World } from './store-sim.ts'
 import { SimStoreFile } from './sim-store-file.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE, SUPERBLOCK_COUNT, UNIT_BLOCKS } from '../store/format.ts'
 import { Store } from '../store/store.ts'
@@ -83,6 +83,7 @@ async function rots(seed: number): Promise<void> {
   assert.ok(await work(run, made))
   let rotten = file.crash('kill')
   const { places, kind } = damage(run, rotten, before)
+  run.isRotten = true
   // With a whole block of the journal its last records go, and what told that they had been safe.
   const isCut = kind !== 'flipped' && places.some((place) => place >= SUPERBLOCK_COUNT && place * BLOCK_BYTES < JOURNAL_END_BYTES)
   const isFew = places.length === 1 && (places[0] as number) * BLOCK_BYTES >= JOURNAL_END_BYTES // there is one
@@ -110,7 +111,7 @@ async function rots(seed: number): Promise<void> {
     store = await openUnlocked(run.options(rotten))
   }
   if (isCut) await goBack(run, store, step)
-  await readBeside(run, store, places, step)
+  await writeOver(run, store, await readBeside(run, store, places, step), places, step)
 
   const isWritable = await work(run, store)
   rotten = rotten.crash('kill')
@@ -152,8 +153,51 @@ function damage(run: Run, file: SimStoreFile, before: SimStoreFile): { places: n
   return { places: [...places], kind }
 }
 
-/** All that is not damaged can be read, and a check tells of all that cannot. */
-async function readBeside(run: Run, store: Store, places: readonly number[], step: string): Promise<void> {
+/** Takes the place of what is lost of volumes, half of the time: leaf by leaf, by a write or a discard of all of it. */
+async function writeOver(
+  run: Run,
+  store: Store,
+  unread: readonly Unread[],
+  places: readonly number[],
+  step: string,
+): Promise<void> {
+  const { rng } = run
+  const parts = new Map(
+    unread.flatMap(({ name, block }) => {
+      if (name.includes('@') || rng.below(2) === 0) return []
+      const { leafEntries } = store.entry(name).tree.geometry
+      const first = Math.floor(block / leafEntries) * leafEntries
+      return [[`${name} from ${first}`, { name, first, leafEntries }] as const]
+    }),
+  )
+  for (const [part, { name, first, leafEntries }] of parts) {
+    const disk = run.world.get(name) as Disk // it was read
+    const count = Math.min(leafEntries, disk.sizeBlocks - first)
+    const number = rng.below(2) === 0 ? 0 : rng.below(run.contentCount)
+    const content = new Uint8Array(count * BLOCK_BYTES)
+    for (let index = 0; index < count; index += 1) content.set(CONTENTS[number] as Uint8Array, index * BLOCK_BYTES)
+    const device = run.device(store, name)
+    try {
+      if (number === 0) await device.zero(first * BLOCK_BYTES, content.length, { noHole: rng.below(2) === 0 })
+      else await device.write(first * BLOCK_BYTES, content)
+    } catch (error) {
+      // Of several blocks both copies of a node may be among the damaged, or what a unit that stays is packed to.
+      assert.ok(places.length > 1, `${step}: ${part}: ${failedBy(error)}`)
+      assert.match(failedBy(error), /node at block/, `${step}: ${part}`)
+      continue
+    }
+    const blocks = new Map(disk.blocks)
+    for (let block = first; block < first + count; block += 1) blocks.set(block, number)
+    run.history = [run.with(name, { ...disk, blocks })]
+    const found = new Uint8Array(content.length)
+    await device.read(first * BLOCK_BYTES, found)
+    assert.ok(Buffer.from(found).equals(content), `${step}: ${part}: it is not what was written over what was lost`)
+  }
+  await store.flush()
+}
+
+/** All that is not damaged can be read, and a check tells of all that cannot. @returns what cannot. */
+async function readBeside(run: Run, store: Store, places: readonly number[], step: string): Promise<Unread[]> {
   const unread = await readAll(store, run.world, step)
   for (const { reason } of unread) {
     const block = Number(/block (\d+)/.exec(reason)?.[1])
@@ -168,6 +212,7 @@ async function readBeside(run: Run, store: Store, places: readonly number[], ste
       isTold(found, block, run.world.get(name)?.isCompressed ? UNIT_BLOCKS : 1),
       `${step}: ${name} block ${block} is not in ${found.join('; ')}`,
     )
+  return unread
 }
 
 /** Of what several have, the first that was looked at is named; of `unitBlocks` that are packed together, the damaged piece. */

@@ -102,6 +102,8 @@ export class Run implements Disposable {
   refusedCount = 0
   /** The disk fails now and then. */
   isFaulty = false
+  /** Something of it is lost. */
+  isRotten = false
   /** Nothing more can be written. */
   isWounded: () => boolean = () => false
   readonly #files = new DisposableStack()
@@ -175,9 +177,10 @@ export class Run implements Disposable {
   async #isOneOf(store: Store, worlds: readonly World[]): Promise<void> {
     const before = this.isFaulty
     this.isFaulty = false
-    const found = await contentOf(store)
+    const unread = this.isRotten ? new Set<string>() : undefined
+    const found = await contentOf(store, unread)
     this.isFaulty = before
-    const world = worlds.find((one) => signatureOf(one) === found)
+    const world = worlds.find((one) => signatureOf(one, unread) === found)
     assert.ok(world, `what was refused has left what no step makes: ${found}`)
     this.#is(world)
   }
@@ -403,14 +406,16 @@ function numberOf(content: Uint8Array): number | null {
 const lineOf = (name: string, disk: Omit<Disk, 'isCompressed' | 'blocks'>, blocks: readonly string[]): string =>
   `${name}: ${disk.sizeBlocks} blocks, ${disk.iopsMax} a second, epoch ${disk.leaseEpoch}${disk.isLeased ? ' leased' : ''}: ${blocks.join(' ')}`
 
+const NONE: ReadonlySet<string> = new Set()
 const signatures = new WeakMap<World, string>()
 
-/** The world in words: two are the same when these are. */
-export function signatureOf(world: World): string {
-  const known = signatures.get(world)
+/** The world in words, but for blocks of which nobody knows: two are the same when these are. */
+export function signatureOf(world: World, unread: ReadonlySet<string> = NONE): string {
+  const known = unread.size === 0 ? signatures.get(world) : undefined
   if (known !== undefined) return known
   const lines = [...world].map(([name, disk]) => {
-    const blocks = [...disk.blocks].filter(([, number]) => number !== 0).toSorted(([a], [b]) => a - b)
+    const isShown = (block: number, number: number): boolean => number !== 0 && !unread.has(`${name} ${block}`)
+    const blocks = [...disk.blocks].filter((one) => isShown(...one)).toSorted(([a], [b]) => a - b)
     return lineOf(
       name,
       disk,
@@ -418,12 +423,12 @@ export function signatureOf(world: World): string {
     )
   })
   const signature = lines.toSorted().join('\n')
-  signatures.set(world, signature)
+  if (unread.size === 0) signatures.set(world, signature)
   return signature
 }
 
-/** What a store holds, in the words of `signatureOf`. */
-export async function contentOf(store: Store): Promise<string> {
+/** What a store holds, in the words of `signatureOf`. `unread`: gets the blocks that cannot be read, where there may be such. */
+export async function contentOf(store: Store, unread?: Set<string>): Promise<string> {
   const content = new Uint8Array(BLOCK_BYTES)
   const lines: string[] = []
   for (const { name, sizeBytes, limits, lease } of store.list()) {
@@ -432,7 +437,13 @@ export async function contentOf(store: Store): Promise<string> {
     const sizeBlocks = sizeBytes / BLOCK_BYTES
     for (const block of LOOKED_AT) {
       if (block >= sizeBlocks) break
-      if (!device.now?.read(block * BLOCK_BYTES, BLOCK_BYTES, content, 0)) await device.read(block * BLOCK_BYTES, content)
+      try {
+        if (!device.now?.read(block * BLOCK_BYTES, BLOCK_BYTES, content, 0)) await device.read(block * BLOCK_BYTES, content)
+      } catch (error) {
+        if (!unread || !(error instanceof Fault) || error.code !== 'failed') throw error
+        unread.add(`${name} ${block}`)
+        continue
+      }
       const number = numberOf(content)
       if (number !== 0) blocks.push(`${block}=${number ?? 'what was never written'}`)
     }
