@@ -2,45 +2,23 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import { MIB } from '@typevisor/base'
 import { seededRng } from '@typevisor/sim'
+import { ByteBudget } from './byte-budget.ts'
 import { memoryDevice } from './memory-device.ts'
 import { exportOf, linkInMemory, slowDevice, sourceOf } from './testing.ts'
-import {
-  CLIENT_FLAGS,
-  EXTENDED_REQUEST,
-  EXTENDED_REQUEST_MAGIC,
-  OPT,
-  OPTION,
-  OPTION_MAGIC,
-  REQUEST,
-  REQUEST_MAGIC,
-} from './wire.ts'
+import { anyRequests, changedSession, feed, opening } from './testing/fuzz.ts'
+import { clientFlags, option, request, wanting } from './testing/raw.ts'
+import { CMD, joined } from './wire.ts'
 
 const SIZE = 1024 * 1024
 const SECRET = 0x5e
 
-const bytesOf = (...parts: readonly Uint8Array[]): Uint8Array => new Uint8Array(Buffer.concat(parts))
-const option = (option: number, payload: Uint8Array = new Uint8Array(0)): Uint8Array =>
-  bytesOf(OPTION.encode({ magic: OPTION_MAGIC, option, lengthBytes: payload.length }), payload)
-const goTo = (name: string): Uint8Array => {
-  const bytes = Buffer.from(name)
-  const head = Buffer.alloc(4)
-  head.writeUInt32BE(bytes.length)
-  return bytesOf(head, bytes, new Uint8Array([0, 0]))
-}
-const flags = CLIENT_FLAGS.encode({ flags: 3 })
-
 /** Serves two exports, of which a client that opens `open` must never see the other; feeds it `sent`; answers what came back. */
-async function feed(sent: Uint8Array, seed: number): Promise<Buffer> {
+async function feedTwo(sent: Uint8Array, seed: number): Promise<Buffer> {
   const secret = memoryDevice(SIZE)
   await secret.write(0, new Uint8Array(SIZE).fill(SECRET))
-  const link = linkInMemory(sourceOf(exportOf('open', memoryDevice(SIZE)), exportOf('secret', secret)), seededRng(seed))
-  link.client.channel.write(sent, () => {})
-  // Everything is promises: a few turns of the event loop bring all of it to its end.
-  for (let turn = 0; turn < 10; turn += 1) await new Promise((resolve) => setImmediate(resolve))
-  link.client.channel.end()
-  await link.connection.over
-  const said = Buffer.concat(link.client.reader.drain())
+  const said = await feed(sourceOf(exportOf('open', memoryDevice(SIZE)), exportOf('secret', secret)), sent, seed)
   const content = new Uint8Array(SIZE)
   await secret.read(0, content)
   assert.ok(
@@ -55,7 +33,7 @@ const seen = (said: Buffer): boolean => said.includes(Buffer.alloc(64, SECRET))
 test('arbitrary bytes end in refusals or in the end of the connection', async () => {
   await fc.assert(
     fc.asyncProperty(fc.uint8Array({ maxLength: 400 }), fc.nat(), async (bytes, seed) => {
-      const said = await feed(bytes, seed)
+      const said = await feedTwo(bytes, seed)
       assert.ok(said.length < 10_000)
     }),
     { numRuns: 300 },
@@ -66,7 +44,7 @@ test('options of any number and length, with any payload, are answered within bo
   const anyOption = fc
     .tuple(
       fc.integer({ min: 0, max: 14 }),
-      fc.oneof(fc.uint8Array({ maxLength: 60 }), fc.constant(goTo('open'))),
+      fc.oneof(fc.uint8Array({ maxLength: 60 }), fc.constant(wanting('open'))),
       fc.oneof(fc.constant(null), fc.nat(0xffffffff)),
     )
     .map(([number, payload, lie]) => {
@@ -76,7 +54,7 @@ test('options of any number and length, with any payload, are answered within bo
     })
   await fc.assert(
     fc.asyncProperty(fc.array(anyOption, { maxLength: 12 }), fc.nat(), async (options, seed) => {
-      const said = await feed(bytesOf(flags, ...options), seed)
+      const said = await feedTwo(joined([clientFlags(), ...options]), seed)
       assert.ok(said.length < 1_000_000)
     }),
     { numRuns: 300 },
@@ -84,81 +62,62 @@ test('options of any number and length, with any payload, are answered within bo
 })
 
 test('requests of any type, flags, offset and length never reach the other export', async () => {
-  const request = (extended: boolean) =>
-    fc
-      .record({
-        cookie: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
-        offset: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
-        lengthBytes: fc.nat(0xffffffff),
-      })
-      .chain((record) =>
-        fc
-          .tuple(
-            fc.nat(9),
-            fc.nat(40),
-            fc.oneof(fc.nat(SIZE), fc.constant(Number(record.offset))),
-            fc.oneof(fc.nat(5000), fc.constant(Number(record.lengthBytes))),
-            fc.uint8Array({ maxLength: 50 }),
-          )
-          .map(([type, requestFlags, offset, lengthBytes, rest]) => {
-            const common = { type, flags: requestFlags, cookie: record.cookie, offset: BigInt(offset) }
-            const head = extended
-              ? EXTENDED_REQUEST.encode({ magic: EXTENDED_REQUEST_MAGIC, ...common, lengthBytes: BigInt(lengthBytes) })
-              : REQUEST.encode({ magic: REQUEST_MAGIC, ...common, lengthBytes })
-            return bytesOf(
-              head,
-              type === 1
-                ? new Uint8Array(lengthBytes < 6000 ? lengthBytes : 0)
-                : rest.subarray(0, rest.length > 40 ? rest.length : 0),
-            )
-          }),
-      )
-  for (const extended of [false, true]) {
+  for (const form of ['simple', 'structured', 'extended'] as const) {
     await fc.assert(
-      fc.asyncProperty(
-        fc.array(request(extended), { maxLength: 10 }),
-        fc.boolean(),
-        fc.nat(),
-        async (requests, structured, seed) => {
-          const agree = extended ? [option(OPT.extendedHeaders)] : structured ? [option(OPT.structuredReply)] : []
-          const said = await feed(bytesOf(flags, ...agree, option(OPT.go, goTo('open')), ...requests), seed)
-          assert.ok(!seen(said))
-          assert.ok(said.length < 64 * 1024 * 1024)
-        },
-      ),
-      { numRuns: 200 },
+      fc.asyncProperty(anyRequests(form === 'extended', SIZE), fc.nat(), async (requests, seed) => {
+        const said = await feedTwo(joined([opening('open', form), requests]), seed)
+        assert.ok(!seen(said))
+        assert.ok(said.length < 64 * 1024 * 1024)
+      }),
+      { numRuns: 150 },
     )
   }
 })
 
 test('a session with bytes changed anywhere stays within its export', async () => {
-  const good = bytesOf(
-    flags,
-    option(OPT.structuredReply),
-    option(OPT.go, goTo('open')),
-    REQUEST.encode({ magic: REQUEST_MAGIC, flags: 0, type: 1, cookie: 1n, offset: 0n, lengthBytes: 512 }),
-    new Uint8Array(512).fill(1),
-    REQUEST.encode({ magic: REQUEST_MAGIC, flags: 0, type: 0, cookie: 2n, offset: 0n, lengthBytes: 4096 }),
-    REQUEST.encode({ magic: REQUEST_MAGIC, flags: 0, type: 4, cookie: 3n, offset: 0n, lengthBytes: 4096 }),
-    REQUEST.encode({ magic: REQUEST_MAGIC, flags: 0, type: 2, cookie: 4n, offset: 0n, lengthBytes: 0 }),
+  for (const form of ['structured', 'extended'] as const)
+    await fc.assert(
+      fc.asyncProperty(changedSession('open', form), fc.nat(), async (bytes, seed) => {
+        assert.ok(!seen(await feedTwo(bytes, seed)))
+      }),
+      { numRuns: 200 },
+    )
+})
+
+test('sessions of any bytes, many at once, allocate within their bound and give all of it back', async () => {
+  const budget = new ByteBudget(64 * MIB)
+  const source = sourceOf(exportOf('open', slowDevice(memoryDevice(SIZE))))
+  const before = process.memoryUsage().arrayBuffers
+  let mostBytes = 0
+  // Wrong lengths are what makes a server allocate: payloads of up to 32 MiB are promised, and do not come.
+  const promised = fc.integer({ min: 1, max: 40 * MIB }).map((lengthBytes) => request({ type: CMD.write, lengthBytes }))
+  const session = fc.oneof(
+    changedSession('open', 'structured'),
+    promised.map((one) => joined([opening('open', 'structured'), one])),
   )
   await fc.assert(
-    fc.asyncProperty(
-      fc.array(fc.tuple(fc.nat(good.length - 1), fc.nat(255)), { maxLength: 6 }),
-      fc.nat(),
-      async (changes, seed) => {
-        const bytes = good.slice()
-        for (const [at, value] of changes) bytes[at] = value
-        assert.ok(!seen(await feed(bytes, seed)))
-      },
-    ),
-    { numRuns: 300 },
+    fc.asyncProperty(fc.array(session, { minLength: 20, maxLength: 40 }), fc.nat(), async (sessions, seed) => {
+      const links = sessions.map((bytes, index) => {
+        const link = linkInMemory(source, seededRng(seed + index), { budget })
+        link.client.channel.write(bytes, () => {})
+        return link
+      })
+      for (let turn = 0; turn < 10; turn += 1) await new Promise((resolve) => setImmediate(resolve))
+      mostBytes = Math.max(mostBytes, process.memoryUsage().arrayBuffers - before)
+      assert.ok(budget.usedBytes <= budget.limitBytes)
+      for (const { client } of links) client.channel.end()
+      await Promise.all(links.map(({ connection }) => connection.over))
+      assert.deepEqual([budget.usedBytes, budget.isWaitedFor], [0, false])
+    }),
+    { numRuns: 20 },
   )
+  // What runs before the collector comes by counts too: of payloads alone it would be 400 MiB a run.
+  assert.ok(mostBytes < 1024 * MIB, `${mostBytes} bytes`)
 })
 
 test('replies that nobody takes are bounded: further requests are left in the kernel', async () => {
-  const request = REQUEST.encode({ magic: REQUEST_MAGIC, flags: 0, type: 0, cookie: 1n, offset: 0n, lengthBytes: SIZE })
-  const flood = bytesOf(flags, option(OPT.go, goTo('open')), ...Array.from({ length: 2000 }, () => request))
+  const read = request({ type: CMD.read, lengthBytes: SIZE })
+  const flood = joined([opening('open', 'simple'), ...Array.from({ length: 2000 }, () => read)])
   for (const device of [memoryDevice(SIZE), slowDevice(memoryDevice(SIZE))]) {
     const link = linkInMemory(sourceOf(exportOf('open', device)), seededRng(1), { deaf: true })
     link.client.channel.write(flood, () => {})

@@ -1,6 +1,6 @@
 /** A server and a client joined in memory, for tests: bytes come in pieces of any size. */
 import type { BlockDevice, Rng } from '@typevisor/base'
-import { memoryLog } from '@typevisor/sim'
+import { memoryLog, type MemoryLog } from '@typevisor/sim'
 import { ByteBudget } from './byte-budget.ts'
 import { ByteReader } from './byte-reader.ts'
 import type { ClientConnection } from './client.ts'
@@ -10,6 +10,7 @@ import { serveConnection, type Connection } from './server.ts'
 
 export { openExport } from './client.ts'
 export { makeCertificates } from './testing/certificates.ts'
+export { anyRequests, changedSession, feed, opening } from './testing/fuzz.ts'
 
 export const sourceOf = (...exports: readonly NbdExport[]): ExportSource => {
   const find = async (name: string) => exports.find((one) => one.name === name) ?? null
@@ -45,6 +46,8 @@ export interface MemoryLink {
   /** Everything that the server has said so far. */
   saidBytes(): number
   readonly isDestroyed: boolean
+  /** What the server logged of this connection. */
+  readonly log: MemoryLog
   /** The server takes no more bytes for now. */
   readonly isPaused: boolean
 }
@@ -83,7 +86,8 @@ export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: b
     startTls: null,
   }
   const { budget = new ByteBudget() } = options
-  const connection = serveConnection(server, { source, tls: 'off', pool: new SegmentPool(), budget, log: memoryLog() })
+  const log = memoryLog()
+  const connection = serveConnection(server, { source, tls: 'off', pool: new SegmentPool(), budget, log })
   const pump = (): void => {
     while (!paused && incoming.length > 0) connection.push(incoming.shift() as Uint8Array) // its length was looked at
   }
@@ -105,6 +109,7 @@ export function linkInMemory(source: ExportSource, rng: Rng, options: { deaf?: b
       },
     },
     connection,
+    log,
     saidBytes: () => said,
     get isDestroyed() {
       return destroyed
