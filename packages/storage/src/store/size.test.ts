@@ -96,3 +96,31 @@ for (const [kind, options] of Object.entries({ plain: {}, encrypted: { secret } 
     })
     await store.close()
   })
+
+test('a volume that is grown is written behind its old end after an opening, before anything of it has been read, and opened again', async () => {
+  const file = new SimStoreFile({ rng: seededRng(1) })
+  const made = await Store.create(optionsOf(file))
+  await made.createVolume('disk', 2 ** 20)
+  await volumeDevice(made, 'disk').write(0, new Uint8Array(BLOCK_BYTES).fill(1))
+  await made.resize('disk', TIB)
+  await made.close()
+  const store = await Store.open(optionsOf(file))
+  await volumeDevice(store, 'disk').write(TIB - BLOCK_BYTES, new Uint8Array(BLOCK_BYTES).fill(2))
+  const again = await Store.open(optionsOf(file.crash('kill')))
+  for (const one of [store, again]) {
+    const content = new Uint8Array(BLOCK_BYTES)
+    for (const [offset, fill] of [
+      [0, 1],
+      [TIB - BLOCK_BYTES, 2],
+    ] as const) {
+      await volumeDevice(one, 'disk').read(offset, content)
+      assert.ok(content.every((byte) => byte === fill))
+    }
+  }
+  await again.checkpoint()
+  assert.partialDeepStrictEqual(await again.check({ readsData: true, repairs: true }), {
+    damage: [],
+    leakedCount: 0,
+    missingCount: 0,
+  })
+})

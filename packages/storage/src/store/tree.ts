@@ -345,16 +345,15 @@ export class Tree {
     return child
   }
 
-  /** One level more: the old root becomes the first child. */
+  /** One level more: the old root becomes the first child. It need not be in memory: nothing on the way to a block behind it is. */
   #grow(): void {
     this.forget()
     const { generation, epoch } = this.#owner
-    const old = this.#root()
-    assert(old !== MISSING, 'the root of a tree that grows is in memory')
-    if (old !== null) {
+    const { dirtyRoot: old } = this
+    const { address, copy, birth, checksum } = this.root
+    if (old !== null || address !== 0) {
       const root = new Node(this.height, epoch, generation)
-      root.children = new Map([[0, old]])
-      const { address, copy, birth, checksum } = this.root
+      if (old !== null) root.children = new Map([[0, old]])
       setEntry(root.words, 0, address, copyFlags(address, copy), birth, checksum)
       this.dirtyRoot = root
       this.#owner.onDirty(root.level)

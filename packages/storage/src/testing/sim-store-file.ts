@@ -4,6 +4,7 @@ import type { HostSpace, StoreFile } from '../store/ports.ts'
 
 const SECTOR_BYTES = 512
 const PAGE_BYTES = 4096
+const ZEROS = new Uint8Array(PAGE_BYTES)
 
 export interface SimStoreFileOptions {
   readonly rng: Rng
@@ -32,7 +33,7 @@ interface Version {
 export class SimStoreFile implements StoreFile, Disposable {
   readonly #options: SimStoreFileOptions
   readonly capacityBytes: number
-  /** By page: what a reader sees. */
+  /** By page: what a reader sees. Whole pages are exchanged, so that copies share them. */
   readonly #now: Map<number, Uint8Array>
   /** By sector: the versions that a power cut may leave, the first of them the safe one, numbered in the order of all writes. */
   readonly #unsafe = new Map<number, Version[]>()
@@ -120,24 +121,28 @@ export class SimStoreFile implements StoreFile, Disposable {
     this.#options.record.push({ kind: 'write', position: start, sectors })
   }
 
+  /** A page is never changed, but another one put in its place: versions and copies of the file share them. */
   #put(position: number, content: Uint8Array): void {
     for (let done = 0; done < content.length;) {
       const at = position + done
-      const sector = Math.floor(at / SECTOR_BYTES)
-      const page = Math.floor(at / PAGE_BYTES)
+      const number = Math.floor(at / PAGE_BYTES)
+      const inPage = at - number * PAGE_BYTES
+      const partBytes = Math.min(PAGE_BYTES - inPage, content.length - done)
       // What is left of the page is read first.
-      if (at % PAGE_BYTES === 0 && content.length - done >= PAGE_BYTES) this.#unreadable.delete(page)
-      else this.#assertReadable(page)
-      const partBytes = Math.min(SECTOR_BYTES - (at % SECTOR_BYTES), content.length - done)
-      const before = new Uint8Array(SECTOR_BYTES)
-      this.#copyOut(sector * SECTOR_BYTES, before, 0, SECTOR_BYTES)
-      const versions = this.#unsafe.get(sector) ?? [{ number: this.#versionCount, bytes: before.slice() }]
-      before.set(content.subarray(done, done + partBytes), at % SECTOR_BYTES)
-      versions.push({ number: (this.#versionCount += 1), bytes: before })
-      this.#unsafe.set(sector, versions)
-      const bytes = this.#now.get(page) ?? new Uint8Array(PAGE_BYTES)
-      bytes.set(before, (sector * SECTOR_BYTES) % PAGE_BYTES)
-      this.#now.set(page, bytes)
+      if (partBytes === PAGE_BYTES) this.#unreadable.delete(number)
+      else this.#assertReadable(number)
+      const before = this.#now.get(number) ?? ZEROS
+      const page = before.slice()
+      page.set(content.subarray(done, done + partBytes), inPage)
+      this.#now.set(number, page)
+      const first = Math.floor(inPage / SECTOR_BYTES)
+      for (let sector = first; sector * SECTOR_BYTES < inPage + partBytes; sector += 1) {
+        const [start, end] = [sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES]
+        const key = number * (PAGE_BYTES / SECTOR_BYTES) + sector
+        const versions = this.#unsafe.get(key) ?? [{ number: this.#versionCount, bytes: before.subarray(start, end) }]
+        versions.push({ number: (this.#versionCount += 1), bytes: page.subarray(start, end) })
+        this.#unsafe.set(key, versions)
+      }
       done += partBytes
     }
   }
@@ -190,7 +195,7 @@ export class SimStoreFile implements StoreFile, Disposable {
   crash(kind: 'kill' | 'power'): SimStoreFile {
     this.#dead = true
     const { rng } = this.#options
-    const content = this.#pages()
+    const content = new Map(this.#now)
     if (kind === 'power') {
       // Some cuts lose nearly all, some nearly nothing, some only the journal or only the data; of what is lost some is as old as can be.
       const pick = <T>(from: readonly T[]): T => from[rng.below(from.length)] as T
@@ -199,14 +204,18 @@ export class SimStoreFile implements StoreFile, Disposable {
       // Disks lose sectors, or whole pages.
       const unitBytes = pick([SECTOR_BYTES, PAGE_BYTES])
       const isKept = new Map<number, boolean>()
+      const changed = new Map<number, Uint8Array>()
       for (const [sector, versions] of this.#unsafe) {
         const perCent = keptPerCent[sector * SECTOR_BYTES < (this.#options.journalEndBytes ?? 0) ? 0 : 1]
         const unit = Math.floor((sector * SECTOR_BYTES) / unitBytes)
         const kept = isKept.get(unit) ?? rng.below(100) < perCent
         isKept.set(unit, kept)
         const version = kept ? versions.at(-1) : versions[oldest ? 0 : rng.below(versions.length)]
-        const page = Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES)
-        content.get(page)?.set((version as (typeof versions)[number]).bytes, (sector * SECTOR_BYTES) % PAGE_BYTES)
+        const number = Math.floor((sector * SECTOR_BYTES) / PAGE_BYTES)
+        const page = changed.get(number) ?? this.pageAt(number)
+        page.set((version as Version).bytes, (sector * SECTOR_BYTES) % PAGE_BYTES)
+        changed.set(number, page)
+        content.set(number, page)
       }
     }
     const left = new SimStoreFile(this.#options, content, this.#unreadable)
@@ -225,11 +234,7 @@ export class SimStoreFile implements StoreFile, Disposable {
 
   /** The file as it is now, for somebody else. */
   copy(): SimStoreFile {
-    return new SimStoreFile(this.#options, this.#pages(), this.#unreadable)
-  }
-
-  #pages(): Map<number, Uint8Array> {
-    return new Map([...this.#now].map(([page, bytes]) => [page, bytes.slice()]))
+    return new SimStoreFile(this.#options, new Map(this.#now), this.#unreadable)
   }
 
   /** Blocks that were ever written. */
@@ -239,8 +244,9 @@ export class SimStoreFile implements StoreFile, Disposable {
 
   /** Damages one byte of what is there. */
   rot(position: number): void {
-    const page = this.#now.get(Math.floor(position / PAGE_BYTES))
-    if (page) page[position % PAGE_BYTES] = (page[position % PAGE_BYTES] as number) ^ 0x40
+    const page = this.pageAt(Math.floor(position / PAGE_BYTES))
+    page[position % PAGE_BYTES] = (page[position % PAGE_BYTES] as number) ^ 0x40
+    this.replacePage(Math.floor(position / PAGE_BYTES), page)
   }
 
   /** A sector of this page cannot be read any more. */
