@@ -174,3 +174,90 @@ test('an extent that 32 bits cannot tell is told in part, and nothing stands beh
   assert.deepEqual({ ...STATUS_EXTENT.decode(payload, STATUS_HEADER.sizeBytes) }, { lengthBytes: 0xfffff000, status: 3 })
   await client.leave()
 })
+
+test('a long read is answered in pieces: one that has to wait or fails in the middle gets the rest, or its error', async () => {
+  const memory = memoryDevice(SIZE)
+  const content = Buffer.alloc(700 * 1024, 'what is read in pieces ')
+  await memory.write(0, content)
+  const { now } = memory
+  assert.ok(now)
+  const asked = { type: CMD.read, offset: 0, lengthBytes: content.length }
+  for (const kind of ['whole', 'waits', 'fails'] as const) {
+    const device: BlockDevice = Object.create(memory, {
+      now: {
+        value: {
+          ...now,
+          read(offset: number, ...rest: [number, Uint8Array, number]) {
+            if (offset < 300 * 1024 || kind === 'whole') return now.read(offset, ...rest)
+            if (kind === 'waits') return false
+            throw new Fault('failed', 'block 75: it is damaged')
+          },
+        },
+      },
+      read: { value: (offset: number, target: Uint8Array) => memory.read(offset, target) },
+    }) as BlockDevice
+    const client = await opened(device)
+    client.send(request(asked))
+    const found = Buffer.alloc(content.length)
+    let [pieceCount, error] = [0, 0]
+    for (let chunk = await client.chunk(); ; chunk = await client.chunk()) {
+      pieceCount += 1
+      error = errorOf(chunk)
+      if (chunk.type === REPLY_TYPE.offsetData)
+        chunk.payload.copy(found, Number(OFFSET_DATA.decode(chunk.payload).offset), OFFSET_DATA.sizeBytes)
+      if ((chunk.flags & REPLY_FLAG_DONE) !== 0) break
+    }
+    assert.deepEqual([pieceCount, error], kind === 'whole' ? [6, 0] : kind === 'waits' ? [4, 0] : [4, ERRNO.EIO])
+    assert.ok(kind === 'fails' || found.equals(content), kind)
+    await client.leave()
+  }
+})
+
+test('a long write goes to the device as it comes: whole, with a part that has to wait, and with one that fails', async () => {
+  const content = Buffer.alloc(1000 * 1024, 'what is written in pieces ')
+  for (const kind of ['whole', 'waits', 'refused', 'not committed'] as const) {
+    const memory = memoryDevice(SIZE)
+    const { now } = memory
+    assert.ok(now)
+    const taken: number[] = []
+    let isBad = false
+    const device: BlockDevice = Object.create(memory, {
+      now: {
+        value: {
+          ...now,
+          write(offset: number, source: Uint8Array, leftBytes: number) {
+            taken.push(source.length)
+            if (taken.length === 3 && kind === 'waits') return false
+            if (taken.length === 3 && kind === 'refused') throw new Fault('exhausted', 'no space left')
+            if (taken.length === 3 && kind === 'not committed') isBad = true
+            return now.write(offset, source, leftBytes)
+          },
+          commit() {
+            if (isBad) {
+              isBad = false
+              throw new Fault('exhausted', 'no space left')
+            }
+          },
+        },
+      },
+      write: { value: (offset: number, source: Uint8Array) => memory.write(offset, source) },
+    }) as BlockDevice
+    const client = await opened(device)
+    const sent = Buffer.concat([request({ type: CMD.write, offset: 4096, lengthBytes: content.length }), content])
+    // As a socket brings it.
+    for (let at = 0; at < sent.length; at += 64 * 1024) {
+      client.send(sent.subarray(at, at + 64 * 1024))
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    const isFailed = kind === 'refused' || kind === 'not committed'
+    assert.equal(errorOf(await client.chunk()), isFailed ? ERRNO.ENOSPC : 0, kind)
+    assert.ok(taken.length >= 3 && (taken[0] as number) < content.length, String(taken))
+    const found = Buffer.alloc(content.length)
+    await memory.read(4096, found)
+    assert.ok(isFailed || found.equals(content), kind)
+    // The connection is as before.
+    client.send(Buffer.concat([request({ type: CMD.write, offset: 0, lengthBytes: 4096 }), Buffer.alloc(4096, 1)]))
+    assert.equal(errorOf(await client.chunk()), 0, kind)
+    await client.leave()
+  }
+})

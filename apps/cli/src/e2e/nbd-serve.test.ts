@@ -26,7 +26,10 @@ const addressSaidBy = async (child: ReturnType<typeof typevisor>): Promise<strin
 test('without a place to listen at it is the port of the protocol on this machine, and one that is taken is told with what to do', async (t) => {
   const folder = join(dir, 'default')
   const blocker = createServer().listen(NBD_PORT, '127.0.0.1')
-  const isOurs = await Promise.race([once(blocker, 'listening').then(() => true), once(blocker, 'error').then(() => false)])
+  const isOurs = await once(blocker, 'listening').then(
+    () => true,
+    () => false,
+  )
   const refused = await run(['nbd', 'serve', '--dir', folder])
   assert.equal(refused.code, 4, refused.said)
   assert.match(refused.said, /listen on 127\.0\.0\.1:10809: .*; --port PORT listens on another one/)
@@ -61,8 +64,8 @@ test('flags that would say nothing, or two things, are refused', async () => {
     [[...memory, '--socket', 's', '--port', '1'], /--socket or --port, not both/],
     [[...memory, '--key-file', file], /--key-file .* --memory has none/],
     [[...memory, '--port', '65536'], /--port: got "65536"/],
-    [['--memory', 'much'], /size: got "much"/],
-    [['--memory', '9000000T'], /size: got .*, want/],
+    [['--memory', 'much'], /--memory: got "much", want a size/],
+    [['--memory', '9000000T'], /--memory: got .*, want a size/],
     [[...disks, '--tls', 'require'], /--tls wants --tls-certificates or --tls-psk/],
     [[...disks, '--tls', 'maybe', '--tls-psk', file], /--tls: got "maybe", want on or require/],
     [[...disks, '--tls-certificates', dir, '--tls-psk', file], /not both/],

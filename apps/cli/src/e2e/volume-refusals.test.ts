@@ -19,6 +19,8 @@ const LONG = 'a'.repeat(300)
 const IN_FLIGHT = 4
 
 const { usage, notFound, conflict, denied, unavailable } = EXIT
+/** Where 2 says that there is damage. */
+const checkUsage = 16
 /** `D`: a folder that is served; `U`: one that is not; `R`: the folder of both; `NEW`: one that is not there. */
 type Case = readonly [words: string, code: number, said: RegExp]
 
@@ -87,8 +89,14 @@ const CASES: readonly Case[] = [
   ['volume rename web a/b --dir D', usage, /name: got "a\/b"/],
   ['volume rename web safe --dir D', conflict, /volume safe: there is one already/],
   ['volume delete .image-12345678-x --dir D', notFound, /there is none/],
-  ...each('volume check --dir D', '--rate', ['0', '-1', 'x', '1e3', '0.0001', '9999T'], usage, /--rate: got "\S+", want a size/),
-  ...each('volume check --dir D', '--key-file', ['R/empty', 'R/short', 'D'], usage, /key file \S+: /),
+  ...each(
+    'volume check --dir D',
+    '--rate',
+    ['0', '-1', 'x', '1e3', '0.0001', '9999T'],
+    checkUsage,
+    /--rate: got "\S+", want a size/,
+  ),
+  ...each('volume check --dir D', '--key-file', ['R/empty', 'R/short', 'D'], checkUsage, /key file \S+: /),
   ['volume check --dir D --key-file R/nothing', notFound, /key file R\/nothing/],
   ...each('volume rekey safe --new-key-file R/other --dir D', '--key-file', ['R/empty', 'D'], usage, /key file \S+: /),
   ...each('volume rekey safe --key-file R/key --dir D', '--new-key-file', ['R/empty', 'R/short', 'D'], usage, /key file \S+: /),
@@ -187,14 +195,13 @@ const CASES: readonly Case[] = [
   ['snapshot export web@s --output R/raw --dir D', conflict, /--output R\/raw: EEXIST/],
   ['snapshot export web@s --output R/nothing/out --dir D', notFound, /--output R\/nothing\/out: ENOENT/],
   [`snapshot export web@s --output R/${LONG} --dir D`, usage, /ENAMETOOLONG/],
-  ['nbd serve --dir NEW', usage, /want either --socket or --port/],
   ['nbd serve --port 0', usage, /want either --dir or --memory/],
   ...each('nbd serve --port 0', '--memory', ['-1', '0', 'x', '65TiB', '9999999T'], usage, /--memory: got "\S+", want a size/),
   ...each('nbd serve --memory 1MiB', '--port', ['-1', '65536', 'x', '1.5', '1e3'], usage, /--port: got "\S+", want 0 to 65535/),
   ['nbd serve --dir NEW --port PORT', conflict, /listen on 127.0.0.1:\d+: .*EADDRINUSE/],
   ['nbd serve --dir NEW --port 0 --host 203.0.113.9', usage, /listen on 203.0.113.9:0: .*EADDRNOTAVAIL/],
-  ['nbd serve --memory 1MiB --socket R/s --host 127.0.0.1', usage, /--host goes with --port/],
-  ['nbd serve --memory 1MiB --port 0 --key-file R/key', usage, /--key-file goes with --dir/],
+  ['nbd serve --memory 1MiB --socket R/s --host 127.0.0.1', usage, /want --socket or --host, not both/],
+  ['nbd serve --memory 1MiB --port 0 --key-file R/key', usage, /--key-file unlocks volumes of --dir/],
   [`nbd serve --dir NEW --socket R/${LONG}`, usage, /got a path of \d+ bytes, want 1 to 107/],
   ...each('nbd serve --dir NEW', '--socket', ['R/file', 'D'], conflict, /there is something else, want a socket/),
   ['nbd serve --dir NEW --socket R/nothing/s', notFound, /listen on R\/nothing\/s: ENOENT/],
