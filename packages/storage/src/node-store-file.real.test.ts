@@ -1,7 +1,7 @@
 /** A store on real file systems: what is deleted is the file system's again, cold blocks are read beside the loop, and a full disk harms nothing. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdir, mkdtemp, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, rm, stat, truncate, writeFile, statfs } from 'node:fs/promises'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -152,6 +152,50 @@ test('a disk that others have filled refuses writes, keeps what was there, and g
     await volumeDevice(again, 'disk').read(writtenBytes, content.subarray(0, mib(1)))
     assert.ok(content.subarray(0, mib(1)).every((byte) => byte === 2))
     await again.close()
+  } finally {
+    spawnSync('umount', [disk])
+  }
+})
+
+test('a full file system has room again when a volume was deleted, while it is served', async (t) => {
+  await using at = await folder()
+  const disk = join(at.dir, 'small')
+  await mkdir(disk)
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=120m', 'none', disk])
+  if (mounted.status !== 0) return t.skip(`no file system can be mounted here: ${mounted.stderr.toString()}`)
+  try {
+    const parts = { lock: lockFile, calls: fileCalls(), clock: realClock(), rng: realRng(), log: memoryLog() }
+    await using made = await openVolumeFolder({ ...parts, dir: join(disk, 'volumes'), create: true })
+    const { store } = made.served
+    await made.served.call('create', { name: 'old', sizeBytes: mib(256) })
+    await assert.rejects(fill(store, 'old', mib(256), 1), (error) => error instanceof Fault && error.code === 'exhausted')
+    await writeFile(join(disk, 'others'), new Uint8Array(mib(64)).fill(9)).catch(() => {})
+    assert.equal((await statfs(disk)).bavail, 0)
+    // Also what the last write had begun with.
+    await assert.rejects(
+      async () => {
+        for (let at = mib(128); ; at = bytes(at + 4096)) await volumeDevice(store, 'old').write(at, new Uint8Array(4096).fill(3))
+      },
+      (error) => error instanceof Fault && error.code === 'exhausted',
+    )
+    await made.served.call('remove', { name: 'old' })
+    const end = performance.now() + 60_000
+    while ((await made.served.call('usage', {})).usedBytes > mib(80)) {
+      assert.ok(performance.now() < end, 'nothing was given back')
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+    await made.served.call('create', { name: 'new', sizeBytes: mib(64) })
+    // What was freed is given back to the file system within a second or two.
+    for (;;) {
+      const refused = await fill(store, 'new', mib(16), 2).then(
+        () => null,
+        (error: unknown) => error,
+      )
+      if (refused === null) break
+      assert.ok(refused instanceof Fault && refused.code === 'exhausted' && performance.now() < end, String(refused))
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+    await store.flush()
   } finally {
     spawnSync('umount', [disk])
   }

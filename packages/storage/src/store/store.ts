@@ -123,6 +123,7 @@ export class Store {
   #checkpoint: Promise<void> | null = null
   #sync: Promise<void> | null = null
   #collecting: Promise<void> | null = null
+  #hasCollectorFailed = false
   /** Volumes to which others are being renamed. */
   readonly #promisedNames = new Set<string>()
   readonly #closing = new AbortController()
@@ -552,6 +553,8 @@ export class Store {
       const { heldUntilMark, heldUntilTold, wounded } = this.state
       if (!wounded && heldUntilMark.groups.size + heldUntilTold.groups.size > 0) await this.#syncSoon().catch(() => {})
       if (!this.state.wounded) await this.#giveBack()
+      // It may have found no room for a checkpoint.
+      this.#wakeCollector()
     }
   }
 
@@ -582,9 +585,16 @@ export class Store {
   #wakeCollector(): void {
     if (this.#collecting || this.#options.collects === false || !this.#nextDying()) return
     this.#collecting = this.collect()
-      .catch((error: unknown) => {
-        if (!this.#closing.signal.aborted) this.#options.log.error('store.collector_failed', { error: toFault(error).message })
-      })
+      .then(
+        () => {
+          this.#hasCollectorFailed = false
+        },
+        (error: unknown) => {
+          if (!this.#closing.signal.aborted && !this.#hasCollectorFailed)
+            this.#options.log.error('store.collector_failed', { error: toFault(error).message })
+          this.#hasCollectorFailed = true
+        },
+      )
       .finally(() => {
         this.#collecting = null
       })
