@@ -204,6 +204,8 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     usage: 'typevisor volume delete NAME --dir DIR',
     words: [1, 1],
     run: async (call, [name = ''], _flags, terminal, json) => {
+      if (name.includes('@'))
+        throw new Fault('invalid', `volume delete ${name}: it is a snapshot: typevisor snapshot delete ${name}`)
       await call('remove', { name })
       terminal.out(json ? JSON.stringify({ removed: name }) : `${name} is deleted; its snapshots stay`)
     },

@@ -89,6 +89,7 @@ const CASES: readonly Case[] = [
   ['volume rename web a/b --dir D', usage, /name: got "a\/b"/],
   ['volume rename web safe --dir D', conflict, /volume safe: there is one already/],
   ['volume delete .image-12345678-x --dir D', notFound, /there is none/],
+  ['volume delete web@s --dir D', usage, /web@s: it is a snapshot: typevisor snapshot delete web@s/],
   ...each(
     'volume check --dir D',
     '--rate',
