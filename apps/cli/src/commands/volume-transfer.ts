@@ -1,6 +1,5 @@
 /** Snapshots and images out of a folder and into it. */
-import { createReadStream } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { createReadStream, createWriteStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { Fault, formatBytes, bytes } from '@typevisor/base'
 import {
@@ -15,6 +14,7 @@ import {
   isStream,
   nodeCommandRunner,
   parseImageFormat,
+  writeNewFile,
   type CommandCaller,
   type ImportStatus,
   type ServedFolder,
@@ -204,7 +204,12 @@ export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
         })
         return
       }
-      await writeNew(output, counted())
+      using stop = interruption()
+      await writeNewFile('--output', output, (part) =>
+        pipeline(counted, createWriteStream(part, { flags: 'wx' }), { signal: stop.signal }).catch((error: unknown) => {
+          throw stop.signal.aborted ? stop.signal.reason : fileFault(`--output ${output}`, error)
+        }),
+      )
       progress.clear()
       terminal.out(
         json
@@ -213,21 +218,6 @@ export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
       )
     },
   },
-}
-
-/** Into a file that must not be there. What is refused before there is anything leaves none. */
-async function writeNew(path: string, chunks: AsyncGenerator<Uint8Array>): Promise<void> {
-  try {
-    const first = await chunks.next()
-    await using file = await open(path, 'wx').catch((error: unknown) => {
-      throw fileFault(`--output ${path}`, error)
-    })
-    if (!first.done) await file.writeFile(first.value)
-    for await (const chunk of chunks) await file.writeFile(chunk)
-    await file.sync()
-  } finally {
-    await chunks.return(undefined)
-  }
 }
 
 function positionOf(text: string): number {
