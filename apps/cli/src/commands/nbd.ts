@@ -19,6 +19,7 @@ import { oneOf, parseFlags, sizeOf, type FlagTable, type FlagValues } from '../f
 import type { Command, Terminal } from '../terminal.ts'
 import { VERSION } from '../version.ts'
 import { readKeyFile } from './key-file.ts'
+import { nothingOpened } from './volume-keys.ts'
 
 const FLAGS = {
   dir: { text: 'serve the volumes of this folder; each is an export of its name, each snapshot a read-only one', value: 'DIR' },
@@ -124,7 +125,7 @@ async function unlockAll(
 ): Promise<void> {
   for (const { path, secret } of keys) {
     const unlocked = await served.store.unlock(secret)
-    if (unlocked.length === 0) terminal.say(`${path}: no locked volume has its key from this file`)
+    if (unlocked.length === 0) terminal.say(nothingOpened(path))
   }
   const locked = (await served.call('list', {})).filter(({ encryption }) => encryption === 'locked')
   if (locked.length > 0) terminal.say(`locked: ${locked.map(({ name }) => name).join(', ')}; typevisor volume unlock opens them`)

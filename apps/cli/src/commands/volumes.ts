@@ -218,7 +218,7 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     run: async (call, _words, flags, terminal, json) => {
       const args =
         flags.rate === undefined ? {} : { bytesPerSecondMax: sizeOf('--rate', flags.rate, { most: Number.MAX_SAFE_INTEGER }) }
-      const locked = await stillLocked(call, flags)
+      const locked = await stillLocked(call, flags, terminal)
       using progress = new Progress('check')
       const found = await call('check', args, (fraction) => progress.show('reading', fraction))
       progress.clear()
