@@ -46,7 +46,13 @@ export const KEY_VERBS: Readonly<Record<string, VolumeVerb>> = {
     wantsServer: 'nbd serve --key-file FILE unlocks what it serves',
     run: async (call, [name = ''], flags, terminal, json) => {
       const { unlocked } = await call('unlock', { name, secret: await secretOf(flags, 'key-file') })
-      terminal.out(json ? JSON.stringify({ unlocked }) : unlocked.length > 0 ? `${name} is unlocked for as long as it is served` : `${name} is unlocked already`)
+      terminal.out(
+        json
+          ? JSON.stringify({ unlocked })
+          : unlocked.length > 0
+            ? `${name} is unlocked for as long as it is served`
+            : `${name} is unlocked already`,
+      )
     },
   },
   rekey: {

@@ -1,5 +1,5 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { bytes, Fault, formatBytes } from '@typevisor/base'
+import { bytes, Fault, formatBytes, MIB } from '@typevisor/base'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import {
   askServer,
@@ -32,7 +32,7 @@ const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
   device: { text: "create: makes the folder's store on this block device, which must be empty", value: 'DEVICE' },
-  rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
+  rate: { text: 'check: read not more than so much in a second, such as 100MiB (1MiB at least)', value: 'SIZE' },
   compression: {
     text: 'what the data of the volume, or of an exported snapshot, is packed with (default none)',
     value: 'none|zstd',
@@ -217,7 +217,9 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     checks: true,
     run: async (call, _words, flags, terminal, json) => {
       const args =
-        flags.rate === undefined ? {} : { bytesPerSecondMax: sizeOf('--rate', flags.rate, { most: Number.MAX_SAFE_INTEGER }) }
+        flags.rate === undefined
+          ? {}
+          : { bytesPerSecondMax: sizeOf('--rate', flags.rate, { least: MIB, most: Number.MAX_SAFE_INTEGER }) }
       const locked = await stillLocked(call, flags, terminal)
       using progress = new Progress('check')
       const found = await call('check', args, (fraction) => progress.show('reading', fraction))

@@ -93,9 +93,9 @@ const CASES: readonly Case[] = [
   ...each(
     'volume check --dir D',
     '--rate',
-    ['0', '-1', 'x', '1e3', '0.0001', '9999T'],
+    ['0', '-1', 'x', '1e3', '0.0001', '1KiB', '1048575', '9999T'],
     checkUsage,
-    /--rate: got "\S+", want a size/,
+    /--rate: got "\S+", want a size such as 512MiB from 1 MiB to /,
   ),
   ...each('volume check --dir D', '--key-file', ['R/empty', 'R/short', 'D'], checkUsage, /key file \S+: /),
   ['volume check --dir D --key-file R/nothing', notFound, /key file R\/nothing/],

@@ -119,7 +119,10 @@ test('an encrypted volume is served to who has its key file, told to others, and
       const wrong = await run(['volume', 'unlock', 'web', '--key-file', other, ...at])
       assert.equal(wrong.code, 5)
       assert.match(wrong.said, /web: it is not encrypted with this key file/)
-      assert.match((await run(['volume', 'check', '--key-file', other, ...at])).said, /no locked volume has its key from this file/)
+      assert.match(
+        (await run(['volume', 'check', '--key-file', other, ...at])).said,
+        /no locked volume has its key from this file/,
+      )
       assert.equal((await run(['volume', 'unlock', 'web', '--key-file', key, ...at])).code, 0)
       assert.equal((await run(['volume', 'unlock', 'web', '--key-file', other, ...at])).code, 5, 'also when it is unlocked')
       assert.match((await run(['volume', 'unlock', 'web', '--key-file', key, ...at])).said, /^web is unlocked already\n$/)
