@@ -140,7 +140,7 @@ export async function exportImage(
   await writeNewFile('file', path, async (part) => {
     const source = (await call('list', {})).find((one) => one.name === name)
     if (!source) throw new Fault('not_found', `volume ${JSON.stringify(name)}: there is none`)
-    if (source.encryption === 'locked') throw lockedFault(source)
+    if (source.encryption === 'locked') throw lockedFault(source, '--key-file FILE')
     await using socket = await dataAddress(dir)
     const taken = source.kind === 'volume' ? (await call('exportBegin', { name })).exportName : null
     try {

@@ -58,7 +58,7 @@ export async function* exportSnapshot(
     return found
   }
   const [taken, base] = [find(snapshot), from === null ? null : find(from)]
-  if (taken.encryption === 'locked') throw lockedFault(taken)
+  if (taken.encryption === 'locked') throw lockedFault(taken, '--key-file FILE')
   const { sizeBytes } = taken
   if (!Number.isSafeInteger(startBytes) || startBytes < 0 || startBytes > sizeBytes)
     throw new Fault('invalid', `export ${snapshot}: got position ${startBytes}, want 0 to ${sizeBytes}`)

@@ -110,8 +110,7 @@ export class ServedStore {
       const content = secretOf(secret)
       const unlocked = await this.store.unlock(content, [name])
       const isRight = encryption === 'locked' ? unlocked.length > 0 : await this.store.isKeyFileOf(name, content)
-      if (!isRight)
-        throw new Fault('unauthenticated', `unlock ${name}: it is not encrypted with this key file`)
+      if (!isRight) throw new Fault('unauthenticated', `unlock ${name}: it is not encrypted with this key file`)
       return { unlocked }
     },
     rekey: ({ name, secret, nextSecret }) => this.store.rekey(name, secretOf(secret), secretOf(nextSecret)),

@@ -188,7 +188,7 @@ test('an encrypted, compressed volume is written out as it reads; one that is lo
     for (const path of [join(dir, 'whole'), increment]) await cli('volume', 'import', 'web', path, '--dir', to)
     assert.ok((await contentOf(to, 'web')).equals(content))
     await rm(increment)
-    const locked = /web(@two)?: it is encrypted and locked/
+    const locked = /web(@two)?: it is encrypted and locked, want its key file first \(--key-file FILE\)/
     const refuses = async (): Promise<void> => {
       await refused(locked, 4, 'snapshot', 'export', 'web@two', '--from', 'web@one', '--output', increment, ...at)
       await refused(locked, 4, 'volume', 'export', 'web', image, '--format', 'qcow2', ...at)
@@ -258,7 +258,7 @@ test('images and streams come into encrypted and compressed volumes, alone and t
     // One that is cut goes on, and only with what it was begun with.
     await writeFile(join(dir, 'cut'), (await readFile(small)).subarray(0, smallBytes - 1000))
     await refused(/it ends after \d+ bytes/, 2, 'volume', 'import', 'copy', join(dir, 'cut'), ...safe, '--dir', to)
-    await refused(/import of copy: it is encrypted and locked/, 4, 'volume', 'import', 'copy', small, '--dir', to)
+    await refused(/import of copy: it is encrypted and locked, .*--key-file/, 4, 'volume', 'import', 'copy', small, '--dir', to)
     await refused(/not encrypted with this/, 5, 'volume', 'import', 'copy', small, '--key-file', other, '--dir', to)
     await refused(
       /got compression none, want zstd/,
