@@ -120,7 +120,7 @@ async function importFrom(
   if (file === undefined && process.stdin.isTTY)
     throw new Fault('invalid', 'volume import: got a terminal, want FILE, --input FILE or a pipe')
   using progress = new Progress(`import ${name}`)
-  const chunks = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
+  const source = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
   // What is no stream has not been asked about in the folder, which may not be there.
   let isBegun = false
   const call: CommandCaller = (...asked) => {
@@ -128,7 +128,7 @@ async function importFrom(
     return folder.call(...asked)
   }
   try {
-    const made = await importStream({ ...folder, call }, name, chunks, form, (at, sizeBytes) =>
+    const made = await importStream({ ...folder, call }, name, looksExported(source, name, file), form, (at, sizeBytes) =>
       progress.show(formatBytes(bytes(at)), at / sizeBytes),
     )
     progress.clear()
@@ -140,6 +140,27 @@ async function importFrom(
     throw fileFault(`import of ${name}`, error)
   }
 }
+
+/** What came in, where it begins as a stream does, or is too short to tell. @throws Fault `invalid`. */
+async function* looksExported(
+  chunks: AsyncIterable<Uint8Array>,
+  name: string,
+  file: string | undefined,
+): AsyncGenerator<Uint8Array, void, void> {
+  let isFirst = true
+  for await (const chunk of chunks) {
+    if (isFirst && chunk.length >= STREAM_MAGIC_BYTES && !isStream(chunk))
+      throw new Fault(
+        'invalid',
+        `import of ${name}: ${file ?? 'what came in'} is no exported snapshot; for an image: volume import ${name} ${file ?? 'FILE'}`,
+      )
+    isFirst = false
+    yield chunk
+  }
+  if (isFirst) throw new Fault('invalid', `import of ${name}: nothing came in, want an exported snapshot`)
+}
+
+const STREAM_MAGIC_BYTES = 8
 
 /** What a volume is made as, or unlocked with. */
 async function formOf(flags: Readonly<Record<string, string | undefined>>): Promise<VolumeForm> {
