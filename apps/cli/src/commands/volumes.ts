@@ -49,10 +49,7 @@ const BLOCK_BYTES = 4096
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2, failed: 8, usage: 16 } as const
 
 /** Of a check that could not be done: not to be taken for what one finds. */
-function checkExitOf({ code }: Fault): number {
-  const exit = exitCodeOf(code)
-  return exit === EXIT.failed ? CHECK_EXIT.failed : exit === EXIT.usage ? CHECK_EXIT.usage : exit
-}
+const checkExitOf = ({ code }: Fault): number => (exitCodeOf(code) === EXIT.usage ? CHECK_EXIT.usage : CHECK_EXIT.failed)
 
 /** What is there cannot be made sense of, or not be read; not that it cannot be reached. */
 function isDamage(error: unknown): error is Fault {

@@ -19,8 +19,8 @@ const LONG = 'a'.repeat(300)
 const IN_FLIGHT = 4
 
 const { usage, notFound, conflict, denied, unavailable } = EXIT
-/** Where 2 says that there is damage. */
-const checkUsage = 16
+/** Of a check, where 1 and 2 say what it found. */
+const [checkFailed, checkUsage] = [8, 16]
 /** `D`: a folder that is served; `U`: one that is not; `R`: the folder of both; `NEW`: one that is not there. */
 type Case = readonly [words: string, code: number, said: RegExp]
 
@@ -98,7 +98,8 @@ const CASES: readonly Case[] = [
     /--rate: got "\S+", want a size such as 512MiB from 1 MiB to /,
   ),
   ...each('volume check --dir D', '--key-file', ['R/empty', 'R/short', 'D'], checkUsage, /key file \S+: /),
-  ['volume check --dir D --key-file R/nothing', notFound, /key file R\/nothing/],
+  ['volume check --dir D --key-file R/nothing', checkFailed, /key file R\/nothing/],
+  ['volume check --dir NEW', checkFailed, /NEW: there are no volumes/],
   ...each('volume rekey safe --new-key-file R/other --dir D', '--key-file', ['R/empty', 'D'], usage, /key file \S+: /),
   ...each('volume rekey safe --key-file R/key --dir D', '--new-key-file', ['R/empty', 'R/short', 'D'], usage, /key file \S+: /),
   ['volume rekey safe --key-file R/other --new-key-file R/key --dir D', denied, /safe: it is not encrypted with this key file/],
@@ -221,6 +222,7 @@ const FORBIDDEN: readonly Case[] = [
   ['volume create x --size 1MiB --dir R/closed/x', denied, /R\/closed\/x.*EACCES/],
   ['volume create x --size 1MiB --dir R/closed', denied, /R\/closed\/lock: EACCES/],
   ['volume list --dir R/closed', denied, /EACCES/],
+  ['volume check --dir R/closed', checkFailed, /EACCES/],
   ['volume create x --size 1MiB --dir R/open/x --key-file R/closed/key', denied, /key file R\/closed\/key: EACCES/],
   ['volume import x R/closed/raw --dir R/open/x', denied, /EACCES/],
   ['nbd serve --memory 1MiB --socket R/closed/s', denied, /listen on R\/closed\/s: EACCES/],
