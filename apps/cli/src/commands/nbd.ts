@@ -44,6 +44,7 @@ export const nbd: Command = {
     'typevisor nbd serve --dir DIR|--memory SIZE [--socket PATH|--port PORT --host ADDRESS] [--key-file FILE ...] ' +
     '[--tls-certificates DIR [--tls-verify-peer]|--tls-psk FILE [--tls on|require]]',
   verbs: ['serve'],
+  json: true,
   flags: FLAGS,
   async run(words, terminal, json) {
     const [verb, ...rest] = words

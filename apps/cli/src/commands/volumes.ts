@@ -301,6 +301,10 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       .map(({ usage }) => usage)
       .join('\n'),
     flags: tableOf(Object.values(verbs).flatMap((verb) => verb.flags ?? [])),
+    helpOf: Object.fromEntries(
+      Object.entries(verbs).map(([name, { usage, flags = [] }]) => [name, { usage, flags: tableOf(flags) }]),
+    ),
+    json: true,
     async run(words, terminal, json) {
       try {
         return await runVerb(words, terminal, json)
@@ -350,7 +354,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
 
 export const volume = commandOf(
   'volume',
-  'Volumes of a folder: create, clone, list, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
+  'Volumes of a folder: create, clone, list, usage, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
   VOLUME_VERBS,
 )
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert, diff, export', SNAPSHOT_VERBS)
