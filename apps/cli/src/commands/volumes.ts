@@ -25,6 +25,7 @@ import { LEASE_FLAGS, LEASE_VERBS } from './volume-lease.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
 import { STATISTICS_VERBS } from './volume-statistics.ts'
 import { TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
+import { inOrder } from './volume-order.ts'
 import { renderUsage } from './volume-usage.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
@@ -132,7 +133,7 @@ const formOf = ({ encryption, compression }: VolumeDescription): string =>
   [encryption === 'unlocked' ? 'encrypted' : encryption, compression].filter((word) => word !== 'none').join(' ') || '-'
 
 async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind: 'volume' | 'snapshot' | null): Promise<void> {
-  const items = (await call('list', {})).filter((item) => kind === null || item.kind === kind)
+  const items = inOrder((await call('list', {})).filter((item) => kind === null || item.kind === kind))
   if (json) {
     terminal.out(JSON.stringify({ items }))
     return
@@ -239,7 +240,8 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     usage: 'typevisor volume usage --dir DIR',
     words: [0, 0],
     run: async (call, _words, _flags, terminal, json) => {
-      const usage = await call('usage', {})
+      const found = await call('usage', {})
+      const usage = { ...found, volumes: inOrder(found.volumes) }
       terminal.out(json ? JSON.stringify(usage) : renderUsage(usage, terminal.width))
     },
   },

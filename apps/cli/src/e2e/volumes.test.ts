@@ -34,9 +34,9 @@ test('volumes and snapshots are made on a folder, through its server while it is
     assert.deepEqual(
       listed.items.map(({ name, parent }) => [name, parent]),
       [
+        ['copy', 'web@monday'],
         ['web', 'web@monday'],
         ['web@monday', null],
-        ['copy', 'web@monday'],
       ],
     )
     assert.equal((await run(['snapshot', 'delete', 'web@monday', ...at])).code, 0)
