@@ -189,6 +189,7 @@ const CASES: readonly Case[] = [
   ['snapshot diff web x --dir D', notFound, /"x": there is none/],
   ['snapshot export web --output R/out --dir D', usage, /web: it is a volume, which changes/],
   ['snapshot export web@s --from web --output R/out --dir D', usage, /web: it is a volume, which changes/],
+  ['snapshot export web@s --from web@s --output R/out --dir D', usage, /it is the same snapshot, so there is nothing to export/],
   ['snapshot export web@s --from web@x --output R/out --dir D', notFound, /"web@x": there is none/],
   ...each(
     'snapshot export web@s --output R/out --dir D',

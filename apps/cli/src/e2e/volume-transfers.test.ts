@@ -157,6 +157,13 @@ test('a snapshot goes from store to store through a pipe, and what differs after
       return ['one', 'two'].map((tag) => listed.find((one) => one.name === `${name}@${tag}`)?.id)
     }
     assert.deepEqual(await idsOf(to, 'copy'), await idsOf(from, 'web'))
+    // Backwards: the older one as what differs from the newer one.
+    await rm(increment)
+    await cli('snapshot', 'export', 'web@one', '--from', 'web@two', '--output', increment, '--dir', from)
+    await refused(/copy@one: there is one already/, 4, 'volume', 'import', 'copy', increment, '--dir', to)
+    await cli('snapshot', 'delete', 'copy@one', '--dir', to)
+    await cli('volume', 'import', 'copy', increment, '--dir', to)
+    for (const name of ['copy', 'copy@one']) assert.ok((await contentOf(to, name)).equals(await contentOf(from, 'web@one')), name)
     assert.equal(JSON.parse(await cli('volume', 'check', '--json', '--dir', to)).damage.length, 0)
   }))
 
