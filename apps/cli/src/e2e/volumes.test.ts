@@ -4,6 +4,9 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { promisify } from 'node:util'
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
 import { Fault } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { run, typevisor } from './child.ts'
@@ -238,4 +241,25 @@ test('wrong words are told with what is wanted', async () => {
   await wrong(['volume', 'rekey', 'x', '--dir', dir], /--key-file: got nothing/)
   await rm(dir, { recursive: true, force: true })
   await wrong(['nbd', 'serve', '--memory', '1GiB', '--port', '99999'], /--port: got "99999"/)
+})
+
+test('the quick start of the docs works', async () => {
+  const docs = await readFile(fileURLToPath(new URL('../../../../docs/volumes.md', import.meta.url)), 'utf8')
+  const [, block = ''] = /## Quick start\n\n```\n([^]*?)```/.exec(docs) ?? []
+  const dir = await temporaryFolder()
+  await using stack = new AsyncDisposableStack()
+  stack.defer(() => rm(dir, { recursive: true, force: true }))
+  const lines = block.trim().split('\n')
+  assert.equal(lines.length, 5)
+  for (const line of lines) {
+    const words = line.replace(/( &)?\s+#.*$/, '').replaceAll('./disks', dir)
+    const [program, ...rest] = words.split(' ')
+    if (program !== './typevisor') await promisify(execFile)('sh', ['-c', words])
+    else if (rest[0] === 'nbd') await stack.use(typevisor(rest)).says(/serving/)
+    else {
+      const { code, said } = await run(rest)
+      assert.equal(code, 0, said)
+    }
+  }
+  assert.match((await run(['volume', 'list', '--dir', dir])).said, /^web [^]*^web@monday [^]*^web-2 /m)
 })
