@@ -44,9 +44,17 @@ async function dispatch(words: readonly string[], terminal: Terminal, json: bool
     terminal.out(json ? JSON.stringify({ version: VERSION }) : VERSION)
     return EXIT.ok
   }
-  if (words.includes('--help') && !words.slice(0, words.indexOf('--help')).includes('--')) {
+  const helpAt = words.findIndex((word) => word === '--help' || word === '-h')
+  if (helpAt !== -1 && !words.slice(0, helpAt).includes('--')) {
     const { help } = await import('./help.ts')
-    terminal.out(await help(words.filter((word) => !word.startsWith('-'))))
+    terminal.out(
+      await help(
+        words.slice(
+          0,
+          words.findIndex((word) => word.startsWith('-')),
+        ),
+      ),
+    )
     return EXIT.ok
   }
   const command = Object.hasOwn(COMMANDS, noun) ? COMMANDS[noun] : undefined

@@ -17,7 +17,7 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
   },
   volume: {
     summary:
-      'Volumes of a folder: create, clone, list, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
+      'Volumes of a folder: create, clone, list, usage, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
     load: async () => (await import('./commands/volumes.ts')).volume,
   },
   snapshot: {

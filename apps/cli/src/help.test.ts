@@ -28,6 +28,23 @@ test('every command shows its flags', async () => {
   assert.match(await help(['start']), /--port PORT +port of the portal/)
 })
 
+test('a verb of a command shows its usage and its flags alone', async () => {
+  const create = await help(['volume', 'create'])
+  assert.match(create, /^usage: typevisor volume create NAME /)
+  assert.match(create, /--size SIZE +size/)
+  assert.match(create, /--json +the reply as JSON/)
+  assert.doesNotMatch(create, /volume clone|--iops|--from/)
+  assert.match(await help(['snapshot', 'export']), /--from VOLUME@SNAPSHOT/)
+  assert.match(await help(['volume']), /usage: [^]*volume create[^]*volume usage[^]*--iops[^]*--json/)
+  const { volume, snapshot } = COMMANDS
+  for (const command of [volume, snapshot]) {
+    const { summary, verbs = [] } = (await command?.load()) ?? {}
+    assert.equal(summary, command?.summary)
+    for (const verb of verbs) assert.match(summary ?? '', new RegExp(`\\b${verb}\\b`))
+  }
+  await refused(['volume', 'creat'], /volume: unknown verb "creat" \(did you mean create\?\)/)
+})
+
 test('a wait for the guest is offered only where a guest runs afterwards', async () => {
   assert.match(await help(['instance', 'start']), /--wait console/)
   assert.doesNotMatch(await help(['instance', 'save']), /--wait console/)

@@ -41,6 +41,7 @@ interface Line {
   readonly left: string
   readonly right: string
 }
+const JSON_LINE: Line = { left: '--json', right: 'the reply as JSON' }
 const aligned = (lines: readonly Line[]): string[] => {
   const width = Math.min(44, Math.max(...lines.map((line) => line.left.length)))
   return lines.map((line) => `  ${pad(line.left, width)}  ${line.right}`)
@@ -75,25 +76,33 @@ function verbHelp(name: OperationName): string {
   if (verb.saga && GUEST_RUNS_AFTER.has(name))
     lines.push({ left: '--wait console|agent|done', right: 'wait for the guest itself (default done)' })
   if (verb.cli?.confirms) lines.push({ left: '--yes', right: 'do not ask' })
-  lines.push({ left: '--json', right: 'the reply as JSON' })
+  lines.push(JSON_LINE)
   return [`${verb.summary}.`, '', `usage: ${usageOf(name.replace('.', ' '), verb)}`, '', ...aligned(lines)].join('\n')
 }
 
-async function commandHelp(name: string): Promise<string> {
+async function commandHelp(name: string, verb: string | undefined): Promise<string> {
   const command = await COMMANDS[name]?.load()
   if (!command) return overview()
-  const lines = Object.entries(command.flags ?? {}).map(([flag, { value, text }]) => ({
+  const { summary, helpOf } = command
+  if (verb !== undefined && helpOf && !Object.hasOwn(helpOf, verb)) throw unknownVerb(name, verb, Object.keys(helpOf))
+  const { usage, flags } = (verb === undefined ? undefined : helpOf?.[verb]) ?? command
+  const lines = Object.entries(flags ?? {}).map(([flag, { value, text }]) => ({
     left: `--${flag}${value === undefined ? '' : ` ${value}`}`,
     right: text,
   }))
-  return [`${command.summary}.`, '', `usage: ${command.usage}`, ...(lines.length > 0 ? ['', ...aligned(lines)] : [])].join('\n')
+  if (command.json) lines.push(JSON_LINE)
+  return [
+    ...(usage === command.usage ? [`${summary}.`, ''] : []),
+    `usage: ${usage.replaceAll('\n', '\n       ')}`,
+    ...(lines.length > 0 ? ['', ...aligned(lines)] : []),
+  ].join('\n')
 }
 
 /** @throws Fault `invalid` for what there is no help on, with what was meant. */
 export async function help(words: readonly string[]): Promise<string> {
   const [noun, verb] = words
   if (noun === undefined || noun === 'help' || noun === 'version') return overview()
-  if (Object.hasOwn(COMMANDS, noun)) return commandHelp(noun)
+  if (Object.hasOwn(COMMANDS, noun)) return commandHelp(noun, verb)
   if (verbsOf(noun).length === 0) throw unknownNoun(noun)
   if (verb === undefined) return nounHelp(noun)
   const name = `${noun}.${verb}`

@@ -1,5 +1,17 @@
 /** One line on a terminal for what takes longer than a second; nothing where nobody looks. */
+import { durationText } from './format.ts'
+
 const BAR = 24
+/** Below that nothing can be said of what is left. */
+const FRACTION_MIN = 0.01
+
+/** What is left, if it goes on as it went: in whole seconds, from a minute on in minutes. Nothing where that cannot be told. */
+export function leftText(fraction: number | null, elapsedMs: number): string {
+  if (fraction === null || fraction < FRACTION_MIN || fraction >= 1) return ''
+  const leftMs = (elapsedMs * (1 - fraction)) / fraction
+  const unitMs = leftMs < 60_000 ? 1000 : 60_000
+  return `, about ${durationText(Math.ceil(leftMs / unitMs) * unitMs)} left`
+}
 
 export class Progress {
   readonly #title: string
@@ -15,8 +27,9 @@ export class Progress {
     if (!this.#live || performance.now() - this.#begin < 1000) return
     const filled = fraction === null ? 0 : Math.round(fraction * BAR)
     const bar = fraction === null ? '' : ` [${'#'.repeat(filled)}${'.'.repeat(BAR - filled)}] ${Math.round(fraction * 100)} %`
-    const seconds = Math.round((performance.now() - this.#begin) / 1000)
-    process.stderr.write(`\r\x1b[K${this.#title}: ${step}${bar} ${seconds} s`)
+    const elapsedMs = performance.now() - this.#begin
+    const left = leftText(fraction, elapsedMs)
+    process.stderr.write(`\r\x1b[K${this.#title}: ${step}${bar} ${Math.round(elapsedMs / 1000)} s${left}`)
     this.#shown = true
   }
 

@@ -15,5 +15,9 @@ export interface Command {
   /** The first word behind it is one of them. */
   readonly verbs?: readonly string[]
   readonly flags?: FlagTable
+  /** Of each verb, where they differ. */
+  readonly helpOf?: Readonly<Record<string, { readonly usage: string; readonly flags: FlagTable }>>
+  /** It knows `--json`. */
+  readonly json?: true
   readonly run: (words: readonly string[], terminal: Terminal, json: boolean) => Promise<number>
 }

@@ -16,8 +16,7 @@ export function unknownNoun(noun: string): Fault {
   return new Fault('invalid', `unknown command ${JSON.stringify(noun)}${meant}; \`typevisor help\` lists them`)
 }
 
-export function unknownVerb(noun: string, verb: string | undefined): Fault {
-  const known = verbsOf(noun)
+export function unknownVerb(noun: string, verb: string | undefined, known: readonly string[] = verbsOf(noun)): Fault {
   if (verb === undefined) return new Fault('invalid', `${noun}: want a verb: ${known.join(', ')}`)
   return new Fault(
     'invalid',

@@ -1,9 +1,8 @@
 /** Images of disks to volumes and back, by QEMU's tools on one side and our NBD server on the other. */
-import { access, constants, link, open, realpath, stat, unlink } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
-import { randomUUID } from 'node:crypto'
-import { Fault, type FaultCode } from '@typevisor/base'
+import { open, realpath, stat } from 'node:fs/promises'
+import { Fault } from '@typevisor/base'
 import { runChecked } from './command.ts'
+import { fileFault, writeNewFile } from './node-new-file.ts'
 import type { ServedFolder } from './node-streams.ts'
 import { dataAddress } from './node-volume-server.ts'
 import type { CommandRunner } from './ports.ts'
@@ -27,20 +26,8 @@ export interface ImageInfo {
   readonly backing: string | null
 }
 
-const CODES: Readonly<Record<string, FaultCode>> = {
-  ENOENT: 'not_found',
-  EACCES: 'forbidden',
-  EPERM: 'forbidden',
-  ENOTDIR: 'invalid',
-  ENAMETOOLONG: 'invalid',
-}
-
 /** The beginning and the end of a file. @throws Fault `not_found`, `invalid` for what is no file. */
 export async function imageEnds(path: string): Promise<{ path: string; first: Uint8Array; last: Uint8Array }> {
-  const fault = (error: unknown): Fault => {
-    const { code, message } = error as NodeJS.ErrnoException
-    return new Fault(CODES[code ?? ''] ?? 'failed', `image: ${message}`, { cause: error })
-  }
   try {
     const real = await realpath(path)
     const found = await stat(real)
@@ -53,7 +40,7 @@ export async function imageEnds(path: string): Promise<{ path: string; first: Ui
     }
     return { path: real, first: await at(0), last: await at(Math.max(0, found.size - IMAGE_HEAD_BYTES)) }
   } catch (error) {
-    throw error instanceof Fault ? error : fault(error)
+    throw fileFault('image', error)
   }
 }
 
@@ -150,53 +137,32 @@ export async function exportImage(
   options: ImageOptions & { format: ImageFormat },
 ): Promise<void> {
   const { runner, signal, format } = options
-  await assertNewFile(path)
-  const source = (await call('list', {})).find((one) => one.name === name)
-  if (!source) throw new Fault('not_found', `volume ${JSON.stringify(name)}: there is none`)
-  if (source.encryption === 'locked') throw lockedFault(source)
-  await using socket = await dataAddress(dir)
-  const tag = randomUUID().slice(0, 8)
-  const taken = source.kind === 'volume' ? (await call('exportBegin', { name })).exportName : null
-  const part = join(dirname(resolve(path)), `.${basename(path)}.part-${tag}`)
-  try {
-    await runChecked(
-      runner,
-      [
-        'qemu-img',
-        'convert',
-        '-p',
-        '-O',
-        format,
-        ...(OPTIONS[format] === undefined ? [] : ['-o', OPTIONS[format]]),
-        nbdNode(socket.path, taken ?? name),
-        `file:${part}`,
-      ],
-      { ...(signal ? { signal } : {}), onStdout: progressOf(options) },
-    )
-    const file = await open(part, 'r+')
-    await file.sync().finally(() => file.close())
-    await link(part, path).catch((error: NodeJS.ErrnoException) => {
-      throw new Fault(error.code === 'EEXIST' ? 'conflict' : 'failed', error.message, { cause: error })
-    })
-  } finally {
-    await unlink(part).catch(() => {}) // it may never have been made
-    if (taken) await call('takeAway', { exportName: taken })
-  }
-}
-
-/** Before anything is read for it. @throws Fault `conflict` when it is there, `invalid`, `not_found`, `forbidden` where it cannot be. */
-async function assertNewFile(path: string): Promise<void> {
-  const name = basename(path)
-  if (name === '' || Buffer.byteLength(name) > NAME_BYTES_MAX)
-    throw new Fault('invalid', `file: got ${JSON.stringify(path)}, want a name of 1 to ${NAME_BYTES_MAX} bytes`)
-  if (await stat(path).catch(() => null)) throw new Fault('conflict', `${path}: it is there already`)
-  await access(dirname(resolve(path)), constants.W_OK).catch((error: NodeJS.ErrnoException) => {
-    throw new Fault(CODES[error.code ?? ''] ?? 'failed', `file ${path}: ${error.message}`, { cause: error })
+  await writeNewFile('file', path, async (part) => {
+    const source = (await call('list', {})).find((one) => one.name === name)
+    if (!source) throw new Fault('not_found', `volume ${JSON.stringify(name)}: there is none`)
+    if (source.encryption === 'locked') throw lockedFault(source, '--key-file FILE')
+    await using socket = await dataAddress(dir)
+    const taken = source.kind === 'volume' ? (await call('exportBegin', { name })).exportName : null
+    try {
+      await runChecked(
+        runner,
+        [
+          'qemu-img',
+          'convert',
+          '-p',
+          '-O',
+          format,
+          ...(OPTIONS[format] === undefined ? [] : ['-o', OPTIONS[format]]),
+          nbdNode(socket.path, taken ?? name),
+          `file:${part}`,
+        ],
+        { ...(signal ? { signal } : {}), onStdout: progressOf(options) },
+      )
+    } finally {
+      if (taken) await call('takeAway', { exportName: taken })
+    }
   })
 }
-
-/** What is left of a file name's 255 bytes beside `.` and `.part-XXXXXXXX`. */
-const NAME_BYTES_MAX = 240
 
 /** qemu-img says `    (12.50/100%)` again and again. */
 const progressOf =

@@ -35,7 +35,7 @@ async function open(dir: string, exportName: string): Promise<NbdClient> {
 }
 
 /**
- * @param from a snapshot that `snapshot` goes on from, directly or not; null: the whole volume.
+ * @param from any other snapshot: what is written is what differs from it; null: the whole volume.
  * @param startBytes where an import that was interrupted goes on, in bytes of the volume.
  * @throws Fault `invalid` for what are no snapshots, `not_found`, `conflict` for one that is locked.
  */
@@ -58,7 +58,9 @@ export async function* exportSnapshot(
     return found
   }
   const [taken, base] = [find(snapshot), from === null ? null : find(from)]
-  if (taken.encryption === 'locked') throw lockedFault(taken)
+  if (base?.id === taken.id)
+    throw new Fault('invalid', `export ${snapshot} --from ${base.name}: it is the same snapshot, so there is nothing to export`)
+  if (taken.encryption === 'locked') throw lockedFault(taken, '--key-file FILE')
   const { sizeBytes } = taken
   if (!Number.isSafeInteger(startBytes) || startBytes < 0 || startBytes > sizeBytes)
     throw new Fault('invalid', `export ${snapshot}: got position ${startBytes}, want 0 to ${sizeBytes}`)

@@ -24,7 +24,7 @@ export interface VolumeCommands extends ServedCommands, LeaseCommands, TransferC
     args: { name: string; sizeBytes: number; compression?: CompressionKind; secret?: string }
     answer: VolumeDescription
   }
-  /** @throws Fault `unauthenticated` when it stays locked. */
+  /** Of one that is unlocked already the key file is proved all the same. @throws Fault `unauthenticated` for a wrong one. */
   unlock: { args: { name: string; secret: string }; answer: { unlocked: string[] } }
   rekey: { args: { name: string; secret: string; nextSecret: string }; answer: VolumeDescription }
   /** Grown to `sizeBytes` where that is said, in the same step. */
@@ -107,9 +107,10 @@ export class ServedStore {
     unlock: async ({ name, secret }) => {
       const { encryption } = this.#need(name)
       if (encryption === 'none') throw new Fault('conflict', `unlock ${name}: it is not encrypted`)
-      const unlocked = await this.store.unlock(secretOf(secret), [name])
-      if (this.#need(name).encryption === 'locked')
-        throw new Fault('unauthenticated', `unlock ${name}: it is not encrypted with this key file`)
+      const content = secretOf(secret)
+      const unlocked = await this.store.unlock(content, [name])
+      const isRight = encryption === 'locked' ? unlocked.length > 0 : await this.store.isKeyFileOf(name, content)
+      if (!isRight) throw new Fault('unauthenticated', `unlock ${name}: it is not encrypted with this key file`)
       return { unlocked }
     },
     rekey: ({ name, secret, nextSecret }) => this.store.rekey(name, secretOf(secret), secretOf(nextSecret)),

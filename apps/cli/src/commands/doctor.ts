@@ -167,6 +167,7 @@ const MENDS: Partial<Record<FaultCode, string>> = {
 export const doctor: Command = {
   summary: 'Look at what this machine can do and what is wrong',
   usage: 'typevisor doctor [--json]',
+  json: true,
   flags: FLAGS,
   async run(words, terminal, json) {
     parseFlags('doctor', FLAGS, words)

@@ -19,6 +19,7 @@ const FLAGS = {
 
 export const down: Command = {
   summary: 'Stop the platform; guests go on (--guests stops them too)',
+  json: true,
   usage: 'typevisor down [--guests] [--yes]',
   flags: FLAGS,
   async run(words, terminal, json) {

@@ -19,6 +19,8 @@ import { oneOf, parseFlags, sizeOf, type FlagTable, type FlagValues } from '../f
 import type { Command, Terminal } from '../terminal.ts'
 import { VERSION } from '../version.ts'
 import { readKeyFile } from './key-file.ts'
+import { inOrder } from './volume-order.ts'
+import { nothingOpened } from './volume-keys.ts'
 
 const FLAGS = {
   dir: { text: 'serve the volumes of this folder; each is an export of its name, each snapshot a read-only one', value: 'DIR' },
@@ -43,6 +45,7 @@ export const nbd: Command = {
     'typevisor nbd serve --dir DIR|--memory SIZE [--socket PATH|--port PORT --host ADDRESS] [--key-file FILE ...] ' +
     '[--tls-certificates DIR [--tls-verify-peer]|--tls-psk FILE [--tls on|require]]',
   verbs: ['serve'],
+  json: true,
   flags: FLAGS,
   async run(words, terminal, json) {
     const [verb, ...rest] = words
@@ -62,6 +65,7 @@ export const nbd: Command = {
     const asked = Promise.withResolvers<void>()
     await using stack = new AsyncDisposableStack()
     let source: ExportSource
+    let names = async (): Promise<string[]> => ['']
     if (dir !== undefined) {
       const folder = stack.use(
         await openVolumeFolder({
@@ -77,11 +81,12 @@ export const nbd: Command = {
       await unlockAll(folder, keys, terminal)
       await folder.answer({ version: VERSION, stop: asked.resolve })
       source = folder.served.exports()
+      names = async () => inOrder(await folder.served.call('list', {})).map(({ name }) => name)
     } else source = memorySource(memoryBytes)
     const server = stack.use(await listenNbd({ listen, source, log, ...(tls ? { tls } : {}) }).catch(withAdvice(flags)))
-    await announce(server, source, terminal, json)
-    if (dir !== undefined && (await source.list()).length === 0)
-      terminal.say(`no volume yet: typevisor volume create NAME --size 10GiB --dir ${dir} makes one`)
+    const served = await names()
+    announce(server, served, terminal, json)
+    if (served.length === 0) terminal.say(`no volume yet: typevisor volume create NAME --size 10GiB --dir ${dir} makes one`)
     await Promise.race([stopSignal(), asked.promise])
     return EXIT.ok
   },
@@ -124,10 +129,15 @@ async function unlockAll(
 ): Promise<void> {
   for (const { path, secret } of keys) {
     const unlocked = await served.store.unlock(secret)
-    if (unlocked.length === 0) terminal.say(`${path}: no locked volume has its key from this file`)
+    if (unlocked.length === 0) terminal.say(nothingOpened(path))
   }
   const locked = (await served.call('list', {})).filter(({ encryption }) => encryption === 'locked')
-  if (locked.length > 0) terminal.say(`locked: ${locked.map(({ name }) => name).join(', ')}; typevisor volume unlock opens them`)
+  if (locked.length > 0)
+    terminal.say(
+      `locked: ${inOrder(locked)
+        .map(({ name }) => name)
+        .join(', ')}; typevisor volume unlock opens them`,
+    )
 }
 
 function memorySource(sizeBytes: number): ExportSource {
@@ -147,12 +157,11 @@ function portOf(text: string): number {
   return port
 }
 
-async function announce(server: NbdServer, source: ExportSource, terminal: Terminal, json: boolean): Promise<void> {
+function announce(server: NbdServer, names: readonly string[], terminal: Terminal, json: boolean): void {
   if (json) {
     terminal.out(JSON.stringify({ address: server.address, port: server.port }))
     return
   }
-  const names = (await source.list()).map(({ name }) => name)
   terminal.out(`serving ${server.address}`)
   for (const name of names.slice(0, 20)) terminal.out(`  ${server.uri(name)}`)
   if (names.length > 20) terminal.out(`  ... and ${names.length - 20} more`)

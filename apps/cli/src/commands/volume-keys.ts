@@ -2,6 +2,7 @@
 import { Fault } from '@typevisor/base'
 import type { CommandCaller } from '@typevisor/storage'
 import type { FlagTable } from '../flags.ts'
+import type { Terminal } from '../terminal.ts'
 import { readKeyFile } from './key-file.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
@@ -19,18 +20,23 @@ export async function secretOf(flags: Flags, flag: keyof typeof KEY_FLAGS): Prom
   return Buffer.from(await readKeyFile(path)).toString('base64')
 }
 
-/** What is locked after all has been tried with the key file, where one is given. */
-export async function stillLocked(call: CommandCaller, flags: Flags): Promise<string[]> {
+/** What is locked after all has been tried with the key file, where one is given. One that opens nothing that was locked is told. */
+export async function stillLocked(call: CommandCaller, flags: Flags, terminal: Terminal): Promise<string[]> {
   const locked = async (): Promise<string[]> =>
     (await call('list', {})).flatMap(({ name, encryption }) => (encryption === 'locked' ? [name] : []))
   if (flags['key-file'] === undefined) return locked()
   const secret = await secretOf(flags, 'key-file')
-  for (const name of await locked())
+  const before = await locked()
+  for (const name of before)
     await call('unlock', { name, secret }).catch((error: unknown) => {
       if (!(error instanceof Fault) || error.code !== 'unauthenticated') throw error
     })
-  return locked()
+  const after = await locked()
+  if (after.length === before.length) terminal.say(nothingOpened(flags['key-file']))
+  return after
 }
+
+export const nothingOpened = (path: string): string => `${path}: no locked volume has its key from this file`
 
 export const KEY_VERBS: Readonly<Record<string, VolumeVerb>> = {
   unlock: {
@@ -40,7 +46,13 @@ export const KEY_VERBS: Readonly<Record<string, VolumeVerb>> = {
     wantsServer: 'nbd serve --key-file FILE unlocks what it serves',
     run: async (call, [name = ''], flags, terminal, json) => {
       const { unlocked } = await call('unlock', { name, secret: await secretOf(flags, 'key-file') })
-      terminal.out(json ? JSON.stringify({ unlocked }) : `${name} is unlocked for as long as it is served`)
+      terminal.out(
+        json
+          ? JSON.stringify({ unlocked })
+          : unlocked.length > 0
+            ? `${name} is unlocked for as long as it is served`
+            : `${name} is unlocked already`,
+      )
     },
   },
   rekey: {

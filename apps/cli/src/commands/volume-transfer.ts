@@ -1,6 +1,5 @@
 /** Snapshots and images out of a folder and into it. */
-import { createReadStream } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { createReadStream, createWriteStream } from 'node:fs'
 import { pipeline } from 'node:stream/promises'
 import { Fault, formatBytes, bytes } from '@typevisor/base'
 import {
@@ -15,6 +14,7 @@ import {
   isStream,
   nodeCommandRunner,
   parseImageFormat,
+  writeNewFile,
   type CommandCaller,
   type ImportStatus,
   type ServedFolder,
@@ -120,7 +120,7 @@ async function importFrom(
   if (file === undefined && process.stdin.isTTY)
     throw new Fault('invalid', 'volume import: got a terminal, want FILE, --input FILE or a pipe')
   using progress = new Progress(`import ${name}`)
-  const chunks = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
+  const source = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
   // What is no stream has not been asked about in the folder, which may not be there.
   let isBegun = false
   const call: CommandCaller = (...asked) => {
@@ -128,7 +128,7 @@ async function importFrom(
     return folder.call(...asked)
   }
   try {
-    const made = await importStream({ ...folder, call }, name, chunks, form, (at, sizeBytes) =>
+    const made = await importStream({ ...folder, call }, name, looksExported(source, name, file), form, (at, sizeBytes) =>
       progress.show(formatBytes(bytes(at)), at / sizeBytes),
     )
     progress.clear()
@@ -140,6 +140,27 @@ async function importFrom(
     throw fileFault(`import of ${name}`, error)
   }
 }
+
+/** What came in, where it begins as a stream does, or is too short to tell. @throws Fault `invalid`. */
+async function* looksExported(
+  chunks: AsyncIterable<Uint8Array>,
+  name: string,
+  file: string | undefined,
+): AsyncGenerator<Uint8Array, void, void> {
+  let isFirst = true
+  for await (const chunk of chunks) {
+    if (isFirst && chunk.length >= STREAM_MAGIC_BYTES && !isStream(chunk))
+      throw new Fault(
+        'invalid',
+        `import of ${name}: ${file ?? 'what came in'} is no exported snapshot; for an image: volume import ${name} ${file ?? 'FILE'}`,
+      )
+    isFirst = false
+    yield chunk
+  }
+  if (isFirst) throw new Fault('invalid', `import of ${name}: nothing came in, want an exported snapshot`)
+}
+
+const STREAM_MAGIC_BYTES = 8
 
 /** What a volume is made as, or unlocked with. */
 async function formOf(flags: Readonly<Record<string, string | undefined>>): Promise<VolumeForm> {
@@ -204,7 +225,12 @@ export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
         })
         return
       }
-      await writeNew(output, counted())
+      using stop = interruption()
+      await writeNewFile('--output', output, (part) =>
+        pipeline(counted, createWriteStream(part, { flags: 'wx' }), { signal: stop.signal }).catch((error: unknown) => {
+          throw stop.signal.aborted ? stop.signal.reason : fileFault(`--output ${output}`, error)
+        }),
+      )
       progress.clear()
       terminal.out(
         json
@@ -213,21 +239,6 @@ export const TRANSFER_SNAPSHOT_VERBS: Readonly<Record<string, VolumeVerb>> = {
       )
     },
   },
-}
-
-/** Into a file that must not be there. What is refused before there is anything leaves none. */
-async function writeNew(path: string, chunks: AsyncGenerator<Uint8Array>): Promise<void> {
-  try {
-    const first = await chunks.next()
-    await using file = await open(path, 'wx').catch((error: unknown) => {
-      throw fileFault(`--output ${path}`, error)
-    })
-    if (!first.done) await file.writeFile(first.value)
-    for await (const chunk of chunks) await file.writeFile(chunk)
-    await file.sync()
-  } finally {
-    await chunks.return(undefined)
-  }
 }
 
 function positionOf(text: string): number {

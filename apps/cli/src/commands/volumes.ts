@@ -1,5 +1,5 @@
 /** Volumes and snapshots of a folder, with no platform: through the process that serves the folder, or by opening it. */
-import { bytes, Fault, formatBytes } from '@typevisor/base'
+import { bytes, Fault, formatBytes, MIB } from '@typevisor/base'
 import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/runtime-node'
 import {
   askServer,
@@ -25,6 +25,7 @@ import { LEASE_FLAGS, LEASE_VERBS } from './volume-lease.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
 import { STATISTICS_VERBS } from './volume-statistics.ts'
 import { TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
+import { inOrder } from './volume-order.ts'
 import { renderUsage } from './volume-usage.ts'
 import type { VolumeVerb } from './volume-verb.ts'
 
@@ -32,7 +33,7 @@ const FLAGS = {
   dir: { text: 'the folder of the volumes', value: 'DIR' },
   size: { text: 'size of the volume, such as 10GiB', value: 'SIZE' },
   device: { text: "create: makes the folder's store on this block device, which must be empty", value: 'DEVICE' },
-  rate: { text: 'check: read not more than so much in a second, such as 100MiB', value: 'SIZE' },
+  rate: { text: 'check: read not more than so much in a second, such as 100MiB (1MiB at least)', value: 'SIZE' },
   compression: {
     text: 'what the data of the volume, or of an exported snapshot, is packed with (default none)',
     value: 'none|zstd',
@@ -49,10 +50,7 @@ const BLOCK_BYTES = 4096
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2, failed: 8, usage: 16 } as const
 
 /** Of a check that could not be done: not to be taken for what one finds. */
-function checkExitOf({ code }: Fault): number {
-  const exit = exitCodeOf(code)
-  return exit === EXIT.failed ? CHECK_EXIT.failed : exit === EXIT.usage ? CHECK_EXIT.usage : exit
-}
+const checkExitOf = ({ code }: Fault): number => (exitCodeOf(code) === EXIT.usage ? CHECK_EXIT.usage : CHECK_EXIT.failed)
 
 /** What is there cannot be made sense of, or not be read; not that it cannot be reached. */
 function isDamage(error: unknown): error is Fault {
@@ -135,7 +133,7 @@ const formOf = ({ encryption, compression }: VolumeDescription): string =>
   [encryption === 'unlocked' ? 'encrypted' : encryption, compression].filter((word) => word !== 'none').join(' ') || '-'
 
 async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind: 'volume' | 'snapshot' | null): Promise<void> {
-  const items = (await call('list', {})).filter((item) => kind === null || item.kind === kind)
+  const items = inOrder((await call('list', {})).filter((item) => kind === null || item.kind === kind))
   if (json) {
     terminal.out(JSON.stringify({ items }))
     return
@@ -204,6 +202,8 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     usage: 'typevisor volume delete NAME --dir DIR',
     words: [1, 1],
     run: async (call, [name = ''], _flags, terminal, json) => {
+      if (name.includes('@'))
+        throw new Fault('invalid', `volume delete ${name}: it is a snapshot: typevisor snapshot delete ${name}`)
       await call('remove', { name })
       terminal.out(json ? JSON.stringify({ removed: name }) : `${name} is deleted; its snapshots stay`)
     },
@@ -215,8 +215,10 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     checks: true,
     run: async (call, _words, flags, terminal, json) => {
       const args =
-        flags.rate === undefined ? {} : { bytesPerSecondMax: sizeOf('--rate', flags.rate, { most: Number.MAX_SAFE_INTEGER }) }
-      const locked = await stillLocked(call, flags)
+        flags.rate === undefined
+          ? {}
+          : { bytesPerSecondMax: sizeOf('--rate', flags.rate, { least: MIB, most: Number.MAX_SAFE_INTEGER }) }
+      const locked = await stillLocked(call, flags, terminal)
       using progress = new Progress('check')
       const found = await call('check', args, (fraction) => progress.show('reading', fraction))
       progress.clear()
@@ -238,7 +240,8 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
     usage: 'typevisor volume usage --dir DIR',
     words: [0, 0],
     run: async (call, _words, _flags, terminal, json) => {
-      const usage = await call('usage', {})
+      const found = await call('usage', {})
+      const usage = { ...found, volumes: inOrder(found.volumes) }
       terminal.out(json ? JSON.stringify(usage) : renderUsage(usage, terminal.width))
     },
   },
@@ -300,6 +303,10 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
       .map(({ usage }) => usage)
       .join('\n'),
     flags: tableOf(Object.values(verbs).flatMap((verb) => verb.flags ?? [])),
+    helpOf: Object.fromEntries(
+      Object.entries(verbs).map(([name, { usage, flags = [] }]) => [name, { usage, flags: tableOf(flags) }]),
+    ),
+    json: true,
     async run(words, terminal, json) {
       try {
         return await runVerb(words, terminal, json)
@@ -349,7 +356,7 @@ function commandOf(noun: string, summary: string, verbs: Readonly<Record<string,
 
 export const volume = commandOf(
   'volume',
-  'Volumes of a folder: create, clone, list, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
+  'Volumes of a folder: create, clone, list, usage, resize, rename, delete, check, import, export, unlock, rekey, limit, stats, lease',
   VOLUME_VERBS,
 )
 export const snapshot = commandOf('snapshot', 'Snapshots of volumes: create, list, delete, revert, diff, export', SNAPSHOT_VERBS)

@@ -19,8 +19,8 @@ const LONG = 'a'.repeat(300)
 const IN_FLIGHT = 4
 
 const { usage, notFound, conflict, denied, unavailable } = EXIT
-/** Where 2 says that there is damage. */
-const checkUsage = 16
+/** Of a check, where 1 and 2 say what it found. */
+const [checkFailed, checkUsage] = [8, 16]
 /** `D`: a folder that is served; `U`: one that is not; `R`: the folder of both; `NEW`: one that is not there. */
 type Case = readonly [words: string, code: number, said: RegExp]
 
@@ -89,15 +89,17 @@ const CASES: readonly Case[] = [
   ['volume rename web a/b --dir D', usage, /name: got "a\/b"/],
   ['volume rename web safe --dir D', conflict, /volume safe: there is one already/],
   ['volume delete .image-12345678-x --dir D', notFound, /there is none/],
+  ['volume delete web@s --dir D', usage, /web@s: it is a snapshot: typevisor snapshot delete web@s/],
   ...each(
     'volume check --dir D',
     '--rate',
-    ['0', '-1', 'x', '1e3', '0.0001', '9999T'],
+    ['0', '-1', 'x', '1e3', '0.0001', '1KiB', '1048575', '9999T'],
     checkUsage,
-    /--rate: got "\S+", want a size/,
+    /--rate: got "\S+", want a size such as 512MiB from 1 MiB to /,
   ),
   ...each('volume check --dir D', '--key-file', ['R/empty', 'R/short', 'D'], checkUsage, /key file \S+: /),
-  ['volume check --dir D --key-file R/nothing', notFound, /key file R\/nothing/],
+  ['volume check --dir D --key-file R/nothing', checkFailed, /key file R\/nothing/],
+  ['volume check --dir NEW', checkFailed, /NEW: there are no volumes/],
   ...each('volume rekey safe --new-key-file R/other --dir D', '--key-file', ['R/empty', 'D'], usage, /key file \S+: /),
   ...each('volume rekey safe --key-file R/key --dir D', '--new-key-file', ['R/empty', 'R/short', 'D'], usage, /key file \S+: /),
   ['volume rekey safe --key-file R/other --new-key-file R/key --dir D', denied, /safe: it is not encrypted with this key file/],
@@ -159,7 +161,10 @@ const CASES: readonly Case[] = [
   ['volume import x --input R/raw --format raw --dir NEW', usage, /--format and --with-backing are of an image/],
   ['volume import x --input R/nothing --dir NEW', notFound, /ENOENT/],
   ['volume import x --input D --dir NEW', usage, /EISDIR/],
-  ['volume import x --input R/raw --dir NEW', usage, /no exported snapshot/],
+  ['volume import x --input R/raw --dir NEW', usage, /R\/raw is no exported snapshot; for an image: volume import x R\/raw\n/],
+  ['volume import x --input R/empty --dir NEW', usage, /import of x: nothing came in/],
+  ['volume import x --input R/short --dir NEW', usage, /it ends after 3 bytes, in the head/],
+  ['volume import x --dir NEW', usage, /import of x: nothing came in/],
   ['volume import x --status --dir NEW', notFound, /NEW: there are no volumes/],
   ['volume import x --abort --dir D', notFound, /there is none under way/],
   ['volume import x --abort --status --dir D', usage, /--status and --abort stand alone/],
@@ -169,7 +174,7 @@ const CASES: readonly Case[] = [
   ['volume export web R/out --format zip --dir D', usage, /image format: got "zip"/],
   ['volume export web R/nothing/out --format raw --dir D', notFound, /R\/nothing\/out: ENOENT/],
   [`volume export web R/${LONG} --format raw --dir D`, usage, /want a name of 1 to \d+ bytes/],
-  ['volume export web D --format raw --dir D', conflict, /D: it is there already/],
+  ['volume export web D --format raw --dir D', conflict, /file: D is there already/],
   ['volume export x R/out --format raw --dir D', notFound, /"x": there is none/],
   ['volume export safe R/out --format raw --dir D', conflict, /safe: it is encrypted and locked/],
   ...WRONG_NAMES.filter((name) => !/^-|^web:1$|^\.image/.test(name)).map((name): Case => [
@@ -184,6 +189,7 @@ const CASES: readonly Case[] = [
   ['snapshot diff web x --dir D', notFound, /"x": there is none/],
   ['snapshot export web --output R/out --dir D', usage, /web: it is a volume, which changes/],
   ['snapshot export web@s --from web --output R/out --dir D', usage, /web: it is a volume, which changes/],
+  ['snapshot export web@s --from web@s --output R/out --dir D', usage, /it is the same snapshot, so there is nothing to export/],
   ['snapshot export web@s --from web@x --output R/out --dir D', notFound, /"web@x": there is none/],
   ...each(
     'snapshot export web@s --output R/out --dir D',
@@ -192,9 +198,9 @@ const CASES: readonly Case[] = [
     usage,
     /(--resume-at: got|got position) \S+, want/,
   ),
-  ['snapshot export web@s --output R/raw --dir D', conflict, /--output R\/raw: EEXIST/],
+  ['snapshot export web@s --output R/raw --dir D', conflict, /--output: R\/raw is there already/],
   ['snapshot export web@s --output R/nothing/out --dir D', notFound, /--output R\/nothing\/out: ENOENT/],
-  [`snapshot export web@s --output R/${LONG} --dir D`, usage, /ENAMETOOLONG/],
+  [`snapshot export web@s --output R/${LONG} --dir D`, usage, /--output: got "\S+", want a name of 1 to \d+ bytes/],
   ['nbd serve --port 0', usage, /want either --dir or --memory/],
   ...each('nbd serve --port 0', '--memory', ['-1', '0', 'x', '65TiB', '9999999T'], usage, /--memory: got "\S+", want a size/),
   ...each('nbd serve --memory 1MiB', '--port', ['-1', '65536', 'x', '1.5', '1e3'], usage, /--port: got "\S+", want 0 to 65535/),
@@ -217,6 +223,7 @@ const FORBIDDEN: readonly Case[] = [
   ['volume create x --size 1MiB --dir R/closed/x', denied, /R\/closed\/x.*EACCES/],
   ['volume create x --size 1MiB --dir R/closed', denied, /R\/closed\/lock: EACCES/],
   ['volume list --dir R/closed', denied, /EACCES/],
+  ['volume check --dir R/closed', checkFailed, /EACCES/],
   ['volume create x --size 1MiB --dir R/open/x --key-file R/closed/key', denied, /key file R\/closed\/key: EACCES/],
   ['volume import x R/closed/raw --dir R/open/x', denied, /EACCES/],
   ['nbd serve --memory 1MiB --socket R/closed/s', denied, /listen on R\/closed\/s: EACCES/],

@@ -130,7 +130,7 @@ test('a snapshot goes from store to store through a pipe, and what differs after
     const [increment, whole] = [join(dir, 'increment'), join(dir, 'whole')]
     await cli('snapshot', 'export', 'web@two', '--from', 'web@one', '--output', increment, '--dir', from)
     assert.ok((await readFile(increment)).length < 10_000, 'an increment has what differs')
-    await refused(/EEXIST/, 4, 'snapshot', 'export', 'web@two', '--output', increment, '--dir', from)
+    await refused(/increment is there already/, 4, 'snapshot', 'export', 'web@two', '--output', increment, '--dir', from)
     await refused(/it is a volume, which changes/, 2, 'snapshot', 'export', 'web', '--output', whole, '--dir', from)
 
     // Whatever is wrong with it, the volume is as it was.
@@ -157,6 +157,13 @@ test('a snapshot goes from store to store through a pipe, and what differs after
       return ['one', 'two'].map((tag) => listed.find((one) => one.name === `${name}@${tag}`)?.id)
     }
     assert.deepEqual(await idsOf(to, 'copy'), await idsOf(from, 'web'))
+    // Backwards: the older one as what differs from the newer one.
+    await rm(increment)
+    await cli('snapshot', 'export', 'web@one', '--from', 'web@two', '--output', increment, '--dir', from)
+    await refused(/copy@one: there is one already/, 4, 'volume', 'import', 'copy', increment, '--dir', to)
+    await cli('snapshot', 'delete', 'copy@one', '--dir', to)
+    await cli('volume', 'import', 'copy', increment, '--dir', to)
+    for (const name of ['copy', 'copy@one']) assert.ok((await contentOf(to, name)).equals(await contentOf(from, 'web@one')), name)
     assert.equal(JSON.parse(await cli('volume', 'check', '--json', '--dir', to)).damage.length, 0)
   }))
 
@@ -188,7 +195,7 @@ test('an encrypted, compressed volume is written out as it reads; one that is lo
     for (const path of [join(dir, 'whole'), increment]) await cli('volume', 'import', 'web', path, '--dir', to)
     assert.ok((await contentOf(to, 'web')).equals(content))
     await rm(increment)
-    const locked = /web(@two)?: it is encrypted and locked/
+    const locked = /web(@two)?: it is encrypted and locked, want its key file first \(--key-file FILE\)/
     const refuses = async (): Promise<void> => {
       await refused(locked, 4, 'snapshot', 'export', 'web@two', '--from', 'web@one', '--output', increment, ...at)
       await refused(locked, 4, 'volume', 'export', 'web', image, '--format', 'qcow2', ...at)
@@ -258,7 +265,7 @@ test('images and streams come into encrypted and compressed volumes, alone and t
     // One that is cut goes on, and only with what it was begun with.
     await writeFile(join(dir, 'cut'), (await readFile(small)).subarray(0, smallBytes - 1000))
     await refused(/it ends after \d+ bytes/, 2, 'volume', 'import', 'copy', join(dir, 'cut'), ...safe, '--dir', to)
-    await refused(/import of copy: it is encrypted and locked/, 4, 'volume', 'import', 'copy', small, '--dir', to)
+    await refused(/import of copy: it is encrypted and locked, .*--key-file/, 4, 'volume', 'import', 'copy', small, '--dir', to)
     await refused(/not encrypted with this/, 5, 'volume', 'import', 'copy', small, '--key-file', other, '--dir', to)
     await refused(
       /got compression none, want zstd/,
@@ -393,7 +400,7 @@ test("images in QEMU's formats come in and go out, and are what they were", () =
       assert.match(await tool('qemu-img', 'compare', '-f', 'raw', '-F', format, raw, back), /Images are identical/)
     }
     assert.deepEqual(await namesOf(dir), FORMATS.toSorted())
-    await refused(/it is there already/, 4, 'volume', 'export', 'raw', raw, '--format', 'raw', '--dir', dir)
+    await refused(/is there already/, 4, 'volume', 'export', 'raw', raw, '--format', 'raw', '--dir', dir)
     await refused(/volume raw: there is one already/, 4, 'volume', 'import', 'raw', raw, '--dir', dir)
     await refused(/image format: got "qcow3", want qcow2/, 2, 'volume', 'import', 'x', raw, '--format', 'qcow3', '--dir', dir)
     // Through the server: of a volume that is written meanwhile, as it was at one moment.
@@ -527,4 +534,31 @@ test('an import or an export of an image that is killed leaves nothing under its
       (await readdir(dir)).filter((name) => name.includes('out.qcow2')),
       [],
     )
+  }))
+
+test('an exported snapshot has its name when it is whole; Ctrl-C and errors leave nothing', () =>
+  withFolder(async (dir, cli) => {
+    const [raw, output] = [join(dir, 'raw'), join(dir, 'out.tvs')]
+    await writeFile(raw, randomBytes(128 * MIB))
+    await cli('volume', 'import', 'x', raw, '--format', 'raw', '--dir', dir)
+    await cli('snapshot', 'create', 'x', 's', '--dir', dir)
+    const exporting = ['snapshot', 'export', 'x@s', '--output', output, '--dir', dir]
+    const written = async (): Promise<string[]> => (await readdir(dir)).filter((name) => name.includes('out.tvs'))
+    // One that was too quick for Ctrl-C is done again.
+    for (let code: unknown = 0; code === 0; await rm(output, { force: true })) {
+      const child = typevisor(exporting)
+      let isOver = false
+      void child.exited.then(() => (isOver = true))
+      const first = await until('it is being written', async () => (await written())[0] ?? (isOver && 'out.tvs'))
+      await child.kill('SIGINT')
+      code = await child.exited
+      if (code === 0) continue
+      assert.match(first, /^\.out\.tvs\.part-/)
+      assert.match(child.said(), /interrupted/)
+      assert.deepEqual([code, await written()], [1, []])
+    }
+    await refused(/got position/, 2, ...exporting, '--resume-at', String(256 * MIB))
+    assert.deepEqual(await written(), [])
+    await cli(...exporting)
+    assert.deepEqual(await written(), ['out.tvs'])
   }))

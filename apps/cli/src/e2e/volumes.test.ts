@@ -4,6 +4,9 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, open, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { promisify } from 'node:util'
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
 import { Fault } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
 import { run, typevisor } from './child.ts'
@@ -34,9 +37,9 @@ test('volumes and snapshots are made on a folder, through its server while it is
     assert.deepEqual(
       listed.items.map(({ name, parent }) => [name, parent]),
       [
+        ['copy', 'web@monday'],
         ['web', 'web@monday'],
         ['web@monday', null],
-        ['copy', 'web@monday'],
       ],
     )
     assert.equal((await run(['snapshot', 'delete', 'web@monday', ...at])).code, 0)
@@ -119,7 +122,13 @@ test('an encrypted volume is served to who has its key file, told to others, and
       const wrong = await run(['volume', 'unlock', 'web', '--key-file', other, ...at])
       assert.equal(wrong.code, 5)
       assert.match(wrong.said, /web: it is not encrypted with this key file/)
+      assert.match(
+        (await run(['volume', 'check', '--key-file', other, ...at])).said,
+        /no locked volume has its key from this file/,
+      )
       assert.equal((await run(['volume', 'unlock', 'web', '--key-file', key, ...at])).code, 0)
+      assert.equal((await run(['volume', 'unlock', 'web', '--key-file', other, ...at])).code, 5, 'also when it is unlocked')
+      assert.match((await run(['volume', 'unlock', 'web', '--key-file', key, ...at])).said, /^web is unlocked already\n$/)
       await using client = await connect()
       await client.write(0, Buffer.alloc(65_536, words))
       await client.flush()
@@ -201,7 +210,7 @@ test('a check that cannot be done is not taken for what one finds, and a diff of
   const dir = await temporaryFolder()
   try {
     assert.equal((await run(['volume', 'check'])).code, 16)
-    assert.equal((await run(['volume', 'check', '--dir', join(dir, 'none')])).code, 3)
+    assert.equal((await run(['volume', 'check', '--dir', join(dir, 'none')])).code, 8)
     await mkdir(join(dir, 'odd', 'store'), { recursive: true })
     const odd = await run(['volume', 'check', '--dir', join(dir, 'odd')])
     assert.deepEqual([odd.code, /damage/.test(odd.said)], [8, false], odd.said)
@@ -232,4 +241,25 @@ test('wrong words are told with what is wanted', async () => {
   await wrong(['volume', 'rekey', 'x', '--dir', dir], /--key-file: got nothing/)
   await rm(dir, { recursive: true, force: true })
   await wrong(['nbd', 'serve', '--memory', '1GiB', '--port', '99999'], /--port: got "99999"/)
+})
+
+test('the quick start of the docs works', async () => {
+  const docs = await readFile(fileURLToPath(new URL('../../../../docs/volumes.md', import.meta.url)), 'utf8')
+  const [, block = ''] = /## Quick start\n\n```\n([^]*?)```/.exec(docs) ?? []
+  const dir = await temporaryFolder()
+  await using stack = new AsyncDisposableStack()
+  stack.defer(() => rm(dir, { recursive: true, force: true }))
+  const lines = block.trim().split('\n')
+  assert.equal(lines.length, 5)
+  for (const line of lines) {
+    const words = line.replace(/( &)?\s+#.*$/, '').replaceAll('./disks', dir)
+    const [program, ...rest] = words.split(' ')
+    if (program !== './typevisor') await promisify(execFile)('sh', ['-c', words])
+    else if (rest[0] === 'nbd') await stack.use(typevisor(rest)).says(/serving/)
+    else {
+      const { code, said } = await run(rest)
+      assert.equal(code, 0, said)
+    }
+  }
+  assert.match((await run(['volume', 'list', '--dir', dir])).said, /^web [^]*^web@monday [^]*^web-2 /m)
 })

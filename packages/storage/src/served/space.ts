@@ -17,6 +17,7 @@ export interface OwnSpace {
   readonly name: string
   readonly kind: 'volume' | 'snapshot'
   readonly sizeBytes: number
+  readonly createdAt: number
   /** What its deletion would give back, without what deleted snapshots keep for it. null: it would take long to count. */
   readonly ownBytes: number | null
 }
@@ -52,7 +53,7 @@ async function ownSpaces(store: Store): Promise<OwnSpace[]> {
   using _pin = state.pin()
   const budget: CountBudget = { nodeCount: NODE_COUNT_MAX, pause: () => state.parts.clock.sleep(millis(0)) }
   const found: OwnSpace[] = []
-  for (const { name, kind, sizeBytes } of store.list()) {
+  for (const { name, kind, sizeBytes, createdAt } of store.list()) {
     const entry = state.catalog.byName(name)
     if (!entry) continue // deleted meanwhile
     const count = await ownBlockCount(state, entry, budget).catch((error: unknown) => {
@@ -60,7 +61,7 @@ async function ownSpaces(store: Store): Promise<OwnSpace[]> {
       if (toFault(error).code !== 'failed') throw error
       return null
     })
-    found.push({ name, kind, sizeBytes, ownBytes: count === null ? null : count * BLOCK_BYTES })
+    found.push({ name, kind, sizeBytes, createdAt, ownBytes: count === null ? null : count * BLOCK_BYTES })
   }
   return found
 }

@@ -379,7 +379,10 @@ export class StoreState implements TreeOwner {
   }
 }
 
-export const lockedFault = ({ name }: { readonly name: string }): Fault =>
-  new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (volume unlock)`)
+/** `how`: the caller can give its key file. */
+export const lockedFault = (
+  { name }: { readonly name: string },
+  how: 'volume unlock' | '--key-file FILE' = 'volume unlock',
+): Fault => new Fault('conflict', `${name}: it is encrypted and locked, want its key file first (${how})`)
 
 export const hex = (value: number): string => value.toString(16).padStart(8, '0')

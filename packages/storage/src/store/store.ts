@@ -232,6 +232,12 @@ export class Store {
     return asked.flatMap((entry) => (entry.isLocked ? [] : [entry.name]))
   }
 
+  /** Whether this is what an encrypted volume's key is wrapped with; it is unlocked then. */
+  async isKeyFileOf(name: string, secret: Uint8Array): Promise<boolean> {
+    const { key } = this.entry(name).record
+    return key !== null && this.state.keyring.unlock(key, secret)
+  }
+
   /** The volume's key, and that of its snapshots, is wrapped by another key file's from now on. Clones keep theirs. @throws Fault `unauthenticated` for a wrong key file. */
   async rekey(name: string, secret: Uint8Array, nextSecret: Uint8Array): Promise<VolumeDescription> {
     const { key } = this.#volume(name).record

@@ -118,7 +118,8 @@ async function assertForm(store: Store, entry: Entry, name: string, { compressio
     throw new Fault('conflict', `import of ${name}: got a key file, want none: what is there already is not encrypted`)
   if (secret && record.key && !(await store.state.keyring.unlock(record.key, secret)))
     throw new Fault('unauthenticated', `import of ${name}: what is there already is not encrypted with this key file`)
-  if (entry.isLocked) throw lockedFault({ name: entry.name.startsWith(STREAM_PREFIX) ? `import of ${name}` : entry.name })
+  if (entry.isLocked)
+    throw lockedFault({ name: entry.name.startsWith(STREAM_PREFIX) ? `import of ${name}` : entry.name }, '--key-file FILE')
 }
 
 /** All before `positionBytes` is there. Resolves when that is safe. */
