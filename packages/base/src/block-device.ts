@@ -44,17 +44,10 @@ export interface Extent {
 
 /** For hot loops: primitive arguments, nothing allocated. Whatever cannot be done at once is asked of the device itself. */
 export interface ImmediateBlockDevice {
-  /**
-   * Fills `target` from `targetStart` on. `leftBytes`: so much of the same read follows, in calls of its own, at once.
-   * @returns false when it would have to wait: nothing was done.
-   */
-  read(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number, leftBytes?: number): boolean
-  /**
-   * Takes a write in. It counts as done when `commit` has returned; until then `source` must not change. `leftBytes`: so much of the same write
-   * follows, in calls of its own, with commits between.
-   * @returns false when it would have to wait: nothing was done.
-   */
-  write(offset: number, source: Uint8Array, leftBytes?: number): boolean
+  /** Fills `target` from `targetStart` on. @returns false when it would have to wait: nothing was done. */
+  read(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number): boolean
+  /** Takes a write in. It counts as done when `commit` has returned; until then `source` must not change. @returns false when it would have to wait: nothing was done. */
+  write(offset: number, source: Uint8Array): boolean
   /** Whether a part of the range is a hole or zeros, so that asking for its extents pays. */
   hasHoles(offset: number, lengthBytes: number): boolean
   /** Carries out what `write` took in. @throws Fault when it could not: then none of it counts as done. */

@@ -44,7 +44,7 @@ const READ_BYTES_MAX = 64 * 1024
  * As long as reads come back full, libuv goes on with the same socket, up to 32 times: a client that keeps up would have the loop for
  * milliseconds, while commands, other guests and ends of flushes wait. After so many it waits for its next turn.
  */
-const FULL_READS_A_TURN = 8
+const FULL_READS_A_TURN = 2
 const HANDSHAKE_MILLIS_MAX = 30_000
 const STALL_MILLIS_MAX = 30_000
 const MOVED_BYTES_MIN = 1024 * 1024

@@ -54,13 +54,6 @@ const IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 const QUEUED_BYTES_MAX = 8 * 1024 * 1024
 /** Reads from this size on are asked for holes first, where the client can be told of them. */
 const HOLES_FROM_BYTES = 32 * 1024
-/**
- * Long reads are answered in pieces of this size, where the client takes pieces: it has the first while the next is fetched. Long writes go to
- * the device as they come, in pieces of at least this size.
- */
-const PIECE_BYTES = 128 * 1024
-/** Where pieces of a write end: what devices are made of. */
-const PIECE_ALIGN = 4096
 const EXTENT_COUNT_MAX = 2048
 /** The longest extent that 32 bits tell of, in whole blocks. */
 const STATUS_BYTES_MAX = 0xfffff000
@@ -127,10 +120,6 @@ export class Transmission {
   #payload: Uint8Array | null = null
   #payloadBytes = 0
   #payloadOf: Request | null = null
-  /** So much of it the device has taken in already; it may not be committed. What went wrong with that is told when all has come. */
-  #aheadBytes = 0
-  #hasAhead = false
-  #aheadError: unknown = null
   /** Buffers of ours in which payloads of staged writes lie. */
   readonly #stagedPayloads: Uint8Array[] = []
   /** Bytes of a payload that is passed over. */
@@ -283,10 +272,7 @@ export class Transmission {
         this.#payload.set(chunk.subarray(at, at + partBytes), this.#payloadBytes)
         this.#payloadBytes += partBytes
         at += partBytes
-        if (this.#payloadBytes < this.#payload.length) {
-          this.#writeAhead(this.#payload, this.#payloadOf)
-          return
-        }
+        if (this.#payloadBytes < this.#payload.length) return
         const [payload, request] = [this.#payload, this.#payloadOf]
         this.#payload = null
         this.#payloadOf = null
@@ -375,8 +361,6 @@ export class Transmission {
       if (chunk.length - at < lengthBytes) {
         this.#payload = this.#pool.takePayload(lengthBytes)
         this.#payloadBytes = 0
-        this.#aheadBytes = 0
-        this.#aheadError = null
         this.#payloadOf = request
         return at
       }
@@ -408,43 +392,16 @@ export class Transmission {
       return false
     const headBytes = this.#dataHeadBytes
     const out = this.#out
-    const pieceBytes = this.#structured && (flags & CMD_FLAG.df) === 0 ? PIECE_BYTES : lengthBytes
-    for (let at = 0; at < lengthBytes; at += pieceBytes) {
-      const partBytes = Math.min(pieceBytes, lengthBytes - at)
-      const start = out.room(headBytes + partBytes)
-      try {
-        if (!now.read(offset + at, partBytes, out.bytes, start + headBytes, lengthBytes - at - partBytes)) {
-          if (at === 0) return false
-          const request: Request = { type: CMD.read, flags, cookieHigh, cookieLow, offset, lengthBytes }
-          this.#run(request, 2 * (lengthBytes - at), () => this.#readRest(request, at), true)
-          return true
-        }
-      } catch (error) {
-        this.#fail({ type: CMD.read, flags, cookieHigh, cookieLow, offset, lengthBytes }, error)
-        return true
-      }
-      const isLast = at + partBytes === lengthBytes
-      this.#putDataHead(start, cookieHigh, cookieLow, offset, offset + at, partBytes, isLast ? REPLY_FLAG_DONE : 0)
-      out.advance(headBytes + partBytes)
-      if (!isLast) out.flush()
-    }
-    return true
-  }
-
-  /** Of a long write that is still coming: the client sends the rest while the device writes. */
-  #writeAhead(payload: Uint8Array, request: Request | null): void {
-    if (request === null || this.#now === undefined || payload.length < 2 * PIECE_BYTES) return
-    const { offset, flags } = request
-    const end = this.#payloadBytes - ((offset + this.#payloadBytes) % PIECE_ALIGN)
-    if (end - this.#aheadBytes < PIECE_BYTES || (flags & CMD_FLAG.fua) !== 0 || this.#aheadError !== null) return
-    if (this.#refusalOf(request)) return
+    const start = out.room(headBytes + lengthBytes)
     try {
-      if (!this.#now.write(offset + this.#aheadBytes, payload.subarray(this.#aheadBytes, end), payload.length - end)) return
-      this.#aheadBytes = end
-      this.#hasAhead = true
+      if (!now.read(offset, lengthBytes, out.bytes, start + headBytes)) return false
     } catch (error) {
-      this.#aheadError = error
+      this.#fail({ type: CMD.read, flags, cookieHigh, cookieLow, offset, lengthBytes }, error)
+      return true
     }
+    this.#putDataHead(start, cookieHigh, cookieLow, offset, offset, lengthBytes, REPLY_FLAG_DONE)
+    out.advance(headBytes + lengthBytes)
+    return true
   }
 
   /** `isGathered`: the payload lies in a buffer of ours, which can be used again when the device has carried the write out. */
@@ -454,17 +411,10 @@ export class Transmission {
       this.#refuse(request, refusal.error, refusal.message)
       return
     }
-    const { flags } = request
-    const aheadBytes = isGathered ? this.#aheadBytes : 0
-    const offset = request.offset + aheadBytes
-    const rest = aheadBytes === 0 ? payload : payload.subarray(aheadBytes)
-    if (isGathered && this.#aheadError !== null) {
-      this.#fail(request, this.#aheadError)
-      return
-    }
+    const { offset, flags } = request
     if (this.#now !== undefined && (flags & CMD_FLAG.fua) === 0) {
       try {
-        if (this.#now.write(offset, rest)) {
+        if (this.#now.write(offset, payload)) {
           this.#staged.push(request)
           if (isGathered) this.#stagedPayloads.push(payload)
           return
@@ -474,14 +424,9 @@ export class Transmission {
         return
       }
     }
-    this.#commit()
-    if (isGathered && this.#aheadError !== null) {
-      this.#fail(request, this.#aheadError)
-      return
-    }
     // The payload may stay where it lies.
     if (!isGathered) this.#keepsChunk = true
-    this.#run(request, payload.length, () => this.#device.write(offset, rest, { fua: (flags & CMD_FLAG.fua) !== 0 }))
+    this.#run(request, payload.length, () => this.#device.write(offset, payload, { fua: (flags & CMD_FLAG.fua) !== 0 }))
   }
 
   #other(request: Request): void {
@@ -598,13 +543,10 @@ export class Transmission {
 
   #commit(): void {
     const staged = this.#staged
-    if (staged.length === 0 && !this.#hasAhead) return
-    const hadAhead = this.#hasAhead
-    this.#hasAhead = false
+    if (staged.length === 0) return
     try {
       this.#now?.commit()
     } catch (error) {
-      if (hadAhead) this.#aheadError = error
       for (const request of staged) this.#fail(request, error)
       staged.length = 0
       this.#stagedPayloads.length = 0
@@ -625,13 +567,6 @@ export class Transmission {
     if (!this.#ended) return
     this.#out.close()
     this.#idle.resolve()
-  }
-
-  /** What of it is not answered yet. */
-  async #readRest({ offset, lengthBytes, cookieHigh, cookieLow }: Request, at: number): Promise<void> {
-    const content = new Uint8Array(lengthBytes - at)
-    await this.#device.read(offset + at, content)
-    if (!this.#ended) this.#putData(cookieHigh, cookieLow, offset, offset + at, content, REPLY_FLAG_DONE)
   }
 
   async #readLater({ offset, lengthBytes, cookieHigh, cookieLow, flags }: Request): Promise<void> {

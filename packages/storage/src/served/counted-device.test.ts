@@ -126,23 +126,3 @@ const plain = (device: BlockDevice): BlockDevice => ({
   cache: (...args) => device.cache(...args),
   extents: (...args) => device.extents(...args),
 })
-
-test('a read that comes in parts is one, also where the rest of it has to wait', async () => {
-  const { clock, statistics, device } = setUp(() => memoryDevice(1 << 20))
-  const { now } = device
-  assert.ok(now)
-  await clock.run(async () => {
-    const target = new Uint8Array(96 * 1024)
-    for (const [at, leftBytes] of [
-      [0, 65_536],
-      [32_768, 32_768],
-      [65_536, 0],
-    ] as const) {
-      assert.ok(now.read(at, 32_768, target, at, leftBytes))
-      await clock.sleep(millis(2))
-    }
-    assert.deepEqual([statistics.read.count, statistics.read.bytes, statistics.read.latency.maxNs], [1, 98_304, 4_000_000])
-    assert.ok(now.read(0, 4096, target, 0))
-    assert.deepEqual([statistics.read.count, statistics.read.bytes], [2, 102_400])
-  })
-})

@@ -67,17 +67,13 @@ class CountedImmediate implements ImmediateBlockDevice {
   #stagedCount = 0
   #stagedBytes = 0
   #stagedAt = 0
-  /** When the read began of which parts have come, and how much they were; 0: there is none. */
-  #partlyAt = 0
-  #partlyBytes = 0
 
   constructor(inner: ImmediateBlockDevice, statistics: VolumeStatistics) {
     this.#inner = inner
     this.#statistics = statistics
   }
 
-  read(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number, leftBytes = 0): boolean {
-    if (leftBytes > 0 || this.#partlyBytes > 0) return this.#readPart(offset, lengthBytes, target, targetStart, leftBytes)
+  read(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number): boolean {
     const { read, clock } = this.#statistics
     const isSampled = lengthBytes < SAMPLED_BYTES_MAX
     const isTimed = !isSampled || this.#untimedCount === 0
@@ -96,35 +92,10 @@ class CountedImmediate implements ImmediateBlockDevice {
     return true
   }
 
-  /** Counted with its last part, as long as it took from its first. */
-  #readPart(offset: number, lengthBytes: number, target: Uint8Array, targetStart: number, leftBytes: number): boolean {
-    const { read, clock } = this.#statistics
-    if (this.#partlyBytes === 0) this.#partlyAt = clock.monotonic()
-    const readBytes = this.#partlyBytes + lengthBytes
-    // The rest of one that has to wait is asked for otherwise.
-    this.#partlyBytes = 0
-    try {
-      if (!this.#inner.read(offset, lengthBytes, target, targetStart, leftBytes)) return false
-    } catch (error) {
-      read.errorCount += 1
-      read.count += 1
-      throw error
-    }
-    if (leftBytes > 0) {
-      this.#partlyBytes = readBytes
-      return true
-    }
-    read.bytes += readBytes
-    read.count += 1
-    read.latency.add(clock.monotonic() - this.#partlyAt)
-    return true
-  }
-
-  write(offset: number, source: Uint8Array, leftBytes = 0): boolean {
-    if (this.#stagedCount === 0 && this.#stagedBytes === 0) this.#stagedAt = this.#statistics.clock.monotonic()
-    if (!this.#inner.write(offset, source, leftBytes)) return false
-    // One that comes in parts is counted, and timed, with its last.
-    if (leftBytes === 0) this.#stagedCount += 1
+  write(offset: number, source: Uint8Array): boolean {
+    if (this.#stagedCount === 0) this.#stagedAt = this.#statistics.clock.monotonic()
+    if (!this.#inner.write(offset, source)) return false
+    this.#stagedCount += 1
     this.#stagedBytes += source.length
     return true
   }

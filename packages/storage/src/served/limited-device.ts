@@ -38,16 +38,15 @@ export class LimitedDevice extends DeviceOver {
 
 /** Without limits one field is looked at, no more. */
 const immediate = (now: ImmediateBlockDevice, limiter: Limiter): ImmediateBlockDevice => ({
-  read(offset, lengthBytes, target, targetStart, leftBytes = 0) {
-    if (!limiter.isOn) return now.read(offset, lengthBytes, target, targetStart, leftBytes)
-    // One that comes in parts is one operation.
-    if (leftBytes > 0 || !limiter.mayPass() || !now.read(offset, lengthBytes, target, targetStart)) return false
+  read(offset, lengthBytes, target, targetStart) {
+    if (!limiter.isOn) return now.read(offset, lengthBytes, target, targetStart)
+    if (!limiter.mayPass() || !now.read(offset, lengthBytes, target, targetStart)) return false
     limiter.charge(lengthBytes)
     return true
   },
-  write(offset, source, leftBytes = 0) {
-    if (!limiter.isOn) return now.write(offset, source, leftBytes)
-    if (leftBytes > 0 || !limiter.mayPass() || !now.write(offset, source)) return false
+  write(offset, source) {
+    if (!limiter.isOn) return now.write(offset, source)
+    if (!limiter.mayPass() || !now.write(offset, source)) return false
     limiter.charge(source.length)
     return true
   },
