@@ -235,9 +235,8 @@ test('a disk is served under the lease that its holder has, by each server that 
   await assert.rejects(writer.write(0, block(9)), isRefused)
   await end(await pidOf(keeper), 'SIGKILL')
   await writer.close().catch(() => {})
-  await keeper.call('hello', {})
+  await using reader = await reconnect(socketPath, 'web')
   await assert.rejects(connectNbd({ address: { socketPath }, exportName }))
-  await using reader = await connectNbd({ address: { socketPath }, exportName: 'web' })
   assert.deepEqual([reader.readOnly, await byteAt(reader, 0)], [true, 1])
 })
 
