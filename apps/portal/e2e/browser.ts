@@ -72,3 +72,14 @@ export async function openBrowser({
     },
   }
 }
+
+export async function signIn(page: Page, password: string): Promise<void> {
+  await page.getByLabel('Password', { exact: true }).fill(password)
+  await page.getByRole('button', { name: 'Sign in' }).click()
+}
+
+/** A picture of the page, in the folder `PORTAL_SCREENSHOTS` when that is set. */
+export async function shoot(page: Page, name: string): Promise<void> {
+  const folder = process.env['PORTAL_SCREENSHOTS']
+  if (folder !== undefined) await page.screenshot({ path: join(folder, `${name}.png`) })
+}

@@ -4,10 +4,9 @@
  */
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
-import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
-import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
+import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
 import { startPlatform, type TestPlatform } from './platform.ts'
 
@@ -40,10 +39,6 @@ async function type(line: string): Promise<void> {
   await page.keyboard.type(line)
   await page.keyboard.press('Enter')
 }
-const shoot = async (name: string): Promise<void> => {
-  const folder = process.env['PORTAL_SCREENSHOTS']
-  if (folder !== undefined) await page.screenshot({ path: join(folder, `${name}.png`) })
-}
 
 before(
   async () => {
@@ -62,11 +57,10 @@ after(async () => {
 
 test('the starter image is built from the portal, and says how far it is', { skip, timeout: 240_000 }, async () => {
   await page.goto(`${platform.url}/images`)
-  await page.getByLabel('Password', { exact: true }).fill(platform.password)
-  await page.getByRole('button', { name: 'Sign in' }).click()
+  await signIn(page, platform.password)
   await page.getByTestId('build').click()
   await page.getByTestId('progress').waitFor()
-  await shoot('image-building')
+  await shoot(page, 'image-building')
   await page.locator('[data-testid="row"][data-name="micro"]').waitFor({ timeout: 200_000 })
 })
 
@@ -84,7 +78,7 @@ test('a guest made in three clicks answers on its console', { skip, timeout: 120
   // Without the words of the button that the pointer is on.
   await page.mouse.move(700, 700)
   await page.getByRole('tooltip').waitFor({ state: 'hidden' })
-  await shoot('console')
+  await shoot(page, 'console')
 })
 
 test('a reload shows what the guest has said before, once', { skip, timeout: 60_000 }, async () => {
@@ -103,7 +97,7 @@ test(
     await platform.kill()
     await page.locator('[data-testid="console"][data-status="waiting"]').waitFor()
     await page.getByTestId('connection-lost').waitFor()
-    await shoot('console-waiting')
+    await shoot(page, 'console-waiting')
     await platform.start()
     await connected()
     const text = await untilText(/^all said$/m, 60_000)
@@ -120,7 +114,7 @@ test('a command runs in the guest through its agent', { skip, timeout: 60_000 },
   await page.getByTestId('command').fill("sh -c 'echo from $(uname -s)'")
   await page.getByRole('button', { name: 'Run' }).click()
   await page.getByTestId('command-output').getByText('from Linux').waitFor()
-  await shoot('command')
+  await shoot(page, 'command')
 })
 
 /** Interrupts of the guest's keyboard controller so far: two bytes come from each key, when it goes down and when it comes up. */
@@ -147,7 +141,7 @@ test('the screen shows what the guest draws, and keys reach it', { skip, timeout
     assert.ok(Date.now() < limit, 'the screen stayed blank')
     await page.waitForTimeout(200)
   }
-  await shoot('screen')
+  await shoot(page, 'screen')
   const before = await keyboardCount()
   await page.getByTestId('screen-target').click()
   await page.keyboard.type('hello')
@@ -162,7 +156,7 @@ test('the screen shows what the guest draws, and keys reach it', { skip, timeout
 test('the screen comes back with the platform', { skip, timeout: 90_000 }, async () => {
   await platform.kill()
   await page.locator('[data-testid="screen"][data-status="waiting"]').waitFor()
-  await shoot('screen-waiting')
+  await shoot(page, 'screen-waiting')
   await platform.start()
   await page.locator('[data-testid="screen"][data-status="open"]').waitFor({ timeout: 40_000 })
 })
@@ -175,7 +169,7 @@ test('the overview shows addresses, use and why the guest is in its state', { sk
     .waitFor({ timeout: 30_000 })
   // Two readings make a rate.
   await page.getByTestId('usage').getByText(/\d+ %/).waitFor()
-  await shoot('overview-real')
+  await shoot(page, 'overview-real')
 })
 
 test('a guest is saved and restored from the page, and its console goes on', { skip, timeout: 120_000 }, async () => {
@@ -185,10 +179,10 @@ test('a guest is saved and restored from the page, and its console goes on', { s
   await page.getByRole('link', { name: 'Console' }).click()
   await page.locator('[data-testid="console"][data-status="ended"]').waitFor()
   await untilText(/^all said$/m)
-  await shoot('console-off')
+  await shoot(page, 'console-off')
   await page.getByRole('link', { name: 'Screen' }).click()
   await page.getByText('The machine is off').waitFor()
-  await shoot('screen-off')
+  await shoot(page, 'screen-off')
   await page.getByTestId('do-restore').click()
   await page.locator('[data-testid="state"][data-state="running"]').waitFor({ timeout: 60_000 })
   await page.locator('[data-testid="screen"][data-status="open"]').waitFor({ timeout: 30_000 })
@@ -208,7 +202,7 @@ test('an instance that cannot start says why, and can be removed', { skip, timeo
   await page.getByTestId('create-go').click()
   const fault = page.getByTestId('notice-fault').or(page.getByTestId('form-fault'))
   await fault.first().waitFor({ timeout: 60_000 })
-  await shoot('create-failed')
+  await shoot(page, 'create-failed')
   assert.match(await fault.first().innerText(), /port|hostfwd/i)
   await page.getByTestId('state-detail').waitFor()
   await page.getByTestId('do-destroy').click()

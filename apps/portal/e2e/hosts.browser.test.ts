@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { promisify } from 'node:util'
 import type { Page } from 'playwright-core'
-import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
+import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
 import { faintTexts, namelessControls } from './legible.ts'
 import { startPlatform, type TestPlatform } from './platform.ts'
@@ -23,14 +23,6 @@ let browser: TestBrowser
 let page: Page
 let disks = ''
 
-async function signIn(on: Page): Promise<void> {
-  await on.getByLabel('Password', { exact: true }).fill(platform.password)
-  await on.getByRole('button', { name: 'Sign in' }).click()
-}
-const shoot = async (name: string, on: Page = page): Promise<void> => {
-  const folder = process.env['PORTAL_SCREENSHOTS']
-  if (folder !== undefined) await on.screenshot({ path: join(folder, `${name}.png`) })
-}
 const row = (name: string) => page.locator(`[data-testid="row"][data-name="${name}"]`)
 const event = (words: string) => page.getByTestId('event').filter({ hasText: words }).first()
 const volumeServer = async () => (await platform.client.call('host.get', { params: { host: 'local' } })).volumeServer
@@ -56,7 +48,7 @@ before(async () => {
   browser = await openBrowser({ origin: platform.url })
   ;({ page } = browser)
   await page.goto(`${platform.url}/hosts`)
-  await signIn(page)
+  await signIn(page, platform.password)
 })
 after(async () => {
   await browser?.[Symbol.asyncDispose]()
@@ -65,7 +57,7 @@ after(async () => {
 
 test('the list leads to a page of the host, with its volume server and what it went through', { skip }, async () => {
   await row('local').getByText('% used').waitFor(SLOW)
-  await shoot('hosts-volumes')
+  await shoot(page, 'hosts-volumes')
   await row('local').getByRole('link', { name: 'local' }).click()
   await page.getByRole('heading', { name: 'local' }).waitFor()
   const volumes = page.getByTestId('volumes')
@@ -73,7 +65,7 @@ test('the list leads to a page of the host, with its volume server and what it w
   await volumes.getByText('available on its file system').waitFor()
   await event('serving').waitFor()
   assert.equal(await page.getByTestId('space-warning').count(), 0)
-  await shoot('host')
+  await shoot(page, 'host')
 })
 
 test('a store that fills says so on the page without a reload, and in the list', { skip, timeout: 120_000 }, async () => {
@@ -83,21 +75,21 @@ test('a store that fills says so on the page without a reload, and in the list',
   const percent = Number(await warning.getAttribute('data-percent'))
   assert.ok([80, 90, 95].includes(percent))
   await event(`over ${percent} %`).waitFor()
-  await shoot('host-fills')
+  await shoot(page, 'host-fills')
   for (const scheme of ['light', 'dark'] as const) {
     for (const width of [390, 1440]) {
       await using other = await openBrowser({ origin: platform.url, width, height: 844, scheme })
       await other.page.goto(`${platform.url}/hosts/local`)
-      await signIn(other.page)
+      await signIn(other.page, platform.password)
       await other.page.getByTestId('event').first().waitFor()
-      await shoot(`host-fills-${scheme}-${width}`, other.page)
+      await shoot(other.page, `host-fills-${scheme}-${width}`)
       const over = await other.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
       assert.equal(over, 0, `${over} px wider than the screen`)
       assert.deepEqual(await faintTexts(other.page), [], `${scheme}: text too faint`)
       assert.deepEqual(await namelessControls(other.page), [], 'controls without a name')
       await other.page.goto(`${platform.url}/hosts`)
       await other.page.getByTestId('row').first().waitFor()
-      await shoot(`hosts-fills-${scheme}-${width}`, other.page)
+      await shoot(other.page, `hosts-fills-${scheme}-${width}`)
       assert.deepEqual(await faintTexts(other.page), [], `${scheme}, list: text too faint`)
       assert.deepEqual(other.errors, [])
     }
@@ -122,12 +114,12 @@ test(
     await away.getByText('superblocks').waitFor(SLOW)
     assert.equal((await volumeServer())?.state, 'away')
     await event('SIGKILL').waitFor()
-    await shoot('host-away')
+    await shoot(page, 'host-away')
     await using phone = await openBrowser({ origin: platform.url, width: 390, height: 844, scheme: 'dark' })
     await phone.page.goto(`${platform.url}/hosts/local`)
-    await signIn(phone.page)
+    await signIn(phone.page, platform.password)
     await phone.page.getByTestId('volumes-away').waitFor()
-    await shoot('host-away-dark-390', phone.page)
+    await shoot(phone.page, 'host-away-dark-390')
     assert.deepEqual(await faintTexts(phone.page), [])
     await rename(`${store}.kept`, store)
     await away.waitFor({ state: 'detached', ...SLOW })

@@ -3,10 +3,9 @@
  * Screenshots go to `PORTAL_SCREENSHOTS` when it is set.
  */
 import assert from 'node:assert/strict'
-import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
-import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
+import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
 import { faintTexts, namelessControls } from './legible.ts'
 import { startPlatform, type TestPlatform } from './platform.ts'
@@ -16,14 +15,6 @@ let platform: TestPlatform
 let browser: TestBrowser
 let page: Page
 
-async function signIn(on: Page): Promise<void> {
-  await on.getByLabel('Password', { exact: true }).fill(platform.password)
-  await on.getByRole('button', { name: 'Sign in' }).click()
-}
-const shoot = async (name: string, on: Page = page): Promise<void> => {
-  const folder = process.env['PORTAL_SCREENSHOTS']
-  if (folder !== undefined) await on.screenshot({ path: join(folder, `${name}.png`) })
-}
 const row = (name: string) => page.locator(`[data-testid="row"][data-name="${name}"]`)
 const state = (kind: string) => page.locator(`[data-testid="state"][data-state="${kind}"]`)
 
@@ -45,8 +36,8 @@ test('a wrong password is refused in words, and the right one leads to the page 
   await page.getByLabel('Password', { exact: true }).fill('not the password')
   await page.getByRole('button', { name: 'Sign in' }).click()
   assert.equal(await page.getByTestId('sign-in-error').innerText(), 'Account or password is wrong.')
-  await shoot('sign-in-refused')
-  await signIn(page)
+  await shoot(page, 'sign-in-refused')
+  await signIn(page, platform.password)
   await page.getByRole('heading', { name: 'Hosts' }).waitFor()
   await row('local').getByText('Connected').waitFor()
   assert.equal(new URL(page.url()).pathname, '/hosts')
@@ -55,7 +46,7 @@ test('a wrong password is refused in words, and the right one leads to the page 
 test('an empty cloud invites to create, and three clicks make an instance that runs', { skip }, async () => {
   await page.getByRole('link', { name: 'Instances' }).click()
   await page.getByTestId('empty').waitFor()
-  await shoot('instances-empty')
+  await shoot(page, 'instances-empty')
   await page.getByTestId('create').click()
   const name = await page.getByTestId('field-name').inputValue()
   assert.match(name, /^[a-z]+-[a-z]+$/)
@@ -63,7 +54,7 @@ test('an empty cloud invites to create, and three clicks make an instance that r
   await page.getByRole('heading', { name }).waitFor()
   await state('running').waitFor()
   await page.getByTestId('network').getByText('10.0.2.15').waitFor()
-  await shoot('instance-overview')
+  await shoot(page, 'instance-overview')
   await platform.client.call('instance.destroy', { params: { instance: name } })
   await page.getByText(`There is no instance ${name}`).waitFor()
 })
@@ -78,7 +69,7 @@ test('what the server refuses is said at its field', { skip }, async () => {
   await page.getByText('got "Not A Name"').waitFor()
   assert.equal(await name.getAttribute('aria-invalid'), 'true')
   assert.equal(await page.getByTestId('field-memory').getAttribute('aria-invalid'), 'true')
-  await shoot('create-refused')
+  await shoot(page, 'create-refused')
   await name.fill('web-1')
   await page.getByTestId('field-memory').fill('128M')
   await page.getByTestId('add-forward').click()
@@ -87,7 +78,7 @@ test('what the server refuses is said at its field', { skip }, async () => {
   await page.getByTestId('field-diskFull').selectOption('error')
   await page.getByText('may go read-only').waitFor()
   await page.getByTestId('field-diskFull').scrollIntoViewIfNeeded()
-  await shoot('create-disk-full')
+  await shoot(page, 'create-disk-full')
   const sent = page.waitForRequest((request) => request.method() === 'POST' && request.url().includes('/instances'))
   await page.getByTestId('create-go').click()
   assert.equal(((await sent).postDataJSON() as { diskFull?: string }).diskFull, 'error')
@@ -118,7 +109,7 @@ test('buttons follow the state, and what others do shows without a reload', { sk
   await state('running').waitFor()
   await page.getByRole('link', { name: 'Events' }).click()
   await page.getByTestId('event').filter({ hasText: 'running \u2192 paused' }).waitFor()
-  await shoot('instance-events')
+  await shoot(page, 'instance-events')
 })
 
 test('a guest without a screen says so once, and leads to its console', { skip }, async () => {
@@ -126,7 +117,7 @@ test('a guest without a screen says so once, and leads to its console', { skip }
   await page.getByRole('link', { name: 'Screen' }).click()
   const screen = page.locator('[data-testid="screen"][data-status="refused"]')
   await screen.getByText('domains in memory have no screen').waitFor()
-  await shoot('screen-none')
+  await shoot(page, 'screen-none')
   await screen.getByRole('link', { name: 'Console' }).click()
   await page.locator('[data-testid="console"][data-status="open"]').waitFor()
 })
@@ -141,7 +132,7 @@ test('what destroys asks for the name to be typed', { skip }, async () => {
   await page.getByTestId('confirm-word').fill('doome')
   assert.equal(await go.isDisabled(), true)
   await page.getByTestId('confirm-word').fill('doomed')
-  await shoot('confirm-destroy')
+  await shoot(page, 'confirm-destroy')
   await go.click()
   await row('doomed').waitFor({ state: 'detached' })
 })
@@ -152,7 +143,7 @@ test("search, order, page and size are the server's, and the address holds them"
   await page.goto(`${platform.url}/instances`)
   await row('many-00').waitFor()
   assert.equal(await page.getByTestId('place').innerText(), '1–50 of 61')
-  await shoot('instances-full')
+  await shoot(page, 'instances-full')
   await page.getByTestId('next-page').click()
   await row('many-59').waitFor()
   assert.equal(await page.getByTestId('place').innerText(), '51–61 of 61')
@@ -181,7 +172,7 @@ test('verbs reach all chosen rows, and the list follows by itself', { skip }, as
   await row('many-10').waitFor()
   await page.getByLabel('Choose all on this page').check()
   await page.getByTestId('bulk-pause').waitFor()
-  await shoot('instances-chosen')
+  await shoot(page, 'instances-chosen')
   await page.getByTestId('bulk-pause').click()
   await page.waitForFunction(() => document.querySelectorAll('[data-testid="state"][data-state="paused"]').length === 10)
   assert.equal(await page.getByTestId('bulk').count(), 0)
@@ -190,7 +181,7 @@ test('verbs reach all chosen rows, and the list follows by itself', { skip }, as
 test('operations tell how they ended', { skip }, async () => {
   await page.getByRole('link', { name: 'Operations' }).click()
   await row('instance.pause many-10').first().getByText('Done').waitFor()
-  await shoot('operations')
+  await shoot(page, 'operations')
 })
 
 test("a token's secret is shown once, works, and works no more when revoked", { skip }, async () => {
@@ -199,7 +190,7 @@ test("a token's secret is shown once, works, and works no more when revoked", { 
   await page.getByLabel('Name').fill('ci')
   await page.getByRole('button', { name: 'Make it' }).click()
   const secret = await page.getByTestId('secret').innerText()
-  await shoot('token-secret')
+  await shoot(page, 'token-secret')
   const answer = async () =>
     (await fetch(`${platform.url}/api/v1/instances`, { headers: { authorization: `Bearer ${secret}` } })).status
   assert.equal(await answer(), 200)
@@ -223,7 +214,7 @@ test('an account is added, and its password set anew when it was forgotten', { s
   await form.getByRole('button', { name: 'Add it' }).click()
   await page.getByRole('button', { name: 'Set the password of ada' }).click()
   await page.getByTestId('set-password-form').getByLabel('New password', { exact: true }).fill('another long one')
-  await shoot('set-password')
+  await shoot(page, 'set-password')
   await page.getByRole('button', { name: 'Set it' }).click()
   await page.getByTestId('set-password-form').waitFor({ state: 'detached' })
   const body = { account: 'ada', password: 'another long one' }
@@ -287,7 +278,7 @@ test('a session that has ended leads to sign-in and back', { skip }, async () =>
   await browser.context.clearCookies()
   await page.getByRole('link', { name: 'Images' }).click()
   await page.getByTestId('sign-in').waitFor()
-  await signIn(page)
+  await signIn(page, platform.password)
   await page.getByRole('heading', { name: 'Images' }).waitFor()
 })
 
@@ -295,7 +286,7 @@ test('pages fit a phone and can be read, in the dark as in the light', { skip },
   for (const scheme of ['light', 'dark'] as const) {
     await using phone = await openBrowser({ origin: platform.url, width: 390, height: 844, scheme })
     await phone.page.goto(platform.url)
-    await signIn(phone.page)
+    await signIn(phone.page, platform.password)
     await phone.page.getByTestId('row').first().waitFor()
     assert.equal(await phone.page.evaluate(() => document.documentElement.dataset['mantineColorScheme']), scheme)
     for (const at of [
@@ -316,7 +307,7 @@ test('pages fit a phone and can be read, in the dark as in the light', { skip },
       await phone.page.waitForLoadState('load')
       await phone.page.getByRole('heading').first().waitFor()
       await phone.page.getByTestId('loading').first().waitFor({ state: 'detached' })
-      await shoot(`phone-${scheme}${at.replaceAll(/[^a-z0-9]/g, '-')}`, phone.page)
+      await shoot(phone.page, `phone-${scheme}${at.replaceAll(/[^a-z0-9]/g, '-')}`)
       const over = await phone.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
       assert.equal(over, 0, `${at} is ${over} px wider than the screen`)
       assert.deepEqual(await faintTexts(phone.page), [], `${at}, ${scheme}: text too faint`)
@@ -336,10 +327,10 @@ test('a lost connection is said, and gone again when the platform is back', { sk
   await row('local').waitFor()
   await platform.kill()
   await page.getByTestId('connection-lost').waitFor()
-  await shoot('connection-lost')
+  await shoot(page, 'connection-lost')
   await page.getByRole('link', { name: 'Images' }).click()
   await page.getByTestId('failure').waitFor()
-  await shoot('failure')
+  await shoot(page, 'failure')
   await platform.start()
   await page.getByTestId('connection-lost').waitFor({ state: 'detached', timeout: 30_000 })
   await row('micro').waitFor()
@@ -349,14 +340,14 @@ test('a page that is opened while the platform is away comes when it is back', {
   // A browser that has never seen the page: its code can only come from the platform.
   await using fresh = await openBrowser({ origin: platform.url })
   await fresh.page.goto(platform.url)
-  await signIn(fresh.page)
+  await signIn(fresh.page, platform.password)
   await fresh.page.getByTestId('row').first().waitFor()
   await platform.kill()
   await fresh.page.getByTestId('connection-lost').waitFor()
   await fresh.page.getByRole('link', { name: 'Hosts' }).click()
   await fresh.page.getByTestId('loading').waitFor()
   await fresh.page.getByTestId('connection-lost').waitFor()
-  await shoot('page-away', fresh.page)
+  await shoot(fresh.page, 'page-away')
   await platform.start()
   await fresh.page.getByRole('heading', { name: 'Hosts' }).waitFor({ timeout: 30_000 })
 })

@@ -1,9 +1,8 @@
 /** Snapshots in the portal: taken, gone back to, cloned and deleted by a person, and by another whom the page must follow. */
 import assert from 'node:assert/strict'
-import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
-import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
+import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
 import { faintTexts, namelessControls } from './legible.ts'
 import { startPlatform, type TestPlatform } from './platform.ts'
@@ -13,14 +12,6 @@ let platform: TestPlatform
 let browser: TestBrowser
 let page: Page
 
-async function signIn(on: Page): Promise<void> {
-  await on.getByLabel('Password', { exact: true }).fill(platform.password)
-  await on.getByRole('button', { name: 'Sign in' }).click()
-}
-const shoot = async (name: string, on: Page = page): Promise<void> => {
-  const folder = process.env['PORTAL_SCREENSHOTS']
-  if (folder !== undefined) await on.screenshot({ path: join(folder, `${name}.png`) })
-}
 const row = (name: string) => page.locator(`[data-testid="row"][data-name="${name}"]`)
 const state = (kind: string) => page.locator(`[data-testid="state"][data-state="${kind}"]`)
 const asks = async (snapshot: string, act: string): Promise<void> => {
@@ -38,7 +29,7 @@ before(async () => {
   browser = await openBrowser({ origin: platform.url })
   ;({ page } = browser)
   await page.goto(`${platform.url}/instances/web-1`)
-  await signIn(page)
+  await signIn(page, platform.password)
 })
 after(async () => {
   await browser?.[Symbol.asyncDispose]()
@@ -48,12 +39,12 @@ after(async () => {
 test('an instance without snapshots invites to take one, and a name that is taken is said at the name', { skip }, async () => {
   await page.getByRole('link', { name: 'Snapshots' }).click()
   await page.getByTestId('empty').getByText('No snapshots').waitFor()
-  await shoot('snapshots-empty')
+  await shoot(page, 'snapshots-empty')
   await page.getByTestId('take-snapshot').click()
   const name = page.getByTestId('field-snapshot-name')
   assert.match(await name.inputValue(), /^\d{4}-\d{2}-\d{2}-\d{4}$/)
   await name.fill('monday')
-  await shoot('snapshot-take')
+  await shoot(page, 'snapshot-take')
   await page.getByRole('button', { name: 'Take it' }).click()
   await row('monday').getByText('at rest').waitFor()
   await page.getByTestId('take-snapshot').click()
@@ -76,7 +67,7 @@ test('the guest can be made to freeze its file systems, and what each choice mea
   await form.getByText('recover as after a power cut').waitFor()
   await page.getByTestId('field-quiesce').selectOption('must')
   await form.getByText('no snapshot is taken').waitFor()
-  await shoot('snapshot-must')
+  await shoot(page, 'snapshot-must')
   const sent = page.waitForRequest((request) => request.method() === 'POST' && request.url().endsWith('/snapshots'))
   await page.getByRole('button', { name: 'Take it' }).click()
   assert.equal(((await sent).postDataJSON() as { quiesce: string }).quiesce, 'must')
@@ -93,7 +84,7 @@ test('what another takes shows without a reload', { skip }, async () => {
     'busy',
     'monday',
   ])
-  await shoot('snapshots')
+  await shoot(page, 'snapshots')
 })
 
 test('going back says what is lost, asks for the name, and leads to what the snapshot holds', { skip }, async () => {
@@ -105,7 +96,7 @@ test('going back says what is lost, asks for the name, and leads to what the sna
   await dialog.getByText('It goes on from the memory of the snapshot, running.').waitFor()
   assert.equal(await page.getByTestId('confirm-go').isDisabled(), true)
   await page.getByTestId('confirm-word').fill('web-1')
-  await shoot('snapshot-revert')
+  await shoot(page, 'snapshot-revert')
   await page.getByTestId('confirm-go').click()
   await state('running').waitFor()
   await asks('monday', 'revert')
@@ -123,7 +114,7 @@ test('a clone is an instance of its own, and a deleted snapshot is gone from the
   await page.getByRole('button', { name: 'Clone it' }).click()
   await page.locator('[data-testid="field-clone-name"][aria-invalid="true"]').waitFor()
   await page.getByTestId('field-clone-name').fill('web-2')
-  await shoot('snapshot-clone')
+  await shoot(page, 'snapshot-clone')
   await page.getByRole('button', { name: 'Clone it' }).click()
   await page.getByTestId('clone-form').waitFor({ state: 'detached' })
   await page.goto(`${platform.url}/instances/web-2`)
@@ -148,16 +139,16 @@ test('the snapshots fit a phone and can be read, in the dark as in the light', {
     for (const width of [390, 1440]) {
       await using other = await openBrowser({ origin: platform.url, width, height: 844, scheme })
       await other.page.goto(`${platform.url}/instances/web-1/snapshots`)
-      await signIn(other.page)
+      await signIn(other.page, platform.password)
       await other.page.getByTestId('row').first().waitFor()
-      await shoot(`snapshots-${scheme}-${width}`, other.page)
+      await shoot(other.page, `snapshots-${scheme}-${width}`)
       const over = await other.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
       assert.equal(over, 0, `${over} px wider than the screen`)
       assert.deepEqual(await faintTexts(other.page), [], `${scheme}: text too faint`)
       assert.deepEqual(await namelessControls(other.page), [], 'controls without a name')
       await other.page.getByTestId('take-snapshot').click()
       await other.page.getByTestId('snapshot-form').waitFor()
-      await shoot(`snapshot-take-${scheme}-${width}`, other.page)
+      await shoot(other.page, `snapshot-take-${scheme}-${width}`)
       assert.deepEqual(await faintTexts(other.page), [], `${scheme}, form: text too faint`)
       assert.deepEqual(other.errors, [])
     }
@@ -173,6 +164,6 @@ test('while the host is away what is known is shown, and nothing is offered that
   await page.getByTestId('away').waitFor()
   await row('kept').waitFor()
   assert.equal(await page.getByTestId('take-snapshot').isDisabled(), true)
-  await shoot('snapshots-away')
+  await shoot(page, 'snapshots-away')
   assert.deepEqual(browser.errors, [])
 })

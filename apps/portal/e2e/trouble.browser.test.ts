@@ -4,10 +4,9 @@
  */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
-import { CHROMIUM, hasChromium, openBrowser, type TestBrowser } from './browser.ts'
+import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
 import { startPlatform, type TestHost, type TestPlatform } from './platform.ts'
 
@@ -17,10 +16,6 @@ let browser: TestBrowser
 let page: Page
 let rack: TestHost
 
-const shoot = async (name: string): Promise<void> => {
-  const folder = process.env['PORTAL_SCREENSHOTS']
-  if (folder !== undefined) await page.screenshot({ path: join(folder, `${name}.png`) })
-}
 const row = (name: string) => page.locator(`[data-testid="row"][data-name="${name}"]`)
 const create = (name: string, host: string) =>
   platform.client.call('instance.create', { query: { wait: 30 }, body: { name, host } })
@@ -52,8 +47,7 @@ before(
     browser = await openBrowser({ origin: platform.url })
     ;({ page } = browser)
     await page.goto(`${platform.url}/operations`)
-    await page.getByLabel('Password', { exact: true }).fill(platform.password)
-    await page.getByRole('button', { name: 'Sign in' }).click()
+    await signIn(page, platform.password)
     await page.getByRole('heading', { name: 'Operations' }).waitFor()
   },
   { timeout: 120_000 },
@@ -68,7 +62,7 @@ test('what is stuck is said on the page of its instance, and tried again from th
   await page.goto(`${platform.url}/instances/web-1`)
   const notice = page.getByTestId('stuck')
   await notice.getByText('the monitor answered nonsense').waitFor()
-  await shoot('instance-stuck')
+  await shoot(page, 'instance-stuck')
   await notice.getByTestId('operation-retry').click()
   await notice.waitFor({ state: 'detached' })
   assert.equal(await stateOf(operation), 'undone')
@@ -83,7 +77,7 @@ test('abandoning says what it means, and is done only when confirmed', { skip },
     .getByTestId('confirm')
     .getByText(/stays as it is/)
     .waitFor()
-  await shoot('operation-abandon')
+  await shoot(page, 'operation-abandon')
   await page.keyboard.press('Escape')
   assert.equal(await stateOf(operation), 'stuck')
   await stuck.getByTestId('operation-abandon').click()
@@ -99,7 +93,7 @@ test('an operation that waits for its host says so, and can be cancelled', { ski
   await page.goto(`${platform.url}/instances/db-1`)
   const strip = page.getByTestId('progress')
   await strip.getByText('waits for host rack-2, which is not connected').waitFor()
-  await shoot('operation-waits')
+  await shoot(page, 'operation-waits')
   await strip.getByTestId('operation-cancel').click()
   await strip.waitFor({ state: 'detached' })
   assert.equal(await stateOf(operation.id), 'undone')
@@ -108,10 +102,10 @@ test('an operation that waits for its host says so, and can be cancelled', { ski
 test('an instance whose host is gone is destroyed by force, once its name is typed', { skip }, async () => {
   await page.goto(`${platform.url}/instances/db-1`)
   await page.getByTestId('away').getByText('Host rack-2 is not connected').waitFor()
-  await shoot('instance-away')
+  await shoot(page, 'instance-away')
   await page.getByTestId('destroy-by-force').click()
   await page.getByTestId('by-force').waitFor()
-  await shoot('destroy-by-force')
+  await shoot(page, 'destroy-by-force')
   await page.getByTestId('confirm-word').fill('db-1')
   await page.getByTestId('confirm-go').click()
   await page.getByText('There is no instance db-1').waitFor()
@@ -122,7 +116,7 @@ test('a host that is gone is removed with what is on it, all of it named first',
   assert.equal(await row('local').getByTestId('remove-host').isDisabled(), true, 'a host that is connected is not removed')
   await row('rack-2').getByTestId('remove-host').click()
   await page.getByTestId('goes-with-it').getByText('db-2').waitFor()
-  await shoot('host-remove')
+  await shoot(page, 'host-remove')
   assert.equal(await page.getByTestId('confirm-go').isDisabled(), true)
   await page.getByTestId('confirm-word').fill('rack-2')
   await page.getByTestId('confirm-go').click()
@@ -143,7 +137,7 @@ test(
     await page.getByRole('button', { name: 'Make a token' }).click()
     await page.getByText(/^typevisor agent --server/).waitFor()
     await page.locator('[data-testid="joined"][data-joined="false"]').waitFor()
-    await shoot('host-add')
+    await shoot(page, 'host-add')
     await using _agent = await platform.agent('rack-3', await page.getByTestId('secret').innerText())
     await page.locator('[data-testid="joined"][data-joined="true"]').waitFor()
     await page.getByRole('button', { name: 'Done' }).click()
@@ -157,7 +151,7 @@ test('operations and the audit log speak of things by name, of those that are go
   await page.goto(`${platform.url}/settings/audit`)
   await page.getByTestId('row').filter({ hasText: 'instance.destroy' }).getByText('db-1', { exact: true }).waitFor()
   await page.getByTestId('row').filter({ hasText: 'host.delete' }).getByText('rack-2', { exact: true }).waitFor()
-  await shoot('audit-names')
+  await shoot(page, 'audit-names')
 })
 
 test("one's own password is changed only by who knows it, and the session goes on", { skip }, async () => {

@@ -3,18 +3,17 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { connect, type Socket } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { promisify } from 'node:util'
 import { Fault, MIB } from '@typevisor/base'
-import { memoryLog } from '@typevisor/sim'
 import { ByteBudget } from './byte-budget.ts'
 import { memoryDevice } from './memory-device.ts'
 import { connectNbd, listNbdExports } from './node-client.ts'
-import { listenNbd, type NbdServer, type NbdServerOptions } from './node-server.ts'
 import { exportOf, sourceOf } from './testing.ts'
+import { addressOf, gone, serve } from './testing/served.ts'
 import { CLIENT_FLAGS, CMD, encodeString, OPT, OPTION, OPTION_MAGIC, REQUEST, REQUEST_MAGIC } from './wire.ts'
 
 const run = promisify(execFile)
@@ -23,19 +22,6 @@ before(async () => {
   dir = await mkdtemp(join(tmpdir(), 'tv-nbd-'))
 })
 after(() => rm(dir, { recursive: true, force: true }))
-
-const serve = (options: Partial<NbdServerOptions> = {}): Promise<NbdServer> =>
-  listenNbd({
-    listen: { host: '127.0.0.1', port: 0 },
-    source: sourceOf(exportOf('disk', memoryDevice(8 * MIB))),
-    log: memoryLog(),
-    ...options,
-  })
-
-/** Resolves when the socket is closed, also by an error. */
-const gone = (socket: Socket): Promise<void> => new Promise((resolve) => socket.once('close', () => resolve()))
-
-const addressOf = (server: NbdServer) => ({ host: '127.0.0.1', port: server.port as number }) // it listens on TCP
 
 test('over a Unix socket and over TCP what is read is what was written, in every form of replies', async () => {
   for (const socketPath of [join(dir, 'a.sock'), null]) {

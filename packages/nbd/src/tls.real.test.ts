@@ -4,19 +4,18 @@ import { execFile } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
+import { connect, createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { connect as connectTls } from 'node:tls'
 import { promisify } from 'node:util'
 import { Fault, MIB } from '@typevisor/base'
-import { memoryLog } from '@typevisor/sim'
-import { memoryDevice } from './memory-device.ts'
 import { connectNbd, listNbdExports, type NbdConnectOptions } from './node-client.ts'
-import { listenNbd, type NbdServer, type NbdServerOptions } from './node-server.ts'
+import { type NbdServer } from './node-server.ts'
 import { readPreSharedKeys, readServerCertificates } from './node-tls.ts'
-import { exportOf, makeCertificates, sourceOf } from './testing.ts'
+import { makeCertificates } from './testing.ts'
+import { addressOf, gone, serve } from './testing/served.ts'
 import { CLIENT_FLAGS, GREETING, OPT, OPTION, OPTION_MAGIC, OPTION_REPLY, OPTION_REPLY_MAGIC, REP } from './wire.ts'
 
 const run = promisify(execFile)
@@ -37,18 +36,6 @@ before(async () => {
 })
 after(() => rm(dir, { recursive: true, force: true }))
 
-const serve = (options: Partial<NbdServerOptions> = {}): Promise<NbdServer> =>
-  listenNbd({
-    listen: { host: '127.0.0.1', port: 0 },
-    source: sourceOf(exportOf('disk', memoryDevice(8 * MIB))),
-    log: memoryLog(),
-    ...options,
-  })
-
-/** Resolves when the socket is closed, also by an error. */
-const gone = (socket: Socket): Promise<void> => new Promise((resolve) => socket.once('close', () => resolve()))
-
-const addressOf = (server: NbdServer) => ({ host: '127.0.0.1', port: server.port as number }) // it listens on TCP
 const pem = (folder: string, name: string): Promise<string> => readFile(join(folder, name), 'utf8')
 
 const isFault = (code: string, words: RegExp) => (error: unknown) =>

@@ -66,6 +66,7 @@ export type { OwnSpace, VolumeUsage } from './served/space.ts'
 export type { SpaceLevel } from './served/space-watch.ts'
 export { OPERATIONS, type OperationStatistics, type VolumeStatisticsReport } from './served/volume-statistics.ts'
 export { LIMITS_MAX, type VolumeLimits } from './store/limits.ts'
+export { BLOCK_BYTES } from './store/format.ts'
 export {
   assertName,
   SIZE_BYTES_MAX,

@@ -92,27 +92,14 @@ export async function importImage(
   path: string,
   options: ImageOptions & { format?: ImageFormat; withBacking?: boolean; form?: VolumeForm },
 ): Promise<VolumeDescription> {
-  const { runner, signal, withBacking = false, form = {} } = options
+  const { withBacking = false, form = {} } = options
   const image = await inspectImage(path, options)
   await using socket = await dataAddress(dir)
   const sizeBytes = Math.max(1, Math.ceil(image.virtualBytes / BLOCK_BYTES)) * BLOCK_BYTES
   const { exportName } = await call('imageBegin', { name, sizeBytes, ...form })
   try {
-    await runChecked(
-      runner,
-      [
-        'qemu-img',
-        'convert',
-        '-p',
-        '-n',
-        '--target-is-zero',
-        '-O',
-        'raw',
-        imageNode(image.path, image.format, withBacking),
-        nbdNode(socket.path, exportName),
-      ],
-      { ...(signal ? { signal } : {}), onStdout: progressOf(options) },
-    )
+    const from = imageNode(image.path, image.format, withBacking)
+    await convert(options, ['-n', '--target-is-zero', '-O', 'raw', from, nbdNode(socket.path, exportName)])
     await call('imageFinish', { exportName })
   } catch (error) {
     await call('takeAway', { exportName }).catch(() => {}) // what went wrong first is what is told
@@ -121,6 +108,15 @@ export async function importImage(
   const made = (await call('list', {})).find((one) => one.name === name)
   if (!made) throw new Fault('failed', `import of ${name}: it is gone, somebody deleted it`)
   return made
+}
+
+/** `qemu-img convert`, with its progress. */
+async function convert(options: ImageOptions, words: readonly string[]): Promise<void> {
+  const { runner, signal } = options
+  await runChecked(runner, ['qemu-img', 'convert', '-p', ...words], {
+    ...(signal ? { signal } : {}),
+    onStdout: progressOf(options),
+  })
 }
 
 /** An image of exactly the volume's size, where the format can say it. */
@@ -136,7 +132,7 @@ export async function exportImage(
   path: string,
   options: ImageOptions & { format: ImageFormat },
 ): Promise<void> {
-  const { runner, signal, format } = options
+  const { format } = options
   await writeNewFile('file', path, async (part) => {
     const source = (await call('list', {})).find((one) => one.name === name)
     if (!source) throw new Fault('not_found', `volume ${JSON.stringify(name)}: there is none`)
@@ -144,20 +140,8 @@ export async function exportImage(
     await using socket = await dataAddress(dir)
     const taken = source.kind === 'volume' ? (await call('exportBegin', { name })).exportName : null
     try {
-      await runChecked(
-        runner,
-        [
-          'qemu-img',
-          'convert',
-          '-p',
-          '-O',
-          format,
-          ...(OPTIONS[format] === undefined ? [] : ['-o', OPTIONS[format]]),
-          nbdNode(socket.path, taken ?? name),
-          `file:${part}`,
-        ],
-        { ...(signal ? { signal } : {}), onStdout: progressOf(options) },
-      )
+      const more = OPTIONS[format] === undefined ? [] : ['-o', OPTIONS[format]]
+      await convert(options, ['-O', format, ...more, nbdNode(socket.path, taken ?? name), `file:${part}`])
     } finally {
       if (taken) await call('takeAway', { exportName: taken })
     }

@@ -114,91 +114,95 @@ test('a read that fails is told to who waits for it, and what is cold is asked f
   await file.close()
 })
 
+/** A file system of its own, of this size. A Fault where none can be mounted. */
+async function smallDisk(size: string): Promise<({ readonly dir: string } | Fault) & AsyncDisposable> {
+  const at = await folder()
+  const dir = join(at.dir, 'small')
+  await mkdir(dir)
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'none', dir])
+  const isMounted = mounted.status === 0
+  const made = isMounted ? { dir } : new Fault('unsupported', `no file system can be mounted here: ${mounted.stderr.toString()}`)
+  return Object.assign(made, {
+    async [Symbol.asyncDispose]() {
+      if (isMounted) spawnSync('umount', [dir])
+      await at[Symbol.asyncDispose]()
+    },
+  })
+}
+
 test('a disk that others have filled refuses writes, keeps what was there, and goes on when there is room', async (t) => {
-  await using at = await folder()
-  const disk = join(at.dir, 'small')
-  await mkdir(disk)
-  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=48m', 'none', disk])
-  if (mounted.status !== 0) return t.skip(`no file system can be mounted here: ${mounted.stderr.toString()}`)
-  try {
-    const path = join(disk, 'store')
-    const store = await openedStore(t, Store.create(optionsOf(path, true)))
-    await store.createVolume('disk', mib(64))
-    await fill(store, 'disk', mib(8), 1)
+  await using small = await smallDisk('48m')
+  if (small instanceof Fault) return t.skip(small.message)
+  const disk = small.dir
+  const path = join(disk, 'store')
+  const store = await openedStore(t, Store.create(optionsOf(path, true)))
+  await store.createVolume('disk', mib(64))
+  await fill(store, 'disk', mib(8), 1)
+  await store.flush()
+  await writeFile(join(disk, 'others'), new Uint8Array(mib(30)).fill(9))
+  let writtenBytes = mib(8)
+  await assert.rejects(
+    async () => {
+      for (; writtenBytes < mib(64); writtenBytes = bytes(writtenBytes + mib(1)))
+        await volumeDevice(store, 'disk').write(writtenBytes, new Uint8Array(mib(1)).fill(2))
+    },
+    (error) => error instanceof Fault && error.code === 'exhausted',
+  )
+  // What has no room is refused, over and over; nothing is wounded by it.
+  for (let tries = 0; tries < 5; tries += 1) {
+    await store.checkpoint().catch((error: unknown) => assert.equal((error as Fault).code, 'exhausted'))
     await store.flush()
-    await writeFile(join(disk, 'others'), new Uint8Array(mib(30)).fill(9))
-    let writtenBytes = mib(8)
-    await assert.rejects(
-      async () => {
-        for (; writtenBytes < mib(64); writtenBytes = bytes(writtenBytes + mib(1)))
-          await volumeDevice(store, 'disk').write(writtenBytes, new Uint8Array(mib(1)).fill(2))
-      },
-      (error) => error instanceof Fault && error.code === 'exhausted',
-    )
-    // What has no room is refused, over and over; nothing is wounded by it.
-    for (let tries = 0; tries < 5; tries += 1) {
-      await store.checkpoint().catch((error: unknown) => assert.equal((error as Fault).code, 'exhausted'))
-      await store.flush()
-    }
-    const content = new Uint8Array(mib(8))
-    await volumeDevice(store, 'disk').read(0, content)
-    assert.ok(content.every((byte) => byte === 1))
-    await rm(join(disk, 'others'))
-    await volumeDevice(store, 'disk').write(writtenBytes, new Uint8Array(mib(1)).fill(2))
-    await store.checkpoint()
-    await store.close()
-    const again = await openedStore(t, Store.open(optionsOf(path, false)))
-    assert.deepEqual((await again.check({ readsData: true, repairs: false })).damage, [])
-    await volumeDevice(again, 'disk').read(writtenBytes, content.subarray(0, mib(1)))
-    assert.ok(content.subarray(0, mib(1)).every((byte) => byte === 2))
-    await again.close()
-  } finally {
-    spawnSync('umount', [disk])
   }
+  const content = new Uint8Array(mib(8))
+  await volumeDevice(store, 'disk').read(0, content)
+  assert.ok(content.every((byte) => byte === 1))
+  await rm(join(disk, 'others'))
+  await volumeDevice(store, 'disk').write(writtenBytes, new Uint8Array(mib(1)).fill(2))
+  await store.checkpoint()
+  await store.close()
+  const again = await openedStore(t, Store.open(optionsOf(path, false)))
+  assert.deepEqual((await again.check({ readsData: true, repairs: false })).damage, [])
+  await volumeDevice(again, 'disk').read(writtenBytes, content.subarray(0, mib(1)))
+  assert.ok(content.subarray(0, mib(1)).every((byte) => byte === 2))
+  await again.close()
 })
 
 test('a full file system has room again when a volume was deleted, while it is served', async (t) => {
-  await using at = await folder()
-  const disk = join(at.dir, 'small')
-  await mkdir(disk)
-  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=120m', 'none', disk])
-  if (mounted.status !== 0) return t.skip(`no file system can be mounted here: ${mounted.stderr.toString()}`)
-  try {
-    const parts = { lock: lockFile, calls: fileCalls(), clock: realClock(), rng: realRng(), log: memoryLog() }
-    await using made = await openVolumeFolder({ ...parts, dir: join(disk, 'volumes'), create: true })
-    const { store } = made.served
-    await made.served.call('create', { name: 'old', sizeBytes: mib(256) })
-    await assert.rejects(fill(store, 'old', mib(256), 1), (error) => error instanceof Fault && error.code === 'exhausted')
-    await writeFile(join(disk, 'others'), new Uint8Array(mib(64)).fill(9)).catch(() => {})
-    assert.equal((await statfs(disk)).bavail, 0)
-    // Also what the last write had begun with.
-    await assert.rejects(
-      async () => {
-        for (let at = mib(128); ; at = bytes(at + 4096)) await volumeDevice(store, 'old').write(at, new Uint8Array(4096).fill(3))
-      },
-      (error) => error instanceof Fault && error.code === 'exhausted',
-    )
-    await made.served.call('remove', { name: 'old' })
-    const end = performance.now() + 60_000
-    while ((await made.served.call('usage', {})).usedBytes > mib(80)) {
-      assert.ok(performance.now() < end, 'nothing was given back')
-      await new Promise((resolve) => setTimeout(resolve, 50))
-    }
-    await made.served.call('create', { name: 'new', sizeBytes: mib(64) })
-    // What was freed is given back to the file system within a second or two.
-    for (;;) {
-      const refused = await fill(store, 'new', mib(16), 2).then(
-        () => null,
-        (error: unknown) => error,
-      )
-      if (refused === null) break
-      assert.ok(refused instanceof Fault && refused.code === 'exhausted' && performance.now() < end, String(refused))
-      await new Promise((resolve) => setTimeout(resolve, 50))
-    }
-    await store.flush()
-  } finally {
-    spawnSync('umount', [disk])
+  await using small = await smallDisk('120m')
+  if (small instanceof Fault) return t.skip(small.message)
+  const disk = small.dir
+  const parts = { lock: lockFile, calls: fileCalls(), clock: realClock(), rng: realRng(), log: memoryLog() }
+  await using made = await openVolumeFolder({ ...parts, dir: join(disk, 'volumes'), create: true })
+  const { store } = made.served
+  await made.served.call('create', { name: 'old', sizeBytes: mib(256) })
+  await assert.rejects(fill(store, 'old', mib(256), 1), (error) => error instanceof Fault && error.code === 'exhausted')
+  await writeFile(join(disk, 'others'), new Uint8Array(mib(64)).fill(9)).catch(() => {})
+  assert.equal((await statfs(disk)).bavail, 0)
+  // Also what the last write had begun with.
+  await assert.rejects(
+    async () => {
+      for (let at = mib(128); ; at = bytes(at + 4096)) await volumeDevice(store, 'old').write(at, new Uint8Array(4096).fill(3))
+    },
+    (error) => error instanceof Fault && error.code === 'exhausted',
+  )
+  await made.served.call('remove', { name: 'old' })
+  const end = performance.now() + 60_000
+  while ((await made.served.call('usage', {})).usedBytes > mib(80)) {
+    assert.ok(performance.now() < end, 'nothing was given back')
+    await new Promise((resolve) => setTimeout(resolve, 50))
   }
+  await made.served.call('create', { name: 'new', sizeBytes: mib(64) })
+  // What was freed is given back to the file system within a second or two.
+  for (;;) {
+    const refused = await fill(store, 'new', mib(16), 2).then(
+      () => null,
+      (error: unknown) => error,
+    )
+    if (refused === null) break
+    assert.ok(refused instanceof Fault && refused.code === 'exhausted' && performance.now() < end, String(refused))
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+  await store.flush()
 })
 
 test('a block device holds a store; one that is not empty is left as it is', async () => {

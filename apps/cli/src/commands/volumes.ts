@@ -4,6 +4,7 @@ import { consoleLog, fileCalls, lockFile, realClock, realRng } from '@typevisor/
 import {
   askServer,
   assertName,
+  BLOCK_BYTES,
   COMPRESSION_KINDS,
   initVolumeFolder,
   openVolumeFolder,
@@ -43,8 +44,6 @@ const FLAGS = {
   ...LIMIT_FLAGS,
   ...LEASE_FLAGS,
 } as const satisfies FlagTable
-
-const BLOCK_BYTES = 4096
 
 /** As fsck(8) has it: what was found, and beside it why it could not be looked for. */
 const CHECK_EXIT = { sound: 0, repaired: 1, damaged: 2, failed: 8, usage: 16 } as const

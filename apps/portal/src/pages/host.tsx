@@ -7,9 +7,10 @@ import { apiQuery } from '../api/queries.ts'
 import { path, PATHS } from '../paths.ts'
 import { ButtonLink, TextLink } from '../ui/link.tsx'
 import { Ago } from '../ui/now.tsx'
-import { Empty, Failure, PageHead, Panel, Rows } from '../ui/page.tsx'
+import { Failure, PageHead, Panel, Rows } from '../ui/page.tsx'
 import { ConnectedBadge } from '../ui/state-badge.tsx'
 import { versionOf, VolumesBadge, VolumesNotice, type Host, type VolumeServer } from './host-volumes.tsx'
+import { GonePage } from './page-states.tsx'
 import { Timeline } from './timeline.tsx'
 
 /** No event tells of each block that is used. */
@@ -18,7 +19,15 @@ const READING_MS = 10_000
 export function HostPage() {
   const { host: name } = useParams({ from: `/signed-in${PATHS.host}` })
   const found = useQuery({ ...apiQuery('host.get', { params: { host: name } }), refetchInterval: READING_MS })
-  if (found.error?.code === 'not_found') return <Gone name={name} />
+  if (found.error?.code === 'not_found')
+    return (
+      <GonePage
+        name={name}
+        what="host"
+        text="It was removed, or it never was."
+        action={<ButtonLink {...path.hosts()}>To the hosts</ButtonLink>}
+      />
+    )
   if (found.isPending) return <Rows count={8} />
   if (found.data === undefined) return <Failure what={name} error={found.error} onRetry={() => void found.refetch()} />
   const host = found.data
@@ -41,22 +50,6 @@ export function HostPage() {
         name={host.name}
         awaits="Its connections, and what its volume server goes through, appear here as they happen."
       />
-    </>
-  )
-}
-
-function Gone({ name }: { readonly name: string }) {
-  return (
-    <>
-      <PageHead title={name} />
-      <div className="panel">
-        <Empty
-          icon="search"
-          title={`There is no host ${name}`}
-          text="It was removed, or it never was."
-          action={<ButtonLink {...path.hosts()}>To the hosts</ButtonLink>}
-        />
-      </div>
     </>
   )
 }

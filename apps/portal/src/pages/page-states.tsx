@@ -1,7 +1,8 @@
+import type { ReactNode } from 'react'
 import { useRouter, type ErrorComponentProps } from '@tanstack/react-router'
 import { path } from '../paths.ts'
 import { ButtonLink } from '../ui/link.tsx'
-import { Empty, Failure, Rows, useTitle } from '../ui/page.tsx'
+import { Empty, Failure, PageHead, Rows, useTitle } from '../ui/page.tsx'
 
 export const PagePending = () => <Rows count={8} />
 
@@ -23,5 +24,22 @@ export function PageMissing() {
       text="The address is wrong, or what it named is gone."
       action={<ButtonLink {...path.instances()}>To the instances</ButtonLink>}
     />
+  )
+}
+
+/** The address names something that there is not. */
+export function GonePage({
+  name,
+  what,
+  text,
+  action,
+}: Readonly<Record<'name' | 'what' | 'text', string>> & { action: ReactNode }) {
+  return (
+    <>
+      <PageHead title={name} />
+      <div className="panel">
+        <Empty icon="search" title={`There is no ${what} ${name}`} text={text} action={action} />
+      </div>
+    </>
   )
 }

@@ -105,9 +105,6 @@ const SYNC_EVERY_MS = 1000
 /** Free runs shorter than this keep their room in the file. */
 const GIVEN_BACK_COUNT_MIN = 16
 const REAP_STEP = 4096
-/** Asked in the turn in which a change is made: whoever uses the volume by then is seen. @throws when it may not be made. */
-export type Permission = () => void
-
 /** Of a volume. */
 export const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */

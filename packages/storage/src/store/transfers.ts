@@ -16,7 +16,7 @@ import { Fault } from '@typevisor/base'
 import type { Entry } from './catalog.ts'
 import { isSameTree } from './diff.ts'
 import { lockedFault } from './state.ts'
-import { assertSize, uuidOf, type Permission, type Store, type VolumeOptions } from './store.ts'
+import { assertSize, uuidOf, type Store, type VolumeOptions } from './store.ts'
 
 const STREAM_PREFIX = '.import-'
 const IMAGE_PREFIX = '.image-'
@@ -131,11 +131,11 @@ export async function markStream(store: Store, name: string, positionBytes: numb
   await store.flush()
 }
 
-/** The volume is as the snapshot, and has it. Resolves when that is safe. */
+/** The volume is as the snapshot, and has it. `assertMay` is asked in the turn in which that happens. Resolves when it is safe. */
 export async function finishStream(
   store: Store,
   target: StreamTarget & { readonly createdAt: number },
-  assertMay: Permission = () => {},
+  assertMay: () => void = () => {},
 ): Promise<void> {
   const { name, snapshot, createdAt } = target
   await store.changeCatalog(({ fresh, changed }) => {

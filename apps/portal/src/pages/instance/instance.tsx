@@ -9,12 +9,13 @@ import { isAway, type Instance } from '../../api/verbs.ts'
 import { path, PATHS } from '../../paths.ts'
 import { Icon } from '../../ui/icons.tsx'
 import { ButtonLink, TextLink } from '../../ui/link.tsx'
-import { Empty, Failure, PageHead, Rows } from '../../ui/page.tsx'
+import { Failure, PageHead, Rows } from '../../ui/page.tsx'
 import { OperationButtons } from '../../ui/operation-buttons.tsx'
 import { ProgressStrip } from '../../ui/progress-strip.tsx'
 import { StateBadge } from '../../ui/state-badge.tsx'
 import { Tabs, usePart } from '../../ui/tabs.tsx'
 import { useVerbs, VerbButtons } from '../../ui/verb-menu.tsx'
+import { GonePage } from '../page-states.tsx'
 
 const InstanceContext = createContext<Instance | null>(null)
 
@@ -35,7 +36,16 @@ export function InstancePage() {
   const found = useQuery(apiQuery('instance.get', { params: { instance: name } }))
   const may = useMay()
   const part = usePart(PARTS)
-  if (found.error?.code === 'not_found') return <Gone name={name} />
+  // One whose making failed is still there, with its reason, until it is destroyed.
+  if (found.error?.code === 'not_found')
+    return (
+      <GonePage
+        name={name}
+        what="instance"
+        text="It was destroyed, or it never was."
+        action={<ButtonLink {...path.instances()}>To the instances</ButtonLink>}
+      />
+    )
   if (found.isPending) return <Rows count={8} />
   if (found.data === undefined) return <Failure what={name} error={found.error} onRetry={() => void found.refetch()} />
   const instance = found.data
@@ -70,23 +80,6 @@ export function InstancePage() {
       {/* A new instance of the same name is another machine: nothing of the old one's tabs may stay. */}
       <Outlet key={instance.id} />
     </InstanceContext>
-  )
-}
-
-/** The address names no instance. One whose making failed is still there, with its reason, until it is destroyed. */
-function Gone({ name }: { readonly name: string }) {
-  return (
-    <>
-      <PageHead title={name} />
-      <div className="panel">
-        <Empty
-          icon="search"
-          title={`There is no instance ${name}`}
-          text="It was destroyed, or it never was."
-          action={<ButtonLink {...path.instances()}>To the instances</ButtonLink>}
-        />
-      </div>
-    </>
   )
 }
 
