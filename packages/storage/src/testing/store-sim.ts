@@ -393,6 +393,7 @@ function unlessFull(error: unknown): void {
 const LOOKED_AT = [
   ...new Set([...PLACES.flatMap((place) => [0, 1, 2, 3].map((more) => place + more)), ...SIZES_LATER.map((size) => size - 1)]),
 ].toSorted((a, b) => a - b)
+const IS_LOOKED_AT: ReadonlySet<number> = new Set(LOOKED_AT)
 const NUMBERS = new Map(
   CONTENTS.map((content, number) => [new DataView(content.buffer, content.byteOffset).getUint32(0), number]),
 )
@@ -409,12 +410,13 @@ const lineOf = (name: string, disk: Omit<Disk, 'isCompressed' | 'blocks'>, block
 const NONE: ReadonlySet<string> = new Set()
 const signatures = new WeakMap<World, string>()
 
-/** The world in words, but for blocks of which nobody knows: two are the same when these are. */
+/** The world in words, but for blocks of which nobody knows and those at which nobody looks: two are the same when these are. */
 export function signatureOf(world: World, unread: ReadonlySet<string> = NONE): string {
   const known = unread.size === 0 ? signatures.get(world) : undefined
   if (known !== undefined) return known
   const lines = [...world].map(([name, disk]) => {
-    const isShown = (block: number, number: number): boolean => number !== 0 && !unread.has(`${name} ${block}`)
+    const isShown = (block: number, number: number): boolean =>
+      number !== 0 && IS_LOOKED_AT.has(block) && !unread.has(`${name} ${block}`)
     const blocks = [...disk.blocks].filter((one) => isShown(...one)).toSorted(([a], [b]) => a - b)
     return lineOf(
       name,
