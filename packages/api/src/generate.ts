@@ -1,6 +1,7 @@
 /**
- * Writes `generated/verbs.ts` from the table: `node packages/api/src/generate.ts`. `verbs.test.ts` compares, so that it cannot be
- * forgotten.
+ * Writes what is made of tables: `generated/verbs.ts`, the record of the API (`docs/api/v1.json`) and the pictures of `docs/toolstack.md`.
+ * Tests compare, so that it cannot be forgotten. A change of the API that would break its users is refused; `--break` writes it all the same,
+ * with a word in the changelog.
  */
 import { z } from 'zod'
 import { OPERATIONS, type OperationDefinition } from './table.ts'
@@ -107,6 +108,18 @@ export const verbsSource = (): string =>
   ].join('\n')
 
 if (import.meta.main) {
-  const { writeFileSync } = await import('node:fs')
-  writeFileSync(new URL('./generated/verbs.ts', import.meta.url), verbsSource())
+  const { readFileSync, writeFileSync } = await import('node:fs')
+  const { breaks, surface } = await import('./compatibility.ts')
+  const { generated } = await import('./docs.ts')
+  const at = (path: string): URL => new URL(path, import.meta.url)
+  const record = at('../../../docs/api/v1.json')
+  const broken = breaks(JSON.parse(readFileSync(record, 'utf8')), surface())
+  if (broken.length > 0 && !process.argv.includes('--break')) {
+    process.stderr.write(`this breaks whoever uses the API:\n${broken.map((line) => `  ${line}\n`).join('')}`)
+    process.exit(1)
+  }
+  writeFileSync(record, `${JSON.stringify(surface(), null, 1)}\n`)
+  writeFileSync(at('./generated/verbs.ts'), verbsSource())
+  const pages = at('../../../docs/toolstack.md')
+  writeFileSync(pages, generated(readFileSync(pages, 'utf8')))
 }

@@ -49,6 +49,7 @@ export {
   type SnapshotName,
   type VolumeId,
 } from './ids.ts'
+export { HAPPENINGS, lifeDiagram, transitions, verbTable, type Happening, type HappeningName, type Transition } from './life.ts'
 export { QUIESCE_MODES, SNAPSHOT_COUNT_MAX, type DomainSnapshot, type Quiesce } from './snapshot.ts'
 export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'
 export {

@@ -1,13 +1,22 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, gib, mib, millis, type FaultCode, type IdSource } from '@typevisor/base'
-import { isHostEvent, type DomainEvent, type DomainId, type DomainName, type DomainSpec, type ImageName } from '@typevisor/model'
+import {
+  HAPPENINGS,
+  isHostEvent,
+  type DomainEvent,
+  type DomainId,
+  type DomainName,
+  type DomainSpec,
+  type Happening,
+  type ImageName,
+} from '@typevisor/model'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
 import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
-import type { DomainDriver } from './ports.ts'
+import type { DomainDriver, DriverState } from './ports.ts'
 import { openToolstack, type Toolstack, type ToolstackOptions } from './toolstack.ts'
 import type { SaveFolder } from './steps.ts'
 
@@ -653,3 +662,29 @@ test('an image’s version is held by what boots from it, by overlays of it, and
     await toolstack.close()
   })
 })
+
+for (const [name, { from, to, cause }] of Object.entries<Happening>(HAPPENINGS))
+  for (const kind of from)
+    test(`what happens by itself: ${name}, from ${kind}`, async () => {
+      const world = makeWorld()
+      await world.clock.run(async () => {
+        const toolstack = await world.open()
+        await toolstack.define(ID, spec('happens'), command())
+        await toolstack.carryOut('start', ID, command())
+        if (kind === 'paused') await toolstack.carryOut('pause', ID, command())
+        const before = toolstack.lastSequence()
+        const seen: Record<Happening['to'], DriverState> = {
+          stopped: { kind: 'powered-off', cause },
+          running: { kind: 'running' },
+          paused: { kind: 'paused', cause },
+          crashed:
+            cause === 'process-failed' ? { kind: 'gone', cause, detail: 'sim' } : { kind: 'crashed', cause, detail: 'sim' },
+          saved: { kind: 'gone', cause, detail: null },
+        }
+        world.hypervisor.enter(ID, seen[to])
+        await world.clock.advance(10)
+        assert.equal(toolstack.get(ID)?.state.kind, to)
+        assert.deepEqual(told(await eventsOf(toolstack, before)), [`${kind}>${to} ${cause}`])
+        await toolstack.close()
+      })
+    })
