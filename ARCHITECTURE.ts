@@ -27,7 +27,8 @@ export const PACKAGES: Readonly<Record<string, PackageRule>> = {
   'packages/nbd': { uses: ['codec'], kind: 'core', edgeFiles: ['node-*.ts'] },
   'packages/storage': { uses: ['codec', 'nbd'], kind: 'core', edgeFiles: ['node-*.ts'] },
   'packages/image': { uses: ['storage'], kind: 'core', edgeFiles: ['node-*.ts', 'build.ts'] },
-  'packages/toolstack': { uses: ['saga', 'storage', 'image'], kind: 'core' },
+  // The conformance suite says what it finds by `node:assert`.
+  'packages/toolstack': { uses: ['saga', 'storage', 'image'], kind: 'core', edgeFiles: ['conformance.ts'] },
   'packages/drivers/sim': { uses: ['toolstack'], kind: 'core' },
   'packages/drivers/qemu': { uses: ['toolstack'], kind: 'core', edgeFiles: ['node-*.ts'] },
   'packages/identity': { uses: [], kind: 'core' },

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { generated } from '../packages/api/src/docs.ts'
+import { generated } from '../tools/docs.ts'
 import { transitions } from '@typevisor/model'
 
 const text = readFileSync(new URL('toolstack.md', import.meta.url), 'utf8')

@@ -1,6 +1,5 @@
 /**
- * Writes what is made of tables: `generated/verbs.ts`, the record of the API (`docs/api/v1.json`) and the pictures of `docs/toolstack.md`.
- * Tests compare, so that it cannot be forgotten. A change of the API that would break its users is refused; `--break` writes it all the same,
+ * Writes what is made of tables: `generated/verbs.ts` and the record of the API (`docs/api/v1.json`). Tests compare, so that it cannot be forgotten. A change of the API that would break its users is refused; `--break` writes it all the same,
  * with a word in the changelog.
  */
 import { z } from 'zod'
@@ -110,7 +109,6 @@ export const verbsSource = (): string =>
 if (import.meta.main) {
   const { readFileSync, writeFileSync } = await import('node:fs')
   const { breaks, surface } = await import('./compatibility.ts')
-  const { generated } = await import('./docs.ts')
   const at = (path: string): URL => new URL(path, import.meta.url)
   const record = at('../../../docs/api/v1.json')
   const broken = breaks(JSON.parse(readFileSync(record, 'utf8')), surface())
@@ -120,6 +118,4 @@ if (import.meta.main) {
   }
   writeFileSync(record, `${JSON.stringify(surface(), null, 1)}\n`)
   writeFileSync(at('./generated/verbs.ts'), verbsSource())
-  const pages = at('../../../docs/toolstack.md')
-  writeFileSync(pages, generated(readFileSync(pages, 'utf8')))
 }

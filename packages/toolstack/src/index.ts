@@ -32,6 +32,16 @@ export type {
   GuestStream,
   VolumeAttachment,
 } from './ports.ts'
+export {
+  checkConformance,
+  conformanceTable,
+  DRIVER_OPERATIONS,
+  type ConformanceReport,
+  type DriverOperation,
+  type OperationResult,
+  type PromiseOutcome,
+} from './conformance-report.ts'
+export type { DriverWorld } from './conformance.ts'
 export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
 export type { SaveFolder } from './steps.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'

@@ -1,6 +1,14 @@
-/** The parts of `docs/toolstack.md` that are made of tables, between `<!-- begin NAME -->` and `<!-- end -->`. */
+/**
+ * The parts of `docs/toolstack.md` that are made of tables and records, between `<!-- begin NAME -->` and `<!-- end -->`: `npm run generate`
+ * writes them, a test compares.
+ */
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { FAULTS } from '@typevisor/base'
 import { HAPPENINGS, lifeDiagram, verbTable, type Happening } from '@typevisor/model'
+import { conformanceTable } from '@typevisor/toolstack'
+
+const docs = join(import.meta.dirname, '../docs')
 
 const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
   [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
@@ -13,6 +21,8 @@ const PARTS: Readonly<Record<string, () => string>> = {
       ['what happens', 'from', 'to', 'cause'],
       Object.values<Happening>(HAPPENINGS).map(({ title, from, to, cause }) => [title, from.join(', '), to, `\`${cause}\``]),
     ),
+  conformance: () =>
+    conformanceTable(JSON.parse(readFileSync(join(docs, 'conformance.json'), 'utf8')) as Parameters<typeof conformanceTable>[0]),
   faults: () =>
     table(
       ['code', 'means', 'try again'],
@@ -27,3 +37,8 @@ export const generated = (text: string): string =>
     if (!part) throw new Error(`there is no part ${name}`)
     return `${open}\n${part()}\n\n${close}`
   })
+
+if (import.meta.main) {
+  const page = join(docs, 'toolstack.md')
+  writeFileSync(page, generated(readFileSync(page, 'utf8')))
+}

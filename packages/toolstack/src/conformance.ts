@@ -1,0 +1,482 @@
+/**
+ * The conformance suite of the `DomainDriver` port: one list of promises, run against every driver, by tests (`testing.ts`) and by `typevisor
+ * driver check` (`conformance-report.ts`). What a driver says it cannot do is tested to be refused as `unsupported`; nothing is passed by being
+ * left out.
+ */
+import assert from 'node:assert/strict'
+import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
+import { waitsForRoom, type DomainId, type DomainName, type DomainSpec, type ImageName, type VolumeId } from '@typevisor/model'
+import type { ConformanceRunner } from './conformance-report.ts'
+import type { DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, GuestStream } from './ports.ts'
+
+/** What the suite needs of a driver's world. Made once for the suite; `open` may be called again after `close`, over the same host. */
+export interface DriverWorld {
+  open(): Promise<DomainDriver>
+  /** Boot and volumes of a bootable guest; called once a domain. */
+  guest(
+    id: DomainId,
+  ): Promise<Pick<DriverDomain, 'boot' | 'volumes'> & { disks: readonly { name: string; volume: VolumeId; readOnly: boolean }[] }>
+  /** A file path for a save. */
+  savePath(id: DomainId): string
+  damage(path: string): Promise<void>
+  /** Keeps the disks of a paused domain as they are; what it answers puts them back, as often as it is called. */
+  keepDisks(id: DomainId): Promise<() => Promise<void>>
+  /** Resolves when the guest's userspace and agent answer. */
+  untilBooted(driver: DomainDriver, id: DomainId): Promise<void>
+  /** Ends the domain's process from outside, as `kill -9` does. */
+  killProcess(id: DomainId): Promise<void>
+  /** Lets the guest power itself off. */
+  guestPowersOff(driver: DomainDriver, id: DomainId): Promise<void>
+  /** Domains whose disk can be full. `fill` has a running guest write where there is no room any more; `cannot`: why this world has none. */
+  readonly fullDisk:
+    | {
+        guest: DriverWorld['guest']
+        fill(driver: DomainDriver, id: DomainId): Promise<void>
+        makeRoom(id: DomainId): Promise<void>
+      }
+    | { readonly cannot: string }
+  /** A command that counts: prints 1, 2, 3 ... at each run, kept in the guest's memory only. */
+  readonly counter: readonly string[]
+  readonly echo: readonly string[]
+  /** Gives time to the world while the suite waits. */
+  pause(ms: number): Promise<void>
+  close(): Promise<void>
+}
+
+const isFault = (code: FaultCode) => (error: unknown) => {
+  assert.ok(error instanceof Fault, `want a Fault, got ${String(error)}`)
+  assert.equal(error.code, code, error.message)
+  return true
+}
+
+const text = (content: Uint8Array): string => new TextDecoder().decode(content)
+
+let counter = 0
+function nextId(): DomainId {
+  counter += 1
+  const tail = (process.pid * 4096 + counter).toString(16).padStart(12, '0').slice(-12)
+  return `0192f000-0000-7000-8000-${tail}` as DomainId
+}
+
+export function specOf(name: string): DomainSpec {
+  return {
+    name: name as DomainName,
+    vcpuCount: 1,
+    memoryBytes: mib(192),
+    image: 'micro' as ImageName,
+    rootDiskBytes: gib(1),
+    cloudInit: { hostname: name, user: null, sshKeys: [], userData: null },
+    forwards: [],
+    labels: {},
+  }
+}
+
+export function describeConformance(
+  name: string,
+  makeWorld: () => Promise<DriverWorld>,
+  { describe, before, after, test, observed }: ConformanceRunner,
+): void {
+  describe(`DomainDriver conformance: ${name}`, () => {
+    let world: DriverWorld
+    let driver: DomainDriver
+    let can: DriverCapabilities
+    let events: DriverEvent[]
+    const made = new Set<DomainId>()
+
+    const listen = (from: DomainDriver): void => {
+      void (async () => {
+        for await (const event of from.events()) events.push(event)
+      })().catch(() => {})
+    }
+
+    const define = async (guest: DriverWorld['guest'] = world.guest): Promise<DriverDomain> => {
+      const id = nextId()
+      made.add(id)
+      const spec = specOf(`conformance-${counter}`)
+      const { boot, volumes, disks } = await guest(id)
+      const hardware = await driver.planHardware(id, spec, disks)
+      return { id, name: spec.name, spec, hardware, boot, volumes }
+    }
+    const running = async (): Promise<DriverDomain> => {
+      const domain = await define()
+      await driver.create(domain)
+      await driver.unpause(domain.id)
+      return domain
+    }
+    const until = async (what: string, ok: () => Promise<boolean> | boolean, limitMs = 60_000): Promise<void> => {
+      const end = performance.now() + limitMs
+      while (!(await ok())) {
+        if (performance.now() > end) assert.fail(`${what}: not in ${limitMs} ms`)
+        await world.pause(50)
+      }
+    }
+    const untilState = (id: DomainId, kind: DriverState['kind']) =>
+      until(`domain is ${kind}`, async () => (await driver.state(id)).kind === kind)
+    const gone = async (domain: DriverDomain): Promise<void> => {
+      await driver.destroy(domain.id)
+      await driver.forget(domain.id)
+      made.delete(domain.id)
+    }
+
+    before(async () => {
+      world = await makeWorld()
+      driver = observed(await world.open())
+      events = []
+      listen(driver)
+      can = await driver.capabilities()
+    })
+    after(async () => {
+      for (const id of made) {
+        await driver.destroy(id).catch(() => {})
+        await driver.forget(id).catch(() => {})
+      }
+      await driver.close()
+      await world.close()
+    })
+
+    test('it says what it is and what it can do', () => {
+      assert.ok(can.driver.length > 0 && can.version.length > 0 && can.acceleratorReason.length > 0)
+      for (const capability of [can.save, can.console, can.vnc, can.guestAgent, can.statistics, can.liveMigration, can.hotplug]) {
+        if (!capability.can) assert.ok(capability.reason.length > 0)
+      }
+    })
+
+    test('the plan of the hardware is the same each time, with a versioned machine and no address twice', async () => {
+      const id = nextId()
+      const { disks } = await world.guest(id)
+      const spec = specOf('planned')
+      const first = await driver.planHardware(id, spec, disks)
+      assert.deepEqual(await driver.planHardware(id, spec, disks), first)
+      assert.match(first.machine, /\d/)
+      const addresses = first.devices.map((device) => device.address)
+      assert.equal(new Set(addresses).size, addresses.length)
+      const mac = first.devices.find((device) => device.kind === 'nic')?.mac
+      assert.match(mac ?? '', /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/)
+      assert.equal(Number.parseInt((mac ?? '').slice(0, 2), 16) & 1, 0, 'no multicast address')
+    })
+
+    test('create makes it paused, twice is once, and destroy twice is once', async () => {
+      const domain = await define()
+      await driver.create(domain)
+      assert.equal((await driver.state(domain.id)).kind, 'paused')
+      await driver.create(domain)
+      assert.equal((await driver.state(domain.id)).kind, 'paused')
+      await driver.destroy(domain.id)
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await driver.destroy(domain.id)
+      await gone(domain)
+    })
+
+    test('pause and unpause change the state, twice is once, and events tell of it', async () => {
+      const domain = await running()
+      await driver.unpause(domain.id)
+      assert.equal((await driver.state(domain.id)).kind, 'running')
+      await driver.pause(domain.id)
+      await driver.pause(domain.id)
+      assert.equal((await driver.state(domain.id)).kind, 'paused')
+      await driver.unpause(domain.id)
+      const kinds = () =>
+        events.filter((event) => event.domain === domain.id && event.kind === 'state').map((event) => event.state.kind)
+      await until('events of pause and unpause', () => kinds().includes('paused') && kinds().at(-1) === 'running')
+      await gone(domain)
+    })
+
+    test('a verb on a domain that is not there is a conflict', async () => {
+      const domain = await define()
+      await assert.rejects(driver.pause(domain.id), isFault('conflict'))
+      await assert.rejects(driver.unpause(domain.id), isFault('conflict'))
+      await assert.rejects(driver.requestShutdown(domain.id), isFault('conflict'))
+      await assert.rejects(driver.save(domain.id, world.savePath(domain.id)), isFault('conflict'))
+      await assert.rejects(driver.snapshotMemory(domain.id, world.savePath(domain.id)), isFault('conflict'))
+      await assert.rejects(driver.freeze(domain.id, 1000), isFault('conflict'))
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+    })
+
+    test('the guest answers its agent: exec with output, exit code and stdin, addresses', async () => {
+      const domain = await running()
+      if (!can.guestAgent.can) {
+        await assert.rejects(driver.exec(domain.id, { argv: world.echo, timeoutMs: 1000 }), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      const echoed = await driver.exec(domain.id, { argv: [...world.echo, 'a b', '$HOME;*'], timeoutMs: 20_000 })
+      assert.deepEqual([echoed.exitCode, text(echoed.stdout)], [0, 'a b $HOME;*\n'])
+      assert.equal((await driver.exec(domain.id, { argv: ['/bin/false'], timeoutMs: 20_000 })).exitCode, 1)
+      const stdin = new TextEncoder().encode('to the guest\n')
+      assert.equal(
+        text((await driver.exec(domain.id, { argv: ['/bin/cat'], stdin, timeoutMs: 20_000 })).stdout),
+        'to the guest\n',
+      )
+      const missing = await driver.exec(domain.id, { argv: ['/no/such/command'], timeoutMs: 20_000 })
+      assert.equal(missing.exitCode, 127)
+      assert.match(text(missing.stderr), /no.such.command/)
+      assert.equal((await driver.exec(domain.id, { argv: ['/etc/passwd'], timeoutMs: 20_000 })).exitCode, 126)
+      const addresses = (await driver.addresses(domain.id)).flatMap((device) =>
+        device.addresses.map((address) => address.address),
+      )
+      assert.ok(
+        addresses.some((address) => /^\d+\.\d+\.\d+\.\d+$/.test(address) && !address.startsWith('127.')),
+        addresses.join(' '),
+      )
+      await gone(domain)
+    })
+
+    test('a guest asked to shut down powers off, and its process is kept until destroy', async () => {
+      const domain = await running()
+      await world.untilBooted(driver, domain.id)
+      await driver.requestShutdown(domain.id)
+      await untilState(domain.id, 'powered-off')
+      await until('the event', () => events.some((event) => event.domain === domain.id && event.state.kind === 'powered-off'))
+      await gone(domain)
+    })
+
+    test('a guest that powers itself off is seen to', async () => {
+      const domain = await running()
+      await world.untilBooted(driver, domain.id)
+      await world.guestPowersOff(driver, domain.id)
+      await untilState(domain.id, 'powered-off')
+      const state = await driver.state(domain.id)
+      assert.equal(state.kind === 'powered-off' && state.cause, 'guest')
+      await gone(domain)
+    })
+
+    test('reset boots the guest again, and an event tells of it', async () => {
+      const domain = await running()
+      await world.untilBooted(driver, domain.id)
+      assert.equal(text((await driver.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })).stdout).trim(), '1')
+      await driver.reset(domain.id)
+      await until('the reset event', () => events.some((event) => event.domain === domain.id && event.kind === 'reset'))
+      await world.pause(500)
+      await world.untilBooted(driver, domain.id)
+      assert.equal(text((await driver.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })).stdout).trim(), '1')
+      await gone(domain)
+    })
+
+    test('save ends the domain, restore brings it back with its memory, paused', async () => {
+      const domain = await running()
+      if (!can.save.can) {
+        await assert.rejects(driver.save(domain.id, world.savePath(domain.id)), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      await driver.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })
+      const path = world.savePath(domain.id)
+      const { sizeBytes } = await driver.save(domain.id, path)
+      assert.ok(sizeBytes > 0)
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+      assert.equal((await driver.save(domain.id, path)).sizeBytes, sizeBytes, 'twice is once')
+      await assert.rejects(driver.save(domain.id, `${path}.other`), isFault('conflict'), 'another save is not that one')
+      await driver.restore(domain, path)
+      assert.equal((await driver.state(domain.id)).kind, 'paused')
+      await driver.restore(domain, path)
+      await driver.unpause(domain.id)
+      assert.equal(text((await driver.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })).stdout).trim(), '2')
+      await gone(domain)
+    })
+
+    test('a damaged save, or one of another domain, is refused and nothing is left behind', async () => {
+      if (!can.save.can) return
+      const domain = await running()
+      const path = world.savePath(domain.id)
+      await driver.save(domain.id, path)
+      const other = await define()
+      await driver.checkSave(domain, path)
+      await assert.rejects(driver.checkSave(other, path), isFault('failed'))
+      await assert.rejects(driver.checkSave(domain, `${path}.none`), isFault('not_found'))
+      await assert.rejects(driver.restore(other, path), isFault('failed'))
+      assert.equal((await driver.state(other.id)).kind, 'gone')
+      await world.damage(path)
+      await assert.rejects(driver.checkSave(domain, path), isFault('failed'))
+      await assert.rejects(driver.restore(domain, path), isFault('failed'))
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await gone(domain)
+    })
+
+    const counted = async (domain: DriverDomain): Promise<string> =>
+      text((await driver.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })).stdout).trim()
+
+    test('a snapshot of memory leaves the domain paused; it goes on, and is brought back as often as its disks are', async () => {
+      const domain = await running()
+      const path = world.savePath(domain.id)
+      if (!can.save.can) {
+        await assert.rejects(driver.snapshotMemory(domain.id, path), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      assert.equal(await counted(domain), '1')
+      const { sizeBytes } = await driver.snapshotMemory(domain.id, path)
+      assert.ok(sizeBytes > 0)
+      assert.deepEqual(await driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+      assert.equal((await driver.snapshotMemory(domain.id, path)).sizeBytes, sizeBytes, 'twice is once')
+      const putBack = await world.keepDisks(domain.id)
+      await driver.unpause(domain.id)
+      assert.deepEqual([await counted(domain), await counted(domain)], ['2', '3'], 'it goes on where it was')
+      for (let again = 0; again < 2; again += 1) {
+        await driver.destroy(domain.id)
+        await putBack()
+        await driver.restore(domain, path)
+        assert.equal((await driver.state(domain.id)).kind, 'paused')
+        await driver.unpause(domain.id)
+        assert.deepEqual([await counted(domain), await counted(domain)], ['2', '3'], 'it counts from the snapshot on')
+      }
+      await gone(domain)
+    })
+
+    test('a paused domain stays paused behind a snapshot of its memory, and can be snapshotted and saved once more', async () => {
+      if (!can.save.can) return
+      const domain = await running()
+      await world.untilBooted(driver, domain.id)
+      assert.equal(await counted(domain), '1')
+      await driver.pause(domain.id)
+      const path = world.savePath(domain.id)
+      for (const each of [path, `${path}.second`]) {
+        await driver.snapshotMemory(domain.id, each)
+        assert.deepEqual(await driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+      }
+      await driver.save(domain.id, `${path}.save`)
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await driver.restore(domain, `${path}.save`)
+      await driver.unpause(domain.id)
+      assert.equal(await counted(domain), '2')
+      await gone(domain)
+    })
+
+    test('the guest freezes its file systems and thaws them; both twice are once', async () => {
+      const domain = await running()
+      if (!can.guestAgent.can) {
+        await assert.rejects(driver.freeze(domain.id, 1000), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      await driver.freeze(domain.id, 20_000)
+      await assert.rejects(driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 }), isFault('failed'))
+      await driver.freeze(domain.id, 20_000)
+      await assert.rejects(driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 }), isFault('failed'))
+      await driver.thaw(domain.id)
+      await driver.thaw(domain.id)
+      assert.equal((await driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 })).exitCode, 0)
+      await gone(domain)
+    })
+
+    test('the console is kept by absolute offset, and a live reader that begins at an offset misses and repeats nothing', async () => {
+      const domain = await running()
+      if (!can.console.can) {
+        await assert.rejects(driver.openConsole(domain.id), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      const stream: GuestStream = await driver.openConsole(domain.id, { fromOffset: 0 })
+      let live = new Uint8Array()
+      const reading = (async () => {
+        for await (const part of stream.readable) live = new Uint8Array([...live, ...part])
+      })()
+      await stream.write(new TextEncoder().encode('echo marker-42\r'))
+      await until('the echo', () => text(live).includes('marker-42'))
+      await world.pause(200)
+      stream.close()
+      await reading
+      const kept = await driver.readConsole(domain.id, 0, 1024 * 1024)
+      assert.equal(kept.startOffset, 0)
+      assert.equal(kept.endOffset, kept.content.length)
+      assert.equal(text(kept.content.subarray(0, live.length)), text(live))
+      const middle = await driver.readConsole(domain.id, 5, 7)
+      assert.deepEqual([middle.startOffset, middle.endOffset, text(middle.content)], [5, 12, text(kept.content.subarray(5, 12))])
+      await driver.destroy(domain.id)
+      assert.ok(
+        (await driver.readConsole(domain.id, 0, 1024 * 1024)).content.length >= live.length,
+        'kept for a domain that is gone',
+      )
+      await gone(domain)
+    })
+
+    test('the screen speaks RFB, or is refused', async () => {
+      const domain = await running()
+      if (can.vnc.can) {
+        const stream = await driver.openVnc(domain.id)
+        for await (const part of stream.readable) {
+          assert.match(text(part), /^RFB 003\./)
+          break
+        }
+        stream.close()
+      } else await assert.rejects(driver.openVnc(domain.id), isFault('unsupported'))
+      await gone(domain)
+    })
+
+    test('statistics count', async () => {
+      const domain = await running()
+      await world.untilBooted(driver, domain.id)
+      const first = await driver.statistics(domain.id)
+      await world.pause(300)
+      const second = await driver.statistics(domain.id)
+      assert.ok((second.cpuTimeNs ?? 0) > (first.cpuTimeNs ?? 0))
+      assert.ok((second.residentBytes ?? 0) > 0)
+      assert.ok(second.disks.some((disk) => disk.name === 'root'))
+      await gone(domain)
+    })
+
+    test('domains outlive the driver, and the next one adopts them in the state that they are in', async () => {
+      const [going, paused, killed, never] = [await running(), await running(), await running(), await define()]
+      await driver.pause(paused.id)
+      await driver.close()
+      await world.killProcess(killed.id)
+      driver = observed(await world.open())
+      listen(driver)
+      const seen = await driver.adopt([going, paused, killed, never])
+      assert.deepEqual(
+        [going, paused, killed, never].map(({ id }) => seen.get(id)?.kind),
+        ['running', 'paused', 'gone', 'gone'],
+      )
+      const dead = seen.get(killed.id)
+      assert.equal(dead?.kind === 'gone' && dead.cause, 'unknown')
+      await driver.unpause(paused.id)
+      assert.equal((await driver.state(paused.id)).kind, 'running')
+      for (const domain of [going, paused, killed, never]) await gone(domain)
+    })
+
+    test('a process that is killed is seen to, with its cause', async () => {
+      const domain = await running()
+      await world.killProcess(domain.id)
+      await until('the event', () => events.some((event) => event.domain === domain.id && event.state.kind === 'gone'))
+      const told = events.find((event) => event.domain === domain.id && event.state.kind === 'gone')
+      assert.equal(told?.state.kind === 'gone' && told.state.cause, 'process-failed')
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+      await gone(domain)
+    })
+
+    test('a guest whose disk is full waits and goes on by itself when there is room, also under another driver; one that was paused meanwhile stays', async (t) => {
+      const { fullDisk } = world
+      if ('cannot' in fullDisk) return t.skip(fullDisk.cannot)
+      const domain = await define(fullDisk.guest)
+      const waits = () => until('it waits', async () => waitsForRoom(await driver.state(domain.id)))
+      await driver.create(domain)
+      await driver.unpause(domain.id)
+      await world.untilBooted(driver, domain.id)
+      await fullDisk.fill(driver, domain.id)
+      await waits()
+      await until('the event', () => events.some((event) => event.domain === domain.id && waitsForRoom(event.state)))
+      await driver.close()
+      driver = observed(await world.open())
+      listen(driver)
+      assert.deepEqual((await driver.adopt([domain])).get(domain.id), { kind: 'paused', cause: 'disk-full' })
+      await fullDisk.makeRoom(domain.id)
+      await untilState(domain.id, 'running')
+      await fullDisk.fill(driver, domain.id)
+      await waits()
+      await driver.pause(domain.id)
+      const requested = { kind: 'paused', cause: 'requested' }
+      assert.deepEqual(await driver.state(domain.id), requested)
+      await fullDisk.makeRoom(domain.id)
+      await world.pause(500)
+      assert.deepEqual(await driver.state(domain.id), requested)
+      await driver.unpause(domain.id)
+      await untilState(domain.id, 'running')
+      await gone(domain)
+    })
+
+    test('a call that was aborted before it began changes nothing', async () => {
+      const domain = await define()
+      await assert.rejects(driver.create(domain, { signal: AbortSignal.abort(new Fault('aborted', 'withdrawn')) }))
+      assert.equal((await driver.state(domain.id)).kind, 'gone')
+    })
+  })
+}
