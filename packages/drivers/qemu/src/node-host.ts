@@ -7,7 +7,7 @@
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { constants, readdirSync, readFileSync, watch } from 'node:fs'
+import { constants, readdirSync, readFileSync, readlinkSync, watch } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
@@ -96,6 +96,20 @@ function commandLineOf(pid: string): string {
   }
 }
 
+/** Whether a process has the file open for writing: proc_pid_fdinfo(5) has the flags of open(2), in octal. */
+function writesTo(pid: string, path: string): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+      if (readlinkSync(`/proc/${pid}/fd/${fd}`) !== path) return false
+      const flags = /^flags:\s*([0-7]+)/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'))?.[1] ?? '0'
+      return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0
+    })
+  } catch {
+    // It has ended, or is somebody else's.
+    return false
+  }
+}
+
 /** Exact, but without the threads that have ended; the process's own count has those, in steps of 10 ms. The larger one is nearer. */
 function liveThreadsNs(pid: number): number {
   let sum = 0
@@ -134,6 +148,17 @@ function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
         if (!text.includes(wanted)) continue
         const process = runtime.processIdentity(Number(name))
         if (process) found.push(process)
+      }
+      return found
+    },
+    async findByWriting(path) {
+      const found: ProcessIdentity[] = []
+      const real = await fs.realpath(path).catch(() => null)
+      if (real === null) return found
+      for (const name of readdirSync('/proc')) {
+        if (!/^\d+$/.test(name) || Number(name) === process.pid || !writesTo(name, real)) continue
+        const identity = runtime.processIdentity(Number(name))
+        if (identity) found.push(identity)
       }
       return found
     },

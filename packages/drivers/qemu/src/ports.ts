@@ -41,6 +41,8 @@ export interface HostProcesses {
   identity(pid: number): Promise<ProcessIdentity | null>
   /** Live processes that have these strings among their arguments, side by side. */
   findByArguments(sequence: readonly string[]): Promise<readonly ProcessIdentity[]>
+  /** Live processes, but for the caller, that can write to this file by a descriptor that they have: also one that has not become its program yet. */
+  findByWriting(path: string): Promise<readonly ProcessIdentity[]>
   /** Resolves when the process has ended; at once when it is not there. */
   waitExit(identity: ProcessIdentity, options: { signal: AbortSignal }): Promise<void>
   /** Never reaches a later process with the same number. False: it is not there any more. */

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { access, readFile, rm, writeFile } from 'node:fs/promises'
+import { access, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -93,6 +93,27 @@ test('a caller killed while it makes a domain leaves it whole or not at all, and
     await after.close()
   }
   t.diagnostic(`found gone ${counts.gone} times, whole ${counts.paused} times`)
+})
+
+test('a child that had not become QEMU yet when its caller was killed is ended before another is started; who only reads its words is not', async (t) => {
+  const b = await bench(t)
+  const domain = await b.domain()
+  const run = join(b.folder, 'run', domain.id)
+  await mkdir(run, { recursive: true })
+  // As `launch` leaves it between its record and the process: the child has its standard error, and the arguments of who started it.
+  const { id, name, hardware } = domain
+  const record = { version: 1, id, name, hardware, memoryBytes: 1, vcpuCount: 1, phase: { kind: 'starting' }, process: null }
+  await writeFile(join(run, 'domain.json'), JSON.stringify({ ...record, state: { kind: 'paused', cause: 'requested' } }))
+  const words = await open(join(run, 'stderr.log'), 'a')
+  const child = spawn('sleep', ['1000'], { stdio: ['ignore', 'ignore', words.fd] })
+  const reader = spawn('tail', ['-f', join(run, 'stderr.log')], { stdio: 'ignore' })
+  t.after(() => [child, reader].map((each) => each.kill('SIGKILL')))
+  await words.close()
+  assert.equal((await b.driver.adopt([domain])).get(domain.id)?.kind, 'gone')
+  await until(() => child.signalCode === 'SIGKILL', 'the child is ended')
+  await b.driver.create(domain)
+  assert.equal(await processCount(b, domain), 1)
+  assert.deepEqual([reader.exitCode, reader.signalCode], [null, null])
 })
 
 test('a caller killed while it saves leaves the guest going on or the whole file, never both', async (t) => {
