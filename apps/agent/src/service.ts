@@ -87,6 +87,24 @@ class AgentService implements AgentPort {
       const { stdout, stderr, ...rest } = await this.#options.toolstack.exec(id, { argv, timeoutMs, ...stdin }, { signal })
       return { ...rest, stdoutBase64: base64(stdout), stderrBase64: base64(stderr) }
     },
+    'domain.keys': async ({ id, chords }, { signal }) => {
+      await this.#options.toolstack.sendKeys(id, chords, { signal })
+      return {}
+    },
+    'domain.screenshot': async ({ id }, { signal }) => ({
+      contentBase64: base64(await this.#options.toolstack.screenshot(id, { signal })),
+    }),
+    'domain.file-get': async ({ id, path, from, limit }, { signal }) => ({
+      contentBase64: base64(await this.#options.toolstack.readGuestFile(id, path, from, limit, { signal })),
+    }),
+    'domain.file-put': async ({ id, path, contentBase64, append }, { signal }) => {
+      await this.#options.toolstack.writeGuestFile(id, path, Buffer.from(contentBase64, 'base64'), { append, signal })
+      return {}
+    },
+    'domain.password': async ({ id, user, password }, { signal }) => {
+      await this.#options.toolstack.setGuestPassword(id, user, password, { signal })
+      return {}
+    },
     'domain.console-log': async ({ id, from, limit }, { signal }) => {
       const { content, ...offsets } = await this.#options.toolstack.readConsole(id, from, limit, { signal })
       return { ...offsets, contentBase64: base64(content) }

@@ -79,6 +79,8 @@ async function send({ client, name, verb, own, parsed, terminal, json }: Sending
     )
   if (verb.transport === 'events') return followEvents(client, parsed, terminal, json)
   if (name === 'instance.exec') return (await import('./commands/exec.ts')).exec(client, parsed, terminal, json)
+  if (name === 'instance.screenshot' || name === 'instance.file-get')
+    return (await import('./commands/content.ts')).content(client, name, parsed, terminal, json)
   if (name === 'instance.log') return (await import('./commands/log.ts')).log(client, parsed, terminal, json)
 
   const input = { params: parsed.params, query: parsed.query, ...(verb.body.length > 0 ? { body: parsed.body } : {}) }

@@ -10,6 +10,7 @@
 import type { EpochMillis, FaultJson } from '@typevisor/base'
 import type {
   AgentEvent,
+  Chord,
   DomainId,
   DomainRecord,
   DomainSpec,
@@ -121,6 +122,15 @@ export interface AgentMethods {
     params: { id: DomainId; argv: readonly string[]; stdinBase64?: string; timeoutMs: number }
     reply: { exitCode: number | null; signal: number | null; stdoutBase64: string; stderrBase64: string; truncated: boolean }
   }
+  /** Chords of keys by name. */
+  'domain.keys': { params: { id: DomainId; chords: readonly Chord[] }; reply: Record<string, never> }
+  'domain.screenshot': { params: { id: DomainId }; reply: { contentBase64: string } }
+  'domain.file-get': { params: { id: DomainId; path: string; from: number; limit: number }; reply: { contentBase64: string } }
+  'domain.file-put': {
+    params: { id: DomainId; path: string; contentBase64: string; append: boolean }
+    reply: Record<string, never>
+  }
+  'domain.password': { params: { id: DomainId; user: string; password: string }; reply: Record<string, never> }
   'domain.console-log': {
     params: { id: DomainId; from: number; limit: number }
     reply: { startOffset: number; endOffset: number; contentBase64: string }

@@ -3,7 +3,7 @@
  * unknown field is refused by name rather than dropped in silence.
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
-import { DISK_FULL, isSshKey, SSH_KEY_WANT } from '@typevisor/model'
+import { CHORD_COUNT_MAX, DISK_FULL, isSshKey, SSH_KEY_WANT } from '@typevisor/model'
 import { z } from 'zod'
 
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
@@ -203,6 +203,33 @@ export const ExecReply = z.strictObject({
   stdoutBase64: z.string(),
   stderrBase64: z.string(),
   truncated: z.boolean(),
+})
+export const Screenshot = z.strictObject({ type: z.literal('image/png'), contentBase64: z.string() })
+export const KeysBody = z.strictObject({
+  keys: z
+    .array(z.string().max(128))
+    .max(CHORD_COUNT_MAX)
+    .optional()
+    .describe('keys pressed together, joined by -, one after the other: ctrl-alt-delete f2 ret'),
+  text: z.string().max(CHORD_COUNT_MAX).optional().describe('typed after them, as on a US keyboard'),
+})
+const GuestPath = z.string().min(1).max(4096).describe('absolute path in the guest')
+/** What one call reads or writes of a file. */
+const GUEST_FILE_BYTES_MAX = 4 * MIB
+export const GuestFileQuery = z.strictObject({
+  path: GuestPath,
+  from: z.coerce.number<number>().int().min(0).default(0).describe('offset of the first byte'),
+  limit: z.coerce.number<number>().int().min(1).max(GUEST_FILE_BYTES_MAX).default(GUEST_FILE_BYTES_MAX).describe('bytes at most'),
+})
+export const GuestFile = z.strictObject({ contentBase64: z.string() })
+export const PutGuestFile = z.strictObject({
+  path: GuestPath,
+  contentBase64: z.base64().max((GUEST_FILE_BYTES_MAX * 4) / 3 + 4),
+  append: z.boolean().default(false).describe('write behind what is there; otherwise it replaces it'),
+})
+export const GuestPassword = z.strictObject({
+  user: z.string().min(1).max(64).describe('account of the guest'),
+  password: z.string().min(1).max(1024),
 })
 export const Address = z.strictObject({
   device: z.string(),

@@ -123,7 +123,15 @@ export interface DomainRecord {
   readonly state: DomainState
   /** The oldest first. */
   readonly snapshots: readonly DomainSnapshot[]
+  /** The newest core dump of its memory, a file of the host; absent: there is none. */
+  readonly dump?: DomainDump
   readonly createdAt: EpochMillis
+}
+
+export interface DomainDump {
+  readonly path: string
+  readonly sizeBytes: Bytes
+  readonly takenAt: EpochMillis
 }
 
 /** Cumulative counters unless named otherwise; null where the driver cannot tell. */

@@ -11,6 +11,7 @@ export {
   type DomainBoot,
   type DomainCause,
   type DomainDevice,
+  type DomainDump,
   type DomainHardware,
   type DomainRecord,
   type DomainSpec,
@@ -49,6 +50,7 @@ export {
   type SnapshotName,
   type VolumeId,
 } from './ids.ts'
+export { CHORD_COUNT_MAX, chordsOfText, KEY_NAMES, parseChord, type Chord } from './keys.ts'
 export { HAPPENINGS, lifeDiagram, transitions, verbTable, type Happening, type HappeningName, type Transition } from './life.ts'
 export { QUIESCE_MODES, SNAPSHOT_COUNT_MAX, type DomainSnapshot, type Quiesce } from './snapshot.ts'
 export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'

@@ -22,6 +22,7 @@ export const VERBS = {
   reboot: { from: ['running'], to: 'running', destroys: false, title: 'Reboot' },
   save: { from: ['running', 'paused'], to: 'saved', destroys: false, title: 'Save' },
   restore: { from: ['saved'], to: 'running', destroys: false, title: 'Restore' },
+  dump: { from: ['running', 'paused', 'crashed'], to: null, destroys: false, title: 'Dump memory' },
   poweroff: { from: ['running', 'paused', 'crashed', 'saved'], to: 'stopped', destroys: true, title: 'Power off' },
   destroy: { from: ['stopped', 'running', 'paused', 'saved', 'crashed'], to: 'gone', destroys: true, title: 'Destroy' },
 } as const satisfies Record<string, Verb>

@@ -42,6 +42,12 @@ export const DRIVER_OPERATIONS = {
   openVnc: 'screen',
   exec: 'run in the guest',
   addresses: 'addresses of the guest',
+  readGuestFile: 'read a file of the guest',
+  writeGuestFile: 'write one',
+  setGuestPassword: 'set a password in the guest',
+  screenshot: 'picture of the screen',
+  sendKeys: 'press keys',
+  dumpCore: 'core dump',
   forget: 'forget',
   close: 'let go of all',
 } as const satisfies Record<Exclude<keyof DomainDriver, 'name'>, string>

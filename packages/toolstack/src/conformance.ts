@@ -402,6 +402,78 @@ export function describeConformance(
       await gone(domain)
     })
 
+    test('files of the guest are written, added to and read piece by piece; passwords are set; what the guest refuses is told', async () => {
+      const domain = await running()
+      const { id } = domain
+      if (!can.guestAgent.can) {
+        await assert.rejects(driver.readGuestFile(id, '/x', 0, 1), isFault('unsupported'))
+        await assert.rejects(driver.writeGuestFile(id, '/x', new Uint8Array(1)), isFault('unsupported'))
+        await assert.rejects(driver.setGuestPassword(id, 'root', 'x'), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, id)
+      const content = Uint8Array.from({ length: 700_001 }, (_, index) => (index * 31) >> 3)
+      await driver.writeGuestFile(id, '/run/file', content)
+      assert.deepEqual(await driver.readGuestFile(id, '/run/file', 0, 1 << 20), content)
+      await driver.writeGuestFile(id, '/run/file', Uint8Array.of(1, 2, 3), { append: true })
+      assert.deepEqual([...(await driver.readGuestFile(id, '/run/file', 699_999, 100))], [...content.subarray(-2), 1, 2, 3])
+      assert.equal((await driver.readGuestFile(id, '/run/file', 5, 7)).length, 7)
+      await driver.writeGuestFile(id, '/run/file', Uint8Array.of(9))
+      assert.deepEqual([...(await driver.readGuestFile(id, '/run/file', 0, 100))], [9], 'written whole')
+      await assert.rejects(driver.readGuestFile(id, '/no/such/file', 0, 1), isFault('failed'))
+      await driver.setGuestPassword(id, 'root', 'a new one: ü')
+      await assert.rejects(driver.setGuestPassword(id, 'nobody-at-all', 'x'), isFault('failed'))
+      await gone(domain)
+    })
+
+    test('the screen is a picture, or refused', async () => {
+      const domain = await running()
+      if (can.vnc.can) {
+        const picture = await driver.screenshot(domain.id)
+        assert.deepEqual([...picture.subarray(0, 8)], [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a], 'a PNG')
+        await driver.pause(domain.id)
+        assert.ok((await driver.screenshot(domain.id)).length > 0, 'also of one that is paused')
+      } else await assert.rejects(driver.screenshot(domain.id), isFault('unsupported'))
+      await gone(domain)
+    })
+
+    test('keys are pressed in a guest that runs, or refused', async () => {
+      const domain = await running()
+      if (can.keyboard.can) {
+        await driver.sendKeys(domain.id, [['ctrl', 'alt', 'f2'], ['a']])
+        await driver.pause(domain.id)
+        await assert.rejects(driver.sendKeys(domain.id, [['a']]), isFault('conflict'))
+      } else await assert.rejects(driver.sendKeys(domain.id, [['a']]), isFault('unsupported'))
+      await gone(domain)
+    })
+
+    test('a core dump leaves the domain as it was, running or paused, and is refused for one that is gone', async () => {
+      const domain = await running()
+      const path = world.savePath(domain.id)
+      if (!can.coreDump.can) {
+        await assert.rejects(driver.dumpCore(domain.id, path), isFault('unsupported'))
+        return gone(domain)
+      }
+      await world.untilBooted(driver, domain.id)
+      const before = events.length
+      const { sizeBytes } = await driver.dumpCore(domain.id, path)
+      assert.ok(sizeBytes > 0)
+      assert.equal((await driver.state(domain.id)).kind, 'running')
+      await driver.exec(domain.id, { argv: world.echo, timeoutMs: 20_000 })
+      await driver.pause(domain.id)
+      await driver.dumpCore(domain.id, path, { format: 'kdump' })
+      assert.deepEqual(await driver.state(domain.id), { kind: 'paused', cause: 'requested' })
+      const told = events.slice(before).filter((event) => event.domain === domain.id)
+      assert.deepEqual(
+        told.map(({ state }) => state.kind),
+        ['paused'],
+        'that it stood still for the dump is no news',
+      )
+      await driver.destroy(domain.id)
+      await assert.rejects(driver.dumpCore(domain.id, path), isFault('conflict'))
+      await gone(domain)
+    })
+
     test('statistics count', async () => {
       const domain = await running()
       await world.untilBooted(driver, domain.id)

@@ -23,6 +23,7 @@ export type {
   ConsoleOptions,
   Capability,
   ConsoleSlice,
+  CoreFormat,
   DomainDriver,
   DriverCapabilities,
   DriverDomain,
@@ -44,5 +45,6 @@ export {
 export type { DriverWorld } from './conformance.ts'
 export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
 export type { SaveFolder } from './steps.ts'
+export { CORE_FORMATS } from './ports.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'
 export { TOOLSTACK_SAGAS } from './verbs.ts'

@@ -2,6 +2,7 @@
 import type { EpochMillis } from '@typevisor/base'
 import type { VolumeSource } from '@typevisor/storage'
 import type {
+  Chord,
   DomainBoot,
   DomainCause,
   DomainHardware,
@@ -34,6 +35,8 @@ export interface DriverCapabilities {
   readonly statistics: Capability
   readonly liveMigration: Capability
   readonly hotplug: Capability
+  readonly coreDump: Capability
+  readonly keyboard: Capability
 }
 
 /** What a driver needs to bring a domain to life; the toolstack keeps it in its journal. */
@@ -74,6 +77,10 @@ export interface CallOptions {
 export interface ConsoleOptions extends CallOptions {
   readonly fromOffset?: number | undefined
 }
+
+/** `elf`: for gdb. `kdump`: compressed, makedumpfile's flattened format, for crash. */
+export const CORE_FORMATS = ['elf', 'kdump'] as const
+export type CoreFormat = (typeof CORE_FORMATS)[number]
 
 export interface ExecRequest {
   readonly argv: readonly string[]
@@ -169,6 +176,25 @@ export interface DomainDriver {
    */
   exec(id: DomainId, request: ExecRequest, options?: CallOptions): Promise<ExecResult>
   addresses(id: DomainId, options?: CallOptions): Promise<readonly GuestAddress[]>
+
+  /** A file of the guest, through its agent, at most `sizeMax` bytes from `fromOffset`. @throws as `exec`; Fault `failed` with the agent's words. */
+  readGuestFile(id: DomainId, path: string, fromOffset: number, sizeMax: number, options?: CallOptions): Promise<Uint8Array>
+  /** Writes a file of the guest whole, or behind what is there (`append`). @throws as `readGuestFile`. */
+  writeGuestFile(
+    id: DomainId,
+    path: string,
+    content: Uint8Array,
+    options?: CallOptions & { readonly append?: boolean },
+  ): Promise<void>
+  /** Sets the password of an account that the guest has. @throws as `readGuestFile`. */
+  setGuestPassword(id: DomainId, user: string, password: string, options?: CallOptions): Promise<void>
+
+  /** What the screen shows, as a PNG picture. @throws Fault `unsupported` where there is none. */
+  screenshot(id: DomainId, options?: CallOptions): Promise<Uint8Array>
+  /** Presses chords of keys, one after the other. @throws Fault `unsupported` where there is no keyboard. */
+  sendKeys(id: DomainId, chords: readonly Chord[], options?: CallOptions): Promise<void>
+  /** Writes the guest's memory to a core file at `path`; the guest stands still meanwhile and goes on as it was. On any fault no file is left. */
+  dumpCore(id: DomainId, path: string, options?: CallOptions & { readonly format?: CoreFormat }): Promise<{ sizeBytes: number }>
 
   /** Drops what is kept of the domain on the host (console log, sockets, working folder). The domain must be gone. Idempotent. */
   forget(id: DomainId, options?: CallOptions): Promise<void>

@@ -71,13 +71,14 @@ export async function seenBy({ services, input, log }: Context<OfDomain>): Promi
   }
 }
 
-/** Removes the saves that neither the domain's state nor a snapshot names. One that cannot be removed does no harm and is no reason to fail. */
+/** Removes the saves that neither the domain's state nor a snapshot names, and all core dumps but the newest. One that cannot be removed does no harm and is no reason to fail. */
 export async function dropSaves({ services, input, log }: Context<OfDomain>): Promise<void> {
   const domain = services.ledger.get(input.id)
   const saved = domain?.state.kind === 'saved' ? [domain.state.savePath] : []
   const remembered = (domain?.snapshots ?? []).flatMap(({ memory }) => (memory ? [memory.path] : []))
   try {
-    await services.saves.keepOnly(input.id, [...saved, ...remembered])
+    const dumped = domain?.dump ? [domain.dump.path] : []
+    await services.saves.keepOnly(input.id, [...saved, ...remembered, ...dumped])
   } catch (error) {
     log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
   }

@@ -1,5 +1,5 @@
 import type { EpochMillis } from '@typevisor/base'
-import type { DomainRecord, DomainSnapshot, DomainState, PortForward } from '@typevisor/model'
+import type { DomainDump, DomainRecord, DomainSnapshot, DomainState, PortForward } from '@typevisor/model'
 import type { DriverDomain } from './ports.ts'
 
 /** A domain as the ledger keeps it: what its driver needs, and where it stands. */
@@ -8,6 +8,7 @@ export interface StoredDomain extends DriverDomain {
   readonly forwards: readonly PortForward[]
   readonly state: DomainState
   readonly snapshots: readonly DomainSnapshot[]
+  readonly dump?: DomainDump
   readonly createdAt: EpochMillis
 }
 

@@ -12,6 +12,7 @@ import {
 } from '@typevisor/base'
 import type {
   AgentEvent,
+  Chord,
   DomainId,
   DomainRecord,
   DomainSpec,
@@ -134,6 +135,19 @@ export interface Toolstack {
   addresses(id: DomainId, options?: ReadOptions): Promise<readonly GuestAddress[]>
   openConsole(id: DomainId, options?: ConsoleOptions): Promise<GuestStream>
   readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: ReadOptions): Promise<ConsoleSlice>
+  /** A file of the guest through its agent: at most `sizeMax` bytes from `fromOffset`. */
+  readGuestFile(id: DomainId, path: string, fromOffset: number, sizeMax: number, options?: ReadOptions): Promise<Uint8Array>
+  /** Whole, or with `append` behind what is there. */
+  writeGuestFile(
+    id: DomainId,
+    path: string,
+    content: Uint8Array,
+    options?: ReadOptions & { readonly append?: boolean },
+  ): Promise<void>
+  setGuestPassword(id: DomainId, user: string, password: string, options?: ReadOptions): Promise<void>
+  /** The screen as a PNG picture. */
+  screenshot(id: DomainId, options?: ReadOptions): Promise<Uint8Array>
+  sendKeys(id: DomainId, chords: readonly Chord[], options?: ReadOptions): Promise<void>
   openVnc(id: DomainId, options?: ReadOptions): Promise<GuestStream>
   /** Lets go; domains go on, and the next toolstack on the same ledger adopts them. */
   close(): Promise<void>
@@ -310,6 +324,32 @@ class SagaToolstack implements Toolstack {
   }
   async readConsole(id: DomainId, fromOffset: number, sizeMax: number, options?: ReadOptions): Promise<ConsoleSlice> {
     return this.#options.driver.readConsole(this.#ledger.need(id).id, fromOffset, sizeMax, options)
+  }
+  async readGuestFile(
+    id: DomainId,
+    path: string,
+    fromOffset: number,
+    sizeMax: number,
+    options?: ReadOptions,
+  ): Promise<Uint8Array> {
+    return this.#options.driver.readGuestFile(this.#running(id, 'read a file of').id, path, fromOffset, sizeMax, options)
+  }
+  async writeGuestFile(
+    id: DomainId,
+    path: string,
+    content: Uint8Array,
+    options?: ReadOptions & { readonly append?: boolean },
+  ): Promise<void> {
+    return this.#options.driver.writeGuestFile(this.#running(id, 'write a file of').id, path, content, options)
+  }
+  async setGuestPassword(id: DomainId, user: string, password: string, options?: ReadOptions): Promise<void> {
+    return this.#options.driver.setGuestPassword(this.#running(id, 'set a password in').id, user, password, options)
+  }
+  async screenshot(id: DomainId, options?: ReadOptions): Promise<Uint8Array> {
+    return this.#options.driver.screenshot(this.#live(id, 'picture of').id, options)
+  }
+  async sendKeys(id: DomainId, chords: readonly Chord[], options?: ReadOptions): Promise<void> {
+    return this.#options.driver.sendKeys(this.#running(id, 'keys for').id, chords, options)
   }
   async openVnc(id: DomainId, options?: ReadOptions): Promise<GuestStream> {
     return this.#options.driver.openVnc(this.#live(id, 'vnc').id, options)

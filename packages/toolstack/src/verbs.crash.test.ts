@@ -142,6 +142,10 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
     { before: ['define', 'start', 'pause'], irreversibleFrom: 'save', end: 'saved' },
   ],
   restore: [{ before: ['define', 'start', 'save'], irreversibleFrom: 'take-over', end: 'running' }],
+  dump: [
+    { before: ['define', 'start'], irreversibleFrom: 'dump', end: 'running' },
+    { before: ['define', 'start', 'pause', 'dump'], irreversibleFrom: 'dump', end: 'paused' },
+  ],
   destroy: [
     { before: ['define'], irreversibleFrom: 'end', end: 'gone' },
     { before: ['define', 'start'], irreversibleFrom: 'end', end: 'gone' },
@@ -312,9 +316,10 @@ for (const { act, subject, before, end } of LIVES) {
         )
         const named = second
           .list()
-          .flatMap(({ state, snapshots }) => [
+          .flatMap(({ state, snapshots, dump }) => [
             ...(state.kind === 'saved' ? [state.savePath] : []),
             ...snapshots.flatMap(({ memory }) => (memory ? [memory.path] : [])),
+            ...(dump ? [dump.path] : []),
           ])
         assert.deepEqual([...hypervisor.saves.keys()], named, `killed at operation ${killAt}`)
         assert.equal(found.volumes.length, 2 * kinds.length, `killed at operation ${killAt}`)

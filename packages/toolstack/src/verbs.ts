@@ -14,7 +14,7 @@
  *   - A file that neither a state nor a snapshot names is litter: it is never read, and removing it is tried again with each later save,
  *     restore, poweroff, revert and destroy. Only `destroy` insists.
  */
-import { Fault, millis, type Json } from '@typevisor/base'
+import { bytes, Fault, millis, type Json } from '@typevisor/base'
 import { assertCan, type VerbName } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
 import { clone, removeAllSnapshots, removeSnapshot, revert, snapshot } from './snapshots.ts'
@@ -284,6 +284,25 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
   ],
 })
 
+/** The guest's memory as a core file beside its saves; the newest alone is kept. */
+const dump = defineSaga<VerbInput, ToolstackServices>({
+  name: 'domain.dump',
+  steps: [
+    check('dump'),
+    {
+      name: 'dump',
+      attemptCountMax: 1,
+      do: async ({ services, input, signal, sagaId }) => {
+        const path = services.saves.pathOf(input.id, sagaId)
+        const { sizeBytes } = await services.driver.dumpCore(input.id, path, { signal })
+        const domain = services.ledger.need(input.id)
+        await services.ledger.update({ ...domain, dump: { path, sizeBytes: bytes(sizeBytes), takenAt: services.clock.now() } })
+      },
+    },
+    { name: 'drop-saves', do: dropSaves },
+  ],
+})
+
 /** Removes the domain with its disks and snapshots. A domain that is not there is destroyed already: no check. */
 const destroy = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.destroy',
@@ -332,6 +351,7 @@ export const TOOLSTACK_SAGAS = {
   poweroff,
   save,
   restore,
+  dump,
   destroy,
   snapshot,
   revert,

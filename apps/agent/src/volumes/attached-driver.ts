@@ -118,6 +118,12 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
     openVnc: (...args) => driver.openVnc(...args),
     exec: (...args) => driver.exec(...args),
     addresses: (...args) => driver.addresses(...args),
+    readGuestFile: (...args) => driver.readGuestFile(...args),
+    writeGuestFile: (...args) => driver.writeGuestFile(...args),
+    setGuestPassword: (...args) => driver.setGuestPassword(...args),
+    screenshot: (...args) => driver.screenshot(...args),
+    sendKeys: (...args) => driver.sendKeys(...args),
+    dumpCore: (...args) => driver.dumpCore(...args),
     forget: (...args) => driver.forget(...args),
     close: () => driver.close(),
   }

@@ -55,6 +55,17 @@ const snapshotted =
     return () => act(cloud, { instance: name, snapshot: 'first' })
   }
 
+/** An instance whose guest answers. */
+const inGuest =
+  (act: (cloud: TestCloud, instance: string) => Promise<unknown>): Case =>
+  async (cloud, name) => {
+    const { client } = cloud
+    await client.call('instance.create', { query: WAIT, body: { name, memoryBytes: mib(128) } })
+    const file = { path: '/file', contentBase64: 'aGk=' }
+    await client.call('instance.file-put', { params: { instance: name }, body: file })
+    return () => act(cloud, name)
+  }
+
 /** A console or screen, opened until the server closes it or says something. */
 const stream =
   (kind: 'console' | 'vnc'): Case =>
@@ -136,6 +147,17 @@ const CASES: Record<Writing, Case> = {
     client.call('instance.snapshot-delete', { params, query: WAIT }),
   ),
   'instance.start': instance('instance.start', 'poweroff'),
+  'instance.dump': instance('instance.dump'),
+  'instance.keys': inGuest(({ client }, instance) => client.call('instance.keys', { params: { instance }, body: { text: 'x' } })),
+  'instance.file-put': inGuest(({ client }, instance) =>
+    client.call('instance.file-put', { params: { instance }, body: { path: '/file', contentBase64: 'aGk=' } }),
+  ),
+  'instance.file-get': inGuest(({ client }, instance) =>
+    client.call('instance.file-get', { params: { instance }, query: { path: '/file' } }),
+  ),
+  'instance.password': inGuest(({ client }, instance) =>
+    client.call('instance.password', { params: { instance }, body: { user: 'root', password: 'x' } }),
+  ),
   'instance.pause': instance('instance.pause'),
   'instance.unpause': instance('instance.unpause', 'pause'),
   'instance.shutdown': instance('instance.shutdown'),
@@ -185,7 +207,16 @@ async function content({ server }: TestCloud): Promise<unknown> {
   return rows[0]?.['content']
 }
 
-const ACTS: ReadonlySet<OperationName> = new Set(['instance.exec', 'instance.console', 'instance.vnc', 'platform.stop'])
+const ACTS: ReadonlySet<OperationName> = new Set([
+  'instance.exec',
+  'instance.keys',
+  'instance.file-get',
+  'instance.file-put',
+  'instance.password',
+  'instance.console',
+  'instance.vnc',
+  'platform.stop',
+])
 
 test('each operation that changes something does so with its entry in the log or not at all', async (context) => {
   const writing = OPERATION_NAMES.filter((name): name is Writing => OPERATIONS[name].scope.endsWith(':write'))

@@ -1,7 +1,15 @@
 /** The handlers of instances and images: they parse nothing (the table did) and decide little; what takes time is a saga. */
 import { bytes, Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
 import type { Reply } from '@typevisor/api'
-import { parseDomainName, parseImageName, type DomainId, type DomainSpec, type VerbName } from '@typevisor/model'
+import {
+  chordsOfText,
+  parseChord,
+  parseDomainName,
+  parseImageName,
+  type DomainId,
+  type DomainSpec,
+  type VerbName,
+} from '@typevisor/model'
 import { pgCreateSaga, sagaId, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import { recordEntry } from '../db/audit.ts'
@@ -150,6 +158,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.unpause': verb('unpause'),
     'instance.shutdown': verb('shutdown'),
     'instance.reboot': verb('reboot'),
+    'instance.dump': verb('dump'),
     'instance.poweroff': verb('poweroff'),
     'instance.save': verb('save'),
     'instance.restore': verb('restore'),
@@ -198,6 +207,40 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const { id, agent } = await holder(params.instance, signal)
       const { disks, nics, ...rest } = await agent.call('domain.statistics', { id }, { signal })
       return { ...rest, disks: [...disks], nics: [...nics] }
+    },
+    'instance.screenshot': async ({ params, signal }) => {
+      const { id, agent } = await holder(params.instance, signal)
+      const { contentBase64 } = await agent.call('domain.screenshot', { id }, { signal })
+      return { type: 'image/png', contentBase64 }
+    },
+    'instance.keys': async (call) => {
+      const { keys = [], text = '' } = call.body
+      const chords = [...keys.map((chord) => parseChord(chord, 'body.keys')), ...chordsOfText(text, 'body.text')]
+      if (chords.length === 0)
+        throw new Fault('invalid', 'keys: got none, want keys or a text', {
+          details: [{ path: 'body.keys', want: 'keys or a text', got: 'neither' }],
+        })
+      const { id, agent, row } = await holder(call.params.instance, call.signal)
+      await call.begin(row.id, row.name)
+      await agent.call('domain.keys', { id, chords }, { signal: call.signal })
+      return {}
+    },
+    'instance.file-get': async (call) => {
+      const { id, agent, row } = await holder(call.params.instance, call.signal)
+      await call.begin(row.id, row.name)
+      return agent.call('domain.file-get', { id, ...call.query }, { signal: call.signal })
+    },
+    'instance.file-put': async (call) => {
+      const { id, agent, row } = await holder(call.params.instance, call.signal)
+      await call.begin(row.id, row.name)
+      await agent.call('domain.file-put', { id, ...call.body }, { signal: call.signal })
+      return {}
+    },
+    'instance.password': async (call) => {
+      const { id, agent, row } = await holder(call.params.instance, call.signal)
+      await call.begin(row.id, row.name)
+      await agent.call('domain.password', { id, ...call.body }, { signal: call.signal })
+      return {}
     },
     'instance.log': async ({ params, query, signal }) => {
       const { id, agent } = await holder(params.instance, signal)

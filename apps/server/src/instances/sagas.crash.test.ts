@@ -280,6 +280,7 @@ const BEFORE: Record<keyof typeof verbs, readonly (VerbName | 'define')[]> = {
   reboot: ['define', 'start'],
   save: ['define', 'start'],
   restore: ['define', 'start', 'save'],
+  dump: ['define', 'start'],
   poweroff: ['define', 'start'],
 }
 for (const verb of Object.keys(BEFORE) as (keyof typeof verbs)[]) {

@@ -1,9 +1,10 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
 import { Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
-import { waitsForRoom, type DomainId, type PortForward } from '@typevisor/model'
+import { waitsForRoom, type Chord, type DomainId, type PortForward } from '@typevisor/model'
 import type {
   CallOptions,
   ConsoleOptions,
+  CoreFormat,
   DomainDriver,
   DriverCapabilities,
   DriverDomain,
@@ -15,6 +16,7 @@ import type {
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
 import { adoptDomain, type Adopted } from './adoption.ts'
 import { readConsoleLog, trimConsoleLog } from './console.ts'
+import { dumpMachine } from './dumping.ts'
 import { EventQueue } from './event-queue.ts'
 import { bringUpForwards, parseUserNet } from './forwards.ts'
 import { planHardware } from './hardware.ts'
@@ -79,6 +81,10 @@ export interface QemuDriver extends DomainDriver {
   forwards(id: DomainId, options?: CallOptions): Promise<readonly PortForward[]>
 }
 
+const SCREEN_SIZE_MAX = 64 * 1024 * 1024
+/** Milliseconds: what a guest's keyboard driver and a boot loader take for one press. */
+const KEY_HOLD = 20
+const KEY_PAUSE_MS = 10
 const ADOPT_AGAIN = millis(1000)
 const QUIT_LIMIT = millis(1500)
 const QUIT_EXIT_LIMIT = millis(3000)
@@ -143,6 +149,8 @@ class Driver implements QemuDriver {
       guestAgent: can,
       statistics: can,
       liveMigration: { can: false, reason: 'this driver moves no running guest between hosts yet; save and restore does' },
+      coreDump: can,
+      keyboard: can,
       hotplug: { can: false, reason: 'devices are fixed at definition; the machine has no hotplug ports' },
     }
   }
@@ -386,6 +394,82 @@ class Driver implements QemuDriver {
 
   async addresses(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['addresses']> {
     return await (await this.#needRunning(id, 'addresses of', options)).agent.addresses(options.signal)
+  }
+
+  async readGuestFile(
+    id: DomainId,
+    path: string,
+    fromOffset: number,
+    sizeMax: number,
+    options: CallOptions = {},
+  ): Promise<Uint8Array> {
+    return await (
+      await this.#needRunning(id, 'read a file of', options)
+    ).agent.readFile(path, fromOffset, sizeMax, options.signal)
+  }
+
+  async writeGuestFile(
+    id: DomainId,
+    path: string,
+    content: Uint8Array,
+    options: CallOptions & { readonly append?: boolean } = {},
+  ): Promise<void> {
+    const { agent } = await this.#needRunning(id, 'write a file of', options)
+    await agent.writeFile(path, content, options.append ?? false, options.signal)
+  }
+
+  async setGuestPassword(id: DomainId, user: string, password: string, options: CallOptions = {}): Promise<void> {
+    await (await this.#needRunning(id, 'set a password in', options)).agent.setPassword(user, password, options.signal)
+  }
+
+  async screenshot(id: DomainId, options: CallOptions = {}): Promise<Uint8Array> {
+    return await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#needScreen(id, 'picture of')
+      const path = `${machine.paths.runFolder}/screen.png`
+      try {
+        await machine.execute('screendump', { filename: path, format: 'png' }, { signal })
+        const content = await this.#host.files.read(path, 0, SCREEN_SIZE_MAX)
+        if (!content || content.length === 0)
+          throw new Fault('failed', `picture of ${machine.record.name}: QEMU has written none`)
+        return content
+      } finally {
+        await this.#host.files.remove(path)
+      }
+    })
+  }
+
+  async sendKeys(id: DomainId, chords: readonly Chord[], options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#needScreen(id, 'keys for')
+      const state = await machine.refresh({ signal })
+      if (state.kind !== 'running')
+        throw new Fault('conflict', `keys for ${machine.record.name}: it is ${state.kind}, want running`)
+      for (const chord of chords) {
+        const keys = chord.map((key) => ({ type: 'qcode', data: key }))
+        // QEMU answers at once, and lets go of the keys by a clock of its own.
+        await machine.execute('send-key', { keys, 'hold-time': KEY_HOLD }, { signal })
+        await this.#clock.sleep(millis(KEY_HOLD + KEY_PAUSE_MS), { signal })
+      }
+    })
+  }
+
+  async dumpCore(
+    id: DomainId,
+    path: string,
+    options: CallOptions & { readonly format?: CoreFormat } = {},
+  ): Promise<{ sizeBytes: number }> {
+    return await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'dump')
+      const user = this.#options.user ?? null
+      const format = options.format ?? 'elf'
+      return { sizeBytes: await dumpMachine({ host: this.#host, clock: this.#clock, user, machine, path, format, signal }) }
+    })
+  }
+
+  async #needScreen(id: DomainId, verb: string): Promise<Machine> {
+    const machine = await this.#need(id, verb)
+    if (machine.record.hardware.devices.some((device) => device.kind === 'video')) return machine
+    throw new Fault('unsupported', `${verb} ${machine.record.name}: it has no video device`)
   }
 
   async forwards(id: DomainId, options: CallOptions = {}): Promise<readonly PortForward[]> {

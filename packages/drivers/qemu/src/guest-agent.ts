@@ -27,6 +27,9 @@ const INPUT_SIZE_MAX = 4 * 1024 * 1024
 const WAITING_COUNT_MAX = 16
 const SYNC_LIMIT = millis(2000)
 const COMMAND_LIMIT = millis(5000)
+/** A guest under TCG makes its base64 of this in well under a second. */
+const FILE_PIECE_SIZE = 256 * 1024
+const FILE_LIMIT = millis(20_000)
 /** What the last look at a program gets, however late it is. */
 const STATUS_LIMIT_MS_MIN = 200
 /** The answer that a program has ended brings all its output: 43 MiB of base64 at most, made by a guest under TCG. */
@@ -177,6 +180,59 @@ export class GuestAgent {
     return guestAddresses(await this.execute('guest-network-get-interfaces', {}, { signal }))
   }
 
+  /** At most `sizeMax` bytes from `fromOffset`. The agent's handle is closed whatever happens. */
+  async readFile(path: string, fromOffset: number, sizeMax: number, signal?: AbortSignal): Promise<Uint8Array> {
+    return await this.#withFile(path, 'r', signal, async (handle) => {
+      if (fromOffset > 0) await this.execute('guest-file-seek', { handle, offset: fromOffset, whence: 'set' }, { signal })
+      const parts: Uint8Array[] = []
+      let size = 0
+      while (size < sizeMax) {
+        const count = Math.min(FILE_PIECE_SIZE, sizeMax - size)
+        const answer = objectOf(await this.execute('guest-file-read', { handle, count }, { signal, limit: FILE_LIMIT }))
+        const content = base64(answer['buf-b64'], 'guest-file-read')
+        parts.push(content)
+        size += content.length
+        if (answer['eof'] === true || content.length === 0) break
+      }
+      return joined(parts)
+    })
+  }
+
+  async writeFile(path: string, content: Uint8Array, append: boolean, signal?: AbortSignal): Promise<void> {
+    await this.#withFile(path, append ? 'a' : 'w', signal, async (handle) => {
+      for (let at = 0; at < content.length;) {
+        const piece = toBase64(content.subarray(at, at + FILE_PIECE_SIZE))
+        const answer = await this.execute('guest-file-write', { handle, 'buf-b64': piece }, { signal, limit: FILE_LIMIT })
+        const count = numberOf(objectOf(answer)['count']) ?? 0
+        if (count <= 0) throw new Fault('failed', `guest agent guest-file-write: ${excerpt(path)}: nothing was written`)
+        at += count
+      }
+      await this.execute('guest-file-flush', { handle }, { signal, limit: FILE_LIMIT })
+    })
+  }
+
+  async setPassword(username: string, password: string, signal?: AbortSignal): Promise<void> {
+    const encoded = toBase64(new TextEncoder().encode(password))
+    await this.execute('guest-set-user-password', { username, password: encoded, crypted: false }, { signal, limit: FILE_LIMIT })
+  }
+
+  async #withFile<T>(
+    path: string,
+    mode: string,
+    signal: AbortSignal | undefined,
+    work: (handle: number) => Promise<T>,
+  ): Promise<T> {
+    if (!path.startsWith('/') || path.includes('\0'))
+      throw new Fault('invalid', `path: got ${excerpt(path)}, want an absolute path of the guest`)
+    const handle = numberOf(await this.execute('guest-file-open', { path, mode }, { signal }))
+    if (handle === null) throw new Fault('failed', 'guest agent guest-file-open: the answer is no handle')
+    try {
+      return await work(handle)
+    } finally {
+      await this.execute('guest-file-close', { handle }).catch(() => {})
+    }
+  }
+
   close(): void {
     this.#closed = true
     this.#disconnect(new Fault('unavailable', 'guest agent: the domain has ended'))
@@ -296,11 +352,21 @@ export class GuestAgent {
   }
 }
 
-function base64(value: unknown): Uint8Array {
+const joined = (parts: readonly Uint8Array[]): Uint8Array => {
+  const whole = new Uint8Array(parts.reduce((size, part) => size + part.length, 0))
+  let at = 0
+  for (const part of parts) {
+    whole.set(part, at)
+    at += part.length
+  }
+  return whole
+}
+
+function base64(value: unknown, command = 'guest-exec-status'): Uint8Array {
   const text = textOf(value)
   if (text === null) return new Uint8Array(0)
   const content = fromBase64(text)
-  if (!content) throw new Fault('failed', 'guest agent guest-exec-status: output is no base64')
+  if (!content) throw new Fault('failed', `guest agent ${command}: its content is no base64`)
   return content
 }
 

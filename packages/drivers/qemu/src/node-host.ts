@@ -7,7 +7,7 @@
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { constants, readdirSync, readFileSync, readlinkSync, watch } from 'node:fs'
+import { constants, openSync, readdirSync, readFileSync, readlinkSync, watch } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
@@ -434,6 +434,31 @@ const nodeFiles: HostFiles = {
         }
       },
       close: () => file.close(),
+    }
+  },
+  async openPipeReader(path) {
+    // Whoever has it open for both keeps it from ending before somebody has begun to write.
+    const keeper = await guarded('open', path, () => fs.open(path, constants.O_RDWR | constants.O_NONBLOCK))
+    let isKept = true
+    const begun = (): void => {
+      if (isKept) void keeper.close()
+      isKept = false
+    }
+    try {
+      const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+      const socket = new net.Socket({ fd, readable: true, writable: false })
+      socket.on('error', () => {})
+      return {
+        readable: chunksOf(socket),
+        begun,
+        async close() {
+          begun()
+          socket.destroy()
+        },
+      }
+    } catch (error) {
+      begun()
+      throw systemFault('open', path, error)
     }
   },
   watch(path, changed) {

@@ -87,6 +87,15 @@ export interface PipeWriter {
   close(): Promise<void>
 }
 
+/** A named pipe that somebody else is going to write to. */
+export interface PipeReader {
+  /** Ends when all writers have closed it; not before `begun`. */
+  readonly readable: AsyncIterable<Uint8Array>
+  /** The writer has it open: from now on its end is the end. */
+  begun(): void
+  close(): Promise<void>
+}
+
 /** What a file's content hashes to, in hexadecimal. */
 export interface Digest {
   update(content: Uint8Array): void
@@ -120,6 +129,7 @@ export interface HostFiles {
   makePipe(path: string, options: { user: ProcessUser | null }): Promise<void>
   /** For writing into a named pipe. @throws Fault `unavailable` when nobody has it open for reading. */
   openPipe(path: string): Promise<PipeWriter>
+  openPipeReader(path: string): Promise<PipeReader>
   /** Calls `changed` soon after the file was written to, until `close`. null: this host cannot tell. */
   watch(path: string, changed: () => void): { close(): void } | null
   /** Opens for another process to inherit. `append` implies writing at the end; `both` is for a named pipe. */

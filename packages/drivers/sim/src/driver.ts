@@ -1,6 +1,7 @@
 import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
 import {
   waitsForRoom,
+  type Chord,
   type DomainDevice,
   type DomainId,
   type DomainSpec,
@@ -14,6 +15,7 @@ import type {
   CallOptions,
   ConsoleOptions,
   ConsoleSlice,
+  CoreFormat,
   DomainDriver,
   DriverCapabilities,
   DriverDomain,
@@ -79,6 +81,8 @@ class SimDriver implements DomainDriver {
       guestAgent: CAN,
       statistics: CAN,
       liveMigration: { can: false, reason: 'not in the port yet' },
+      coreDump: { can: true },
+      keyboard: { can: true },
       hotplug: { can: false, reason: 'not in the port yet' },
     }
   }
@@ -307,6 +311,61 @@ class SimDriver implements DomainDriver {
     return [{ device: 'eth0', mac: nic?.mac ?? null, addresses: [{ family: 'ipv4', address: '10.0.2.15', prefixLength: 24 }] }]
   }
 
+  async readGuestFile(
+    id: DomainId,
+    path: string,
+    fromOffset: number,
+    sizeMax: number,
+    options?: CallOptions,
+  ): Promise<Uint8Array> {
+    await this.#enter('readGuestFile', id, options)
+    const content = this.#answering(id).files.get(path)
+    if (!content) throw new Fault('failed', `read ${path}: the guest has no such file`)
+    return content.slice(fromOffset, fromOffset + sizeMax)
+  }
+
+  async writeGuestFile(
+    id: DomainId,
+    path: string,
+    content: Uint8Array,
+    options?: CallOptions & { readonly append?: boolean },
+  ): Promise<void> {
+    await this.#enter('writeGuestFile', id, options)
+    const { files } = this.#answering(id)
+    const before = options?.append ? (files.get(path) ?? new Uint8Array()) : new Uint8Array()
+    files.set(path, Uint8Array.from([...before, ...content]))
+  }
+
+  async setGuestPassword(id: DomainId, user: string, _password: string, options?: CallOptions): Promise<void> {
+    await this.#enter('setGuestPassword', id, options)
+    this.#answering(id)
+    if (user !== 'root') throw new Fault('failed', `password of ${user}: the guest has no such account`)
+  }
+
+  async screenshot(): Promise<Uint8Array> {
+    throw new Fault('unsupported', 'screenshot: domains in memory have no screen')
+  }
+
+  /** The guest tells on its console what was pressed. */
+  async sendKeys(id: DomainId, chords: readonly Chord[], options?: CallOptions): Promise<void> {
+    await this.#enter('sendKeys', id, options)
+    const guest = this.#hypervisor.need(id)
+    if (guest.state.kind !== 'running') throw new Fault('conflict', `keys for ${guest.domain.name}: it is ${guest.state.kind}`)
+    for (const chord of chords) this.#hypervisor.print(id, `sim: key ${chord.join('-')}\r\n`)
+  }
+
+  async dumpCore(
+    id: DomainId,
+    path: string,
+    options?: CallOptions & { readonly format?: CoreFormat },
+  ): Promise<{ sizeBytes: number }> {
+    await this.#enter('dumpCore', id, options)
+    const guest = this.#hypervisor.need(id)
+    if (guest.state.kind === 'powered-off') throw new Fault('conflict', `dump ${guest.domain.name}: it is powered off`)
+    this.#hypervisor.saves.set(path, { domain: id, machine: 'core', memory: guest.memory, whole: true })
+    return { sizeBytes: 1024 }
+  }
+
   async forget(id: DomainId, options?: CallOptions): Promise<void> {
     await this.#enter('forget', id, options)
     if (this.#hypervisor.guests.has(id)) throw new Fault('conflict', `forget ${id}: it is there`)
@@ -339,6 +398,7 @@ class SimDriver implements DomainDriver {
       resetCount: 0,
       memory,
       frozen: false,
+      files: new Map(),
       diskFull: false,
     }
     this.#hypervisor.guests.set(domain.id, guest)

@@ -15,6 +15,8 @@ export interface SimGuest {
   resetCount: number
   /** Kept memory: a counter that a save must keep. */
   memory: number
+  /** Its files by path. */
+  readonly files: Map<string, Uint8Array>
   /** Its file systems are frozen. */
   frozen: boolean
   /** There is no room for what it writes. */
