@@ -167,6 +167,51 @@ test('a disk that others have filled refuses writes, keeps what was there, and g
   await again.close()
 })
 
+test('random writes over a large volume until nothing is left: the checkpoint has its room, and a deletion makes more', async (t) => {
+  await using small = await smallDisk('64m')
+  if (small instanceof Fault) return t.skip(small.message)
+  const path = join(small.dir, 'store')
+  const store = await openedStore(t, Store.create({ ...optionsOf(path, true), journalBytes: mib(8) }))
+  await store.createVolume('old', mib(64))
+  await fill(store, 'old', mib(16), 9)
+  const leafCount = 16_384
+  await store.createVolume('web', mib(leafCount))
+  const written = new Map<number, number>()
+  /** 4 KiB, each in a mebibyte of its own, until it is refused. @returns how many were taken in. */
+  const fillAtRandom = async (): Promise<number> => {
+    const before = written.size
+    for (;;) {
+      const at = mib(realRng().below(leafCount))
+      if (written.has(at)) continue
+      try {
+        await volumeDevice(store, 'web').write(at, new Uint8Array(4096).fill(written.size))
+      } catch (error) {
+        assert.ok(error instanceof Fault && error.code === 'exhausted', String(error))
+        return written.size - before
+      }
+      written.set(at, written.size & 0xff)
+    }
+  }
+  assert.ok((await fillAtRandom()) > 1000)
+  assert.ok(store.state.dirtyNodeCount > 1000)
+  await writeFile(join(small.dir, 'others'), new Uint8Array(mib(64))).catch(() => {})
+  await store.checkpoint()
+  await store.remove('old')
+  await store.collected()
+  let moreCount = 0
+  await until('there is room again', async () => (moreCount += await fillAtRandom()) > 500)
+  await store.checkpoint()
+  await store.close()
+  const again = await openedStore(t, Store.open(optionsOf(path, false)))
+  assert.deepEqual((await again.check({ readsData: true, repairs: false })).damage, [])
+  const content = new Uint8Array(4096)
+  for (const [at, byte] of written) {
+    await volumeDevice(again, 'web').read(at, content)
+    assert.ok(content.every((each) => each === byte))
+  }
+  await again.close()
+})
+
 test('a full file system has room again when a volume was deleted, while it is served', async (t) => {
   await using small = await smallDisk('120m')
   if (small instanceof Fault) return t.skip(small.message)

@@ -4,7 +4,11 @@
  * Two bits, in truth: `used` is what the tables on disk say; `held` are blocks that are free by now but must not be used again yet, since
  * something on disk may still lead to them. Whoever freed a block lets it go when a flush or a checkpoint has made that impossible.
  *
- * Invariants: a block that is given out was neither used nor held; a table that a checkpoint writes is the table as it was when that began.
+ * In memory alone some free blocks are set aside, each with its room in the file: what checkpoints have when there is nothing else
+ * (`reserve.ts`).
+ *
+ * Invariants: a block that is given out was neither used nor held nor set aside; a table that a checkpoint writes is the table as it was when
+ * that began; a group has room in the file for both homes of its table before a block of it is given out.
  */
 import { assert } from '@typevisor/base'
 import { GROUP_BLOCKS } from './format.ts'
@@ -24,12 +28,20 @@ export interface AllocatorOptions {
   readonly groupCount: number
   /** Blocks that the file can have at most. */
   readonly blockCountMax: number
+  /** Room in the file, so that what is written there later has it. @returns false when there is none. */
+  readonly makeRoom: (address: number, count: number) => boolean
 }
+
+/** Blocks that are asked for at once where it is not known which of them have room in the file. */
+const PROBE_COUNT = 16
+/** At most a few seconds of asking. */
+const PROBE_TRIES_MAX = 1_000_000
 
 export class Allocator {
   /** Blocks before it are the superblocks' and the journal's. */
   readonly firstBlock: number
   readonly #blockCountMax: number
+  readonly #makeRoom: AllocatorOptions['makeRoom']
   #groupCount = 0
   #used = new Uint32Array(0)
   #held = new Uint32Array(0)
@@ -39,6 +51,14 @@ export class Allocator {
   readonly #dirty = new Set<number>()
   /** Blocks for which the file surely has room: they were given out, or it was made. Not known of what was there at opening. */
   #backed = new Uint32Array(0)
+  /** Blocks with such room that can be given out. */
+  #spareCount = 0
+  #setAside = new Uint32Array(0)
+  #setAsideCount = 0
+  /** They may name blocks that are not set aside any more. */
+  readonly #setAsideRuns: { address: number; count: number }[] = []
+  /** From the front of the file on, where the next opening looks for them. */
+  #setAsideCursor: number
   /** Groups of the checkpoint being written; those that were changed meanwhile, as they were. */
   #freezing: Set<number> | null = null
   readonly #frozen = new Map<number, Uint32Array>()
@@ -46,7 +66,9 @@ export class Allocator {
   constructor(options: AllocatorOptions) {
     this.firstBlock = options.firstBlock
     this.#blockCountMax = options.blockCountMax
+    this.#makeRoom = options.makeRoom
     this.#cursor = options.firstBlock
+    this.#setAsideCursor = options.firstBlock
     while (this.#groupCount < Math.max(1, options.groupCount)) this.#addGroup()
   }
 
@@ -65,7 +87,10 @@ export class Allocator {
   /** Blocks that could be given out, with what the store can still grow by. */
   get availableCount(): number {
     const groupsMore = Math.max(0, Math.floor(this.#blockCountMax / GROUP_BLOCKS) - this.#groupCount)
-    return this.#freeCount - this.#heldCount + groupsMore * (GROUP_BLOCKS - HOME_COUNT)
+    return this.#freeCount - this.#heldCount - this.#setAsideCount + groupsMore * (GROUP_BLOCKS - HOME_COUNT)
+  }
+  get setAsideCount(): number {
+    return this.#setAsideCount
   }
 
   /** Where the tables of a group are written, in turn. */
@@ -74,26 +99,35 @@ export class Allocator {
   }
 
   isUsed(block: number): boolean {
-    return ((this.#used[block >>> 5] ?? 0) & (1 << (block & 31))) !== 0
+    return has(this.#used, block)
   }
 
-  /** A free run of at most `countMax` blocks, near the one before. null: there is none. */
-  allocate(countMax: number): Run | null {
-    for (;;) {
-      const end = Math.min(this.#groupCount * GROUP_BLOCKS, this.#blockCountMax)
-      const run = this.#find(countMax, this.#cursor, end) ?? this.#find(countMax, this.firstBlock, this.#cursor)
-      if (run) return run
-      if ((this.#groupCount + 1) * GROUP_BLOCKS > this.#blockCountMax) return null
-      this.#cursor = this.#groupCount * GROUP_BLOCKS
-      this.#addGroup()
-    }
+  /** A free run of at most `countMax` blocks, near the one before. `hasRoom`: only of blocks that have room in the file already. null: there is none. */
+  allocate(countMax: number, hasRoom = false): Run | null {
+    const run = this.#search(countMax, this.#cursor, hasRoom)
+    if (!run) return null
+    this.#cursor = run.address + run.count
+    for (let block = run.address; block < this.#cursor; block += 1) this.#setUsed(block)
+    return run
+  }
+
+  #search(countMax: number, cursor: number, hasRoom: boolean): Run | null {
+    if (hasRoom && this.#spareCount === 0) return null
+    const end = Math.min(this.#groupCount * GROUP_BLOCKS, this.#blockCountMax)
+    const run = this.#find(countMax, cursor, end, hasRoom) ?? this.#find(countMax, this.firstBlock, cursor, hasRoom)
+    if (run || hasRoom) return run
+    const group = this.#groupCount
+    if ((group + 1) * GROUP_BLOCKS > this.#blockCountMax) return null
+    if (!this.#makeRoom(group * GROUP_BLOCKS, HOME_COUNT)) return null
+    this.#addGroup()
+    return this.#find(countMax, group * GROUP_BLOCKS, (group + 1) * GROUP_BLOCKS, false)
   }
 
   /** So many blocks, in as few runs as there are. null: there are not so many, and none is taken. */
-  allocateAll(count: number): Run[] | null {
+  allocateAll(count: number, hasRoom = false): Run[] | null {
     const runs: Run[] = []
     for (let left = count; left > 0;) {
-      const run = this.allocate(left)
+      const run = this.allocate(left, hasRoom)
       if (!run) {
         for (const each of runs) this.cancel(each)
         return null
@@ -113,15 +147,94 @@ export class Allocator {
     }
   }
 
-  /** Room in the file for blocks that were given out, where it is not there yet. @throws what `allocate` throws. */
-  back({ address, count }: Run, allocate: (address: number, count: number) => void): void {
+  /** Room in the file for blocks, where it is not there yet. @returns false when there is none for all of them. */
+  back({ address, count }: Run): boolean {
     const end = address + count
     for (let block = address; block < end; block += 1) {
-      if (this.#isBacked(block)) continue
+      if (has(this.#backed, block)) continue
       let runEnd = block + 1
-      while (runEnd < end && !this.#isBacked(runEnd)) runEnd += 1
-      allocate(block, runEnd - block)
-      for (; block < runEnd; block += 1) this.#backed[block >>> 5] = (this.#backed[block >>> 5] as number) | (1 << (block & 31))
+      while (runEnd < end && !has(this.#backed, runEnd)) runEnd += 1
+      if (!this.#makeRoom(block, runEnd - block)) return false
+      for (; block < runEnd; block += 1) this.#setBacked(block)
+    }
+    return true
+  }
+
+  /**
+   * Sets free blocks aside that have, or get, their room in the file: so many, or as many as there are, but for `leftCount` that are left for
+   * others. @returns how many are set aside by now.
+   */
+  setAside(count: number, leftCount: number): number {
+    let left = Math.min(count, this.availableCount - leftCount)
+    // Where the file gets no more room, blocks that have it already.
+    for (const hasRoom of [false, true])
+      while (left > 0) {
+        const run = this.#search(left, this.#setAsideCursor, hasRoom)
+        if (!run || !this.back(run)) break
+        left -= run.count
+        this.#setAsideCursor = run.address + run.count
+        this.#setAsideRuns.push({ ...run })
+        for (let block = run.address; block < this.#setAsideCursor; block += 1) set(this.#setAside, block)
+        this.#spareCount -= run.count
+        this.#setAsideCount += run.count
+      }
+    return this.#setAsideCount
+  }
+
+  /** Blocks that are set aside are given out. null: there are not so many. */
+  allocateSetAside(count: number): Run[] | null {
+    if (count > this.#setAsideCount) return null
+    const blocks = this.#popSetAside(count).sort((a, b) => a - b)
+    const runs: { address: number; count: number }[] = []
+    for (const block of blocks) {
+      this.#setUsed(block)
+      const last = runs.at(-1)
+      if (last && last.address + last.count === block) last.count += 1
+      else runs.push({ address: block, count: 1 })
+    }
+    return runs
+  }
+
+  /** So many of those that are set aside are free for all again. */
+  giveUpSetAside(count: number): void {
+    this.#popSetAside(count)
+  }
+
+  #popSetAside(count: number): number[] {
+    const blocks: number[] = []
+    for (let run = this.#setAsideRuns.at(-1); run && blocks.length < count; run = this.#setAsideRuns.at(-1)) {
+      run.count -= 1
+      const block = run.address + run.count
+      if (run.count === 0) this.#setAsideRuns.pop()
+      if (!has(this.#setAside, block)) continue
+      clear(this.#setAside, block)
+      this.#setAsideCount -= 1
+      if (this.#isSpare(block)) this.#spareCount += 1
+      blocks.push(block)
+    }
+    return blocks
+  }
+
+  /** Opening has gone over what was; which blocks have room in the file is not known of what it has freed. */
+  forgetRoom(): void {
+    this.#backed.fill(0)
+    this.#spareCount = 0
+  }
+
+  /** Finds free blocks that have room in the file, on a disk that has no more of it, until there are so many. */
+  probeRoom(count: number): void {
+    const end = Math.min(this.#groupCount * GROUP_BLOCKS, this.#blockCountMax)
+    let tries = 0
+    for (let block = this.firstBlock; block < end && this.#spareCount < count && tries < PROBE_TRIES_MAX;) {
+      const run = this.#find(PROBE_COUNT, block, end, false)
+      if (!run) return
+      block = run.address + run.count
+      tries += 1
+      if (this.back(run)) continue
+      for (let each = run.address; each < block; each += 1) {
+        tries += 1
+        this.back({ address: each, count: 1 })
+      }
     }
   }
 
@@ -137,13 +250,21 @@ export class Allocator {
       while (block < end && !this.#isTaken(block)) block += 1
       if (block - address < countMin) continue
       punch(address, block - address)
-      for (let each = address; each < block; each += 1)
-        this.#backed[each >>> 5] = (this.#backed[each >>> 5] as number) & ~(1 << (each & 31))
+      for (let each = address; each < block; each += 1) {
+        if (this.#isSpare(each)) this.#spareCount -= 1
+        clear(this.#backed, each)
+      }
     }
   }
 
-  #isBacked(block: number): boolean {
-    return ((this.#backed[block >>> 5] as number) & (1 << (block & 31))) !== 0
+  #setBacked(block: number): void {
+    if (has(this.#backed, block)) return
+    set(this.#backed, block)
+    if (this.#isSpare(block)) this.#spareCount += 1
+  }
+
+  #isSpare(block: number): boolean {
+    return has(this.#backed, block) && !this.#isTaken(block)
   }
 
   /** Nothing is known of a group: all of it counts as in use, and its table is written by the next checkpoint. */
@@ -164,17 +285,20 @@ export class Allocator {
     for (let block = run.address; block < run.address + run.count; block += 1) this.#setFree(block)
   }
 
-  /** Free from now on, and held until `letGo`. */
-  free(block: number): void {
+  /** Free from now on, and held until `letGo`. `wasWritten`: so it has room in the file. */
+  free(block: number, wasWritten = true): void {
     assert(this.isUsed(block), `block ${block} was freed twice`)
-    this.#setFree(block)
-    this.#held[block >>> 5] = (this.#held[block >>> 5] as number) | (1 << (block & 31))
+    // Held first: nobody may have it in between.
+    set(this.#held, block)
     this.#heldCount += 1
+    this.#setFree(block)
+    if (wasWritten) set(this.#backed, block)
   }
 
   letGo(block: number): void {
-    this.#held[block >>> 5] = (this.#held[block >>> 5] as number) & ~(1 << (block & 31))
+    clear(this.#held, block)
     this.#heldCount -= 1
+    if (this.#isSpare(block)) this.#spareCount += 1
   }
 
   /** Groups whose tables a checkpoint would have to write. */
@@ -234,22 +358,28 @@ export class Allocator {
 
   #setUsed(block: number): void {
     this.#touch(block)
-    this.#used[block >>> 5] = (this.#used[block >>> 5] as number) | (1 << (block & 31))
+    if (has(this.#setAside, block)) {
+      clear(this.#setAside, block)
+      this.#setAsideCount -= 1
+    } else if (this.#isSpare(block)) this.#spareCount -= 1
+    set(this.#used, block)
     this.#freeCount -= 1
   }
 
   #setFree(block: number): void {
     this.#touch(block)
-    this.#used[block >>> 5] = (this.#used[block >>> 5] as number) & ~(1 << (block & 31))
+    clear(this.#used, block)
     this.#freeCount += 1
+    if (this.#isSpare(block)) this.#spareCount += 1
   }
 
   /** Next fit: what is written together lies together. */
-  #find(countMax: number, from: number, to: number): Run | null {
+  #find(countMax: number, from: number, to: number, hasRoom: boolean): Run | null {
+    const isFree = (at: number): boolean => !this.#isTaken(at) && (!hasRoom || has(this.#backed, at))
     let block = from
     while (block < to) {
       const word = block >>> 5
-      const taken = ((this.#used[word] as number) | (this.#held[word] as number)) >>> 0
+      const taken = (this.#takenAt(word) | (hasRoom ? ~(this.#backed[word] as number) : 0)) >>> 0
       const free = taken === FULL ? 0 : (~taken & (FULL << (block & 31))) >>> 0
       if (free === 0) {
         block = (word + 1) * 32
@@ -259,19 +389,18 @@ export class Allocator {
       if (first >= to) return null
       const limit = Math.min(to, first + countMax)
       let end = first
-      while (end < limit && !this.#isTaken(end)) {
-        this.#setUsed(end)
-        end += 1
-      }
-      this.#cursor = end
+      while (end < limit && isFree(end)) end += 1
       return { address: first, count: end - first }
     }
     return null
   }
 
+  #takenAt(word: number): number {
+    return (this.#used[word] as number) | (this.#held[word] as number) | (this.#setAside[word] as number)
+  }
+
   #isTaken(block: number): boolean {
-    const word = block >>> 5
-    return (((this.#used[word] as number) | (this.#held[word] as number)) & (1 << (block & 31))) !== 0
+    return (this.#takenAt(block >>> 5) & (1 << (block & 31))) !== 0
   }
 
   #addGroup(): void {
@@ -282,11 +411,20 @@ export class Allocator {
       this.#used = grown(this.#used, words)
       this.#held = grown(this.#held, words)
       this.#backed = grown(this.#backed, words)
+      this.#setAside = grown(this.#setAside, words)
     }
     this.#freeCount += Math.max(0, Math.min(GROUP_BLOCKS, this.#blockCountMax - group * GROUP_BLOCKS))
     if (group === 0) for (let block = 0; block < this.firstBlock; block += 1) this.#setUsed(block)
     for (let turn = 0; turn < HOME_COUNT; turn += 1) this.#setUsed(this.homeOf(group, turn as 0 | 1))
   }
+}
+
+const has = (bits: Uint32Array, block: number): boolean => ((bits[block >>> 5] ?? 0) & (1 << (block & 31))) !== 0
+function set(bits: Uint32Array, block: number): void {
+  bits[block >>> 5] = (bits[block >>> 5] as number) | (1 << (block & 31)) // each block has a bit
+}
+function clear(bits: Uint32Array, block: number): void {
+  bits[block >>> 5] = (bits[block >>> 5] as number) & ~(1 << (block & 31)) // likewise
 }
 
 function grown(words: Uint32Array, length: number): Uint32Array<ArrayBuffer> {

@@ -83,7 +83,10 @@ function letGoOfBlock(state: StoreState, entry: Entry, words: Uint32Array, word:
   entry.storedCount -= 1
   const birth = words[word + 2] as number
   if (birth > entry.ownedAfter) state.freeData(address)
-  else entry.dead.pushBlock(address, birth)
+  else {
+    entry.dead.pushBlock(address, birth)
+    state.deadCount += 1
+  }
 }
 
 /** The most blocks that one step of a trim goes over: what it does stands still for. */
@@ -129,7 +132,10 @@ export function applyTrim(state: StoreState, entry: Entry, first: number, count:
 function dropLost(state: StoreState, entry: Entry, block: number): void {
   const { address, copy, birth } = entry.tree.dropLost(block, userOf(entry))
   if (birth > entry.ownedAfter) state.freeMetadata(address, copy)
-  else entry.dead.push({ address, copy, birth, node: null, isNode: true })
+  else {
+    entry.dead.push({ address, copy, birth, node: null, isNode: true })
+    state.deadCount += 1
+  }
   entry.isStoredExact = false
   state.parts.log.warn('store.lost_replaced', { volume: entry.name, block, address })
 }
@@ -219,8 +225,10 @@ function mergeStep(state: StoreState, entry: Entry, child: Entry, count: number)
       state.catalog.change(entry, { ...entry.record, kind: 'none', name: '', parent: -1 })
       return true
     }
-    if (dead.birth <= ownedAfter) entry.dead.push(dead)
-    else if (dead.node) state.freeNode(dead.node)
+    if (dead.birth <= ownedAfter) {
+      entry.dead.push(dead)
+      state.deadCount += 1
+    } else if (dead.node) state.freeNode(dead.node)
     else if (dead.isNode) state.freeMetadata(dead.address, dead.copy)
     else state.freeData(dead.address)
   }
@@ -228,18 +236,25 @@ function mergeStep(state: StoreState, entry: Entry, child: Entry, count: number)
 }
 
 function popDead(state: StoreState, dead: DeadList): ReturnType<DeadList['pop']> {
-  const entry = dead.pop()
+  const entry = popInMemory(state, dead)
   if (entry || dead.top.address === 0) return entry
   try {
     const content = state.readProven({ ...dead.top, copy: 0 }, 'dead list')
     state.freeMetadata(dead.top.address)
     dead.load(content)
+    state.deadCount += dead.entries.length
   } catch (error) {
     // What it led to stays in use, until a check finds that nobody has it.
     state.lost('dead list', error)
     dead.top = { address: 0, checksum: 0 }
   }
-  return dead.pop()
+  return popInMemory(state, dead)
+}
+
+function popInMemory(state: StoreState, dead: DeadList): ReturnType<DeadList['pop']> {
+  const entry = dead.pop()
+  if (entry) state.deadCount -= 1
+  return entry
 }
 
 /** Goes through the tree from the cursor on. A node is freed when all that is below it has been. */

@@ -11,7 +11,7 @@
  * A crash before the superblock leaves the checkpoint before with its journal. A failure of the disk wounds the store: what it has by then
  * is not known.
  */
-import { assert, Fault } from '@typevisor/base'
+import { assert } from '@typevisor/base'
 import { HOME_COUNT, type Run } from './allocator.ts'
 import { encodeEntry, type Entry, type EntryRecord } from './catalog.ts'
 import {
@@ -95,9 +95,15 @@ export function freeze(state: StoreState): Frozen | null {
   const spare = pages.length * (1 + catalogTree.height + 1)
   const innerCount = nodes.reduce((sum, { level }) => sum + (level > 0 ? 1 : 0), 0)
   const least = nodes.length + deadBlockCount + spare
-  // Better no copies than no checkpoint.
-  const runs = roomFor(state, least + innerCount + spare) ?? roomFor(state, least)
+  const most = least + innerCount + spare
+  // Better from what is set aside than no copies, and better no copies than no checkpoint.
+  const runs =
+    roomFor(state, most) ?? allocator.allocateSetAside(most) ?? allocator.allocateSetAside(least) ?? roomFor(state, least)
   if (!runs) return null
+  if (!hasRoomForTables(state)) {
+    for (const run of runs) allocator.cancel(run)
+    return null
+  }
   const { place, placeCopy, rest } = placesIn(runs, innerCount + spare, least)
 
   for (const node of nodes) {
@@ -141,6 +147,7 @@ export function freeze(state: StoreState): Frozen | null {
     releases.add(held.take())
   state.changedSlots.clear()
   state.dirtyNodeCount = 0
+  state.deadCount = 0
   const frozen: Frozen = {
     generation: state.checkpointGeneration + 1,
     epoch: state.epoch,
@@ -161,21 +168,19 @@ export function freeze(state: StoreState): Frozen | null {
   return frozen
 }
 
-/** So many blocks, and room for them and the tables in the file: a checkpoint that has begun must not fail because something else has filled the disk. null: there is no such room. */
-function roomFor({ allocator, parts: { file } }: StoreState, count: number): Run[] | null {
+/** So many blocks, and room for them in the file: a checkpoint that has begun must not fail because something else has filled the disk. null: there is no such room. */
+function roomFor({ allocator }: StoreState, count: number): Run[] | null {
   const runs = allocator.allocateAll(count)
-  if (!runs) return null
-  const back = (run: Run): void =>
-    allocator.back(run, (address, blockCount) => file.allocate(address * BLOCK_BYTES, blockCount * BLOCK_BYTES))
-  try {
-    for (const run of runs) back(run)
-    for (const group of allocator.dirtyGroups) back({ address: allocator.homeOf(group, 0), count: HOME_COUNT })
-    return runs
-  } catch (error) {
-    for (const run of runs) allocator.cancel(run)
-    if (error instanceof Fault && error.code === 'exhausted') return null
-    throw error
-  }
+  if (!runs || runs.every((run) => allocator.back(run))) return runs
+  for (const run of runs) allocator.cancel(run)
+  return null
+}
+
+/** They have had it since the first block of their group was given out; a copy of the store's file may have lost it. */
+function hasRoomForTables({ allocator }: StoreState): boolean {
+  for (const group of allocator.dirtyGroups)
+    if (!allocator.back({ address: allocator.homeOf(group, 0), count: HOME_COUNT })) return false
+  return true
 }
 
 /** Hands out the blocks of `runs`: the first copies from the front, the second ones from the back, where an entry can tell of them. */

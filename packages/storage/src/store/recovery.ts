@@ -31,6 +31,7 @@ import {
 import { Journal, type JournalPlace, type JournalRecord } from './journal.ts'
 import type { Checksum, StoreFile } from './ports.ts'
 import { readCatalog, readReap, readTrim, readWrite } from './records.ts'
+import { findRoom } from './reserve.ts'
 import { StoreState, type StoreParts } from './state.ts'
 import { addressAt, copyAt, decodePlace, MISSING, PLAIN, Tree } from './tree.ts'
 
@@ -82,6 +83,7 @@ export function emptyState(parts: StoreParts, journalBlocks: number): StoreState
       firstBlock: SUPERBLOCK_COUNT + journalBlocks,
       groupCount: 1,
       blockCountMax: blockCountMaxOf(parts.file),
+      makeRoom: roomMaker(parts.file),
     }),
     journal: journalOf(parts, journalBlocks, head),
     catalog: new Catalog(),
@@ -90,6 +92,18 @@ export function emptyState(parts: StoreParts, journalBlocks: number): StoreState
 }
 
 const blockCountMaxOf = (file: StoreFile): number => Math.floor(file.capacityBytes / BLOCK_BYTES)
+
+const roomMaker =
+  (file: StoreFile) =>
+  (address: number, count: number): boolean => {
+    try {
+      file.allocate(address * BLOCK_BYTES, count * BLOCK_BYTES)
+      return true
+    } catch (error) {
+      if (error instanceof Fault && error.code === 'exhausted') return false
+      throw error
+    }
+  }
 
 const journalOf = ({ file, checksum }: StoreParts, journalBlocks: number, head: JournalPlace): Journal =>
   new Journal({ file, checksum, startByte: SUPERBLOCK_COUNT * BLOCK_BYTES, sizeBytes: journalBlocks * BLOCK_BYTES, head })
@@ -111,6 +125,7 @@ export async function recover(
       firstBlock: SUPERBLOCK_COUNT + superblock.journalBlocks,
       groupCount: superblock.groupCount,
       blockCountMax: blockCountMaxOf(parts.file),
+      makeRoom: roomMaker(parts.file),
     }),
     journal: journalOf(parts, superblock.journalBlocks, tail),
     catalog: new Catalog(),
@@ -162,6 +177,8 @@ export async function recover(
   await parts.file.sync()
   state.journal.markSafe(state.journal.head.sequence)
   state.release(state.heldUntilSync.take())
+  state.allocator.forgetRoom()
+  findRoom(state)
   return {
     state,
     report: { recordCount: kept.length, cutCount: records.length - kept.length, lostGroupCount: lostGroups.length },

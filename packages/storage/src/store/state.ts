@@ -106,6 +106,11 @@ export class StoreState implements TreeOwner {
   checkpointGeneration = 0
   /** About how many blocks of nodes a checkpoint would have to write. */
   dirtyNodeCount = 0
+  /** Entries of dead lists in memory, but for those of dirty nodes: with `dirtyNodeCount` more there are not. */
+  deadCount = 0
+  /** Of writes that are taken in and not done yet: their blocks, and what a checkpoint writes for the nodes on the way to them at most. */
+  stagedBlockCount = 0
+  stagedNodeBlockCount = 0
   /** With so many dirty nodes no more is taken in before a checkpoint. */
   dirtyNodeCountLimit = Infinity
   /** How often something could not be done since what it needs is damaged: some blocks count as in use that nobody has any more. */
@@ -223,6 +228,13 @@ export class StoreState implements TreeOwner {
       this.heldUntilCheckpoint.push(block)
     }
     this.cache.delete(address)
+  }
+
+  /** A block that counts as in use and that nothing leads to: nobody knows whether it was ever written. */
+  freeLeaked(block: number): void {
+    this.allocator.free(block, false)
+    this.heldUntilCheckpoint.push(block)
+    this.cache.delete(block)
   }
 
   /** The place on disk of a node that nobody needs any more, or of the one that it took the place of. */

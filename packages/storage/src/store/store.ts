@@ -14,17 +14,18 @@ import { emptyRecord, type CompressionKind, type Entry, type EntryRecord } from 
 import { applyCatalog, applyReap, applyTrim, TRIM_STEP_BLOCKS, type CatalogChange } from './changes.ts'
 import { checkStore, type CheckOptions, type CheckReport } from './check.ts'
 import { finishCheckpoint, freeze, writeCheckpoint, type CheckpointOptions } from './checkpoint.ts'
-import { BLOCK_BYTES, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
+import { BLOCK_BYTES, DEAD_ENTRIES_PER_BLOCK, NAME_BYTES_MAX, RECORD_TYPE, SUPERBLOCK_COUNT } from './format.ts'
 import { wrappingOf } from './keyring.ts'
 import { assertMayWrite, leaseOf, Opening, type LeaseChange, type VolumeLease } from './lease.ts'
 import { assertLimits, type VolumeLimits } from './limits.ts'
 import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
+import { hasRoom, KEPT, nodeBlocksFor, type Demand } from './reserve.ts'
 import type { StoreParts, StoreState } from './state.ts'
 import { cutsPackedUnit, unitStep } from './units.ts'
 import { deviceOf } from './volume-device.ts'
-import { hasSpace, isFull, journalReserve, Writer } from './writer.ts'
+import { hasRoomFor, isFull, journalReserve, Writer } from './writer.ts'
 
 export interface StoreOptions extends StoreParts {
   /** Ring of a store that is made; a store that is there keeps its own. */
@@ -110,6 +111,17 @@ export const SIZE_BYTES_MAX = 2 ** 46
 /** Catalog records in one record of the journal. */
 const CHANGE_COUNT_MAX = 16
 
+interface ChangeOptions {
+  /** Entries of the catalog that it changes at most. */
+  readonly slotCount?: number
+  /** Blocks that it leaves set aside beyond what the next checkpoint needs. */
+  readonly kept?: number
+  readonly beginsEpoch?: boolean
+}
+const BEGINS_EPOCH: ChangeOptions = { beginsEpoch: true }
+const MANY: ChangeOptions = { slotCount: CHANGE_COUNT_MAX }
+const DELETES: ChangeOptions = { slotCount: 1, kept: KEPT.deletes }
+
 export class Store {
   readonly #options: StoreOptions
   readonly state: StoreState
@@ -120,7 +132,7 @@ export class Store {
   #checkpoint: Promise<void> | null = null
   #sync: Promise<void> | null = null
   #collecting: Promise<void> | null = null
-  #hasCollectorFailed = false
+  #collectorFault: Fault | null = null
   /** Volumes to which others are being renamed. */
   readonly #promisedNames = new Set<string>()
   readonly #closing = new AbortController()
@@ -195,7 +207,7 @@ export class Store {
     const { allocator, journal } = this.state
     return {
       usedBytes: allocator.usedCount * BLOCK_BYTES,
-      availableBytes: allocator.availableCount * BLOCK_BYTES,
+      availableBytes: (allocator.availableCount + allocator.setAsideCount) * BLOCK_BYTES,
       journalUsedBytes: journal.usedBytes,
       journalBytes: journal.sizeBytes,
     }
@@ -248,7 +260,7 @@ export class Store {
         const snapshots = wrapped.filter((entry) => entry.name.startsWith(`${name}@`)).slice(0, CHANGE_COUNT_MAX)
         const part = snapshots.length > 0 ? snapshots : wrapped.filter((entry) => entry.name === name)
         return part.map((entry) => this.#changed(entry, { key: next }))
-      })
+      }, MANY)
     await this.flush()
     return this.#describe(this.entry(name))
   }
@@ -272,7 +284,7 @@ export class Store {
         { ...taken, forkOf: head.slot, deadListOf: head.slot },
         { slot: head.slot, record: { ...head.record, parent: taken.slot }, forkOf: -1, deadListOf: -1 },
       ]
-    }, true)
+    }, BEGINS_EPOCH)
     await this.flush()
   }
 
@@ -332,7 +344,7 @@ export class Store {
           if (isLast) renamed.push(this.#changed(entry, { name: next }))
           for (const { record } of renamed) this.#assertFree(record.name)
           return renamed.slice(0, CHANGE_COUNT_MAX)
-        })
+        }, MANY)
     } finally {
       this.#promisedNames.delete(next)
     }
@@ -391,7 +403,7 @@ export class Store {
     await this.#change(() => {
       const entry = this.entry(name)
       return [this.#changed(entry, { kind: entry.children.size > 1 ? 'branch' : 'dying', name: '', cursor: 0 })]
-    })
+    }, DELETES)
     this.#wakeCollector()
   }
 
@@ -410,8 +422,18 @@ export class Store {
         done += Math.min(count - done, entry.tree.holeEnd(block) - block)
         continue
       }
-      await this.#room(64)
-      if (this.state.wounded) throw this.state.wounded
+      const { leafEntries } = entry.tree.geometry
+      const demandOf = (blockCount: number): Demand => ({
+        nodeBlockCount: nodeBlocksFor(entry.tree, block, blockCount),
+        deadCount: blockCount,
+        slotCount: 1,
+      })
+      // In small steps where there is little room.
+      const least = Math.min(step, leafEntries - (block % leafEntries))
+      while (!this.#mayChange(64, demandOf(step), KEPT.trims)) {
+        if (step > least) step = least
+        else await this.#roomToChange(64, demandOf(step), KEPT.trims)
+      }
       assertMayWrite(entry, opening)
       const lostEnd = this.state.lostLeafEnd(entry, block, first + count)
       if (lostEnd !== null) step = lostEnd - block
@@ -447,19 +469,38 @@ export class Store {
     return found
   }
 
-  /** Waits until a write of so many blocks can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back was. */
-  async roomFor(blockCount: number): Promise<void> {
-    await this.#room(blockCount * 48 + 4096)
+  /**
+   * Waits until a write of a range can be taken in. @throws Fault `exhausted` when there is no space, also after all that can be given back
+   * was.
+   */
+  async roomFor(entry: Entry, first: number, count: number): Promise<void> {
+    await this.#room(count * 48 + 4096)
     // What changes faster than a checkpoint is written waits for it.
     if (isFull(this.state)) await this.checkpoint()
-    if (hasSpace(this.state, blockCount)) return
+    const fits = (): boolean => hasRoomFor(this.state, count, entry, first, count)
+    if (fits()) return
     // Freed blocks wait for a flush, nodes for a checkpoint, deleted ones for the collector.
     await this.flush()
-    await this.collected()
+    await this.collected().catch(() => {})
     await this.flush()
-    if (hasSpace(this.state, blockCount)) return
+    if (fits()) return
     await this.checkpoint()
-    if (!hasSpace(this.state, blockCount)) throw new Fault('exhausted', 'store: no space left')
+    if (!fits()) throw new Fault('exhausted', 'store: no space left')
+  }
+
+  /** Whether the journal has room for a change, and the next checkpoint would have for what comes of it: asked in the turn in which it is made. */
+  #mayChange(bodyBytes: number, demand: Demand, kept: number): boolean {
+    if (this.state.wounded) throw this.state.wounded
+    return this.state.journal.hasRoom(bodyBytes, journalReserve(this.state)) && hasRoom(this.state, 0, demand, kept)
+  }
+
+  /** Waits for that. @throws Fault `exhausted` when a checkpoint makes no room for it. */
+  async #roomToChange(bodyBytes: number, demand: Demand, kept: number): Promise<void> {
+    await this.#room(bodyBytes)
+    if (this.#mayChange(bodyBytes, demand, kept)) return
+    await this.checkpoint()
+    await this.#room(bodyBytes)
+    if (!this.#mayChange(bodyBytes, demand, kept)) throw new Fault('exhausted', 'store: no space left')
   }
 
   async #room(bodyBytes: number): Promise<void> {
@@ -565,6 +606,9 @@ export class Store {
   async #giveBack(): Promise<void> {
     const { state } = this
     const { file } = state.parts
+    if (state.emptied.size === 0) return
+    // First what is to be kept back: what is punched out somebody else may have at once.
+    hasRoom(state, 0, { slotCount: 0 }, KEPT.writes)
     for (const group of [...state.emptied]) {
       if (state.wounded || this.#closing.signal.aborted) return
       state.emptied.delete(group)
@@ -575,13 +619,15 @@ export class Store {
     }
   }
 
-  /** Resolves when the collector has nothing to do. */
+  /** Resolves when the collector has nothing to do. @throws Fault of what keeps it from it, as `exhausted`. */
   async collected(): Promise<void> {
     while (this.#nextDying()) {
       this.#wakeCollector()
       await this.#collecting
       if (this.state.wounded) throw this.state.wounded
       if (this.#options.collects === false) await this.collect()
+      // It is woken again once a second.
+      else if (this.#collectorFault) throw this.#collectorFault
     }
   }
 
@@ -590,12 +636,12 @@ export class Store {
     this.#collecting = this.collect()
       .then(
         () => {
-          this.#hasCollectorFailed = false
+          this.#collectorFault = null
         },
         (error: unknown) => {
-          if (!this.#closing.signal.aborted && !this.#hasCollectorFailed)
+          if (!this.#closing.signal.aborted && !this.#collectorFault)
             this.#options.log.error('store.collector_failed', { error: toFault(error).message })
-          this.#hasCollectorFailed = true
+          this.#collectorFault = toFault(error)
         },
       )
       .finally(() => {
@@ -608,18 +654,20 @@ export class Store {
     while (this.#nextDying() && !this.#closing.signal.aborted) {
       // While one is written, nodes have places that are not in force.
       if (this.#checkpoint) await this.#checkpoint.catch(() => {})
-      await this.#room(64)
+      const step = this.#options.reapStep ?? REAP_STEP
+      // Entries go from list to list; of one a block is read that is not gone through.
+      const demand = { deadCount: step + DEAD_ENTRIES_PER_BLOCK, slotCount: 3 }
+      if (!this.state.wounded) await this.#roomToChange(64, demand, KEPT.deletes)
       if (this.state.wounded) return
       // Chosen and done in one turn.
       const entry = this.#nextDying()
-      if (this.#checkpoint || !entry) continue
+      if (this.#checkpoint || !entry || !this.#mayChange(64, demand, KEPT.deletes)) continue
       // Only what has its place on disk can be taken apart piece by piece.
       if (entry.tree.dirtyRoot !== null) {
         await this.checkpoint()
         continue
       }
       const { parent, slot } = entry
-      const step = this.#options.reapStep ?? REAP_STEP
       this.#append(() => appendReap(this.state.journal, slot, step))
       let isGone = false
       try {
@@ -628,7 +676,7 @@ export class Store {
         throw this.state.wound('collect', error)
       }
       if (isGone && parent?.kind === 'branch' && parent.children.size <= 1)
-        await this.#change(() => [this.#changed(parent, { kind: 'dying', cursor: 0 })])
+        await this.#change(() => [this.#changed(parent, { kind: 'dying', cursor: 0 })], DELETES)
       await this.#options.clock.sleep(millis(0))
     }
   }
@@ -668,7 +716,7 @@ export class Store {
     const rebuiltCount = this.#lostGroupCount
     this.#lostGroupCount = 0
     for (const block of missing) state.allocator.take(block, 1)
-    if (damage.length === 0) for (const block of leaked) state.freeMetadata(block)
+    if (damage.length === 0) for (const block of leaked) state.freeLeaked(block)
     const isTableWrong = rebuiltCount + leaked.length + missing.length > 0
     if (isTableWrong) await this.checkpoint()
     const counts = { rebuiltCount, leakedCount: leaked.length, missingCount: missing.length }
@@ -690,14 +738,17 @@ export class Store {
   }
 
   /** One record of the catalog, and what it does. `make` is asked when there is room, and decides by what is there then. */
-  async #change(make: () => CatalogChange[], beginsEpoch = false): Promise<void> {
-    await this.#room(catalogBodyBytes(CHANGE_COUNT_MAX))
-    if (this.state.wounded) throw this.state.wounded
+  async #change(
+    make: () => CatalogChange[],
+    { slotCount = 3, kept = KEPT.changes, beginsEpoch }: ChangeOptions = {},
+  ): Promise<void> {
+    const bodyBytes = catalogBodyBytes(CHANGE_COUNT_MAX)
+    while (!this.#mayChange(bodyBytes, { slotCount }, kept)) await this.#roomToChange(bodyBytes, { slotCount }, kept)
     this.writer.commit()
     const changes = make()
     if (changes.length === 0) return
     this.#assertNamesFree(changes)
-    const epoch = this.state.epoch + (beginsEpoch ? 1 : 0)
+    const epoch = this.state.epoch + (beginsEpoch === true ? 1 : 0)
     this.#append(() => appendCatalog(this.state.journal, epoch, changes))
     applyCatalog(this.state, epoch, changes)
   }
@@ -714,7 +765,7 @@ export class Store {
       fresh: (record: Partial<EntryRecord>) => this.#fresh(record),
       changed: (entry: Entry, difference: Partial<EntryRecord>) => this.#changed(entry, difference),
     }
-    await this.#change(() => make(tools), beginsEpoch)
+    await this.#change(() => make(tools), { beginsEpoch })
     this.#wakeCollector()
   }
 

@@ -272,7 +272,7 @@ class VolumeDevice implements BlockDevice {
     for (let tries = 1; ; tries += 1) {
       if (state.wounded) throw state.wounded
       assertMayWrite(this.#entry, this.#opening)
-      await this.#store.roomFor(this.#entry.isCompressed ? count + 2 * UNIT_BLOCKS : count)
+      await this.#store.roomFor(this.#entry, ...this.#taken(first, count))
       writer.commit()
       try {
         if (this.#take(offset, source, first, count, mayBlock)) {
@@ -286,6 +286,14 @@ class VolumeDevice implements BlockDevice {
           throw error
       }
     }
+  }
+
+  /** What a write of a range takes in: whole units of a compressed volume. */
+  #taken(first: number, count: number): [first: number, count: number] {
+    if (!this.#entry.isCompressed) return [first, count]
+    const firstUnit = Math.floor(first / UNIT_BLOCKS)
+    const endUnit = Math.ceil((first + count) / UNIT_BLOCKS)
+    return [firstUnit * UNIT_BLOCKS, (endUnit - firstUnit) * UNIT_BLOCKS]
   }
 
   #giveUpLost(offset: number, { length }: Uint8Array): Promise<boolean> {

@@ -9,6 +9,7 @@ import { applyWrite, type BlockProofs, type WrittenExtent } from './changes.ts'
 import { BLOCK_BYTES, SIV_BYTES } from './format.ts'
 import { assertMayWrite, type Opening } from './lease.ts'
 import { appendWrite, writeBodyBytes } from './records.ts'
+import { giveUpSurplus, hasRoom, KEPT, nodeBlocksFor } from './reserve.ts'
 import { lockedFault, type StoreState } from './state.ts'
 
 interface Staged {
@@ -24,8 +25,6 @@ interface Staged {
 const RECORD_BLOCKS_MAX = 8192
 /** What marks and the collector need of the journal when writes have filled it. */
 export const journalReserve = (state: StoreState): number => Math.min(256 * 1024, state.journal.sizeBytes / 8)
-/** Blocks kept back from writes for checkpoints: a floor under what is counted. */
-export const RESERVE_BLOCKS = 256
 
 export class Writer {
   readonly #state: StoreState
@@ -51,7 +50,7 @@ export class Writer {
       )
     )
       return false
-    if (isFull(state) || !hasSpace(state, total)) return false
+    if (isFull(state) || !hasRoomFor(state, total, entry, first, count)) return false
     for (let block = first; ; block += entry.tree.geometry.leafEntries) {
       const at = Math.min(block, first + count - 1)
       if (!state.load(entry.tree, at, false)) return false
@@ -63,14 +62,21 @@ export class Writer {
   take(entry: Entry, first: number, source: Uint8Array, opening: Opening, flags = 0): void {
     this.#begin(entry, opening)
     const count = source.length / BLOCK_BYTES
-    this.#staged.push({ first, count, source, flags })
+    this.#stage({ first, count, source, flags })
     this.#blockCount += count
   }
 
   /** Entries without an address: holes, or the rest of a packed unit. */
   takeEmpty(entry: Entry, first: number, count: number, opening: Opening, flags: number): void {
     this.#begin(entry, opening)
-    this.#staged.push({ first, count, source: null, flags })
+    this.#stage({ first, count, source: null, flags })
+  }
+
+  #stage(staged: Staged): void {
+    this.#staged.push(staged)
+    const { first, count } = staged
+    this.#state.stagedBlockCount += count
+    this.#state.stagedNodeBlockCount += nodeBlocksFor((this.#entry as Entry).tree, first, count) // `#begin` has set it
   }
 
   #begin(entry: Entry, opening: Opening): void {
@@ -87,6 +93,15 @@ export class Writer {
   commit(): void {
     const [entry, opening] = [this.#entry, this.#opening]
     if (entry === null || opening === null) return
+    try {
+      this.#commit(entry, opening)
+    } finally {
+      this.#state.stagedBlockCount = 0
+      this.#state.stagedNodeBlockCount = 0
+    }
+  }
+
+  #commit(entry: Entry, opening: Opening): void {
     const [taken, blockCount] = [this.#staged, this.#blockCount]
     this.#entry = null
     this.#opening = null
@@ -101,10 +116,7 @@ export class Writer {
       for (let block = first; block < first + count; block = entry.tree.geometry.leafEnd(block))
         state.load(entry.tree, block, true)
     const { staged, sivs } = entry.record.key ? sealAll(state, entry, taken, blockCount) : { staged: taken, sivs: null }
-    const runs = state.allocator.allocateAll(blockCount)
-    if (!runs) throw new Fault('exhausted', 'store: no space left')
-    const { extents, writes } = layOut(staged, runs)
-    const { file, checksum } = state.parts
+    const { checksum } = state.parts
     if (this.#checksums.length < blockCount) this.#checksums = new Uint32Array(blockCount * 2)
     let at = 0
     for (const { source, count } of staged)
@@ -112,13 +124,7 @@ export class Writer {
         for (let block = 0; block < count; block += 1)
           this.#checksums[at++] = checksum(count === 1 ? source : source.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES))
     const proofs: BlockProofs = { checksums: this.#checksums, sivs }
-    try {
-      for (const { address, parts } of writes) file.write(address * BLOCK_BYTES, parts)
-    } catch (error) {
-      // Nothing points at what was written.
-      for (const run of runs) state.allocator.cancel(run)
-      throw error
-    }
+    const { runs, extents } = writeData(state, staged, blockCount)
     try {
       appendWrite(state.journal, entry.slot, extents, proofs, blockCount)
     } catch (error) {
@@ -167,10 +173,39 @@ function sealAll(
 /** There is more that changed than memory may be used for. */
 export const isFull = ({ dirtyNodeCount, dirtyNodeCountLimit }: StoreState): boolean => dirtyNodeCount > dirtyNodeCountLimit
 
-/** A checkpoint needs a block for each dirty node, and some for the catalog. */
-export function hasSpace(state: StoreState, blockCount: number): boolean {
-  const { allocator, dirtyNodeCount, changedSlots } = state
-  return allocator.availableCount >= blockCount + dirtyNodeCount + 6 * changedSlots.size + RESERVE_BLOCKS
+/** Whether there are so many blocks, and room for what a checkpoint has to write when a range of a volume is written. */
+export function hasRoomFor(state: StoreState, blockCount: number, { tree }: Entry, first: number, count: number): boolean {
+  return hasRoom(
+    state,
+    blockCount,
+    { nodeBlockCount: nodeBlocksFor(tree, first, count), deadCount: count, slotCount: 1 },
+    KEPT.writes,
+  )
+}
+
+/** Writes blocks to where there is room. @throws Fault of the file, `exhausted`: nothing leads to what was written. */
+function writeData(
+  state: StoreState,
+  staged: readonly Staged[],
+  blockCount: number,
+): { runs: readonly Run[]; extents: WrittenExtent[] } {
+  const { allocator, parts } = state
+  // On a disk that is full what has room in the file already, and is free, can be written still.
+  for (const hasRoomAlready of [false, true]) {
+    if (hasRoomAlready) giveUpSurplus(state, { slotCount: 1 }, KEPT.writes)
+    const runs = allocator.allocateAll(blockCount, hasRoomAlready)
+    if (!runs) break
+    const { extents, writes } = layOut(staged, runs)
+    try {
+      for (const { address, parts: content } of writes) parts.file.write(address * BLOCK_BYTES, content)
+      return { runs, extents }
+    } catch (error) {
+      // Nothing points at what was written.
+      for (const run of runs) allocator.cancel(run)
+      if (hasRoomAlready || !(error instanceof Fault) || error.code !== 'exhausted') throw error
+    }
+  }
+  throw new Fault('exhausted', 'store: no space left')
 }
 
 /** Staged blocks over the runs that were found for them: both in order. */

@@ -45,11 +45,21 @@ export class SimStoreFile implements StoreFile, Disposable {
   writeCount = 0
   /** What the host's file system still has; null: it is not asked. */
   hostAvailableBytes: number | null = null
+  /** What it has for pages that the file has no room for yet; null: as much as is wanted. */
+  roomBytes: number | null = null
+  /** Pages for which the file has room: written, or made. */
+  readonly #backed: Set<number>
 
-  constructor(options: SimStoreFileOptions, content: Map<number, Uint8Array> = new Map(), unreadable: Iterable<number> = []) {
+  constructor(
+    options: SimStoreFileOptions,
+    content: Map<number, Uint8Array> = new Map(),
+    unreadable: Iterable<number> = [],
+    backed: Iterable<number> = [],
+  ) {
     this.#options = options
     this.#now = content
     this.#unreadable = new Set(unreadable)
+    this.#backed = new Set(backed)
     this.capacityBytes = options.capacityBytes ?? 2 ** 40
   }
 
@@ -128,6 +138,7 @@ export class SimStoreFile implements StoreFile, Disposable {
       const number = Math.floor(at / PAGE_BYTES)
       const inPage = at - number * PAGE_BYTES
       const partBytes = Math.min(PAGE_BYTES - inPage, content.length - done)
+      this.#back([number])
       // What is left of the page is read first.
       if (partBytes === PAGE_BYTES) this.#unreadable.delete(number)
       else this.#assertReadable(number)
@@ -168,9 +179,21 @@ export class SimStoreFile implements StoreFile, Disposable {
   }
 
   /** Now and then the disk is full with what others have. */
-  allocate(): void {
+  allocate(position: number, lengthBytes: number): void {
     const fault = this.#options.faults?.('allocate')
     if (fault) throw new Fault('exhausted', 'no space left', { cause: fault })
+    const first = Math.floor(position / PAGE_BYTES)
+    this.#back(Array.from({ length: Math.ceil((position + lengthBytes) / PAGE_BYTES) - first }, (_, index) => first + index))
+  }
+
+  /** All of them, or none. */
+  #back(pages: readonly number[]): void {
+    const wanted = pages.filter((page) => !this.#backed.has(page))
+    if (this.roomBytes !== null) {
+      if (wanted.length * PAGE_BYTES > this.roomBytes) throw new Fault('exhausted', 'no space left')
+      this.roomBytes -= wanted.length * PAGE_BYTES
+    }
+    for (const page of wanted) this.#backed.add(page)
   }
 
   punch(position: number, lengthBytes: number): void {
@@ -181,6 +204,8 @@ export class SimStoreFile implements StoreFile, Disposable {
       this.#put(at, new Uint8Array(PAGE_BYTES))
       this.#record(at, PAGE_BYTES)
     }
+    for (let page = Math.floor(position / PAGE_BYTES); page * PAGE_BYTES < position + lengthBytes; page += 1)
+      if (this.#backed.delete(page) && this.roomBytes !== null) this.roomBytes += PAGE_BYTES
   }
 
   async hostSpace(): Promise<HostSpace | null> {
@@ -218,7 +243,8 @@ export class SimStoreFile implements StoreFile, Disposable {
         content.set(number, page)
       }
     }
-    const left = new SimStoreFile(this.#options, content, this.#unreadable)
+    const left = new SimStoreFile(this.#options, content, this.#unreadable, this.#backed)
+    left.roomBytes = this.roomBytes
     // The kernel lives on, with what it has not written yet.
     if (kind === 'kill') {
       for (const [sector, versions] of this.#unsafe) left.#unsafe.set(sector, [...versions])
@@ -234,7 +260,7 @@ export class SimStoreFile implements StoreFile, Disposable {
 
   /** The file as it is now, for somebody else. */
   copy(): SimStoreFile {
-    return new SimStoreFile(this.#options, new Map(this.#now), this.#unreadable)
+    return new SimStoreFile(this.#options, new Map(this.#now), this.#unreadable, this.#backed)
   }
 
   /** Blocks that were ever written. */

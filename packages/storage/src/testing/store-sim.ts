@@ -104,6 +104,8 @@ export class Run implements Disposable {
   isFaulty = false
   /** Something of it is lost. */
   isRotten = false
+  /** Nothing fails, and room that was made stays: however full store and disk are, checkpoints and the collector have theirs. */
+  hasRoomMade = false
   /** Nothing more can be written. */
   isWounded: () => boolean = () => false
   readonly #files = new DisposableStack()
@@ -144,6 +146,10 @@ export class Run implements Disposable {
       collects: this.collects,
       reapStep: this.reapStep,
     }
+  }
+
+  readonly unlessFull = (error: unknown): void => {
+    if (this.hasRoomMade || !(error instanceof Fault) || error.code !== 'exhausted') throw error
   }
 
   pick<T>(from: readonly T[]): T | undefined {
@@ -209,7 +215,7 @@ export class Run implements Disposable {
     const choice = rng.below(100)
     if (choice < 48) await this.write(store, this.newWrite(volume))
     else if (choice < 55) await this.trim(store, volume)
-    else if (choice < 58) await store.checkpoint().catch(unlessFull)
+    else if (choice < 58) await store.checkpoint().catch(this.unlessFull)
     else if (choice < 61) await this.create(store)
     else if (choice < 70) await this.snapshot(store, volume)
     else if (choice < 74 && snapshot !== undefined && this.names('volume').length < 6) await this.clone(store, snapshot)
@@ -220,7 +226,7 @@ export class Run implements Disposable {
     else if (choice < 94) await this.limit(store, volume)
     else if (choice < 97) await this.lease(store, volume)
     else if (choice < 98) await this.did(store, this.world, () => store.rekey(volume, SECRET, NEXT_SECRET).catch(unlessRefused))
-    else await store.collect().catch(unlessFull)
+    else await store.collect().catch(this.unlessFull)
   }
 
   async snapshot(store: Store, volume: string): Promise<void> {
@@ -385,10 +391,6 @@ function unlessRefused(error: unknown): void {
   if (!(error instanceof Fault) || (error.code !== 'conflict' && error.code !== 'unauthenticated')) throw error
 }
 
-function unlessFull(error: unknown): void {
-  if (!(error instanceof Fault) || error.code !== 'exhausted') throw error
-}
-
 /** Blocks that are looked at: those that work may have written. */
 const LOOKED_AT = [
   ...new Set([...PLACES.flatMap((place) => [0, 1, 2, 3].map((more) => place + more)), ...SIZES_LATER.map((size) => size - 1)]),
@@ -503,6 +505,9 @@ async function live(seed: number): Promise<void> {
   const faults = () => (run.isFaulty && rng.below(1000) < faultPerMille ? new Fault('failed', 'the disk says no') : null)
   let file = new SimStoreFile({ rng, coldPerMille: 50, capacityBytes, faults, journalEndBytes: JOURNAL_END_BYTES })
   let store = await Store.create(run.options(file))
+  run.hasRoomMade = faultPerMille === 0
+  // Of some the disk is full, by their own doing or by that of others.
+  const isCrowded = rng.below(3) === 0
   // Some have many short lives: what one leaves in the journal meets what the next writes.
   const isRestless = rng.below(3) === 0
   // What could not be read while something was taken apart stays in use.
@@ -514,6 +519,7 @@ async function live(seed: number): Promise<void> {
     const turns = rng.below(run.pick(isRestless ? [20, 60, 200] : [500, 4000, 12_000]) as number)
     let crashed = false
     run.isFaulty = true
+    if (isCrowded) file.roomBytes = rng.below(2) * rng.below(700) * BLOCK_BYTES
     run.isWounded = () => store.state.wounded !== null
     const working = (async () => {
       for (let step = 0; !crashed; step += 1) {
