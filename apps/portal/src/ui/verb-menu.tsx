@@ -17,6 +17,7 @@ const ICONS: Record<VerbName, IconName> = {
   reboot: 'refresh',
   save: 'save',
   restore: 'restore',
+  dump: 'copy',
   poweroff: 'power',
   destroy: 'trash',
 }
