@@ -20,6 +20,7 @@ export {
   type ExecResult,
   type GuestAddress,
   type PortForward,
+  type VcpuStatistics,
 } from './domain.ts'
 export {
   isHostEvent,
@@ -49,14 +50,36 @@ export {
   type SnapshotName,
   type VolumeId,
 } from './ids.ts'
+export {
+  assertSettings,
+  changedSettings,
+  CPU_LIST_WANT,
+  formatCpuList,
+  machineSettings,
+  MEMORY_BLOCK_BYTES,
+  MEMORY_TARGET_BYTES_MIN,
+  memoryBytesOf,
+  parseCpuList,
+  patched,
+  pluggedBytesOf,
+  SETTING_NAMES,
+  vcpuCountOf,
+  type CpuSet,
+  type DiskLimit,
+  type DomainSettings,
+  type SettingName,
+  type SettingsPatch,
+} from './settings.ts'
 export { QUIESCE_MODES, SNAPSHOT_COUNT_MAX, type DomainSnapshot, type Quiesce } from './snapshot.ts'
 export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'
 export {
   assertCan,
+  assertCanSet,
   assertCanSnapshot,
   canDo,
   canSnapshot,
   isVerb,
+  SET_VERB,
   SNAPSHOT_VERBS,
   VERB_NAMES,
   VERBS,

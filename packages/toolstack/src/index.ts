@@ -30,9 +30,12 @@ export type {
   DriverState,
   ExecRequest,
   GuestStream,
+  SettingsOptions,
+  SettingsOutcome,
   VolumeAttachment,
 } from './ports.ts'
 export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
 export type { SaveFolder } from './steps.ts'
+export { SETTINGS_TIMEOUT_MS } from './settings.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'
 export { TOOLSTACK_SAGAS } from './verbs.ts'

@@ -8,6 +8,7 @@ export interface StoredDomain extends DriverDomain {
   readonly forwards: readonly PortForward[]
   readonly state: DomainState
   readonly snapshots: readonly DomainSnapshot[]
+  readonly settingsNotes?: readonly string[]
   readonly createdAt: EpochMillis
 }
 

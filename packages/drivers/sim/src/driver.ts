@@ -2,7 +2,12 @@ import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
 import {
   waitsForRoom,
   type DomainDevice,
+  SETTING_NAMES,
+  changedSettings,
+  memoryBytesOf,
+  vcpuCountOf,
   type DomainId,
+  type DomainSettings,
   type DomainSpec,
   type DomainStatistics,
   type ExecResult,
@@ -21,6 +26,8 @@ import type {
   DriverState,
   ExecRequest,
   GuestStream,
+  SettingsOptions,
+  SettingsOutcome,
 } from '@typevisor/toolstack'
 import { SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
 
@@ -34,17 +41,29 @@ export interface SimDriverOptions {
   readonly rng?: Rng
   readonly delayMsMax?: number
   readonly faults?: SimFaults
+  /** What can be set; absent: everything. */
+  readonly settings?: DriverCapabilities['settings']
   /** Events that may wait to be read. */
   readonly eventCountMax?: number
 }
 
 const EVENT_QUEUE = 65_536
 const CAN = { can: true } as const
+const CAN_SET = Object.fromEntries(SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
+const NO_TIME = { readTimeNs: 0, writeTimeNs: 0, flushTimeNs: 0 }
 const ENCODER = new TextEncoder()
 
 export function createSimDriver(options: SimDriverOptions): DomainDriver {
   return new SimDriver(options)
 }
+
+const saveOf = ({ domain, memory, settings }: SimGuest): SimSave => ({
+  domain: domain.id,
+  machine: domain.hardware.machine,
+  vcpuCount: vcpuCountOf(domain.spec, settings),
+  memory,
+  whole: true,
+})
 
 class SimDriver implements DomainDriver {
   readonly name = 'sim'
@@ -80,6 +99,8 @@ class SimDriver implements DomainDriver {
       statistics: CAN,
       liveMigration: { can: false, reason: 'not in the port yet' },
       hotplug: { can: false, reason: 'not in the port yet' },
+      settings: this.#options.settings ?? CAN_SET,
+      vcpuUnplug: CAN,
     }
   }
 
@@ -154,7 +175,7 @@ class SimDriver implements DomainDriver {
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind !== 'running' && guest.state.kind !== 'paused')
       throw new Fault('conflict', `save ${guest.domain.name}: it is ${guest.state.kind}`)
-    this.#hypervisor.saves.set(path, { domain: id, machine: guest.domain.hardware.machine, memory: guest.memory, whole: true })
+    this.#hypervisor.saves.set(path, saveOf(guest))
     this.#hypervisor.enter(id, { kind: 'gone', cause: 'requested', detail: null })
     return { sizeBytes: 1024 }
   }
@@ -163,7 +184,9 @@ class SimDriver implements DomainDriver {
     await this.#enter('restore', domain.id, options)
     if (this.#hypervisor.guests.has(domain.id)) return
     const save = this.#saveOf(domain, path)
-    this.#add(domain, save.memory).bootedAt = this.#hypervisor.clock.now()
+    const { vcpuCount: _count, ...settings } = domain.settings ?? {}
+    const saved = { ...domain, settings: { ...settings, vcpuCount: save.vcpuCount } }
+    this.#add(saved, save.memory).bootedAt = this.#hypervisor.clock.now()
   }
 
   async checkSave(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
@@ -176,8 +199,7 @@ class SimDriver implements DomainDriver {
     const guest = this.#hypervisor.need(id)
     const { kind } = guest.state
     if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `snapshot ${guest.domain.name}: it is ${kind}`)
-    const { machine } = guest.domain.hardware
-    this.#hypervisor.saves.set(path, { domain: id, machine, memory: guest.memory, whole: true })
+    this.#hypervisor.saves.set(path, saveOf(guest))
     if (kind === 'running' || waitsForRoom(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
     return { sizeBytes: 1024 }
   }
@@ -190,6 +212,23 @@ class SimDriver implements DomainDriver {
   async thaw(id: DomainId, options?: CallOptions): Promise<void> {
     await this.#enter('thaw', id, options)
     this.#answering(id).frozen = false
+  }
+
+  async applySettings(domain: DriverDomain, settings: DomainSettings, options: SettingsOptions): Promise<SettingsOutcome> {
+    await this.#enter('applySettings', domain.id, options)
+    const guest = this.#hypervisor.need(domain.id)
+    const can = this.#options.settings ?? CAN_SET
+    const changed = changedSettings(domain.settings ?? {}, settings)
+    for (const name of changed) {
+      const capability = can[name]
+      if (settings[name] !== undefined && !capability.can)
+        throw new Fault('unsupported', `set ${domain.name}: ${name}: ${capability.reason}`)
+    }
+    if (changed.includes('vcpuCount') && guest.state.kind !== 'running')
+      throw new Fault('conflict', `set ${domain.name}: it is ${guest.state.kind}`)
+    guest.settings = settings
+    const isAsleep = guest.state.kind === 'paused' && changed.includes('memoryBytes')
+    return { notes: isAsleep ? ['it is paused: the guest takes it up when it goes on'] : [] }
   }
 
   async state(id: DomainId, options?: CallOptions): Promise<DriverState> {
@@ -226,10 +265,15 @@ class SimDriver implements DomainDriver {
       at: this.#hypervisor.clock.now(),
       cpuTimeNs: guest.cpuTimeNs,
       residentBytes: guest.domain.spec.memoryBytes,
-      balloonBytes: guest.domain.spec.memoryBytes,
+      balloonBytes: guest.settings.memoryTargetBytes ?? memoryBytesOf(guest.domain.spec, guest.settings),
+      vcpus: Array.from({ length: vcpuCountOf(guest.domain.spec, guest.settings) }, (_, index) => ({
+        index,
+        cpuTimeNs: index === 0 ? guest.cpuTimeNs : 0,
+        waitTimeNs: 0,
+      })),
       disks: guest.domain.hardware.devices
         .filter((device) => device.kind === 'disk')
-        .map((disk) => ({ name: disk.name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0 })),
+        .map(({ name }) => ({ name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0, ...NO_TIME })),
       nics: [{ name: 'net0', receiveBytes: null, transmitBytes: null }],
     }
   }
@@ -293,6 +337,10 @@ class SimDriver implements DomainDriver {
       case 'count':
         guest.memory += 1
         return reply(0, `${guest.memory}\n`)
+      case 'nproc':
+        return reply(0, `${vcpuCountOf(guest.domain.spec, guest.settings)}\n`)
+      case 'memory':
+        return reply(0, `${memoryBytesOf(guest.domain.spec, guest.settings) / 1024}\n`)
       case 'passwd':
         return reply(126, '', `${command}: cannot be executed\n`)
       default:
@@ -340,6 +388,7 @@ class SimDriver implements DomainDriver {
       memory,
       frozen: false,
       diskFull: false,
+      settings: domain.settings ?? {},
     }
     this.#hypervisor.guests.set(domain.id, guest)
     return guest
