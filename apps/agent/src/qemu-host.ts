@@ -11,10 +11,12 @@ import {
   bootId,
   isRoot,
   processIdentity,
+  setThreadAffinity,
   signalProcess,
   spawnDetached,
   userByName,
   waitForExit,
+  whyNoAffinity,
   type SystemUser,
 } from '@typevisor/runtime-node'
 import { nbdVolumeStore, nodeCommandRunner, nodeMasterRecords, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
@@ -49,7 +51,8 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const { dataDir, version, clock, ids, log } = options
   const user = isRoot() ? guestUser() : null
   const owner = user ? { uid: user.uid, gid: user.gid } : null
-  const host = createNodeHost({ bootId, spawnDetached, processIdentity, waitForExit, signalProcess })
+  const processes = { bootId, spawnDetached, processIdentity, waitForExit, signalProcess, setThreadAffinity, whyNoAffinity }
+  const host = createNodeHost(processes)
   const runDir = await openRunFolder(runParent(), dataDir)
   await sweepRunFolders(runParent(), (pidFile) => host.processes.findByArguments(['-pidfile', pidFile]), log)
   const cacheFolder = isRoot()

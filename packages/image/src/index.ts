@@ -27,6 +27,7 @@
  * References: cloudinit.readthedocs.io (NoCloud), ECMA-119, RRIP 1.12, Documentation/arch/x86/boot.rst, Xen's PVH boot protocol.
  */
 export { withBuildProcess, type BuildProcessOptions } from './node-build-process.ts'
+export { MICRO_COMMAND_LINE } from './micro.ts'
 export { createImageStore, type ImageStoreOptions, type NodeImageStore } from './node-image-store.ts'
 export type { Image, ImageStore } from './ports.ts'
 export { buildSeed, seedFiles, type SeedInput } from './seed.ts'

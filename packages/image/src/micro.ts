@@ -33,6 +33,7 @@ const BOOT_MODULES = [
   'button',
   'evdev',
   'virtio_balloon',
+  'virtio_mem',
   'pvpanic_mmio',
   'pvpanic_pci',
 ] as const
@@ -91,8 +92,11 @@ const COMMAND_LINE: readonly (readonly [string, string])[] = [
   ['i8042.noaux', 'no wait for a PS/2 mouse'],
   ['8250.nr_uarts=1', 'one serial port is probed, not four'],
   ['rcupdate.rcu_expedited=1', 'short grace periods while modules load'],
+  ['memhp_default_state=online_movable', 'memory that is plugged is used at once, and can be given back'],
   ['panic=0', 'a panic stays for the host to see'],
 ]
+
+export const MICRO_COMMAND_LINE = COMMAND_LINE.map(([word]) => word).join(' ')
 
 /** @throws Fault `failed` naming what the packages lack. */
 export function assembleMicro(input: MicroInput): MicroParts {
@@ -103,7 +107,7 @@ export function assembleMicro(input: MicroInput): MicroParts {
     kernelRelease: release,
     initramfs: writeCpio(initramfsTree(input, modules), 0),
     root: rootTree(input, modules, release),
-    commandLine: COMMAND_LINE.map(([word]) => word).join(' '),
+    commandLine: MICRO_COMMAND_LINE,
   }
 }
 

@@ -1,5 +1,6 @@
 import { bytes, type Bytes, type EpochMillis } from '@typevisor/base'
 import type { DomainId, DomainName, ImageName, VolumeId } from './ids.ts'
+import type { DomainSettings } from './settings.ts'
 import type { DomainSnapshot } from './snapshot.ts'
 
 /** What a caller asks for. Everything here may be chosen by a policy above; nothing is guessed below. */
@@ -16,6 +17,12 @@ export interface DomainSpec {
   readonly labels: Readonly<Record<string, string>>
   /** Absent, as in records of before it was asked: `pause`. */
   readonly diskFull?: DiskFull
+  /** How many vCPUs it may be given while it runs; absent: `vcpuCount`, and no more. */
+  readonly vcpuCountMax?: number
+  /** How much memory it may be given while it runs; absent: `memoryBytes`, and no more. */
+  readonly memoryBytesMax?: Bytes
+  /** Its memory lies in huge pages, which the host has set aside. */
+  readonly hugePages?: boolean
 }
 
 /** When there is no room for what the guest writes: it waits and goes on when there is, or it gets the error. */
@@ -68,6 +75,8 @@ export type DomainDevice =
   | { readonly kind: 'agent-channel'; readonly name: string; readonly address: string }
   | { readonly kind: 'rng'; readonly name: string; readonly address: string }
   | { readonly kind: 'balloon'; readonly name: string; readonly address: string }
+  /** Memory that is plugged while the guest runs, up to `sizeBytes`. */
+  | { readonly kind: 'memory'; readonly name: string; readonly address: string; readonly sizeBytes: Bytes }
   | { readonly kind: 'video'; readonly name: string; readonly address: string }
 
 /** How the guest is booted. Paths are files of the image, kept with the domain so that an image may be replaced. */
@@ -120,6 +129,10 @@ export interface DomainRecord {
   readonly boot: DomainBoot
   /** As they are in effect: each start may choose other host ports where 0 was asked. */
   readonly forwards: readonly PortForward[]
+  /** Absent: nothing was ever set. */
+  readonly settings?: DomainSettings
+  /** What of the settings the guest has not taken up, and why; absent: all is as it was set. */
+  readonly settingsNotes?: readonly string[]
   readonly state: DomainState
   /** The oldest first. */
   readonly snapshots: readonly DomainSnapshot[]
@@ -140,7 +153,10 @@ export interface DomainStatistics {
   readonly cpuTimeNs: number | null
   /** What the emulator or hypervisor really holds now. */
   readonly residentBytes: number | null
+  /** What the balloon leaves the guest, with what is plugged. */
   readonly balloonBytes: number | null
+  /** Absent: an agent of before. */
+  readonly vcpus?: readonly VcpuStatistics[]
   readonly disks: readonly {
     name: string
     readBytes: number
@@ -148,8 +164,20 @@ export interface DomainStatistics {
     readCount: number
     writeCount: number
     flushCount: number
+    /** How long they took together; absent: an agent of before. */
+    readTimeNs?: number | null
+    writeTimeNs?: number | null
+    flushTimeNs?: number | null
   }[]
   readonly nics: readonly { name: string; receiveBytes: number | null; transmitBytes: number | null }[]
+}
+
+/** One of the guest's processors, as the host's scheduler sees its thread. */
+export interface VcpuStatistics {
+  readonly index: number
+  readonly cpuTimeNs: number | null
+  /** How long it could have run and no CPU was free. */
+  readonly waitTimeNs: number | null
 }
 
 export interface GuestAddress {

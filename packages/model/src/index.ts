@@ -21,6 +21,7 @@ export {
   type ExecResult,
   type GuestAddress,
   type PortForward,
+  type VcpuStatistics,
 } from './domain.ts'
 export {
   isHostEvent,
@@ -52,14 +53,36 @@ export {
 } from './ids.ts'
 export { CHORD_COUNT_MAX, chordsOfText, KEY_NAMES, parseChord, type Chord } from './keys.ts'
 export { HAPPENINGS, lifeDiagram, transitions, verbTable, type Happening, type HappeningName, type Transition } from './life.ts'
+export {
+  assertSettings,
+  changedSettings,
+  CPU_LIST_WANT,
+  formatCpuList,
+  machineSettings,
+  MEMORY_BLOCK_BYTES,
+  MEMORY_TARGET_BYTES_MIN,
+  memoryBytesOf,
+  parseCpuList,
+  patched,
+  pluggedBytesOf,
+  SETTING_NAMES,
+  vcpuCountOf,
+  type CpuSet,
+  type DiskLimit,
+  type DomainSettings,
+  type SettingName,
+  type SettingsPatch,
+} from './settings.ts'
 export { QUIESCE_MODES, SNAPSHOT_COUNT_MAX, type DomainSnapshot, type Quiesce } from './snapshot.ts'
 export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'
 export {
   assertCan,
+  assertCanSet,
   assertCanSnapshot,
   canDo,
   canSnapshot,
   isVerb,
+  SET_VERB,
   SNAPSHOT_VERBS,
   VERB_NAMES,
   VERBS,

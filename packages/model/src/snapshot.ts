@@ -1,4 +1,5 @@
 import type { Bytes, EpochMillis } from '@typevisor/base'
+import type { DomainSettings } from './settings.ts'
 import type { SnapshotId, SnapshotName, VolumeId } from './ids.ts'
 
 /** Whether the guest's file systems are frozen while its disks are taken: `try` goes on without where the guest does not answer. */
@@ -24,4 +25,6 @@ export interface DomainSnapshot {
    */
   readonly quiesced: boolean
   readonly volumes: readonly VolumeId[]
+  /** As they were then; absent: none, or a snapshot of before. */
+  readonly settings?: DomainSettings
 }

@@ -54,6 +54,18 @@ export type SnapshotVerbName = keyof typeof SNAPSHOT_VERBS
 export const canSnapshot = (verb: SnapshotVerbName, state: DomainStateKind): boolean =>
   (SNAPSHOT_VERBS[verb].from as readonly DomainStateKind[]).includes(state)
 
+/** What changes a domain's settings. A saved one is restored first: its machine is the one that was saved. */
+export const SET_VERB = {
+  from: ['stopped', 'running', 'paused'],
+  to: null,
+  destroys: false,
+  title: 'Change',
+} as const satisfies Verb
+
+export function assertCanSet(state: DomainStateKind, name: string): void {
+  if (!(SET_VERB.from as readonly DomainStateKind[]).includes(state)) throw wrongState('set', state, name, SET_VERB)
+}
+
 /** @throws Fault `conflict` naming the state found and the states wanted. */
 export function assertCan(verb: VerbName, state: StateFound, name: string): void {
   if (!canDo(verb, state)) throw wrongState(verb, state.kind, name, VERBS[verb])

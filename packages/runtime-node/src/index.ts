@@ -21,6 +21,7 @@
  *
  * References: pidfd_open(2), flock(2), proc_pid_stat(5), user_namespaces(7); RFC 9562 section 5.7 (UUIDv7); PostgreSQL 18 manual, 18.3 and 18.5.
  */
+export { setThreadAffinity, whyNoAffinity } from './affinity.ts'
 export { realClock } from './clock.ts'
 export { nodeDisk } from './disk.ts'
 export { faultOf, isErrno } from './errno.ts'

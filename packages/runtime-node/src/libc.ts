@@ -12,6 +12,8 @@ export interface Libc {
   eventfd(): number
   /** Bytes of `target`, from `start` on, that are in the page cache, or -errno: `preadv2(2)` with RWF_NOWAIT. */
   preadNoWait(fd: number, target: Uint8Array, start: number, lengthBytes: number, position: number): number
+  /** 0, or -errno; bit N of `mask` is CPU N: `sched_setaffinity(2)`. */
+  schedSetAffinity(tid: number, mask: Uint8Array): number
   /** 0, or -errno: `fallocate(2)`. */
   fallocate(fd: number, mode: number, position: number, lengthBytes: number): number
   /** Waits on a thread of libuv's pool; fills `revents`. The number of ready descriptors, or -1: `poll(2)`. */
@@ -54,6 +56,7 @@ function load(): Libc | null {
     const poll = library.func('int poll(_Inout_ typevisor_pollfd *fds, unsigned long nfds, int timeout)')
     const preadv2 = library.func('long preadv2(int fd, void *iov, int count, long position, int flags)')
     const fallocate = library.func('int fallocate(int fd, int mode, long position, long length)')
+    const setAffinity = library.func('int sched_setaffinity(int tid, size_t size, const uint8_t *mask)')
     // One iovec: address and length, of the machine's own byte order.
     const iov = new BigUint64Array(2)
     const addresses = new WeakMap<ArrayBufferLike, bigint>()
@@ -74,6 +77,7 @@ function load(): Libc | null {
         iov[1] = BigInt(lengthBytes)
         return orErrno(preadv2(fd, iov, 1, position, RWF_NOWAIT))
       },
+      schedSetAffinity: (tid, mask) => orErrno(setAffinity(tid, mask.length, mask)),
       fallocate: (fd, mode, position, lengthBytes) => orErrno(fallocate(fd, mode, position, lengthBytes)),
       poll: (fds, timeoutMs) =>
         new Promise((resolve, reject) => {

@@ -35,6 +35,7 @@ export const DRIVER_OPERATIONS = {
   state: 'say its state',
   adopt: 'adopt what runs',
   events: 'tell of events',
+  applySettings: 'set while it runs',
   forwards: 'say its host ports',
   statistics: 'count',
   openConsole: 'serial console',

@@ -5,8 +5,18 @@
  */
 import assert from 'node:assert/strict'
 import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
-import { waitsForRoom, type DomainId, type DomainName, type DomainSpec, type ImageName, type VolumeId } from '@typevisor/model'
 import type { ConformanceRunner } from './conformance-report.ts'
+import {
+  SETTING_NAMES,
+  waitsForRoom,
+  type DomainId,
+  type DomainName,
+  type DomainSettings,
+  type DomainSpec,
+  type ImageName,
+  type SettingName,
+  type VolumeId,
+} from '@typevisor/model'
 import type { DomainDriver, DriverCapabilities, DriverDomain, DriverEvent, DriverState, GuestStream } from './ports.ts'
 
 /** What the suite needs of a driver's world. Made once for the suite; `open` may be called again after `close`, over the same host. */
@@ -38,6 +48,10 @@ export interface DriverWorld {
   /** A command that counts: prints 1, 2, 3 ... at each run, kept in the guest's memory only. */
   readonly counter: readonly string[]
   readonly echo: readonly string[]
+  /** Prints how many processors the guest uses. */
+  readonly processors: readonly string[]
+  /** Prints the guest's memory in KiB, without what the balloon holds or its kernel keeps for itself. */
+  readonly memory: readonly string[]
   /** Gives time to the world while the suite waits. */
   pause(ms: number): Promise<void>
   close(): Promise<void>
@@ -89,10 +103,10 @@ export function describeConformance(
       })().catch(() => {})
     }
 
-    const define = async (guest: DriverWorld['guest'] = world.guest): Promise<DriverDomain> => {
+    const define = async (guest: DriverWorld['guest'] = world.guest, more: Partial<DomainSpec> = {}): Promise<DriverDomain> => {
       const id = nextId()
       made.add(id)
-      const spec = specOf(`conformance-${counter}`)
+      const spec = { ...specOf(`conformance-${counter}`), ...more }
       const { boot, volumes, disks } = await guest(id)
       const hardware = await driver.planHardware(id, spec, disks)
       return { id, name: spec.name, spec, hardware, boot, volumes }
@@ -542,6 +556,169 @@ export function describeConformance(
       assert.deepEqual(await driver.state(domain.id), requested)
       await driver.unpause(domain.id)
       await untilState(domain.id, 'running')
+      await gone(domain)
+    })
+
+    const number = async (domain: DriverDomain, argv: readonly string[]): Promise<number> =>
+      Number(text((await driver.exec(domain.id, { argv, timeoutMs: 20_000 })).stdout))
+    const processors = (domain: DriverDomain) => number(domain, world.processors)
+    const memory = (domain: DriverDomain) => number(domain, world.memory)
+    /** As it is when it was set; asked twice, it is done once. */
+    const set = async (domain: DriverDomain, settings: DomainSettings): Promise<DriverDomain> => {
+      for (let time = 0; time < 2; time += 1)
+        assert.deepEqual(await driver.applySettings(domain, settings, { timeoutMs: 30_000 }), { notes: [] })
+      return { ...domain, settings }
+    }
+    const booted = async (domain: DriverDomain): Promise<DriverDomain> => {
+      await driver.create(domain)
+      await driver.unpause(domain.id)
+      await world.untilBooted(driver, domain.id)
+      return domain
+    }
+    const GROWS = { vcpuCountMax: 3, memoryBytesMax: mib(320) }
+
+    test('the balloon is set while the guest runs, kept over stop and start, over a save and under another driver', async () => {
+      const balloon = async (id: DomainId) => (await driver.statistics(id)).balloonBytes
+      const isAt = (id: DomainId, size: number) => until(`the balloon leaves ${size}`, async () => (await balloon(id)) === size)
+      let domain = await booted(await define())
+      domain = await set(domain, { memoryTargetBytes: mib(128) })
+      await isAt(domain.id, mib(128))
+      await driver.close()
+      driver = await world.open()
+      listen(driver)
+      await driver.adopt([domain])
+      domain = await set(domain, { memoryTargetBytes: mib(160) })
+      await isAt(domain.id, mib(160))
+      await driver.destroy(domain.id)
+      await booted(domain)
+      await isAt(domain.id, mib(160))
+      if (can.save.can) {
+        const path = world.savePath(domain.id)
+        await driver.save(domain.id, path)
+        await driver.restore(domain, path)
+        await driver.unpause(domain.id)
+        await isAt(domain.id, mib(160))
+      }
+      domain = await set(domain, {})
+      await isAt(domain.id, mib(192))
+      await gone(domain)
+    })
+
+    test('vCPUs are plugged and unplugged while the guest runs; a save and the next start have as many', async () => {
+      let domain = await booted(await define(world.guest, GROWS))
+      if (!can.settings.vcpuCount.can) {
+        await assert.rejects(driver.applySettings(domain, { vcpuCount: 2 }, { timeoutMs: 1000 }), isFault('unsupported'))
+        return gone(domain)
+      }
+      assert.equal(await processors(domain), 1)
+      domain = await set(domain, { vcpuCount: 3 })
+      assert.equal(await processors(domain), 3)
+      assert.equal((await driver.statistics(domain.id)).vcpus?.length, 3)
+      await driver.close()
+      driver = await world.open()
+      listen(driver)
+      await driver.adopt([domain])
+      const fewer = async (settings: DomainSettings, count: number): Promise<void> => {
+        if (can.vcpuUnplug.can) {
+          domain = await set(domain, settings)
+          assert.equal(await processors(domain), count)
+        } else await assert.rejects(driver.applySettings(domain, settings, { timeoutMs: 1000 }), isFault('unsupported'))
+      }
+      await fewer({ vcpuCount: 2 }, 2)
+      const count = can.vcpuUnplug.can ? 2 : 3
+      await driver.pause(domain.id)
+      await assert.rejects(driver.applySettings(domain, {}, { timeoutMs: 1000 }), isFault('conflict'))
+      await driver.unpause(domain.id)
+      if (can.save.can) {
+        const path = world.savePath(domain.id)
+        await driver.save(domain.id, path)
+        await driver.restore(domain, path)
+        await driver.unpause(domain.id)
+        assert.equal(await processors(domain), count)
+        await fewer({ vcpuCount: 1 }, 1)
+      }
+      await driver.destroy(domain.id)
+      domain = await booted({ ...domain, settings: { vcpuCount: 2 } })
+      assert.equal(await processors(domain), 2)
+      await fewer({}, 1)
+      domain = await set(domain, { vcpuCount: 3 })
+      assert.equal(await processors(domain), 3)
+      await driver.reset(domain.id)
+      await world.pause(500)
+      await world.untilBooted(driver, domain.id)
+      assert.equal(await processors(domain), 3, 'a machine that is reset keeps them')
+      await gone(domain)
+    })
+
+    test('memory is plugged and given back while the guest runs; a save and the next start have as much', async () => {
+      let domain = await booted(await define(world.guest, GROWS))
+      if (!can.settings.memoryBytes.can) {
+        await assert.rejects(driver.applySettings(domain, { memoryBytes: mib(256) }, { timeoutMs: 1000 }), isFault('unsupported'))
+        return gone(domain)
+      }
+      const atFirst = await memory(domain)
+      const more = async () => Math.round(((await memory(domain)) - atFirst) / 1024)
+      domain = await set(domain, { memoryBytes: mib(320) })
+      assert.equal(await more(), 128)
+      assert.equal((await driver.statistics(domain.id)).balloonBytes, mib(320))
+      domain = await set(domain, { memoryBytes: mib(256), memoryTargetBytes: mib(224) })
+      assert.equal(await more(), 64)
+      await until('the balloon', async () => (await driver.statistics(domain.id)).balloonBytes === mib(224))
+      if (can.save.can) {
+        const path = world.savePath(domain.id)
+        await driver.save(domain.id, path)
+        await driver.restore(domain, path)
+        await driver.unpause(domain.id)
+        assert.equal(await more(), 64)
+      }
+      await driver.destroy(domain.id)
+      await booted(domain)
+      await until('the guest takes what is plugged', async () => (await more()) === 64)
+      domain = await set(domain, {})
+      assert.equal(await more(), 0)
+      await gone(domain)
+    })
+
+    const HOST_SETTINGS: Pick<
+      Required<DomainSettings>,
+      'cpuWeight' | 'cpuCapPercent' | 'affinityHard' | 'affinitySoft' | 'diskLimits'
+    > = {
+      cpuWeight: 200,
+      cpuCapPercent: 150,
+      affinityHard: [[0]],
+      affinitySoft: [[0]],
+      diskLimits: [{ disk: 'root', bytesPerSecond: mib(64), operationsPerSecond: 5000 }],
+    }
+
+    test('what is the affair of the host alone is set and taken back of a domain that runs or is paused, or refused', async () => {
+      let domain = await running()
+      for (const name of Object.keys(HOST_SETTINGS) as (keyof typeof HOST_SETTINGS)[]) {
+        const settings = { ...domain.settings, [name]: HOST_SETTINGS[name] }
+        if (can.settings[name].can) domain = await set(domain, settings)
+        else await assert.rejects(driver.applySettings(domain, settings, { timeoutMs: 1000 }), isFault('unsupported'))
+      }
+      await driver.destroy(domain.id)
+      await driver.create(domain)
+      assert.equal((await driver.state(domain.id)).kind, 'paused')
+      domain = await set(domain, {})
+      await gone(domain)
+    })
+
+    test('a start with a setting that cannot be is refused, and nothing is left behind', async () => {
+      for (const name of SETTING_NAMES.filter((each: SettingName) => each in HOST_SETTINGS && !can.settings[each].can)) {
+        const domain = { ...(await define()), settings: HOST_SETTINGS }
+        await assert.rejects(driver.create(domain), isFault('unsupported'), name)
+        assert.equal((await driver.state(domain.id)).kind, 'gone')
+        await gone(domain)
+      }
+    })
+
+    test('settings of a domain that is not there are a conflict', async () => {
+      const domain = await define()
+      await assert.rejects(
+        driver.applySettings(domain, { memoryTargetBytes: mib(128) }, { timeoutMs: 1000 }),
+        isFault('conflict'),
+      )
       await gone(domain)
     })
 

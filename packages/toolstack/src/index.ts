@@ -31,6 +31,8 @@ export type {
   DriverState,
   ExecRequest,
   GuestStream,
+  SettingsOptions,
+  SettingsOutcome,
   VolumeAttachment,
 } from './ports.ts'
 export {
@@ -46,5 +48,6 @@ export type { DriverWorld } from './conformance.ts'
 export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
 export type { SaveFolder } from './steps.ts'
 export { CORE_FORMATS } from './ports.ts'
+export { SETTINGS_TIMEOUT_MS } from './settings.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'
 export { TOOLSTACK_SAGAS } from './verbs.ts'

@@ -7,12 +7,14 @@ import type {
   DomainCause,
   DomainHardware,
   DomainId,
+  DomainSettings,
   DomainSpec,
   DomainStatistics,
   ExecResult,
   DomainName,
   GuestAddress,
   PortForward,
+  SettingName,
   VolumeId,
 } from '@typevisor/model'
 
@@ -37,6 +39,10 @@ export interface DriverCapabilities {
   readonly hotplug: Capability
   readonly coreDump: Capability
   readonly keyboard: Capability
+  /** What may be set of a domain, also while it runs. */
+  readonly settings: Readonly<Record<SettingName, Capability>>
+  /** Whether a guest that runs can be given fewer vCPUs again. */
+  readonly vcpuUnplug: Capability
 }
 
 /** What a driver needs to bring a domain to life; the toolstack keeps it in its journal. */
@@ -46,6 +52,8 @@ export interface DriverDomain {
   readonly spec: DomainSpec
   readonly hardware: DomainHardware
   readonly boot: DomainBoot
+  /** In force from the start on; absent: none. */
+  readonly settings?: DomainSettings
   /** Volume to what the driver opens. */
   readonly volumes: Readonly<Record<VolumeId, VolumeAttachment>>
 }
@@ -72,6 +80,16 @@ export interface DriverEvent {
 
 export interface CallOptions {
   readonly signal?: AbortSignal | undefined
+}
+
+export interface SettingsOptions extends CallOptions {
+  /** For the guest to take up or let go of what it is asked to. */
+  readonly timeoutMs: number
+}
+
+export interface SettingsOutcome {
+  /** What the guest has not taken up, and why; it may yet. */
+  readonly notes: readonly string[]
 }
 
 export interface ConsoleOptions extends CallOptions {
@@ -150,6 +168,14 @@ export interface DomainDriver {
   freeze(id: DomainId, limitMs: number, options?: CallOptions): Promise<void>
   /** Nothing frozen is fine. */
   thaw(id: DomainId, options?: CallOptions): Promise<void>
+
+  /**
+   * Brings a domain that is there from `domain.settings` to `settings`, which the caller has checked (`assertSettings`). Idempotent. `create`
+   * and `restore` bring a domain to its settings themselves.
+   * @throws Fault `unsupported` for what `capabilities` says cannot be set, before anything is changed; `conflict` for
+   * vCPUs of a guest that does not run, `timeout` when it does not let go of one or of memory, or does not take it, in time: part may be done then.
+   */
+  applySettings(domain: DriverDomain, settings: DomainSettings, options: SettingsOptions): Promise<SettingsOutcome>
 
   state(id: DomainId, options?: CallOptions): Promise<DriverState>
   /** Finds what still runs after a restart of the caller, takes it over and answers each one's state; `gone` for those that are not there. */

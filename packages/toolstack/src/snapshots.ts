@@ -17,6 +17,7 @@
 import { bytes, Fault, formatBytes, millis, toFault, type EpochMillis, type Json } from '@typevisor/base'
 import {
   assertCanSnapshot,
+  machineSettings,
   SNAPSHOT_COUNT_MAX,
   waitsForRoom,
   type DomainId,
@@ -160,6 +161,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
           memory,
           quiesced,
           volumes: writableVolumes(domain),
+          ...(domain.settings ? { settings: domain.settings } : {}),
         }
         await services.ledger.update({ ...domain, snapshots: [...domain.snapshots, made] })
       },
@@ -254,6 +256,13 @@ async function revertVolume(
   }
 }
 
+/** With its memory the guest's machine is what it was then. */
+async function putSettingsBack({ services: { ledger }, input }: Context<RevertInput>, snapshot: DomainSnapshot): Promise<void> {
+  const { settings: now = {}, settingsNotes: _notes, ...rest } = ledger.need(input.id)
+  const settings = machineSettings(now, snapshot.settings ?? {})
+  await ledger.update(Object.keys(settings).length === 0 ? rest : { ...rest, settings })
+}
+
 interface Way {
   readonly snapshot: DomainSnapshot
   /** What the domain is in the end. */
@@ -308,8 +317,9 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
       name: 'make',
       do: async (context) => {
         const { services, input, signal } = context
-        const domain = services.ledger.need(input.id)
         const { snapshot, to } = wayOf(context)
+        if (snapshot.memory) await putSettingsBack(context, snapshot)
+        const domain = services.ledger.need(input.id)
         if (snapshot.memory) await services.driver.restore(domain, snapshot.memory.path, { signal })
         else if (to === 'running') await services.driver.create(domain, { signal })
       },

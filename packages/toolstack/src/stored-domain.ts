@@ -9,6 +9,7 @@ export interface StoredDomain extends DriverDomain {
   readonly state: DomainState
   readonly snapshots: readonly DomainSnapshot[]
   readonly dump?: DomainDump
+  readonly settingsNotes?: readonly string[]
   readonly createdAt: EpochMillis
 }
 

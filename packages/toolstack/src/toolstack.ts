@@ -23,6 +23,7 @@ import type {
   HostEvent,
   HostPart,
   ImageName,
+  SettingsPatch,
   SnapshotId,
   VerbName,
 } from '@typevisor/model'
@@ -93,6 +94,11 @@ export interface Toolstack {
   define(id: DomainId, spec: DomainSpec, options: CommandOptions): Promise<DomainRecord>
   /** Carries out a verb of `VERBS`; null when the domain is gone by it. @throws Fault `conflict` from a state in which the table does not allow it. */
   carryOut(verb: VerbName, id: DomainId, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord | null>
+  /**
+   * Changes settings, also of a running domain; from then on they are in force at each start. What the guest has not taken up yet is in the
+   * record's `settingsNotes`. @throws Fault `unsupported` for what the driver cannot set, `timeout` when the guest does not take part in time.
+   */
+  set(id: DomainId, patch: SettingsPatch, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord>
   /** Takes a snapshot; the domain goes on as it was. @throws Fault `unsupported` where the volumes have no snapshots. */
   snapshot(id: DomainId, request: SnapshotRequest, options: CommandOptions): Promise<DomainRecord>
   /**
@@ -244,6 +250,12 @@ class SagaToolstack implements Toolstack {
     const input = options.timeoutMs === undefined ? { id } : { id, timeoutMs: options.timeoutMs }
     await this.#command(`domain.${verb}`, id, input, options)
     return this.get(id)
+  }
+
+  async set(id: DomainId, patch: SettingsPatch, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord> {
+    const limit = options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }
+    await this.#command('domain.set', id, { id, patch, ...limit } as unknown as Json, options)
+    return toRecord(this.#ledger.need(id))
   }
 
   async snapshot(id: DomainId, request: SnapshotRequest, options: CommandOptions): Promise<DomainRecord> {

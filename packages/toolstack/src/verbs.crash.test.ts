@@ -13,6 +13,7 @@ import {
   type DomainRecord,
   type DomainSpec,
   type ImageName,
+  type SettingsPatch,
   type SnapshotId,
   type SnapshotName,
   type VolumeId,
@@ -31,6 +32,7 @@ const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
 const SPEC: DomainSpec = {
   name: 'crash' as DomainName,
   vcpuCount: 1,
+  vcpuCountMax: 2,
   memoryBytes: mib(128),
   image: SIM_IMAGE.name,
   rootDiskBytes: gib(1),
@@ -59,13 +61,22 @@ function machine(clock: Clock) {
     log,
   })
   /** But for the console's output: what a guest said before its start was undone is kept, for whoever asks why. */
-  const everything = async (domains: readonly Pick<DomainRecord, 'state' | 'forwards' | 'snapshots'>[]) => ({
-    domains: domains.map(({ state: { kind }, forwards, snapshots }) => ({
+  const everything = async (
+    domains: readonly Pick<DomainRecord, 'state' | 'forwards' | 'snapshots' | 'settings' | 'settingsNotes'>[],
+  ) => ({
+    domains: domains.map(({ state: { kind }, forwards, snapshots, settings, settingsNotes }) => ({
       kind,
+      settings,
+      settingsNotes,
       forwards: kind === 'running' || kind === 'paused' ? forwards : 'none in effect',
       snapshots: snapshots.map(({ name, state, memory, quiesced }) => ({ name, state, hasMemory: memory !== null, quiesced })),
     })),
-    guests: [...hypervisor.guests.values()].map(({ state, frozen, memory }) => ({ kind: state.kind, frozen, memory })),
+    guests: [...hypervisor.guests.values()].map(({ state, frozen, memory, settings }) => ({
+      kind: state.kind,
+      frozen,
+      memory,
+      settings,
+    })),
     saves: [...hypervisor.saves.values()].map((save) => save.domain),
     volumes: (await volumes.list()).map(({ id }) => ({ id, text: new TextDecoder().decode(volumes.content(id)?.slice(0, 8)) })),
     taken: (await volumes.snapshots.list(ROOT)).length,
@@ -81,6 +92,7 @@ type SagaName = keyof typeof TOOLSTACK_SAGAS
 type Act = SagaName | 'snapshot with memory'
 
 const REQUEST = { snapshot: SNAPSHOT, name: 'first' as SnapshotName, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
+const PATCH: SettingsPatch = { vcpuCount: 2, cpuWeight: 300, memoryTargetBytes: mib(96) }
 const inputOf = (act: Act): Json => {
   if (act === 'define') return { id: ID, spec: SPEC } as unknown as Json
   if (act === 'clone') return { id: CLONE, spec: CLONE_SPEC, from: { domain: ID, snapshot: SNAPSHOT } } as unknown as Json
@@ -88,6 +100,7 @@ const inputOf = (act: Act): Json => {
   if (act === 'snapshot with memory') return { id: ID, ...REQUEST, memory: true }
   if (act === 'revert') return { id: ID, snapshot: SNAPSHOT, start: false }
   if (act === 'snapshot-delete') return { id: ID, snapshot: SNAPSHOT }
+  if (act === 'set') return { id: ID, patch: PATCH } as unknown as Json
   return { id: ID }
 }
 
@@ -98,6 +111,7 @@ async function give(toolstack: Toolstack, act: Act, options: { commandId: string
   if (act === 'snapshot with memory') return toolstack.snapshot(ID, { ...REQUEST, memory: true }, options)
   if (act === 'revert') return toolstack.revert(ID, SNAPSHOT, options)
   if (act === 'snapshot-delete') return toolstack.removeSnapshot(ID, SNAPSHOT, options)
+  if (act === 'set') return toolstack.set(ID, PATCH, options)
   assert.ok(isVerb(act))
   return toolstack.carryOut(act, ID, options)
 }
@@ -170,6 +184,10 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
     { before: ['define', 'start', 'snapshot with memory'], irreversibleFrom: 'disks', end: 'running' },
   ],
   clone: [{ before: ['define', 'start', 'snapshot with memory'], end: 'stopped' }],
+  set: [
+    { before: ['define'], end: 'stopped' },
+    { before: ['define', 'start'], end: 'running' },
+  ],
 }
 const LIVES = (Object.keys(LIVES_OF) as SagaName[]).flatMap((verb) =>
   LIVES_OF[verb].map(({ act = verb, ...life }) => ({ verb, act, subject: act === 'clone' ? CLONE : ID, ...life })),
@@ -304,6 +322,10 @@ for (const { act, subject, before, end } of LIVES) {
         await clock.advance(100)
         assert.equal(second.get(subject)?.state.kind ?? 'gone', end, `killed at operation ${killAt}`)
         const found = await everything(second.list())
+        if (act === 'set') {
+          assert.deepEqual(second.get(ID)?.settings, PATCH, `killed at operation ${killAt}`)
+          assert.deepEqual(found.guests[0]?.settings ?? PATCH, PATCH, `killed at operation ${killAt}`)
+        }
         const kinds = second.list().map(({ state }) => state.kind)
         assert.deepEqual(
           found.guests.map(({ kind }) => kind),

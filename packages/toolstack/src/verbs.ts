@@ -17,6 +17,7 @@
 import { bytes, Fault, millis, type Json } from '@typevisor/base'
 import { assertCan, type VerbName } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
+import { forgetNotes, set } from './settings.ts'
 import { clone, removeAllSnapshots, removeSnapshot, revert, snapshot } from './snapshots.ts'
 import { holdsProcess } from './state.ts'
 import {
@@ -112,6 +113,7 @@ const start = defineSaga<VerbInput, ToolstackServices>({
       name: 'unpause',
       do: intending('start', async ({ services, input, signal }) => {
         await noteForwards(services, input.id, signal)
+        await forgetNotes(services, input.id)
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
@@ -357,4 +359,5 @@ export const TOOLSTACK_SAGAS = {
   revert,
   'snapshot-delete': removeSnapshot,
   clone,
+  set,
 } as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & Record<string, unknown>

@@ -101,6 +101,7 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
       await Promise.all([...states].map(([id, { kind }]) => (kind === 'gone' ? detach(id) : undefined)))
       return states
     },
+    applySettings: (...args) => driver.applySettings(...args),
     checkSave: (...args) => driver.checkSave(...args),
     snapshotMemory: (...args) => driver.snapshotMemory(...args),
     freeze: (...args) => driver.freeze(...args),

@@ -8,7 +8,7 @@
  * Files are given as `OpenFile`s: a path, or `/dev/fdset/N` where QEMU runs as another user and inherits what that user cannot reach.
  */
 import { assert, Fault, KIB, unreachable, type Json } from '@typevisor/base'
-import type { DomainDevice, DomainHardware } from '@typevisor/model'
+import { pluggedBytesOf, vcpuCountOf, type DomainDevice, type DomainHardware } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import type { DomainPaths } from './layout.ts'
 
@@ -75,11 +75,12 @@ export function commandLine(input: CommandLineInput): string[] {
   assert(spec.memoryBytes % KIB === 0, `memory of ${spec.memoryBytes} bytes is no whole number of KiB`)
   const argv = [
     ['-nodefaults', '-no-user-config', '-name', `guest=${quoteOption(domain.name)}`, '-uuid', domain.id],
-    ['-machine', `${machine},vmport=off,dump-guest-core=off`],
+    ['-machine', `${machine},vmport=off,dump-guest-core=off${spec.hugePages ? ',memory-backend=ram0' : ''}`],
     ['-accel', input.accelerator === 'kvm' ? 'kvm' : 'tcg,thread=multi,tb-size=256'],
     ['-cpu', `${cpuModel},enforce=on`],
-    ['-smp', `cpus=${spec.vcpuCount},sockets=1,cores=${spec.vcpuCount},threads=1`, '-m', `size=${spec.memoryBytes / KIB}k`],
+    ['-smp', smp(domain), '-m', memory(domain)],
     ['-rtc', 'base=utc', '-boot', 'strict=on', '-S', '-no-shutdown', '-action', 'panic=pause'],
+    ...(spec.hugePages ? [['-object', json(hugePages('ram0', spec.memoryBytes, {}))]] : []),
     ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny', '-msg', 'timestamp=on', '-pidfile', paths.pid],
   ].flat()
   for (let set = 1; set <= input.inheritedCount; set += 1) argv.push('-add-fd', `fd=${set + 2},set=${set}`)
@@ -100,6 +101,25 @@ export function commandLine(input: CommandLineInput): string[] {
   if (input.start === 'incoming') argv.push('-incoming', 'defer')
   return argv
 }
+
+/** As many as there are now; places for as many as it may be given. */
+function smp({ spec, settings }: DriverDomain): string {
+  const [count, max] = [vcpuCountOf(spec, settings), spec.vcpuCountMax ?? spec.vcpuCount]
+  return `cpus=${count},${max > spec.vcpuCount ? `maxcpus=${max},` : ''}sockets=1,cores=${max},threads=1`
+}
+
+function memory({ spec, hardware }: DriverDomain): string {
+  const plugged = hardware.devices.reduce((sum, device) => sum + (device.kind === 'memory' ? device.sizeBytes : 0), 0)
+  return `size=${spec.memoryBytes / KIB}k${plugged > 0 ? `,maxmem=${(spec.memoryBytes + plugged) / KIB}k` : ''}`
+}
+
+const hugePages = (id: string, size: number, more: { readonly [key: string]: Json }): Json => ({
+  'qom-type': 'memory-backend-memfd',
+  id,
+  size,
+  hugetlb: true,
+  ...more,
+})
 
 /** For `chardev-change`: output appended to a file, input from a named pipe. */
 export const consoleBackend = (log: string, input: string): Json => ({
@@ -133,6 +153,16 @@ function deviceArguments(device: DomainDevice, id: string, input: CommandLineInp
       ]
     case 'balloon':
       return ['-device', json({ driver: 'virtio-balloon-pci', ...at, 'deflate-on-oom': true, 'free-page-reporting': true })]
+    case 'memory': {
+      // Nothing is set aside for what is not plugged; a huge page that is plugged is there, or the guest is told that it is not.
+      const [size, late, isHuge] = [device.sizeBytes, { reserve: false }, input.domain.spec.hugePages === true]
+      const ram: Json = isHuge
+        ? hugePages(`${id}-ram`, size, late)
+        : { 'qom-type': 'memory-backend-ram', id: `${id}-ram`, size, ...late }
+      const requested = { 'requested-size': pluggedBytesOf(input.domain.spec, input.domain.settings) }
+      const front = { driver: 'virtio-mem-pci', ...at, memdev: `${id}-ram`, ...requested, ...(isHuge ? { prealloc: true } : {}) }
+      return ['-object', json(ram), '-device', json(front)]
+    }
     case 'nic': {
       const mac = checked(`hardware.devices.${id}.mac`, device.mac, MAC)
       const nic = { driver: 'virtio-net-pci', ...at, netdev: `${id}-link`, mac, romfile: '' }
@@ -154,6 +184,7 @@ function diskArguments(
   const source = input.disks.get(device.name)
   if (!source) throw new Fault('invalid', `disk ${device.name}: no volume attached for ${device.volume}`)
   const isRoot = id === 'disk0'
+  const { vcpuCountMax } = input.domain.spec
   const front = {
     driver: 'virtio-blk-pci',
     ...at,
@@ -163,6 +194,8 @@ function diskArguments(
     // sees every failed write: QEMU can stop for ENOSPC and report the others (`enospc`), and not the other way round.
     werror: input.domain.spec.diskFull === 'error' ? 'report' : 'stop',
     rerror: 'stop',
+    // By itself it would have as many as there are vCPUs at this start: another device after each change of their number.
+    ...(vcpuCountMax === undefined ? {} : { 'num-queues': vcpuCountMax }),
     ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
   }
   const common = { 'read-only': device.readOnly, ...(device.readOnly ? {} : { discard: 'unmap' }) }

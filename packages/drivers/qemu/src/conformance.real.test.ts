@@ -100,6 +100,8 @@ domainDriverConformance('qemu', async () => {
     // The guest's own shell counts, in a file in the guest's memory.
     counter: ['/bin/sh', '-c', 'n=$(cat /run/count 2>/dev/null || echo 0); echo $((n + 1)) | tee /run/count'],
     echo: ['/bin/echo'],
+    processors: ['/bin/sh', '-c', 'nproc'],
+    memory: ['/bin/sh', '-c', "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"],
     pause: (ms) => sleep(ms),
     close: async () => {
       if (small) await run('umount', [small])

@@ -1,6 +1,7 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
 import { Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
 import { waitsForRoom, type Chord, type DomainId, type PortForward } from '@typevisor/model'
+import type { DomainSettings } from '@typevisor/model'
 import type {
   CallOptions,
   ConsoleOptions,
@@ -12,9 +13,12 @@ import type {
   DriverState,
   ExecRequest,
   GuestStream,
+  SettingsOptions,
+  SettingsOutcome,
 } from '@typevisor/toolstack'
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
 import { adoptDomain, type Adopted } from './adoption.ts'
+import { Cgroups } from './cgroups.ts'
 import { readConsoleLog, trimConsoleLog } from './console.ts'
 import { dumpMachine } from './dumping.ts'
 import { EventQueue } from './event-queue.ts'
@@ -24,13 +28,16 @@ import { domainPaths, type DomainPaths } from './layout.ts'
 import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
+import { assertHugePages, pluggedNow } from './memory.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
 import { findRecord } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { checkSaveOf, restoreInto, saveMachine, snapshotMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
+import { beginSettings, changeSettings, settingCapabilities } from './settings.ts'
 import { statisticsOf } from './statistics.ts'
+import { TCG_KEEPS_VCPUS, vcpuStatistics } from './vcpus.ts'
 
 export interface QemuDriverOptions {
   /** Lives as long as the domains: console logs. */
@@ -112,6 +119,7 @@ class Driver implements QemuDriver {
   readonly #closing = new AbortController()
   readonly #probe: () => Promise<Acceleration>
   readonly #events: EventQueue
+  readonly #cgroups: Cgroups
 
   constructor(options: QemuDriverOptions) {
     this.#options = options
@@ -121,6 +129,7 @@ class Driver implements QemuDriver {
     this.#limits = { ...LIMITS, ...options.limits }
     this.#binary = options.qemuBinary ?? 'qemu-system-x86_64'
     this.#events = new EventQueue(this.#limits.eventCountMax)
+    this.#cgroups = new Cgroups(options.host.kernel)
     this.#probe = createAcceleratorProbe({
       host: options.host,
       binary: this.#binary,
@@ -152,6 +161,8 @@ class Driver implements QemuDriver {
       coreDump: can,
       keyboard: can,
       hotplug: { can: false, reason: 'devices are fixed at definition; the machine has no hotplug ports' },
+      settings: await settingCapabilities(this.#host, this.#cgroups),
+      vcpuUnplug: acceleration.accelerator === 'kvm' ? can : { can: false, reason: TCG_KEEPS_VCPUS },
     }
   }
 
@@ -171,7 +182,9 @@ class Driver implements QemuDriver {
     this.#known.set(domain.id, domain)
     return this.#exclusive(domain.id, options, async (signal) => {
       if (await this.#attach(domain.id)) return
-      await restoreInto({ ...this.#transfer(), domain, path, signal }, (feed) => this.#start(domain, 'incoming', signal, feed))
+      await restoreInto({ ...this.#transfer(), domain, path, signal }, (machine, feed) =>
+        this.#start(machine, 'incoming', signal, feed),
+      )
     })
   }
 
@@ -235,6 +248,7 @@ class Driver implements QemuDriver {
       const wasThere = machine !== null
       if (machine) await this.#end(machine)
       await sweep(this.#launchContext('tcg'), paths)
+      await this.#dropGroup(id)
       if (!wasThere) this.#log.debug('qemu.destroy.nothing', { domain: id })
     })
   }
@@ -293,6 +307,25 @@ class Driver implements QemuDriver {
     await machine.agent.thaw(options.signal)
   }
 
+  applySettings(domain: DriverDomain, settings: DomainSettings, options: SettingsOptions): Promise<SettingsOutcome> {
+    return this.#exclusive(domain.id, options, async (signal) => {
+      const machine = await this.#need(domain.id, 'set')
+      await machine.refresh({ signal })
+      return { notes: await changeSettings(this.#settings(machine, signal), domain, settings, options.timeoutMs) }
+    })
+  }
+
+  #settings(machine: Machine, signal: AbortSignal) {
+    return { host: this.#host, clock: this.#clock, cgroups: this.#cgroups, machine, signal }
+  }
+
+  /** One that is left does no harm, and `adopt` sweeps it. */
+  async #dropGroup(id: DomainId): Promise<void> {
+    await this.#cgroups
+      .remove(id)
+      .catch((error: unknown) => this.#log.warn('qemu.cgroup.left', { domain: id, reason: toFault(error).message }))
+  }
+
   async state(id: DomainId, options: CallOptions = {}): Promise<DriverState> {
     const machine = await this.#find(id, options)
     if (!machine) return await this.#goneState(id)
@@ -324,6 +357,8 @@ class Driver implements QemuDriver {
         }
       }),
     )
+    const swept = await this.#cgroups.sweep().catch((): DomainId[] => [])
+    if (swept.length > 0) this.#log.info('qemu.cgroup.swept', { domains: swept.join(' ') })
     return states
   }
 
@@ -358,15 +393,25 @@ class Driver implements QemuDriver {
 
   async statistics(id: DomainId, options: CallOptions = {}): ReturnType<DomainDriver['statistics']> {
     const machine = await this.#need(id, 'statistics of', options)
-    const [blockStats, balloon, usage] = await Promise.all([
+    const [blockStats, balloon, usage, memoryDevices, vcpus] = await Promise.all([
       machine.execute('query-blockstats', {}, options),
       machine.execute('query-balloon', {}, options).catch((error: unknown) => {
         if (error instanceof Fault && error.code === 'failed') return null
         throw error
       }),
       machine.usage(),
+      machine.execute('query-memory-devices', {}, options),
+      vcpuStatistics(this.#host, machine, options.signal),
     ])
-    return statisticsOf({ at: this.#clock.now(), hardware: machine.record.hardware, usage, blockStats, balloon })
+    return statisticsOf({
+      at: this.#clock.now(),
+      hardware: machine.record.hardware,
+      usage,
+      blockStats,
+      balloon,
+      vcpus,
+      pluggedBytes: pluggedNow(memoryDevices),
+    })
   }
 
   async openConsole(id: DomainId, options: ConsoleOptions = {}): Promise<GuestStream> {
@@ -530,6 +575,7 @@ class Driver implements QemuDriver {
     report: (id, kind, state) => this.#report({ at: this.#clock.now(), domain: id, kind, state }),
     ended: (machine) => {
       if (this.#machines.get(machine.id) === machine) this.#machines.delete(machine.id)
+      void this.#dropGroup(machine.id)
     },
   })
 
@@ -615,6 +661,7 @@ class Driver implements QemuDriver {
     const { accelerator } = await this.#probe()
     const context = this.#launchContext(accelerator)
     const paths = this.#paths(domain.id)
+    if (domain.spec.hugePages) await assertHugePages(this.#host.kernel, domain.spec)
     const launched = await launch(context, domain, paths, kind, signal)
     let machine: Machine | null = null
     try {
@@ -622,6 +669,7 @@ class Driver implements QemuDriver {
       await feed(launched)
       signal.throwIfAborted()
       machine = new Machine(this.#machineContext(), paths, launched.record, launched.monitor)
+      await beginSettings(this.#settings(machine, signal), domain)
       await machine.setPhase({ kind: 'live' })
       this.#machines.set(domain.id, machine)
       this.#report({ at: this.#clock.now(), domain: domain.id, kind: 'state', state: PAUSE_REQUESTED })
@@ -632,6 +680,7 @@ class Driver implements QemuDriver {
       launched.monitor.close()
       await kill(context, launched.record.process)
       await sweep(context, paths)
+      await this.#dropGroup(domain.id)
       throw fault
     }
   }

@@ -3,10 +3,11 @@
  * restored by the QEMU of next year.
  *
  *   slot  1 video   2 agent channel   3 random numbers   4 balloon   5.. NICs   8..1e disks, the root disk first
+ *         1e memory that is plugged later, where the domain may have any
  *
  * The root bus of Q35 has its own devices at 0 and 1f. Guests number disks by PCI order, so the root disk has the lowest slot.
  */
-import { Fault } from '@typevisor/base'
+import { bytes, Fault } from '@typevisor/base'
 import {
   isLabel,
   LABEL_WANT,
@@ -28,6 +29,7 @@ export const CPU_MODEL = 'Nehalem-v1'
 const NIC_SLOT_FIRST = 0x5
 const DISK_SLOT_FIRST = 0x8
 const DISK_SLOT_LAST = 0x1e
+const MEMORY_SLOT = 0x1e
 
 export interface PlannedVolume {
   readonly name: string
@@ -36,7 +38,8 @@ export interface PlannedVolume {
 }
 
 export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly PlannedVolume[]): DomainHardware {
-  const diskCountMax = DISK_SLOT_LAST - DISK_SLOT_FIRST + 1
+  const pluggableBytes = (spec.memoryBytesMax ?? spec.memoryBytes) - spec.memoryBytes
+  const diskCountMax = DISK_SLOT_LAST - DISK_SLOT_FIRST + (pluggableBytes > 0 ? 0 : 1)
   if (volumes.length > diskCountMax) throw new Fault('invalid', `volumes: got ${volumes.length}, want at most ${diskCountMax}`)
   const names = new Set<string>()
   for (const { name } of volumes) {
@@ -58,6 +61,9 @@ export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly P
       address: `${(DISK_SLOT_FIRST + index).toString(16)}.0`,
       serial: serialOf(name, volume),
     })),
+    ...(pluggableBytes > 0
+      ? [{ kind: 'memory', name: 'memory', address: `${MEMORY_SLOT.toString(16)}.0`, sizeBytes: bytes(pluggableBytes) } as const]
+      : []),
   ]
   return { machine: MACHINE, cpuModel: CPU_MODEL, devices }
 }

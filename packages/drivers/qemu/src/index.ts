@@ -24,4 +24,13 @@
  */
 export { createQemuDriver, type QemuDriver, type QemuDriverLimits, type QemuDriverOptions } from './driver.ts'
 export { createNodeHost, type RuntimeProcesses } from './node-host.ts'
-export type { HostFiles, HostProcesses, HostSockets, ProcessIdentity, ProcessUser, QemuHost, SpawnRequest } from './ports.ts'
+export type {
+  HostFiles,
+  HostProcesses,
+  HostSockets,
+  KernelFiles,
+  ProcessIdentity,
+  ProcessUser,
+  QemuHost,
+  SpawnRequest,
+} from './ports.ts'

@@ -17,6 +17,7 @@ import type {
   HostFiles,
   HostProcesses,
   HostSockets,
+  KernelFiles,
   ProcessIdentity,
   ProcessUser,
   QemuHost,
@@ -39,10 +40,14 @@ export interface RuntimeProcesses {
   processIdentity(pid: number): ProcessIdentity | null
   waitForExit(identity: ProcessIdentity, options: { signal?: AbortSignal | undefined }): Promise<void>
   signalProcess(identity: ProcessIdentity, name: 'SIGTERM' | 'SIGKILL'): boolean
+  /** null: it can be set; else why not. */
+  whyNoAffinity(): string | null
+  /** False: there is no such thread. */
+  setThreadAffinity(tid: number, cpus: readonly number[]): boolean
 }
 
 export function createNodeHost(runtime: RuntimeProcesses): QemuHost {
-  return { processes: nodeProcesses(runtime), sockets: nodeSockets, files: nodeFiles }
+  return { processes: nodeProcesses(runtime), sockets: nodeSockets, files: nodeFiles, kernel: nodeKernelFiles }
 }
 
 const codeOf = (error: unknown): string =>
@@ -56,6 +61,11 @@ const FAULT_CODES: Readonly<Record<string, FaultCode>> = {
   EACCES: 'forbidden',
   EPERM: 'forbidden',
   ECONNREFUSED: 'unavailable',
+  EROFS: 'forbidden',
+  EBUSY: 'busy',
+  ENOTEMPTY: 'busy',
+  EINVAL: 'invalid',
+  ENODEV: 'not_found',
 }
 
 function systemFault(action: string, path: string, error: unknown): Fault {
@@ -169,6 +179,16 @@ function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
       const cpuTimeNs = Math.max(cpuTicks * (1e9 / TICKS_PER_SECOND), liveThreadsNs(wanted.pid))
       return { cpuTimeNs, residentBytes: Number(fields[21]) * PAGE_SIZE }
     },
+    threadUsage({ pid }, tid) {
+      try {
+        const [cpuTimeNs, waitTimeNs] = readFileSync(`/proc/${pid}/task/${tid}/schedstat`, 'latin1').split(' ').map(Number)
+        return { cpuTimeNs: cpuTimeNs ?? 0, waitTimeNs: waitTimeNs ?? 0 }
+      } catch {
+        return null
+      }
+    },
+    whyNoAffinity: () => runtime.whyNoAffinity(),
+    setThreadAffinity: (tid, cpus) => void runtime.setThreadAffinity(tid, cpus),
     run: runToEnd,
   }
 }
@@ -481,6 +501,62 @@ const nodeFiles: HostFiles = {
     return { fd: file.fd, close: () => file.close() }
   },
   whyUnreachable,
+}
+
+const nodeKernelFiles: KernelFiles = {
+  async read(path) {
+    try {
+      return await fs.readFile(path, 'utf8')
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return null
+      throw systemFault('read', path, error)
+    }
+  },
+  async write(path, text) {
+    try {
+      await fs.writeFile(path, text, { flag: 'r+' })
+    } catch (error) {
+      // A thread or a process that has ended.
+      if (codeOf(error) !== 'ESRCH') throw systemFault('write', path, error)
+    }
+  },
+  async whyNotWritable(path) {
+    try {
+      await fs.access(path, constants.W_OK)
+      return null
+    } catch (error) {
+      return codeOf(error) || String(error)
+    }
+  },
+  isFolder: (path) =>
+    fs.stat(path).then(
+      (stat) => stat.isDirectory(),
+      () => false,
+    ),
+  async makeFolder(path) {
+    try {
+      await fs.mkdir(path)
+      return true
+    } catch (error) {
+      if (codeOf(error) === 'EEXIST') return false
+      throw systemFault('create', path, error)
+    }
+  },
+  async removeFolder(path) {
+    try {
+      await fs.rmdir(path)
+    } catch (error) {
+      if (codeOf(error) !== 'ENOENT') throw systemFault('remove', path, error)
+    }
+  },
+  async list(path) {
+    try {
+      return (await fs.readdir(path, { withFileTypes: true })).filter((entry) => entry.isDirectory()).map(({ name }) => name)
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return []
+      throw systemFault('list', path, error)
+    }
+  },
 }
 
 /** Reads modes only; access lists and security modules are not asked, and a wrong "yes" shows as QEMU's own error. */

@@ -48,6 +48,12 @@ export interface HostProcesses {
   /** Never reaches a later process with the same number. False: it is not there any more. */
   signal(identity: ProcessIdentity, name: 'SIGTERM' | 'SIGKILL'): Promise<boolean>
   usage(identity: ProcessIdentity): Promise<{ readonly cpuTimeNs: number; readonly residentBytes: number } | null>
+  /** Of one thread of the process; null: it is not there. */
+  threadUsage(identity: ProcessIdentity, tid: number): { readonly cpuTimeNs: number; readonly waitTimeNs: number } | null
+  /** Why `setThreadAffinity` cannot be called here; null: it can. */
+  whyNoAffinity(): string | null
+  /** The CPUs that the thread may run on. One that has ended is left out. @throws Fault `invalid` when it may run on none of them, `forbidden`. */
+  setThreadAffinity(tid: number, cpus: readonly number[]): void
   /** Runs a short program to its end; it is killed after `limit`, and `exitCode` is null then. Output is cut at 64 KiB. */
   run(command: string, argv: readonly string[], options: { limit: Millis; signal?: AbortSignal | undefined }): Promise<RunResult>
 }
@@ -144,8 +150,26 @@ export interface HostFiles {
   whyUnreachable(path: string, user: ProcessUser, mode: 'read' | 'write' | 'read-open'): Promise<string | null>
 }
 
+/** Files of the kernel's own making, under /proc and /sys: they have no size, and each write is a command. */
+export interface KernelFiles {
+  /** null: no such file. */
+  read(path: string): Promise<string | null>
+  /** @throws Fault with the kernel's reason; `not_found` when the file is not there. */
+  write(path: string, text: string): Promise<void>
+  /** Null where the caller may write to the file or make files in the folder; else why not. */
+  whyNotWritable(path: string): Promise<string | null>
+  isFolder(path: string): Promise<boolean>
+  /** False: it is there already. */
+  makeFolder(path: string): Promise<boolean>
+  /** Nothing there is fine. @throws Fault `busy` when somebody is in it. */
+  removeFolder(path: string): Promise<void>
+  /** Folders in it; none when it is not there. */
+  list(path: string): Promise<readonly string[]>
+}
+
 export interface QemuHost {
   readonly processes: HostProcesses
   readonly sockets: HostSockets
   readonly files: HostFiles
+  readonly kernel: KernelFiles
 }

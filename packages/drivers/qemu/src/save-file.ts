@@ -40,6 +40,7 @@ export interface SaveHeader extends SavedMachine {
 /** Port forwards are the host's affair, and no part of what a guest sees. */
 function guestView(device: DomainDevice): unknown {
   if (device.kind === 'nic') return [device.kind, device.name, device.address, device.mac]
+  if (device.kind === 'memory') return [device.kind, device.name, device.address, device.sizeBytes]
   if (device.kind === 'disk') return [device.kind, device.name, device.address, device.serial, device.readOnly]
   return [device.kind, device.name, device.address]
 }
@@ -93,11 +94,18 @@ export function decodeHeader(files: HostFiles, path: string, block: Uint8Array):
  * Reads the whole file once and compares it with what is to be restored.
  * @throws Fault `not_found` without a file; `failed` for a damaged one or one of another domain or machine.
  */
-export async function checkSave(files: HostFiles, path: string, wanted: SavedMachine, signal: AbortSignal): Promise<SaveHeader> {
+export async function checkSave(
+  files: HostFiles,
+  path: string,
+  wanted: SavedMachine & { readonly vcpuCountMax: number },
+  signal: AbortSignal,
+): Promise<SaveHeader> {
   const block = await files.read(path, 0, HEADER_SIZE)
   if (!block) throw new Fault('not_found', `restore from ${path}: no such file`)
   const header = decodeHeader(files, path, block)
-  for (const name of ['domain', 'machine', 'cpuModel', 'vcpuCount', 'memoryBytes', 'devicesSha256'] as const) {
+  // vCPUs come and go; the save says how many there were, and the machine has places for so many.
+  const names = ['domain', 'machine', 'cpuModel', 'memoryBytes', 'devicesSha256'] as const
+  for (const name of header.vcpuCount <= wanted.vcpuCountMax ? names : ([...names, 'vcpuCount'] as const)) {
     if (header[name] !== wanted[name]) {
       throw new Fault('failed', `restore from ${path}: the save has ${name} ${header[name]}, want ${wanted[name]}`)
     }

@@ -19,7 +19,8 @@ import type { Launched } from './launch.ts'
 import type { Machine } from './machine.ts'
 import type { ByteSocket, ProcessUser, QemuHost } from './ports.ts'
 import { objectOf, textOf } from './read-json.ts'
-import { checkSave, encodeHeader, HEADER_SIZE, headerOf, savedMachine, wholeSave } from './save-file.ts'
+import { checkSave, encodeHeader, HEADER_SIZE, headerOf, savedMachine, wholeSave, type SaveHeader } from './save-file.ts'
+import { vcpuThreads } from './vcpus.ts'
 
 export interface TransferContext {
   readonly host: QemuHost
@@ -168,7 +169,8 @@ async function stream(context: TransferContext & { readonly machine: Machine; re
       throw new Fault('failed', `save ${machine.record.name}: QEMU says ${status}${reason ? `: ${reason}` : ''}`)
     await clock.sleep(POLL, { signal })
   }
-  const { id, hardware, vcpuCount, memoryBytes } = machine.record
+  const { id, hardware, memoryBytes } = machine.record
+  const vcpuCount = (await vcpuThreads(machine, signal)).length
   const whose = savedMachine(host.files, { id, hardware, vcpuCount, memoryBytes })
   const qemuVersion = textOf(objectOf(objectOf(await machine.execute('query-version', {}, { signal })))['package']) ?? ''
   await writer.writeAt(
@@ -242,20 +244,20 @@ async function settleMigration(clock: Clock, machine: Machine): Promise<void> {
 }
 
 /** @throws Fault `not_found` or `failed` where `restoreInto` would. */
-export async function checkSaveOf(host: QemuHost, domain: DriverDomain, path: string, signal: AbortSignal): Promise<void> {
+export async function checkSaveOf(host: QemuHost, domain: DriverDomain, path: string, signal: AbortSignal): Promise<SaveHeader> {
   const { id, hardware, spec } = domain
   const wanted = savedMachine(host.files, { id, hardware, vcpuCount: spec.vcpuCount, memoryBytes: spec.memoryBytes })
-  await checkSave(host.files, path, wanted, signal)
+  return await checkSave(host.files, path, { ...wanted, vcpuCountMax: spec.vcpuCountMax ?? spec.vcpuCount }, signal)
 }
 
 /** Checks the file, then starts a machine by `start` and feeds it. */
 export async function restoreInto(
   context: TransferContext & { readonly domain: DriverDomain; readonly path: string },
-  start: (feed: (launched: Launched) => Promise<void>) => Promise<void>,
+  start: (machine: DriverDomain, feed: (launched: Launched) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const { host, domain, path, clock, signal } = context
-  await checkSaveOf(host, domain, path, signal)
-  await start(async ({ monitor, migrationSocket }) => {
+  const { vcpuCount } = await checkSaveOf(host, domain, path, signal)
+  await start({ ...domain, settings: { ...domain.settings, vcpuCount } }, async ({ monitor, migrationSocket }) => {
     const began = clock.monotonic()
     const execute: Execute = (...call) => monitor.execute(...call)
     await execute('migrate-incoming', { uri: `unix:${migrationSocket}` }, { signal })

@@ -1,7 +1,8 @@
 /** From `query-blockstats`, `query-balloon` and /proc to the port's counters. QEMU's user networking counts nothing: NICs say null. */
 import type { EpochMillis } from '@typevisor/base'
-import type { DomainHardware, DomainStatistics } from '@typevisor/model'
+import type { DomainHardware, DomainStatistics, VcpuStatistics } from '@typevisor/model'
 import { deviceIds } from './command-line.ts'
+import { balloonBytes } from './memory.ts'
 import { listOf, numberOf, objectOf, textOf } from './read-json.ts'
 
 export interface StatisticsSources {
@@ -11,6 +12,8 @@ export interface StatisticsSources {
   readonly blockStats: unknown
   /** null: QEMU could not tell. */
   readonly balloon: unknown
+  readonly pluggedBytes: number
+  readonly vcpus: readonly VcpuStatistics[]
 }
 
 export function statisticsOf(sources: StatisticsSources): DomainStatistics {
@@ -30,6 +33,9 @@ export function statisticsOf(sources: StatisticsSources): DomainStatistics {
         readCount: count('rd_operations'),
         writeCount: count('wr_operations'),
         flushCount: count('flush_operations'),
+        readTimeNs: count('rd_total_time_ns'),
+        writeTimeNs: count('wr_total_time_ns'),
+        flushTimeNs: count('flush_total_time_ns'),
       },
     ]
   })
@@ -37,7 +43,8 @@ export function statisticsOf(sources: StatisticsSources): DomainStatistics {
     at: sources.at,
     cpuTimeNs: sources.usage?.cpuTimeNs ?? null,
     residentBytes: sources.usage?.residentBytes ?? null,
-    balloonBytes: numberOf(objectOf(sources.balloon)['actual']),
+    balloonBytes: balloonBytes(sources.balloon, sources.pluggedBytes),
+    vcpus: sources.vcpus,
     disks,
     nics: sources.hardware.devices.flatMap((device) =>
       device.kind === 'nic' ? [{ name: device.name, receiveBytes: null, transmitBytes: null }] : [],

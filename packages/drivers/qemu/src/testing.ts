@@ -18,7 +18,7 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import type { DriverDomain, DriverEvent, VolumeAttachment } from '@typevisor/toolstack'
-import { createImageStore, type Image } from '@typevisor/image'
+import { createImageStore, MICRO_COMMAND_LINE, type Image } from '@typevisor/image'
 import * as runtime from '@typevisor/runtime-node'
 import { createQemuDriver, type QemuDriver, type QemuDriverOptions } from './driver.ts'
 import { planHardware } from './hardware.ts'
@@ -36,7 +36,10 @@ const CACHE = fileURLToPath(new URL('../../../../.cache/', import.meta.url))
 export async function microImage(): Promise<Image> {
   const images = createImageStore({ folder: join(CACHE, 'images'), cacheFolder: join(CACHE, 'debian'), clock: testClock })
   const name = parseImageName('micro')
-  return (await images.get(name)) ?? (await images.build(name))
+  const kept = await images.get(name)
+  // One of an older recipe is another guest.
+  const isOfNow = kept?.boot.kind === 'kernel' && kept.boot.commandLine === MICRO_COMMAND_LINE
+  return kept && isOfNow ? kept : await images.build(name)
 }
 
 let idCount = 0

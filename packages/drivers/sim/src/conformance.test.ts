@@ -38,6 +38,8 @@ domainDriverConformance('sim', async () => {
     guestPowersOff: async (_driver, id) => hypervisor.guest.powerOff(id),
     counter: ['/bin/count'],
     echo: ['/bin/echo'],
+    processors: ['/bin/nproc'],
+    memory: ['/bin/memory'],
     pause: (ms) => clock.advance(ms),
     close: async () => {},
   }

@@ -3,7 +3,12 @@ import {
   waitsForRoom,
   type Chord,
   type DomainDevice,
+  SETTING_NAMES,
+  changedSettings,
+  memoryBytesOf,
+  vcpuCountOf,
   type DomainId,
+  type DomainSettings,
   type DomainSpec,
   type DomainStatistics,
   type ExecResult,
@@ -23,6 +28,8 @@ import type {
   DriverState,
   ExecRequest,
   GuestStream,
+  SettingsOptions,
+  SettingsOutcome,
 } from '@typevisor/toolstack'
 import { SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
 
@@ -36,17 +43,29 @@ export interface SimDriverOptions {
   readonly rng?: Rng
   readonly delayMsMax?: number
   readonly faults?: SimFaults
+  /** What can be set; absent: everything. */
+  readonly settings?: DriverCapabilities['settings']
   /** Events that may wait to be read. */
   readonly eventCountMax?: number
 }
 
 const EVENT_QUEUE = 65_536
 const CAN = { can: true } as const
+const CAN_SET = Object.fromEntries(SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
+const NO_TIME = { readTimeNs: 0, writeTimeNs: 0, flushTimeNs: 0 }
 const ENCODER = new TextEncoder()
 
 export function createSimDriver(options: SimDriverOptions): DomainDriver {
   return new SimDriver(options)
 }
+
+const saveOf = ({ domain, memory, settings }: SimGuest): SimSave => ({
+  domain: domain.id,
+  machine: domain.hardware.machine,
+  vcpuCount: vcpuCountOf(domain.spec, settings),
+  memory,
+  whole: true,
+})
 
 class SimDriver implements DomainDriver {
   readonly name = 'sim'
@@ -84,6 +103,8 @@ class SimDriver implements DomainDriver {
       coreDump: { can: true },
       keyboard: { can: true },
       hotplug: { can: false, reason: 'not in the port yet' },
+      settings: this.#options.settings ?? CAN_SET,
+      vcpuUnplug: CAN,
     }
   }
 
@@ -158,7 +179,7 @@ class SimDriver implements DomainDriver {
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind !== 'running' && guest.state.kind !== 'paused')
       throw new Fault('conflict', `save ${guest.domain.name}: it is ${guest.state.kind}`)
-    this.#hypervisor.saves.set(path, { domain: id, machine: guest.domain.hardware.machine, memory: guest.memory, whole: true })
+    this.#hypervisor.saves.set(path, saveOf(guest))
     this.#hypervisor.enter(id, { kind: 'gone', cause: 'requested', detail: null })
     return { sizeBytes: 1024 }
   }
@@ -167,7 +188,9 @@ class SimDriver implements DomainDriver {
     await this.#enter('restore', domain.id, options)
     if (this.#hypervisor.guests.has(domain.id)) return
     const save = this.#saveOf(domain, path)
-    this.#add(domain, save.memory).bootedAt = this.#hypervisor.clock.now()
+    const { vcpuCount: _count, ...settings } = domain.settings ?? {}
+    const saved = { ...domain, settings: { ...settings, vcpuCount: save.vcpuCount } }
+    this.#add(saved, save.memory).bootedAt = this.#hypervisor.clock.now()
   }
 
   async checkSave(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
@@ -180,8 +203,7 @@ class SimDriver implements DomainDriver {
     const guest = this.#hypervisor.need(id)
     const { kind } = guest.state
     if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `snapshot ${guest.domain.name}: it is ${kind}`)
-    const { machine } = guest.domain.hardware
-    this.#hypervisor.saves.set(path, { domain: id, machine, memory: guest.memory, whole: true })
+    this.#hypervisor.saves.set(path, saveOf(guest))
     if (kind === 'running' || waitsForRoom(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
     return { sizeBytes: 1024 }
   }
@@ -194,6 +216,23 @@ class SimDriver implements DomainDriver {
   async thaw(id: DomainId, options?: CallOptions): Promise<void> {
     await this.#enter('thaw', id, options)
     this.#answering(id).frozen = false
+  }
+
+  async applySettings(domain: DriverDomain, settings: DomainSettings, options: SettingsOptions): Promise<SettingsOutcome> {
+    await this.#enter('applySettings', domain.id, options)
+    const guest = this.#hypervisor.need(domain.id)
+    const can = this.#options.settings ?? CAN_SET
+    const changed = changedSettings(domain.settings ?? {}, settings)
+    for (const name of changed) {
+      const capability = can[name]
+      if (settings[name] !== undefined && !capability.can)
+        throw new Fault('unsupported', `set ${domain.name}: ${name}: ${capability.reason}`)
+    }
+    if (changed.includes('vcpuCount') && guest.state.kind !== 'running')
+      throw new Fault('conflict', `set ${domain.name}: it is ${guest.state.kind}`)
+    guest.settings = settings
+    const isAsleep = guest.state.kind === 'paused' && changed.includes('memoryBytes')
+    return { notes: isAsleep ? ['it is paused: the guest takes it up when it goes on'] : [] }
   }
 
   async state(id: DomainId, options?: CallOptions): Promise<DriverState> {
@@ -230,10 +269,15 @@ class SimDriver implements DomainDriver {
       at: this.#hypervisor.clock.now(),
       cpuTimeNs: guest.cpuTimeNs,
       residentBytes: guest.domain.spec.memoryBytes,
-      balloonBytes: guest.domain.spec.memoryBytes,
+      balloonBytes: guest.settings.memoryTargetBytes ?? memoryBytesOf(guest.domain.spec, guest.settings),
+      vcpus: Array.from({ length: vcpuCountOf(guest.domain.spec, guest.settings) }, (_, index) => ({
+        index,
+        cpuTimeNs: index === 0 ? guest.cpuTimeNs : 0,
+        waitTimeNs: 0,
+      })),
       disks: guest.domain.hardware.devices
         .filter((device) => device.kind === 'disk')
-        .map((disk) => ({ name: disk.name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0 })),
+        .map(({ name }) => ({ name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0, ...NO_TIME })),
       nics: [{ name: 'net0', receiveBytes: null, transmitBytes: null }],
     }
   }
@@ -297,6 +341,10 @@ class SimDriver implements DomainDriver {
       case 'count':
         guest.memory += 1
         return reply(0, `${guest.memory}\n`)
+      case 'nproc':
+        return reply(0, `${vcpuCountOf(guest.domain.spec, guest.settings)}\n`)
+      case 'memory':
+        return reply(0, `${memoryBytesOf(guest.domain.spec, guest.settings) / 1024}\n`)
       case 'passwd':
         return reply(126, '', `${command}: cannot be executed\n`)
       default:
@@ -362,7 +410,7 @@ class SimDriver implements DomainDriver {
     await this.#enter('dumpCore', id, options)
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind === 'powered-off') throw new Fault('conflict', `dump ${guest.domain.name}: it is powered off`)
-    this.#hypervisor.saves.set(path, { domain: id, machine: 'core', memory: guest.memory, whole: true })
+    this.#hypervisor.saves.set(path, { domain: id, machine: 'core', memory: guest.memory, vcpuCount: 0, whole: true })
     return { sizeBytes: 1024 }
   }
 
@@ -400,6 +448,7 @@ class SimDriver implements DomainDriver {
       frozen: false,
       files: new Map(),
       diskFull: false,
+      settings: domain.settings ?? {},
     }
     this.#hypervisor.guests.set(domain.id, guest)
     return guest

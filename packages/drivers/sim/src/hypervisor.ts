@@ -3,7 +3,7 @@
  * delay, write to the serial console, answer a small agent, and do what a test makes them do (`guest`).
  */
 import { epochMillis, Fault, type Clock, type EpochMillis } from '@typevisor/base'
-import { waitsForRoom, type DomainCause, type DomainId } from '@typevisor/model'
+import { waitsForRoom, type DomainCause, type DomainId, type DomainSettings } from '@typevisor/model'
 import type { DriverDomain, DriverEvent, DriverState, SaveFolder } from '@typevisor/toolstack'
 
 export interface SimGuest {
@@ -21,11 +21,13 @@ export interface SimGuest {
   frozen: boolean
   /** There is no room for what it writes. */
   diskFull: boolean
+  settings: DomainSettings
 }
 
 export interface SimSave {
   readonly domain: DomainId
   readonly machine: string
+  readonly vcpuCount: number
   readonly memory: number
   whole: boolean
 }
