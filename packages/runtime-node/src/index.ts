@@ -35,8 +35,10 @@ export { startEmbeddedPostgres, type EmbeddedPostgres, type EmbeddedPostgresOpti
 export { isRoot, userById, userByName, type SystemUser } from './privileges.ts'
 export {
   bootId,
+  processActivity,
   processAlive,
   processIdentity,
+  processWords,
   sameProcess,
   spawnDetached,
   type DetachedProcess,

@@ -127,6 +127,33 @@ export function processAlive(identity: ProcessIdentity): boolean {
   return now !== null && sameProcess(now, identity)
 }
 
+/**
+ * How often a process has done something: the processor time of all its threads, in clock ticks, and how often its first one gave way or was
+ * made to. It stands still when the process is stopped, or waits for something that does not come. null: it is not there any more.
+ */
+export function processActivity(identity: ProcessIdentity): number | null {
+  if (!processAlive(identity)) return null
+  try {
+    const stat = readFileSync(`/proc/${identity.pid}/stat`, 'latin1')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    const status = readFileSync(`/proc/${identity.pid}/status`, 'latin1')
+    const switches = [...status.matchAll(/^(?:non)?voluntary_ctxt_switches:\s+(\d+)$/gm)]
+    return [fields[11], fields[12], ...switches.map(([, count]) => count)].reduce((sum, count) => sum + Number(count), 0)
+  } catch {
+    return null
+  }
+}
+
+/** What a process was started with; null when it is not there any more. */
+export function processWords(identity: ProcessIdentity): readonly string[] | null {
+  if (!processAlive(identity)) return null
+  try {
+    return readFileSync(`/proc/${identity.pid}/cmdline`, 'utf8').split('\0').slice(0, -1)
+  } catch {
+    return null
+  }
+}
+
 export const sameProcess = (a: ProcessIdentity, b: ProcessIdentity): boolean =>
   a.pid === b.pid && a.startTimeTicks === b.startTimeTicks && a.bootId === b.bootId
 

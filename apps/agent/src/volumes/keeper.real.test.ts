@@ -10,7 +10,7 @@ import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, mib, millis } from '@typevisor/base'
 import { connectNbd, type NbdClient } from '@typevisor/nbd'
-import { processIdentity, realClock, waitForExit } from '@typevisor/runtime-node'
+import { lockHolder, processActivity, processIdentity, realClock, spawnDetached, waitForExit } from '@typevisor/runtime-node'
 import { memoryLog } from '@typevisor/sim'
 import { keepVolumeServer, type VolumeKeeper, type VolumeServerChange } from './keeper.ts'
 import type { PulseLimits } from './pulse.ts'
@@ -155,6 +155,71 @@ test('one that hung before the agent came is told by who holds its lock, and rep
     `away hung process ${hung} did not answer for 1.5 s and was killed`,
     'serving started',
   ])
+})
+
+/** The first server that is there, as soon as it is. */
+async function firstOf(serversOf: () => number[]): Promise<number> {
+  for (let tries = 0; tries < 5000; tries += 1) {
+    const [pid] = serversOf()
+    if (pid !== undefined) return pid
+    await sleep(2)
+  }
+  throw new Error('no server came')
+}
+
+test('one that hangs while it starts is killed, and another is started', async (t) => {
+  const { keep, dir, serversOf, told, log } = await world(t)
+  const keeper = keep('1', QUICK)
+  const hung = await firstOf(serversOf)
+  process.kill(hung, 'SIGSTOP')
+  assert.equal(existsSync(join(dir, 'control.sock')), false)
+  const pid = await pidOf(keeper)
+  assert.notEqual(pid, hung)
+  assert.deepEqual(serversOf(), [pid])
+  assert.deepEqual(told(), [`away hung process ${hung} did nothing while it started for 1.5 s and was killed`, 'serving started'])
+  assert.ok(log.has('volumes.server_hangs'))
+})
+
+test('one that was starting when the agent died is waited for by the next, and killed when it hangs', async (t) => {
+  const { keep, dir, serversOf, told } = await world(t)
+  const first = keep()
+  await first.call('create', { name: 'web', sizeBytes: mib(64) })
+  await first.close()
+  const program = join(import.meta.dirname, 'process.ts')
+  const { pid: hung } = await spawnDetached({ argv: [process.execPath, program, '--dir', dir, '--version', '1'] })
+  while (lockHolder(join(dir, 'lock'))?.pid !== hung) await sleep(1)
+  process.kill(hung, 'SIGSTOP')
+  const next = keep('1', QUICK)
+  assert.deepEqual(
+    (await next.call('list', {})).map(({ name }) => name),
+    ['web'],
+  )
+  assert.deepEqual(serversOf(), [await pidOf(next)])
+  assert.match(
+    told()[1] ?? '',
+    new RegExp(`^away hung process ${hung} did (nothing while it started|not answer) for 1.5 s and was killed$`),
+  )
+  assert.deepEqual(told().slice(2), ['serving started'])
+})
+
+test('one that starts slowly, and lives, is let be', async (t) => {
+  const { keep, serversOf, told } = await world(t)
+  const keeper = keep('1', QUICK)
+  const slow = await firstOf(serversOf)
+  const identity = processIdentity(slow)
+  assert.ok(identity)
+  const begin = performance.now()
+  // For longer than silence may last it does next to nothing in each half second.
+  while (performance.now() - begin < 4000) {
+    process.kill(slow, 'SIGSTOP')
+    await sleep(500)
+    const before = processActivity(identity)
+    assert.notEqual(before, null, 'it was killed')
+    process.kill(slow, 'SIGCONT')
+    while (processActivity(identity) === before) await sleep(1)
+  }
+  assert.equal(await pidOf(keeper), slow)
+  assert.deepEqual(told(), ['serving started'])
 })
 
 test('it is left to its guests, found again by the next agent, and stopped by the one that leaves it without any', async (t) => {

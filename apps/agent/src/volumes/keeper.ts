@@ -5,7 +5,8 @@
  *     |  |                            \--hangs--> killed --> look
  *     |  \--answers, another version--> asked to stop, waited for --> start
  *     |  \--takes the question and is silent--> killed --> start
- *     \--nobody is there--> start --> look
+ *     |--is starting--> waited for --hangs--> killed --> look
+ *     \--nobody is there--> start --> is starting
  *
  * SIGKILL is what a store is made for: all that was acknowledged is with the kernel, and guests' QEMUs connect to the next one. What
  * happens is told to a watcher, in order.
@@ -14,12 +15,14 @@
  * store says is ours: a guest goes on in the epoch in which it was started, and not when that is over.
  */
 import { open } from 'node:fs/promises'
-import { extname, join } from 'node:path'
+import { basename, extname, join } from 'node:path'
 import { Fault, millis, toFault, withDeadline, type Clock, type Log } from '@typevisor/base'
 import type { VolumeServerCause } from '@typevisor/model'
 import {
   lockHolder,
+  processActivity,
   processIdentity,
+  processWords,
   signalProcess,
   spawnDetached,
   waitForExit,
@@ -28,6 +31,7 @@ import {
 } from '@typevisor/runtime-node'
 import { askServer, exportNameFor, type ServerCaller, type ServerHello, type VolumeServerConnection } from '@typevisor/storage'
 import { hangs, PULSE, silenceMs, type PulseLimits } from './pulse.ts'
+import { StartWatch } from './starting.ts'
 
 /** What a server went through. `hello`: the server that is there now, or that was there before. */
 export type VolumeServerChange =
@@ -79,8 +83,8 @@ const HEAP_MIB_MAX = 256
 /** Guests stand still without it: it is among the last to be ended for want of memory. */
 const OOM_SCORE = -500
 const POLL = millis(10)
-/** A journal that is read again after a power cut takes its time. */
-const START_LIMIT_MS = 120_000
+/** A start that takes longer is told in the log; who closes waits no longer for it. */
+const START_MS_MAX = 120_000
 const CALL_LIMIT = millis(30_000)
 const STOP_LIMIT = millis(30_000)
 /** From the end of a connection to the end of its process. */
@@ -216,7 +220,7 @@ class Keeper implements VolumeKeeper {
       else server.close()
     } else if (end === 'hung') {
       server.close()
-      await this.#kill(serving.identity, hello, limits)
+      await this.#kill(serving.identity, hello, 'did not answer', limits)
     } else {
       log.warn('volumes.server_gone', { dir })
       this.#tell({ to: 'away', cause: 'ended', detail: await this.#wordsOfEnd(serving), hello })
@@ -268,17 +272,21 @@ class Keeper implements VolumeKeeper {
     }
   }
 
-  /** null: nobody is there. One that takes the question and is silent is ended. */
+  /** null: nobody is there. One that takes the question and is silent is ended; one that is starting is waited for. */
   async #find(): Promise<Serving | null> {
     const { dir, pulse: limits = PULSE } = this.#options
+    const holder = (): ProcessIdentity | null => lockHolder(join(dir, 'lock'))
+    let found: Serving | null
     try {
-      return await this.#ask(null)
+      found = await this.#ask(null)
     } catch (error) {
       if (toFault(error).code !== 'timeout') throw error
       // Whoever listens there holds the lock.
-      await this.#kill(lockHolder(join(dir, 'lock')), null, limits)
+      await this.#kill(holder(), null, 'did not answer', limits)
       return null
     }
+    const starting = found === null ? holder() : null
+    return starting !== null && isVolumeServer(starting, dir) ? await this.#awaitStart(starting, null) : found
   }
 
   /** null: nobody is there. @throws Fault `timeout` when somebody is and does not answer. */
@@ -318,26 +326,48 @@ class Keeper implements VolumeKeeper {
       stderrFile,
       oomScore: OOM_SCORE,
     })
-    let hasEnded = false
-    void child.exited.then(() => (hasEnded = true))
-    for (const begin = clock.monotonic(); clock.monotonic() - begin < START_LIMIT_MS;) {
-      const found = await this.#ask(child.exited).catch(() => null)
-      if (found) {
-        log.info('volumes.server_started', { dir, pid: found.hello.pid, tookMs: Math.round(clock.monotonic() - begin) })
-        return found
+    const begin = clock.monotonic()
+    const found = await this.#awaitStart(child, child.exited)
+    if (!found)
+      throw new Fault(
+        'failed',
+        `volume server of ${dir}: it ended at once: ${lastLines((await endOf(stderrFile, said.size)).text)}`,
+      )
+    log.info('volumes.server_started', { dir, pid: found.hello.pid, tookMs: Math.round(clock.monotonic() - begin) })
+    return found
+  }
+
+  /** Until it answers. null: it has ended. @throws Fault `unavailable` when it hung and was ended. */
+  async #awaitStart(identity: ProcessIdentity, exited: Promise<ProcessExit> | null): Promise<Serving | null> {
+    const { dir, clock, log, pulse: limits = PULSE } = this.#options
+    const { pid } = identity
+    const watch = new StartWatch({ activity: () => processActivity(identity), clock, silenceMsMax: silenceMs(limits) })
+    const begin = clock.monotonic()
+    for (let isTold = false; ;) {
+      let isSilent = false
+      const found = await this.#ask(exited).catch((error: unknown) => {
+        isSilent = toFault(error).code === 'timeout'
+        return null
+      })
+      if (found) return found
+      const state = isSilent ? 'hangs' : watch.look()
+      if (state === 'gone') return null
+      if (state === 'hangs') {
+        await this.#kill(identity, null, 'did nothing while it started', limits)
+        throw new Fault('unavailable', `volume server of ${dir}: process ${pid} hung while it started`)
       }
-      if (hasEnded)
-        throw new Fault(
-          'failed',
-          `volume server of ${dir}: it ended at once: ${lastLines((await endOf(stderrFile, said.size)).text)}`,
-        )
+      const tookMs = Math.round(clock.monotonic() - begin)
+      if (tookMs > START_MS_MAX) {
+        this.#closing.signal.throwIfAborted()
+        if (!isTold) log.warn('volumes.server_starts_slowly', { dir, pid, tookMs })
+        isTold = true
+      }
       await clock.sleep(POLL)
     }
-    throw new Fault('timeout', `volume server of ${dir}: process ${child.pid} does not answer after ${START_LIMIT_MS} ms`)
   }
 
   /** Ends one that hangs. Resolves when its process is gone. */
-  async #kill(identity: ProcessIdentity | null, hello: ServerHello | null, limits: PulseLimits): Promise<void> {
+  async #kill(identity: ProcessIdentity | null, hello: ServerHello | null, what: string, limits: PulseLimits): Promise<void> {
     const { dir, clock, log } = this.#options
     if (identity === null) throw new Fault('failed', `volume server of ${dir}: it hangs, and its process cannot be told`)
     const { pid } = identity
@@ -347,7 +377,7 @@ class Keeper implements VolumeKeeper {
     await withDeadline({ limit: STOP_LIMIT, clock, what: `volume server of ${dir}: end of process ${pid}` }, (signal) =>
       waitForExit(identity, { signal }),
     )
-    this.#tell({ to: 'away', cause: 'hung', detail: `process ${pid} did not answer for ${seconds} s and was killed`, hello })
+    this.#tell({ to: 'away', cause: 'hung', detail: `process ${pid} ${what} for ${seconds} s and was killed`, hello })
   }
 
   /** Resolves when its process is gone. */
@@ -386,6 +416,12 @@ class Keeper implements VolumeKeeper {
       this.#options.log.error('volumes.not_attached', { volume, socketPath, error: fault.message })
     }
   }
+}
+
+/** Of any version: not whoever else has the folder, as `volume check`. */
+const isVolumeServer = (identity: ProcessIdentity, dir: string): boolean => {
+  const words = processWords(identity) ?? []
+  return words.includes(dir) && words.some((word) => basename(word, extname(word)) === 'process')
 }
 
 const WORDS_BYTES_MAX = 2048

@@ -8,6 +8,8 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
 const LOOK_EVERY_MS = 10_000
+/** Whoever starts it sees by that that it lives (`starting.ts`). */
+const WAKE_EVERY_MS = 250
 
 // It is started again under running guests: what is loaded is compiled once.
 enableCompileCache()
@@ -24,6 +26,7 @@ try {
   const stopped = Promise.withResolvers<void>()
   process.once('SIGINT', () => stopped.resolve())
   process.once('SIGTERM', () => stopped.resolve())
+  const waking = setInterval(() => {}, WAKE_EVERY_MS).unref()
   await using folder = await openVolumeFolder({
     dir,
     create: true,
@@ -34,6 +37,7 @@ try {
     log,
   })
   const server = await folder.answer({ version, stop: stopped.resolve })
+  clearInterval(waking)
   log.info('volumes.serving', { dir, version, pid: process.pid })
   const looking = setInterval(() => {
     if (!existsSync(join(dir, 'store')) && server.hello().connectionCount === 0) stopped.resolve()

@@ -7,7 +7,8 @@ import { nodeChecksum } from '../node-store-file.ts'
 import { openedStore } from '../testing/opened-store.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
 import { stillClock } from '../testing/still-clock.ts'
-import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
+import { BLOCK_BYTES, ENTRIES_PER_NODE, GROUP_BLOCKS } from './format.ts'
+import { blocksNeeded } from './reserve.ts'
 import { Store, type StoreOptions } from './store.ts'
 import { volumeDevice } from './volume-device.ts'
 
@@ -58,6 +59,8 @@ async function fullStore(file: SimStoreFile, roomBytes: number) {
   const store = await Store.create(optionsOf(file))
   await store.createVolume('old', mib(64))
   for (let at = 0; at < mib(8); at += mib(1)) await volumeDevice(store, 'old').write(at, new Uint8Array(mib(1)).fill(9))
+  await store.createVolume('older', mib(64))
+  for (let at = 0; at < mib(8); at += mib(1)) await volumeDevice(store, 'older').write(at, new Uint8Array(mib(1)).fill(7))
   await store.createVolume('web', LEAF_COUNT * LEAF_BYTES)
   await store.checkpoint()
   file.roomBytes = roomBytes
@@ -107,12 +110,19 @@ test('a full store that is killed with many dirty nodes finds the room for them 
   const file = new SimStoreFile({ rng: seededRng(1) })
   const store = await fullStore(file, mib(12))
   const written = await fillAtRandom(volumeDevice(store, 'web'), 3)
+  // In front of it all are free blocks that have no room in the file any more.
+  await store.remove('old')
+  await store.collected()
+  // Each is flushed: what was freed is free for good when a mark that says so is safe.
+  for (const iopsMax of [1000, 2000]) await store.setLimits('older', { iopsMax })
+  store.state.allocator.giveBack(0, 16, (address, count) => file.punch(address * BLOCK_BYTES, count * BLOCK_BYTES))
+  assert.ok((file.roomBytes ?? 0) >= mib(7))
   file.roomBytes = 0
   const again = await openedStore(t, Store.open(optionsOf(file.crash('kill'))))
   assert.ok(again.state.dirtyNodeCount > 500)
   await again.checkpoint()
   await assertHolds(volumeDevice(again, 'web'), written)
-  await again.remove('old')
+  await again.remove('older')
   await again.collected()
   await again.checkpoint()
   await again.flush()
@@ -121,4 +131,45 @@ test('a full store that is killed with many dirty nodes finds the room for them 
   assert.ok(more.size > 500, `${more.size} were taken in when there was room again`)
   await again.checkpoint()
   await isSound(again)
+})
+
+test('a group of blocks that has begun has room for its table', async (t) => {
+  const file = new SimStoreFile({ rng: seededRng(1) })
+  const store = await openedStore(t, fullStore(file, mib(64)))
+  const { allocator } = store.state
+  // Nearly all of the first group is given out.
+  allocator.allocateAll(GROUP_BLOCKS - allocator.usedCount - allocator.setAsideCount - 20)
+  const disk = volumeDevice(store, 'web')
+  for (let leaf = 0; allocator.groupCount === 1; leaf += 1)
+    await disk.write(leaf * LEAF_BYTES, new Uint8Array(BLOCK_BYTES).fill(1))
+  assert.ok(allocator.dirtyGroups.has(1))
+  file.roomBytes = 0
+  await store.checkpoint()
+})
+
+test('what dead lists need is counted, too', async (t) => {
+  const file = new SimStoreFile({ rng: seededRng(1) })
+  const store = await openedStore(t, fullStore(file, mib(64)))
+  await store.snapshot('old', 'then')
+  await store.checkpoint()
+  const assertCounted = (deadBlockCount: number): void => {
+    const { state } = store
+    const perSlot = blocksNeeded(state, { slotCount: 1 }) - blocksNeeded(state, { slotCount: 0 })
+    const counted = blocksNeeded(state, { slotCount: 0 }) - perSlot * state.changedSlots.size
+    const needed = [...state.catalog.entries()].reduce((sum, { dead }) => sum + dead.blocksNeeded, 0)
+    assert.ok(needed >= deadBlockCount, `${needed} blocks of dead lists`)
+    assert.ok(counted >= state.dirtyNodeCount + needed, `counted ${counted}`)
+  }
+  const overwrite = async (from: number, to: number): Promise<void> => {
+    for (let at = from; at < to; at += mib(1)) await volumeDevice(store, 'old').write(at, new Uint8Array(mib(1)).fill(8))
+  }
+  await overwrite(0, mib(4))
+  assertCounted(4)
+  await store.snapshot('old', 'later')
+  await overwrite(mib(4), mib(8))
+  await store.checkpoint()
+  // They go from list to list while what is between is taken apart.
+  await store.remove('old@later')
+  await store.collected()
+  assertCounted(4)
 })
