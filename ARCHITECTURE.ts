@@ -30,7 +30,7 @@ export const PACKAGES: Readonly<Record<string, PackageRule>> = {
   // The conformance suite says what it finds by `node:assert`.
   'packages/toolstack': { uses: ['saga', 'storage', 'image'], kind: 'core', edgeFiles: ['conformance.ts'] },
   'packages/drivers/sim': { uses: ['toolstack'], kind: 'core' },
-  'packages/drivers/qemu': { uses: ['toolstack'], kind: 'core', edgeFiles: ['node-*.ts'] },
+  'packages/drivers/qemu': { uses: ['image', 'toolstack'], kind: 'core', edgeFiles: ['node-*.ts'] },
   'packages/identity': { uses: [], kind: 'core' },
   // The client is used where it runs: in browsers and programs, with their timers.
   'packages/api': { uses: [], kind: 'core', edgeFiles: ['generate.ts', 'client.ts'] },
@@ -39,6 +39,6 @@ export const PACKAGES: Readonly<Record<string, PackageRule>> = {
     kind: 'root',
   },
   'apps/server': { uses: ['saga', 'identity', 'api', 'runtime-node', 'agent'], kind: 'root' },
-  'apps/cli': { uses: ['nbd', 'storage', 'api', 'server', 'agent', 'runtime-node'], kind: 'root' },
+  'apps/cli': { uses: ['nbd', 'storage', 'toolstack', 'api', 'server', 'agent', 'runtime-node'], kind: 'root' },
   'apps/portal': { uses: ['api'], kind: 'edge' },
 }

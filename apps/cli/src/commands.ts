@@ -28,6 +28,10 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
     summary: 'Serve disks over NBD: volumes of a folder, or memory',
     load: async () => (await import('./commands/nbd.ts')).nbd,
   },
+  driver: {
+    summary: 'Try what a driver does of all that the toolstack promises: check sim:|qemu:',
+    load: async () => (await import('./commands/driver.ts')).driver,
+  },
   completion: {
     summary: 'Print the completion script of a shell',
     load: async () => (await import('./commands/completion.ts')).completion,

@@ -219,7 +219,13 @@ const GUEST_FILE_BYTES_MAX = 4 * MIB
 export const GuestFileQuery = z.strictObject({
   path: GuestPath,
   from: z.coerce.number<number>().int().min(0).default(0).describe('offset of the first byte'),
-  limit: z.coerce.number<number>().int().min(1).max(GUEST_FILE_BYTES_MAX).default(GUEST_FILE_BYTES_MAX).describe('bytes at most'),
+  limitBytes: z.coerce
+    .number<number>()
+    .int()
+    .min(1)
+    .max(GUEST_FILE_BYTES_MAX)
+    .default(GUEST_FILE_BYTES_MAX)
+    .describe('at most so much of it'),
 })
 export const GuestFile = z.strictObject({ contentBase64: z.string() })
 export const PutGuestFile = z.strictObject({

@@ -403,6 +403,23 @@ export function describeConformance(
       await gone(domain)
     })
 
+    test('a port of the host that was left open is chosen, and told; a domain that is gone has none', async () => {
+      const asked = [
+        { protocol: 'tcp', hostPort: 0, guestPort: 80 },
+        { protocol: 'udp', hostPort: 0, guestPort: 53 },
+      ] as const
+      const domain = await define(world.guest, { forwards: asked })
+      await driver.create(domain)
+      const told = await driver.forwards(domain.id)
+      assert.deepEqual(told.map(({ protocol, guestPort }) => `${protocol} ${guestPort}`).toSorted(), ['tcp 80', 'udp 53'])
+      assert.ok(told.every(({ hostPort }) => hostPort > 0))
+      await driver.unpause(domain.id)
+      assert.deepEqual(await driver.forwards(domain.id), told, 'as long as it runs')
+      await driver.destroy(domain.id)
+      await assert.rejects(driver.forwards(domain.id), isFault('conflict'))
+      await gone(domain)
+    })
+
     test('the screen speaks RFB, or is refused', async () => {
       const domain = await running()
       if (can.vnc.can) {

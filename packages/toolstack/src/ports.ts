@@ -183,7 +183,7 @@ export interface DomainDriver {
   /** Ends with `close`. One reader; the queue is bounded, and a reader that is too slow gets Fault `busy` and must `adopt` again. */
   events(options?: CallOptions): AsyncIterable<DriverEvent>
 
-  /** The host ports in use, with those that the host chose. Empty for a domain that is not there. */
+  /** The host ports in use, with those that the host chose. @throws Fault `conflict` for a domain that is not there. */
   forwards(id: DomainId, options?: CallOptions): Promise<readonly PortForward[]>
   statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics>
   /**

@@ -228,7 +228,8 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.file-get': async (call) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)
       await call.begin(row.id, row.name)
-      return agent.call('domain.file-get', { id, ...call.query }, { signal: call.signal })
+      const { path, from, limitBytes: limit } = call.query
+      return agent.call('domain.file-get', { id, path, from, limit }, { signal: call.signal })
     },
     'instance.file-put': async (call) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)

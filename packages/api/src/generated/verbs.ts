@@ -916,10 +916,10 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
       { name: 'path', type: 'string', required: true, description: 'absolute path in the guest' },
       { name: 'from', type: 'integer', required: false, description: 'offset of the first byte', default: 0, minimum: 0 },
       {
-        name: 'limit',
-        type: 'integer',
+        name: 'limitBytes',
+        type: 'size',
         required: false,
-        description: 'bytes at most',
+        description: 'at most so much of it',
         default: 4194304,
         minimum: 1,
         maximum: 4194304,

@@ -23,6 +23,7 @@
  * References: QEMU 7.2 docs/interop/qmp-spec.txt, qapi/*.json, qga/qapi-schema.json.
  */
 export { createQemuDriver, type QemuDriver, type QemuDriverLimits, type QemuDriverOptions } from './driver.ts'
+export { qemuConformanceWorld, type QemuWorldOptions } from './node-conformance-world.ts'
 export { createNodeHost, type RuntimeProcesses } from './node-host.ts'
 export type {
   HostFiles,

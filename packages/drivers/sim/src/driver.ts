@@ -49,6 +49,7 @@ export interface SimDriverOptions {
   readonly eventCountMax?: number
 }
 
+const CHOSEN_PORT_FIRST = 40_000
 const EVENT_QUEUE = 65_536
 const CAN = { can: true } as const
 const CAN_SET = Object.fromEntries(SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
@@ -257,8 +258,10 @@ class SimDriver implements DomainDriver {
   }
 
   async forwards(id: DomainId): Promise<readonly PortForward[]> {
-    const devices = this.#hypervisor.guests.get(id)?.domain.hardware.devices ?? []
-    return devices.flatMap((device) => (device.kind === 'nic' ? device.forwards : []))
+    const { devices } = this.#hypervisor.need(id).domain.hardware
+    const asked = devices.flatMap((device) => (device.kind === 'nic' ? device.forwards : []))
+    // A host in memory has no ports: which it chose is the same each time.
+    return asked.map((forward, index) => (forward.hostPort === 0 ? { ...forward, hostPort: CHOSEN_PORT_FIRST + index } : forward))
   }
 
   async statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics> {

@@ -1,0 +1,119 @@
+/** What the conformance suite needs of a real QEMU: folders of its own, and guests of the starter image with qcow2 overlays for disks. */
+import { execFile } from 'node:child_process'
+import { copyFile, mkdir, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { millis, type Clock, type IdSource, type Log } from '@typevisor/base'
+import type { VolumeId } from '@typevisor/model'
+import type { Image } from '@typevisor/image'
+import type { DriverWorld } from '@typevisor/toolstack'
+import { createQemuDriver } from './driver.ts'
+import type { QemuHost } from './ports.ts'
+
+const run = promisify(execFile)
+
+export interface QemuWorldOptions {
+  readonly image: Image
+  readonly host: QemuHost
+  readonly clock: Clock
+  readonly ids: IdSource
+  readonly log: Log
+}
+
+export async function qemuConformanceWorld({ image, host, clock, ids, log }: QemuWorldOptions): Promise<DriverWorld> {
+  const folder = await mkdtemp(join(tmpdir(), 'typevisor-check-'))
+  await mkdir(join(folder, 'disks'))
+  const small = process.getuid?.() === 0 ? join(folder, 'small') : null
+  if (small) {
+    await mkdir(small)
+    await run('mount', ['-t', 'tmpfs', '-o', 'size=24m', 'tmpfs', small])
+  }
+  const guestIn =
+    (disks: string): DriverWorld['guest'] =>
+    async (id) => {
+      const volume = `${id}.root` as VolumeId
+      const path = join(disks, `${id}.qcow2`)
+      await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', image.rootDisk.path, '-F', image.rootDisk.format, path])
+      return {
+        boot: image.boot,
+        volumes: { [volume]: { kind: 'file', path, format: 'qcow2' } },
+        disks: [{ name: 'root', volume, readOnly: false }],
+      }
+    }
+  return {
+    open: async () =>
+      createQemuDriver({
+        dataDir: join(folder, 'data'),
+        runDir: join(folder, 'run'),
+        host,
+        clock,
+        ids,
+        log,
+        limits: { roomInterval: millis(100) },
+      }),
+    guest: guestIn(join(folder, 'disks')),
+    fullDisk: small
+      ? {
+          guest: guestIn(small),
+          fill: async (driver, id) => {
+            const { bavail, bsize } = await statfs(small)
+            await writeFile(join(small, 'filler'), new Uint8Array(bavail * bsize))
+            const write = 'dd if=/dev/urandom of=/root/$(date +%s%N) bs=64k count=32 conv=fsync >/dev/null 2>&1 &'
+            await driver.exec(id, { argv: ['/bin/sh', '-c', write], timeoutMs: 20_000 })
+          },
+          makeRoom: () => rm(join(small, 'filler')),
+        }
+      : { cannot: 'a file system of its own needs root' },
+    savePath: (id) => join(folder, `${id}.save`),
+    damage: async (path) => {
+      const file = await open(path, 'r+')
+      try {
+        const { size } = await file.stat()
+        await file.write(new TextEncoder().encode('damage'), 0, 6, size >> 1)
+      } finally {
+        await file.close()
+      }
+    },
+    keepDisks: async (id) => {
+      const path = join(folder, 'disks', `${id}.qcow2`)
+      await copyFile(path, `${path}.kept`)
+      return () => copyFile(`${path}.kept`, path)
+    },
+    untilBooted: async (driver, id) => {
+      const end = Date.now() + 60_000
+      while (true) {
+        try {
+          await driver.exec(id, { argv: ['/bin/true'], timeoutMs: 5000 })
+          if ((await driver.addresses(id)).some(({ device, addresses }) => device !== 'lo' && addresses.length > 0)) return
+        } catch (error) {
+          if (Date.now() > end) throw error
+        }
+        await sleep(100)
+      }
+    },
+    killProcess: async (id) => {
+      const pid = Number(await readFile(join(folder, 'run', id, 'qemu.pid'), 'utf8'))
+      process.kill(pid, 'SIGKILL')
+      await host.processes.waitExit((await host.processes.identity(pid)) ?? { pid, startTimeTicks: -1, bootId: '' }, {
+        signal: AbortSignal.timeout(10_000),
+      })
+    },
+    guestPowersOff: async (driver, id) => {
+      const stream = await driver.openConsole(id)
+      await stream.write(new TextEncoder().encode('poweroff\r'))
+      stream.close()
+    },
+    // The guest's own shell counts, in a file in the guest's memory.
+    counter: ['/bin/sh', '-c', 'n=$(cat /run/count 2>/dev/null || echo 0); echo $((n + 1)) | tee /run/count'],
+    echo: ['/bin/echo'],
+    processors: ['/bin/sh', '-c', 'nproc'],
+    memory: ['/bin/sh', '-c', "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"],
+    pause: (ms) => sleep(ms),
+    close: async () => {
+      if (small) await run('umount', [small])
+      await rm(folder, { recursive: true })
+    },
+  }
+}
