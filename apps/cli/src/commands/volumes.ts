@@ -227,7 +227,8 @@ const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {
         if (locked.length > 0) terminal.say(`locked, so that only checksums are proven: ${locked.join(', ')}`)
         const looked = `${found.dataCount} blocks of data, ${found.nodeCount} nodes`
         const tables = `${found.rebuiltCount} tables made anew, ${found.leakedCount} blocks given back, ${found.missingCount} taken`
-        const mended = `${found.mendedCount} blocks written again from their second copy, ${tables}`
+        const counted = found.recountedCount > 0 ? `, ${found.recountedCount} volumes counted anew` : ''
+        const mended = `${found.mendedCount} blocks written again from their second copy, ${tables}${counted}`
         terminal.out(
           found.damage.length > 0 ? `damaged: ${looked}` : found.isRepaired ? `mended: ${mended}; ${looked}` : `sound: ${looked}`,
         )

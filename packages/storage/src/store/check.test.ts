@@ -7,7 +7,7 @@ import { nodeChecksum } from '../node-store-file.ts'
 import { SimStoreFile } from '../testing/sim-store-file.ts'
 import { stillClock } from '../testing/still-clock.ts'
 import { BLOCK_BYTES, FORMAT_VERSION, SUPERBLOCK, SUPERBLOCK_COUNT } from './format.ts'
-import { Store, type StoreOptions } from './store.ts'
+import { Store, type StoreOptions, type VolumeDescription } from './store.ts'
 import { MISSING, type Node } from './tree.ts'
 import { volumeDevice } from './volume-device.ts'
 
@@ -80,7 +80,8 @@ async function checkTwice(left: SimStoreFile) {
   return { first, second: await once(mended), mended }
 }
 
-const SOUND = { damage: [], mendedCount: 0, rebuiltCount: 0, leakedCount: 0, missingCount: 0, isRepaired: false }
+const COUNTS = { mendedCount: 0, rebuiltCount: 0, leakedCount: 0, missingCount: 0, recountedCount: 0 }
+const SOUND = { damage: [], ...COUNTS, isRepaired: false }
 
 async function assertMended(left: SimStoreFile, want: Partial<typeof SOUND>): Promise<void> {
   const { first, second, mended } = await checkTwice(left)
@@ -178,8 +179,10 @@ test('a leaf that is lost is damage; what is outside of it is read and written, 
   assert.equal(opened.get('web')?.storedIsExact, false)
   await write(opened, 301, 113)
   await opened.close()
-  const { first } = await checkTwice(left.copy())
+  const { first, mended } = await checkTwice(left.copy())
   assert.match(first.damage.join(), /^web: node of blocks 0 to 255: node at block/)
+  assert.equal(first.recountedCount, 0)
+  assert.equal((await serve(mended)).get('web')?.storedIsExact, false, 'what is lost cannot be counted')
 })
 
 for (const kind of ['a discard', 'zeros that keep their place', 'a write'] as const)
@@ -220,10 +223,14 @@ for (const kind of ['a discard', 'zeros that keep their place', 'a write'] as co
         await opened.flush()
       }
       await opened.close()
-      const { first, second } = await checkTwice(again.copy())
+      const { first, second, mended } = await checkTwice(again.copy())
       // The two blocks that it led to; the leaf itself is free.
-      assert.partialDeepStrictEqual(first, { damage: [], leakedCount: 2, isRepaired: true })
+      assert.partialDeepStrictEqual(first, { damage: [], leakedCount: 2, recountedCount: 1, isRepaired: true })
       assert.partialDeepStrictEqual(second, SOUND)
+      opened = await serve(mended)
+      const { storedBytes, storedIsExact } = opened.get('web') as VolumeDescription // it is there
+      const storedCount = (kind === 'a write' ? 299 : 0) + WRITTEN.filter((block) => block >= 299).length
+      assert.deepEqual([storedBytes, storedIsExact], [storedCount * BLOCK_BYTES, true])
     })
 
 test('data that is damaged is named by volume and place', async () => {
@@ -297,7 +304,8 @@ test('a damaged record at the end of the journal was not safe and is cut off; on
 async function fillGroup(): Promise<number> {
   const { allocator } = store.state
   let block = 512
-  for (; allocator.blockCount - allocator.usedCount > 600; block += PIECE_BLOCKS) await writePiece(block)
+  for (; allocator.blockCount - allocator.usedCount - allocator.setAsideCount > 600; block += PIECE_BLOCKS)
+    await writePiece(block)
   await store.checkpoint()
   assert.equal(allocator.groupCount, 1)
   return block

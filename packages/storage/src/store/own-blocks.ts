@@ -1,4 +1,4 @@
-/** How many blocks of data and nodes the deletion of a volume or snapshot would give back: those that nobody else has. */
+/** How many blocks of data and nodes the deletion of a volume or snapshot would give back: those that nobody else has. And how many it leads to. */
 import type { Entry } from './catalog.ts'
 import { openDeadBlock, type DeadEntry } from './dead-list.ts'
 import { BLOCK_BYTES, ENTRIES_PER_NODE } from './format.ts'
@@ -16,6 +16,9 @@ const PAUSE_EVERY = 64
 
 class OverBudget extends Error {}
 
+/** Births after it are all that there are. */
+const NO_EPOCH = -1
+
 /** Blocks that it takes up, with its second copy. */
 const placesOf = ({ copy }: { readonly copy: number }): number => (copy === 0 ? 1 : 2)
 
@@ -29,7 +32,7 @@ export async function ownBlockCount(state: StoreState, entry: Entry, budget: Cou
   // It stays as a branch, with all that it has.
   if (entry.children.size > 1) return 0
   const [child] = entry.children
-  const count = new Count(state, entry, budget)
+  const count = new Count(state, entry, entry.ownedAfter, true, budget)
   try {
     return child ? await count.deadList(child) : await count.tree(entry)
   } catch (error) {
@@ -38,15 +41,22 @@ export async function ownBlockCount(state: StoreState, entry: Entry, budget: Cou
   }
 }
 
+/** Blocks of data that an entry's tree leads to, whoever else has them. Nothing writes it meanwhile. @throws Fault `failed` for a node that is damaged. */
+export async function storedBlockCount(state: StoreState, entry: Entry, pause: () => Promise<void>): Promise<number> {
+  return new Count(state, entry, NO_EPOCH, false, { nodeCount: Number.MAX_SAFE_INTEGER, pause }).tree(entry)
+}
+
 class Count {
   readonly #state: StoreState
   readonly #ownedAfter: number
+  readonly #countsNodes: boolean
   readonly #geometry: Geometry
   readonly #budget: CountBudget
 
-  constructor(state: StoreState, { ownedAfter, tree }: Entry, budget: CountBudget) {
+  constructor(state: StoreState, { tree }: Entry, ownedAfter: number, countsNodes: boolean, budget: CountBudget) {
     this.#state = state
     this.#ownedAfter = ownedAfter
+    this.#countsNodes = countsNodes
     this.#geometry = tree.geometry
     this.#budget = budget
   }
@@ -86,8 +96,8 @@ class Count {
   async #node(node: Node): Promise<number> {
     if (node.birth <= this.#ownedAfter) return 0
     await this.#spend()
-    if (node.level === 0) return placesOf(node) + this.#dataOf(node)
-    let count = placesOf(node)
+    let count = this.#countsNodes ? placesOf(node) : 0
+    if (node.level === 0) return count + this.#dataOf(node)
     for (let slot = 0; slot < ENTRIES_PER_NODE; slot += 1) {
       const child = node.children?.get(slot)
       count += child ? await this.#node(child) : await this.#entry(entryAt(node, slot))

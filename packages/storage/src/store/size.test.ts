@@ -93,6 +93,7 @@ for (const [kind, options] of Object.entries({ plain: {}, encrypted: { secret } 
       damage: [],
       leakedCount: 0,
       missingCount: 0,
+      recountedCount: 0,
     })
     await store.close()
   })
@@ -122,5 +123,6 @@ test('a volume that is grown is written behind its old end after an opening, bef
     damage: [],
     leakedCount: 0,
     missingCount: 0,
+    recountedCount: 0,
   })
 })

@@ -18,6 +18,7 @@ import { BLOCK_BYTES, DEAD_ENTRIES_PER_BLOCK, NAME_BYTES_MAX, RECORD_TYPE, SUPER
 import { wrappingOf } from './keyring.ts'
 import { assertMayWrite, leaseOf, Opening, type LeaseChange, type VolumeLease } from './lease.ts'
 import { assertLimits, type VolumeLimits } from './limits.ts'
+import { storedBlockCount } from './own-blocks.ts'
 import type { WrappedKey } from './ports.ts'
 import { appendOpening, emptyState, readSuperblock, recover, type RecoveryReport } from './recovery.ts'
 import { appendCatalog, appendReap, appendTrim, catalogBodyBytes } from './records.ts'
@@ -91,6 +92,8 @@ export interface StoreCheck {
   /** Blocks that counted as in use and are not, and the other way round. */
   readonly leakedCount: number
   readonly missingCount: number
+  /** Volumes and snapshots of which it was counted anew how much they store. */
+  readonly recountedCount: number
   readonly isRepaired: boolean
 }
 
@@ -712,15 +715,33 @@ export class Store {
     const { damage, nodeCount, dataCount, leaked, missing } = await this.#checkOnce(rest)
     const found = { damage, nodeCount, dataCount, mendedCount: state.mendedCount - mendedBefore }
     // While others work, blocks come and go.
-    if (!repairs) return { ...found, rebuiltCount: 0, leakedCount: 0, missingCount: 0, isRepaired: found.mendedCount > 0 }
+    const nothing = { rebuiltCount: 0, leakedCount: 0, missingCount: 0, recountedCount: 0 }
+    if (!repairs) return { ...found, ...nothing, isRepaired: found.mendedCount > 0 }
     const rebuiltCount = this.#lostGroupCount
     this.#lostGroupCount = 0
     for (const block of missing) state.allocator.take(block, 1)
     if (damage.length === 0) for (const block of leaked) state.freeLeaked(block)
     const isTableWrong = rebuiltCount + leaked.length + missing.length > 0
-    if (isTableWrong) await this.checkpoint()
-    const counts = { rebuiltCount, leakedCount: leaked.length, missingCount: missing.length }
-    return { ...found, ...counts, isRepaired: isTableWrong || found.mendedCount > 0 }
+    const recountedCount = await this.#countAnew()
+    if (isTableWrong || recountedCount > 0) await this.checkpoint()
+    const counts = { rebuiltCount, leakedCount: leaked.length, missingCount: missing.length, recountedCount }
+    return { ...found, ...counts, isRepaired: isTableWrong || recountedCount > 0 || found.mendedCount > 0 }
+  }
+
+  /** What is stored where a leaf was lost. Of a tree of which something still is, it cannot be told. @returns of how many it was. */
+  async #countAnew(): Promise<number> {
+    let count = 0
+    for (const entry of this.state.catalog.entries()) {
+      if (entry.isStoredExact || entry.kind === 'dying') continue
+      const pause = (): Promise<void> => this.#options.clock.sleep(millis(0))
+      const stored = await storedBlockCount(this.state, entry, pause).catch(() => null)
+      if (stored === null) continue
+      entry.storedCount = stored
+      entry.isStoredExact = true
+      this.state.changed(entry)
+      count += 1
+    }
+    return count
   }
 
   async #checkOnce(options: Omit<CheckOptions, 'sleep'>): Promise<CheckReport> {
