@@ -67,6 +67,11 @@ class AgentService implements AgentPort {
       await this.#options.toolstack.snapshot(id, request, { commandId, fence, signal })
       return this.#reply(id)
     },
+    'domain.set': async ({ id, patch, commandId, fence, timeoutMs }, { signal }) => {
+      const limit = timeoutMs === undefined ? {} : { timeoutMs }
+      await this.#options.toolstack.set(id, patch, { commandId, fence, signal, ...limit })
+      return this.#reply(id)
+    },
     'domain.revert': async ({ id, snapshot, start, commandId, fence }, { signal }) => {
       await this.#options.toolstack.revert(id, snapshot, { commandId, fence, start, signal })
       return this.#reply(id)

@@ -1,7 +1,7 @@
 /**
  * From words to what an operation takes, by the table's own data: flags, positional words and how each is written.
  *
- *   memoryBytes --memory 512M    vcpuCount --vcpus 2    timeoutMs --timeout 30s    sshKeys --ssh-key KEY (again for more; @FILE reads)
+ *   memoryBytes --memory 512M    vcpuCountMax --vcpus-max 4    cpuCapPercent --cpu-cap 50    timeoutMs --timeout 30s    sshKeys --ssh-key KEY (again for more; @FILE reads)
  *   labels --label k=v           forwards --forward tcp:2222:22                    userData --user-data @FILE
  */
 import { readFileSync } from 'node:fs'
@@ -41,8 +41,8 @@ const kebab = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `-
 export function flagName(field: VerbField): string {
   if (field.type === 'array' || field.type === 'map') return kebab(field.name).replace(/s$/, '')
   return kebab(field.name)
-    .replace(/-count$/, 's')
-    .replace(/-(bytes|ms|base64)$/, '')
+    .replace(/-count(-max)?$/, 's$1')
+    .replace(/-(?:bytes|ms|base64|percent)(-max)?$/, '$1')
 }
 
 const isPointInTime = (field: VerbField): boolean => field.type === 'integer' && field.name.endsWith('At')
@@ -61,7 +61,7 @@ function valueName(field: VerbField): string | null {
     boolean: null,
     size: 'SIZE',
     base64: 'TEXT|@FILE|@-',
-    array: field.name === 'forwards' ? '[PROTOCOL:]HOSTPORT:GUESTPORT' : 'TEXT',
+    array: ARRAYS[field.name]?.value ?? 'TEXT',
     map: 'KEY=VALUE',
     object: 'JSON',
   }
@@ -148,6 +148,32 @@ function forwardOf(value: string, what: string): unknown {
   return { protocol: match[1] ?? 'tcp', hostPort: Number(match[2]), guestPort: Number(match[3]) }
 }
 
+/** `root:bytes=10M,operations=200` */
+function diskLimitOf(value: string, what: string): unknown {
+  const [, disk, parts] = /^([a-z0-9-]+):(.+)$/.exec(value) ?? []
+  const limit = new Map<string, number>()
+  for (const part of (parts ?? '').split(',')) {
+    const [, name, amount = ''] = /^(bytes|operations)=(.+)$/.exec(part) ?? []
+    if (disk === undefined || name === undefined || limit.has(name))
+      throw usage(
+        `${what}: got ${JSON.stringify(value)}, want DISK:bytes=SIZE,operations=N, such as root:bytes=10M (0: no limit)`,
+      )
+    limit.set(name, name === 'bytes' ? sizeOf(amount, what) : Number(amount))
+  }
+  const [bytesPerSecond, operationsPerSecond] = [limit.get('bytes'), limit.get('operations')]
+  return {
+    disk,
+    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
+    ...(operationsPerSecond === undefined ? {} : { operationsPerSecond }),
+  }
+}
+
+/** Arrays of objects, one word each. */
+const ARRAYS: Readonly<Record<string, { readonly value: string; readonly parse: (value: string, what: string) => unknown }>> = {
+  forwards: { value: '[PROTOCOL:]HOSTPORT:GUESTPORT', parse: forwardOf },
+  diskLimits: { value: 'DISK:bytes=SIZE,operations=N', parse: diskLimitOf },
+}
+
 function jsonOf(value: string, what: string): unknown {
   try {
     return JSON.parse(value)
@@ -172,7 +198,7 @@ export function valueOf(value: string, field: VerbField, what: string): unknown 
     case 'object':
       return jsonOf(value, what)
     case 'array':
-      return field.name === 'forwards' ? forwardOf(value, what) : textOf(value, what)
+      return ARRAYS[field.name]?.parse(value, what) ?? textOf(value, what)
     case 'map':
     case 'string':
       return isSecret(field) ? secretOf(value, what) : textOf(value, what)

@@ -178,7 +178,8 @@ const SENTENCES: Readonly<Record<string, (operation: Operation) => string>> = {
 /** `rootDiskBytes` -> `root disk`: the unit stands behind the value. */
 const label = (key: string): string =>
   key
-    .replace(/(?<=[a-z])(?:Bytes|Ms|Ns|At)$/, '')
+    .replace(/(?<=[a-z])(?:Bytes|Ms|Ns|At)(Max)?$/, '$1')
+    .replace(/CountMax$/, 'sMax')
     .replace(/shCount$/, 'shes')
     .replace(/Count$/, 's')
     .replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
@@ -187,7 +188,7 @@ const label = (key: string): string =>
 function scalar(key: string, value: unknown): string {
   if (typeof value === 'boolean') return value ? 'yes' : 'no'
   if (typeof value === 'number') {
-    if (/[a-z]Bytes$/.test(key)) return formatBytes(value)
+    if (/[a-z]Bytes(?:Max)?$/.test(key)) return formatBytes(value)
     if (/[a-z]At$|^since$|^at$/.test(key)) return localTime(value)
     if (/[a-z]Ms$/.test(key)) return durationText(value)
     if (/[a-z]Ns$/.test(key)) return durationText(value / 1e6)

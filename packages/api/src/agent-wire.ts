@@ -17,6 +17,7 @@ import type {
   DomainStatistics,
   GuestAddress,
   Quiesce,
+  SettingsPatch,
   SnapshotId,
   SnapshotName,
   SpaceCause,
@@ -109,6 +110,7 @@ export interface AgentMethods {
     }
     reply: DomainReply
   }
+  'domain.set': { params: Command & { id: DomainId; patch: SettingsPatch; timeoutMs?: number }; reply: DomainReply }
   'domain.revert': { params: Command & { id: DomainId; snapshot: SnapshotId; start: boolean }; reply: DomainReply }
   'domain.snapshot-delete': { params: Command & { id: DomainId; snapshot: SnapshotId }; reply: DomainReply }
   'domain.clone': {

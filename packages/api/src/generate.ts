@@ -10,7 +10,7 @@ type JsonSchema = { readonly [key: string]: unknown }
 
 function typeOf(name: string, schema: JsonSchema): FieldType {
   const type = schema['type']
-  if (type === 'integer') return name.endsWith('Bytes') ? 'size' : 'integer'
+  if (type === 'integer') return /Bytes(?:Max)?$/.test(name) ? 'size' : 'integer'
   if (type === 'number' || type === 'boolean' || type === 'array') return type
   if (type === 'object') return schema['properties'] === undefined ? 'map' : 'object'
   if (type === 'string') return schema['contentEncoding'] === 'base64' || schema['format'] === 'base64' ? 'base64' : 'string'

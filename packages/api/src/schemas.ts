@@ -3,7 +3,7 @@
  * unknown field is refused by name rather than dropped in silence.
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
-import { CHORD_COUNT_MAX, DISK_FULL, isSshKey, SSH_KEY_WANT } from '@typevisor/model'
+import { CHORD_COUNT_MAX, CPU_LIST_WANT, DISK_FULL, isSshKey, SETTING_NAMES, SSH_KEY_WANT } from '@typevisor/model'
 import { z } from 'zod'
 
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
@@ -33,6 +33,24 @@ export const PortForward = z.strictObject({
   hostPort: z.int().min(0).max(65535).default(0).describe('port of the host; 0: the host chooses'),
   guestPort: z.int().min(1).max(65535),
 })
+export const DiskLimit = z.strictObject({
+  disk: z.string().min(1).max(63).describe('name of the disk, such as root'),
+  bytesPerSecond: z.int().min(0).optional().describe('0: no limit'),
+  operationsPerSecond: z.int().min(0).optional().describe('0: no limit'),
+})
+const CpuList = z
+  .string()
+  .max(1024)
+  .regex(/^\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*$/, { error: `want ${CPU_LIST_WANT}` })
+export const InstanceSettings = z.strictObject({
+  memoryTargetBytes: z.int().nullable().describe('what the balloon leaves the guest; null: all of its memory'),
+  cpuWeight: z.int().nullable().describe('null: never set, which counts as 100'),
+  cpuCapPercent: z.int().nullable(),
+  affinityHard: z.array(z.string()).nullable(),
+  affinitySoft: z.array(z.string()).nullable(),
+  diskLimits: z.array(DiskLimit),
+  notes: z.array(z.string()).describe('what the guest has not taken up yet, and why'),
+})
 export const Instance = z.strictObject({
   id: Id,
   name: Label,
@@ -40,7 +58,11 @@ export const Instance = z.strictObject({
   host: Label.nullable(),
   hostConnected: z.boolean().describe('false: the state is the last one known'),
   vcpuCount: z.int(),
+  vcpuCountMax: z.int().describe('what it may be given while it runs'),
   memoryBytes: z.int(),
+  memoryBytesMax: z.int().describe('what it may be given while it runs'),
+  hugePages: z.boolean(),
+  settings: InstanceSettings,
   rootDiskBytes: z.int(),
   labels: z.record(z.string(), z.string()),
   forwards: z.array(PortForward),
@@ -91,6 +113,20 @@ export const CreateInstance = z.strictObject({
     .multipleOf(MIB, WHOLE_MIB)
     .default(256 * MIB)
     .describe('memory'),
+  vcpuCountMax: z
+    .int()
+    .min(1)
+    .max(64)
+    .optional()
+    .describe('how many it may be given while it runs; left out: no more than it begins with'),
+  memoryBytesMax: z
+    .int()
+    .min(64 * MIB, SAYS_ALL)
+    .max(16 * TIB)
+    .multipleOf(2 * MIB, { error: 'want a multiple of 2 MiB' })
+    .optional()
+    .describe('how much memory it may be given while it runs; left out: no more than it begins with'),
+  hugePages: z.boolean().default(false).describe('its memory lies in huge pages, which the host has set aside'),
   rootDiskBytes: z
     .int()
     .min(64 * MIB, SAYS_ALL)
@@ -174,6 +210,49 @@ export const CreateSnapshot = z.strictObject({
     .describe('of a running guest whose memory is not kept: have it freeze its file systems meanwhile; try: if it can'),
   timeoutMs: z.int().min(1).max(60_000).default(10_000).describe('time limit for the guest to freeze its file systems'),
 })
+export const SetInstance = z.strictObject({
+  vcpuCount: z.int().min(1).max(64).optional().describe('virtual processors, up to vcpuCountMax of its creation'),
+  memoryBytes: z
+    .int()
+    .min(64 * MIB, SAYS_ALL)
+    .max(16 * TIB)
+    .multipleOf(MIB, WHOLE_MIB)
+    .optional()
+    .describe('memory, from memoryBytes to memoryBytesMax of its creation'),
+  memoryTargetBytes: z
+    .int()
+    .min(32 * MIB, SAYS_ALL)
+    .max(16 * TIB)
+    .multipleOf(MIB, WHOLE_MIB)
+    .optional()
+    .describe('how much of its memory it is to do with; its balloon gives back the rest'),
+  cpuWeight: z.int().min(1).max(10_000).optional().describe('its share where CPUs are contended; 100 is the default'),
+  cpuCapPercent: z
+    .int()
+    .min(0)
+    .max(100_000)
+    .optional()
+    .describe('at most so much CPU time for all its vCPUs together, in percent of one CPU; 0: no limit'),
+  affinityHard: z
+    .array(CpuList)
+    .min(1)
+    .max(64)
+    .optional()
+    .describe('CPUs of the host for vCPU 0, 1, ... such as 0-3,8; the last one is of all others too'),
+  affinitySoft: z.array(CpuList).min(1).max(64).optional().describe('the same, for CPUs that are preferred'),
+  diskLimits: z
+    .array(DiskLimit)
+    .max(64)
+    .optional()
+    .describe('what a disk may do in a second; takes the place of the limits that it had'),
+  reset: z.array(z.enum(SETTING_NAMES)).max(16).optional().describe('settings that are to be as they were at its creation'),
+  timeoutMs: z
+    .int()
+    .min(1)
+    .max(300_000)
+    .default(30_000)
+    .describe('time limit for the guest to take or give back vCPUs and memory'),
+})
 export const RevertInstance = z.strictObject({
   start: z.boolean().default(false).describe('boot it from a snapshot of disks only, which otherwise leaves it stopped'),
 })
@@ -246,7 +325,16 @@ export const Statistics = z.strictObject({
   at: Timestamp,
   cpuTimeNs: z.number().nullable(),
   residentBytes: z.number().nullable(),
-  balloonBytes: z.number().nullable(),
+  balloonBytes: z.number().nullable().describe('what the balloon leaves the guest, with what is plugged'),
+  vcpus: z
+    .array(
+      z.strictObject({
+        index: z.int(),
+        cpuTimeNs: z.number().nullable(),
+        waitTimeNs: z.number().nullable().describe('how long it could have run and no CPU was free'),
+      }),
+    )
+    .describe('its virtual processors; none of a host of an older version'),
   disks: z.array(
     z.strictObject({
       name: z.string(),
@@ -255,6 +343,9 @@ export const Statistics = z.strictObject({
       readCount: z.number(),
       writeCount: z.number(),
       flushCount: z.number(),
+      readTimeNs: z.number().nullable().describe('how long the reads took together'),
+      writeTimeNs: z.number().nullable(),
+      flushTimeNs: z.number().nullable(),
     }),
   ),
   nics: z.array(z.strictObject({ name: z.string(), receiveBytes: z.number().nullable(), transmitBytes: z.number().nullable() })),

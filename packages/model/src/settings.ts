@@ -86,11 +86,11 @@ export function machineSettings(now: DomainSettings, then: DomainSettings): Doma
   }
 }
 
-/** @throws Fault `invalid` naming the first setting that the domain cannot have. */
+/** `disks`: by name; null: not known here. @throws Fault `invalid` naming the first setting that the domain cannot have. */
 export function assertSettings(
   settings: DomainSettings,
   spec: Pick<DomainSpec, 'vcpuCount' | 'memoryBytes' | 'vcpuCountMax' | 'memoryBytesMax'>,
-  disks: readonly string[],
+  disks: readonly string[] | null,
 ): void {
   const refuse = (path: string, got: unknown, want: string): never => {
     throw new Fault('invalid', `${path}: got ${String(got)}, want ${want}`, { details: [{ path, want, got: String(got) }] })
@@ -123,7 +123,7 @@ export function assertSettings(
     for (const set of settings[name] ?? []) if (set.length === 0) refuse(name, 'no CPU', 'at least one CPU for each vCPU')
   }
   for (const { disk, bytesPerSecond, operationsPerSecond } of settings.diskLimits ?? []) {
-    if (!disks.includes(disk)) refuse('diskLimits', disk, `a disk of it: ${disks.join(', ')}`)
+    if (disks && !disks.includes(disk)) refuse('diskLimits', disk, `a disk of it: ${disks.join(', ')}`)
     for (const value of [bytesPerSecond, operationsPerSecond]) {
       if (value !== undefined && !(Number.isSafeInteger(value) && value >= 0 && value <= DISK_LIMIT_MAX))
         refuse('diskLimits', value, `0 (no limit) to ${DISK_LIMIT_MAX}`)

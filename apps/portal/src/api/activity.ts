@@ -86,6 +86,7 @@ const TITLES: Record<string, string> = {
   save: 'Save',
   restore: 'Restore',
   destroy: 'Destroy',
+  set: 'Change',
   snapshot: 'Snapshot',
   revert: 'Revert',
   clone: 'Clone',

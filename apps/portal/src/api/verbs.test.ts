@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { byForce, firstVerb, refusal, verbsOf, verbsOfAll, type Instance } from './verbs.ts'
+import { byForce, firstVerb, refusal, settingsRefusal, verbsOf, verbsOfAll, type Instance } from './verbs.ts'
 
 const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {}): Instance => ({
   id: 'i-1',
@@ -9,7 +9,19 @@ const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {
   host: 'local',
   hostConnected: true,
   vcpuCount: 1,
+  vcpuCountMax: 1,
   memoryBytes: 1,
+  memoryBytesMax: 1,
+  hugePages: false,
+  settings: {
+    memoryTargetBytes: null,
+    cpuWeight: null,
+    cpuCapPercent: null,
+    affinityHard: null,
+    affinitySoft: null,
+    diskLimits: [],
+    notes: [],
+  },
   rootDiskBytes: 1,
   labels: {},
   forwards: [],
@@ -83,4 +95,14 @@ test('what is on a host that is away can be destroyed by force, whatever its sta
   }
   assert.equal(byForce('destroy', instance('running')), false)
   assert.match(refusal('destroy', instance('running', { hostConnected: false }), 'viewer') ?? '', /viewer/)
+})
+
+test('settings are changed of what stands, runs or is paused, by whoever may, where its host answers', () => {
+  for (const kind of ['stopped', 'running', 'paused'] as const) assert.equal(settingsRefusal(instance(kind), 'operator'), null)
+  for (const kind of ['saved', 'crashed', 'creating', 'failed'] as const)
+    assert.equal(settingsRefusal(instance(kind), 'operator'), `It is ${kind}`)
+  assert.equal(settingsRefusal(instance('running'), 'viewer'), 'Your role, viewer, may not do this')
+  assert.equal(settingsRefusal(instance('running', { hostConnected: false }), 'admin'), 'Host local is not connected')
+  const operation = { id: 'o-1', name: 'instance.start' }
+  assert.equal(settingsRefusal(instance('stopped', { operation }), 'admin'), 'Start is under way')
 })

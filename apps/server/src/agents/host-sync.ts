@@ -8,7 +8,16 @@ import { Fault, toFault, type IdSource, type Json, type Log } from '@typevisor/b
 import type { AgentPort } from '@typevisor/api/agent-wire'
 import { isHostEvent, type AgentEvent, type DomainEvent, type HostEvent } from '@typevisor/model'
 import type { SagaEffect, SqlExecutor } from '@typevisor/saga'
-import { causeOf, eventEffect, LOST, lostEffect, observedEffect, snapshotsEffect, storable } from '../instances/effects.ts'
+import {
+  causeOf,
+  eventEffect,
+  LOST,
+  lostEffect,
+  observedEffect,
+  settingsEffect,
+  snapshotsEffect,
+  storable,
+} from '../instances/effects.ts'
 import { cleanUpListed } from '../instances/forget.ts'
 import { imageEffect } from '../instances/sagas.ts'
 
@@ -128,6 +137,7 @@ async function compare({ database, ids, log }: HostSyncOptions, name: string, ag
         await runAll(tx, [
           observedEffect(id, domain, sequence),
           snapshotsEffect(id, domain),
+          settingsEffect(id, domain),
           ...(found ? [told(domain.state.kind, causeOf(domain.state).cause)] : []),
         ])
       } else if (row['operation_id'] === null && row['state_kind'] !== 'failed') {

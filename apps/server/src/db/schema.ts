@@ -2,7 +2,7 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely'
 import type { Json } from '@typevisor/base'
 import type { Role } from '@typevisor/identity'
-import type { DomainSnapshot } from '@typevisor/model'
+import type { DomainSettings, DomainSnapshot } from '@typevisor/model'
 import type { SagaState } from '@typevisor/saga'
 
 /** pg gives and takes a Date. */
@@ -95,6 +95,11 @@ export interface InstanceTable {
   labels: DefaultJsonb<Record<string, string>>
   forwards: DefaultJsonb<{ protocol: 'tcp' | 'udp'; hostPort: number; guestPort: number }[]>
   snapshots: DefaultJsonb<readonly DomainSnapshot[]>
+  settings: DefaultJsonb<DomainSettings>
+  settings_notes: DefaultJsonb<readonly string[]>
+  vcpu_count_max: GeneratedAlways<number>
+  memory_bytes_max: GeneratedAlways<number>
+  huge_pages: GeneratedAlways<boolean>
   state_kind: InstanceStateKind
   state_cause: string
   state_detail: string | null

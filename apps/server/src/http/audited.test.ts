@@ -136,6 +136,10 @@ const CASES: Record<Writing, Case> = {
     async ({ client }, name) =>
     () =>
       client.call('instance.create', { query: { wait: 20 }, body: { name, memoryBytes: mib(128) } }),
+  'instance.set': async (cloud, name) => {
+    await (await instance('instance.start')(cloud, name), Promise.resolve())
+    return () => cloud.client.call('instance.set', { params: { instance: name }, query: WAIT, body: { cpuWeight: 50 } })
+  },
   'instance.snapshot': snapshotted(({ client }, { instance: name }) =>
     client.call('instance.snapshot', { params: { instance: name }, query: WAIT, body: { name: 'second' } }),
   ),

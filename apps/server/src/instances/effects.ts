@@ -1,6 +1,6 @@
 /** What changes an instance's row, as statements: run by handlers in their transaction and by sagas with the transition that they belong to. */
 import type { FaultJson, Json } from '@typevisor/base'
-import type { DomainRecord, DomainState } from '@typevisor/model'
+import { memoryBytesOf, vcpuCountOf, type DomainRecord, type DomainState } from '@typevisor/model'
 import type { SagaEffect } from '@typevisor/saga'
 
 /** Text as PostgreSQL takes it: it has no U+0000 and no halves of surrogate pairs. Both come from guests and hosts, in names and last words. */
@@ -67,6 +67,21 @@ export const snapshotsEffect = (instance: string, { snapshots }: DomainRecord) =
     instance,
     // An agent of an older version does not tell of any.
     JSON.stringify(snapshots ?? []),
+  )
+
+/** What it holds on its host. */
+export const memoryEffect = (instance: string, memoryBytes: number) =>
+  sql('UPDATE instance SET memory_bytes = $2 WHERE id = $1 AND destroyed_at IS NULL', instance, memoryBytes)
+
+/** Its settings as the host has them, and the sizes that follow from them; told as snapshots are. */
+export const settingsEffect = (instance: string, { spec, settings = {}, settingsNotes = [] }: DomainRecord) =>
+  sql(
+    'UPDATE instance SET settings = $2, settings_notes = $3, vcpu_count = $4, memory_bytes = $5 WHERE id = $1 AND destroyed_at IS NULL',
+    instance,
+    JSON.stringify(settings),
+    JSON.stringify(storableJson([...settingsNotes])),
+    vcpuCountOf(spec, settings),
+    memoryBytesOf(spec, settings),
   )
 
 /** The host does not list it. What a host of another journal says of it later counts from the beginning. */

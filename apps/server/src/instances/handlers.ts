@@ -1,13 +1,16 @@
 /** The handlers of instances and images: they parse nothing (the table did) and decide little; what takes time is a saga. */
 import { bytes, Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
-import type { Reply } from '@typevisor/api'
+import type { ParsedBody, Reply } from '@typevisor/api'
 import {
   chordsOfText,
   parseChord,
+  MEMORY_BLOCK_BYTES,
+  parseCpuList,
   parseDomainName,
   parseImageName,
   type DomainId,
   type DomainSpec,
+  type SettingsPatch,
   type VerbName,
 } from '@typevisor/model'
 import { pgCreateSaga, sagaId, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
@@ -21,7 +24,7 @@ import { eventEffect } from './effects.ts'
 import { listInstances, needInstance, toWireInstance, toWireSnapshot } from './queries.ts'
 import { serveStream } from './streams.ts'
 import type { BuildInput, CreateInput } from './sagas.ts'
-import { beginOperation, beginSnapshotVerb, beginVerb, needSnapshot, type SnapshotRequest } from './verbs.ts'
+import { beginOperation, beginSet, beginSnapshotVerb, beginVerb, needSnapshot, type SnapshotRequest } from './verbs.ts'
 
 export interface InstanceHandlerOptions {
   readonly db: Db
@@ -41,6 +44,47 @@ const AGENT_READ_WAIT_MS = 0
 
 /** JSON as it goes into a saga: the specs are made of nothing else. */
 const asJson = (value: object): Json => value as Json
+
+/** How far it may grow. @throws Fault `invalid` naming the field. */
+function growthOf(body: ParsedBody<'instance.create'>): Pick<DomainSpec, 'vcpuCountMax' | 'memoryBytesMax' | 'hugePages'> {
+  const { vcpuCount, vcpuCountMax, memoryBytes, memoryBytesMax, hugePages } = body
+  const refuse = (path: string, got: number, want: string): Fault =>
+    new Fault('invalid', `body.${path}: got ${got}, want ${want}`, {
+      details: [{ path: `body.${path}`, want, got: String(got) }],
+    })
+  if (vcpuCountMax !== undefined && vcpuCountMax < vcpuCount)
+    throw refuse('vcpuCountMax', vcpuCountMax, `at least vcpuCount, ${vcpuCount}`)
+  if (memoryBytesMax !== undefined && memoryBytesMax < memoryBytes)
+    throw refuse('memoryBytesMax', memoryBytesMax, `at least memoryBytes, ${memoryBytes}`)
+  if (memoryBytesMax !== undefined && (memoryBytesMax - memoryBytes) % MEMORY_BLOCK_BYTES !== 0)
+    throw refuse('memoryBytesMax', memoryBytesMax, `memoryBytes and a multiple of ${MEMORY_BLOCK_BYTES} more`)
+  return {
+    ...(vcpuCountMax === undefined ? {} : { vcpuCountMax }),
+    ...(memoryBytesMax === undefined ? {} : { memoryBytesMax: bytes(memoryBytesMax) }),
+    ...(hugePages ? { hugePages } : {}),
+  }
+}
+
+/** @throws Fault `invalid` when nothing is asked for, or a list of CPUs is none. */
+function patchOf(body: Omit<ParsedBody<'instance.set'>, 'timeoutMs'>): SettingsPatch {
+  const { memoryBytes, memoryTargetBytes, affinityHard, affinitySoft, vcpuCount, cpuWeight, cpuCapPercent, ...rest } = body
+  const sets = (path: string, lists: readonly string[]) => lists.map((list, at) => parseCpuList(`body.${path}[${at}]`, list))
+  const patch: SettingsPatch = {
+    ...(vcpuCount === undefined ? {} : { vcpuCount }),
+    ...(memoryBytes === undefined ? {} : { memoryBytes: bytes(memoryBytes) }),
+    ...(memoryTargetBytes === undefined ? {} : { memoryTargetBytes: bytes(memoryTargetBytes) }),
+    ...(cpuWeight === undefined ? {} : { cpuWeight }),
+    ...(cpuCapPercent === undefined ? {} : { cpuCapPercent }),
+    ...(affinityHard === undefined ? {} : { affinityHard: sets('affinityHard', affinityHard) }),
+    ...(affinitySoft === undefined ? {} : { affinitySoft: sets('affinitySoft', affinitySoft) }),
+    ...(rest.diskLimits === undefined ? {} : { diskLimits: rest.diskLimits }),
+    ...(rest.reset === undefined ? {} : { reset: rest.reset }),
+  }
+  if (Object.keys(patch).length > 0) return patch
+  throw new Fault('invalid', 'body: got nothing, want a setting or reset', {
+    details: [{ path: 'body', want: 'a setting or reset', got: 'nothing' }],
+  })
+}
 
 export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandlers {
   const { db, database, agents, engine, store, ids } = options
@@ -149,6 +193,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         forwards: body.forwards,
         labels: body.labels,
         diskFull: body.diskFull,
+        ...growthOf(body),
       }
       await untilSomeHost(database, agents, body.host, call.signal)
       return begin(call, 'create', spec, { host: body.host, start: body.start })
@@ -163,6 +208,18 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.save': verb('save'),
     'instance.restore': verb('restore'),
     'instance.destroy': (call) => verb('destroy', call.query.force === 'true')(call),
+    'instance.set': async (call) => {
+      const row = await needInstance(db, call.params.instance)
+      call.audit(row.id, row.name)
+      const { timeoutMs, ...body } = call.body
+      const patch = patchOf(body)
+      const id = sagaId(ids.next())
+      await database.transaction(async (tx) => {
+        await beginSet(tx, agents, id, row, patch, timeoutMs)
+        await recordEntry(tx, call.entry(row.id, row.name))
+      })
+      return accepted(id, row.id, call.query.wait, call.signal)
+    },
     'instance.snapshots': async ({ params }) => {
       const items = (await needInstance(db, params.instance)).snapshots.map(toWireSnapshot)
       return { items, total: items.length, nextCursor: null }
@@ -205,8 +262,9 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     },
     'instance.statistics': async ({ params, signal }) => {
       const { id, agent } = await holder(params.instance, signal)
-      const { disks, nics, ...rest } = await agent.call('domain.statistics', { id }, { signal })
-      return { ...rest, disks: [...disks], nics: [...nics] }
+      const { disks, nics, vcpus = [], ...rest } = await agent.call('domain.statistics', { id }, { signal })
+      const unknown = { readTimeNs: null, writeTimeNs: null, flushTimeNs: null }
+      return { ...rest, vcpus: [...vcpus], disks: disks.map((disk) => ({ ...unknown, ...disk })), nics: [...nics] }
     },
     'instance.screenshot': async ({ params, signal }) => {
       const { id, agent } = await holder(params.instance, signal)

@@ -2,7 +2,7 @@
 import { sql } from 'kysely'
 import { Fault } from '@typevisor/base'
 import type { ParsedQuery, Reply } from '@typevisor/api'
-import { isUuid, type DomainSnapshot } from '@typevisor/model'
+import { formatCpuList, isUuid, type CpuSet, type DomainSnapshot } from '@typevisor/model'
 import type { SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { Db } from '../db/database.ts'
@@ -23,6 +23,11 @@ const columns = [
   'labels',
   'forwards',
   'snapshots',
+  'settings',
+  'settings_notes',
+  'vcpu_count_max',
+  'memory_bytes_max',
+  'huge_pages',
   'state_kind',
   'state_cause',
   'state_detail',
@@ -43,7 +48,11 @@ export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireIns
     host: row.host,
     hostConnected: row.host !== null && agents.get(row.host) !== null,
     vcpuCount: row.vcpu_count,
+    vcpuCountMax: row.vcpu_count_max,
     memoryBytes: row.memory_bytes,
+    memoryBytesMax: row.memory_bytes_max,
+    hugePages: row.huge_pages,
+    settings: toWireSettings(row),
     rootDiskBytes: row.root_disk_bytes,
     labels: row.labels,
     forwards: row.forwards,
@@ -52,6 +61,20 @@ export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireIns
       row.operation_id !== null && row.operation_name !== null ? { id: row.operation_id, name: row.operation_name } : null,
     snapshotCount: row.snapshots.length,
     createdAt: row.created_at.getTime(),
+  }
+}
+
+const toWireSets = (sets: readonly CpuSet[] | undefined): string[] | null => sets?.map(formatCpuList) ?? null
+
+function toWireSettings({ settings, settings_notes: notes }: InstanceRow): WireInstance['settings'] {
+  return {
+    memoryTargetBytes: settings.memoryTargetBytes ?? null,
+    cpuWeight: settings.cpuWeight ?? null,
+    cpuCapPercent: settings.cpuCapPercent ?? null,
+    affinityHard: toWireSets(settings.affinityHard),
+    affinitySoft: toWireSets(settings.affinitySoft),
+    diskLimits: (settings.diskLimits ?? []).map((limit) => ({ ...limit })),
+    notes: [...notes],
   }
 }
 

@@ -189,7 +189,7 @@ function suite({
 
 const verbInput = (verb: VerbName) => ({ id: ID, name: 'crash', host: HOST, verb })
 const asInput = (value: object): Json => value as Json
-const { create, clone, snapshot, revert, snapshotDelete, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
+const { create, clone, set, snapshot, revert, snapshotDelete, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
 const onHost = { id: ID, name: 'crash', host: HOST, snapshot: { id: SNAPSHOT, name: FIRST } }
 
 suite({
@@ -264,6 +264,20 @@ for (const memory of [false, true]) {
     irreversibleFrom: 'carry-out',
   })
 }
+suite({
+  definition: set,
+  title: 'instance.set',
+  input: asInput({
+    id: ID,
+    name: SPEC.name,
+    host: HOST,
+    patch: { cpuWeight: 50 },
+    timeoutMs: 1000,
+    memoryBytes: SPEC.memoryBytes,
+  }),
+  before: ['define', 'start'],
+  irreversibleFrom: 'carry-out',
+})
 suite({
   definition: snapshotDelete,
   title: 'instance.snapshot-delete',

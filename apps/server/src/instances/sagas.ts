@@ -5,16 +5,18 @@
  *
  *   create:  place (read) --> define --> start        undo: destroy on the host; the row says `failed` and why
  *   clone:   the same, on the disks of a snapshot; on the host that has it
- *   VERB, snapshot, revert, snapshot-delete:  carry-out
+ *   VERB, set, snapshot, revert, snapshot-delete:  carry-out
  *   destroy: carry-out --> the row is kept, with `destroyed_at`; by force also where the host does not do it (`forget.ts`)
  *   clean-up: carry-out of a destroy on a host that came back with what was destroyed meanwhile; the row stays as it is
  */
 import { Fault, retryable, toFault, type FaultJson, type Json } from '@typevisor/base'
 import {
+  SETTING_NAMES,
   VERB_NAMES,
   type DomainId,
   type DomainSpec,
   type Quiesce,
+  type SettingsPatch,
   type SnapshotId,
   type SnapshotName,
   type VerbName,
@@ -26,9 +28,11 @@ import {
   destroyedEffect,
   eventEffect,
   failedEffect,
+  memoryEffect,
   leftBehindEffect,
   observedEffect,
   releaseEffect,
+  settingsEffect,
   snapshotsEffect,
 } from './effects.ts'
 
@@ -57,6 +61,12 @@ export type SnapshotInput = OfSnapshot & {
   readonly timeoutMs: number
 }
 export type RevertInput = OfSnapshot & { readonly start: boolean }
+export type SetInput = OnHost & {
+  readonly patch: SettingsPatch
+  readonly timeoutMs: number
+  /** What it held before; more is set aside when the operation begins. */
+  readonly memoryBytes: number
+}
 export type VerbInput = OnHost & {
   readonly verb: VerbName
   /** Of `destroy`: whether or not its host does it. */
@@ -87,7 +97,7 @@ async function lastWords<I>({ services, signal }: Context<I>, agent: AgentPort, 
 }
 
 const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] =>
-  domain ? [observedEffect(id, domain, sequence), snapshotsEffect(id, domain)] : []
+  domain ? [observedEffect(id, domain, sequence), snapshotsEffect(id, domain), settingsEffect(id, domain)] : []
 
 const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
   const place = outputs['place']
@@ -162,11 +172,18 @@ type Send<I> = (
   signal: AbortSignal,
 ) => Promise<DomainReply>
 
-/** One command to the instance's host. `told`: what its events say beside; `undo`: the command that takes it back, where there is one. */
+/**
+ * One command to the instance's host. `told`: what its events say beside; `undo`: the command that takes it back, where there is one; `failed`:
+ * what its row is again when it was not done.
+ */
 function commandSaga<I extends OnHost>(
   verb: string,
   send: Send<I>,
-  { told = () => ({}), undo }: { told?: (input: I) => Record<string, Json>; undo?: Send<I> } = {},
+  {
+    told = () => ({}),
+    undo,
+    failed = () => [],
+  }: { told?: (input: I) => Record<string, Json>; undo?: Send<I>; failed?: (input: I) => SagaEffect[] } = {},
 ): SagaDefinition<I, InstanceServices> {
   const sent = async (context: Context<I>, step: string, command: Send<I>) => {
     const { input, services, signal, sagaId, fence } = context
@@ -190,6 +207,7 @@ function commandSaga<I extends OnHost>(
       eventEffect('instance.operation', input.id, input.name, { verb, operation: sagaId, outcome: 'done', ...told(input) }),
     ],
     onFailed: ({ sagaId, input }, fault) => [
+      ...failed(input),
       releaseEffect(input.id, sagaId),
       eventEffect('instance.operation', input.id, input.name, {
         outcome: 'failed',
@@ -222,6 +240,16 @@ const revert = commandSaga<RevertInput>(
   'revert',
   (agent, head, { snapshot: { id }, start }, signal) => agent.call('domain.revert', { ...head, snapshot: id, start }, { signal }),
   { told },
+)
+const set = commandSaga<SetInput>(
+  'set',
+  (agent, head, { patch, timeoutMs }, signal) => agent.call('domain.set', { ...head, patch, timeoutMs }, { signal }),
+  {
+    told: ({ patch: { reset = [], ...given } }) => ({
+      settings: SETTING_NAMES.filter((name) => given[name] !== undefined || reset.includes(name)).join(', '),
+    }),
+    failed: ({ id, memoryBytes }) => [memoryEffect(id, memoryBytes)],
+  },
 )
 const snapshotDelete = commandSaga<OfSnapshot>('snapshot-delete', deleteSnapshot, { told })
 
@@ -350,6 +378,7 @@ export const INSTANCE_SAGAS = {
   clone: creation('clone'),
   snapshot,
   revert,
+  set,
   snapshotDelete,
   destroy,
   cleanUp,

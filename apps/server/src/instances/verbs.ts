@@ -2,22 +2,30 @@
 import { Fault, type Json } from '@typevisor/base'
 import {
   assertCan,
+  assertCanSet,
   assertCanSnapshot,
+  assertSettings,
+  memoryBytesOf,
+  patched,
   parseSnapshotName,
   SNAPSHOT_COUNT_MAX,
   type DomainId,
+  type DomainSettings,
   type DomainSnapshot,
+  type DomainSpec,
   type DomainStateKind,
   type Quiesce,
+  type SettingsPatch,
   type VerbName,
 } from '@typevisor/model'
 import { pgCreateSaga, postgresSagaStore, type NewSaga, type SagaId, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import { PLACEMENT_LOCK } from './create.ts'
+import { memoryEffect } from './effects.ts'
 import { letGoOf } from './forget.ts'
 import { assertRoom } from './placement.ts'
 import { hostOffers, type InstanceRow } from './queries.ts'
-import type { VerbInput } from './sagas.ts'
+import type { SetInput, VerbInput } from './sagas.ts'
 
 export interface VerbRequest {
   readonly saga: SagaId
@@ -124,6 +132,50 @@ export async function beginSnapshotVerb(
   await beginOperation(tx, { id: saga, name: `instance.${verb}`, resource: row.id, input: input as Json })
 }
 
+/**
+ * Begins a change of settings. More memory is set aside at once, and given back when it is not taken.
+ * @throws Fault `invalid` naming the field, `not_found`, `busy`, `conflict` or `exhausted`.
+ */
+export async function beginSet(
+  tx: SqlExecutor,
+  agents: AgentRegistry,
+  saga: SagaId,
+  row: InstanceRow,
+  patch: SettingsPatch,
+  timeoutMs: number,
+): Promise<void> {
+  const current = await lockRow(tx, row)
+  assertIdle(current, 'set', row)
+  assertSettled('set', current.state, row.name)
+  const kind = current.state as DomainStateKind // `assertSettled` saw to the others
+  assertCanSet(kind, row.name)
+  const { rows } = await tx.query('SELECT spec, settings, memory_bytes FROM instance WHERE id = $1', [row.id])
+  const spec = rows[0]?.['spec'] as DomainSpec // as `insertInstance` wrote it
+  const settings = patched(rows[0]?.['settings'] as DomainSettings, patch) // as `settingsEffect` wrote them
+  try {
+    assertSettings(settings, spec, null)
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    const details = error.details.map((detail) => ({ ...detail, path: `body.${detail.path}` }))
+    throw new Fault(error.code, `body.${error.message}`, { details })
+  }
+  const [held, wanted] = [Number(rows[0]?.['memory_bytes']), memoryBytesOf(spec, settings)]
+  if (wanted > held) {
+    if (kind !== 'stopped') await takeRoom(tx, agents, { ...row, memory_bytes: wanted }, 'set')
+    const { text, values } = memoryEffect(row.id, wanted)
+    await tx.query(text, values)
+  }
+  const input: SetInput = {
+    id: row.id as DomainId, // an instance and its domain carry the same id
+    name: row.name,
+    host: current.host,
+    patch,
+    timeoutMs,
+    memoryBytes: held,
+  }
+  await beginOperation(tx, { id: saga, name: 'instance.set', resource: row.id, input: input as unknown as Json })
+}
+
 function assertNew(snapshots: readonly DomainSnapshot[], name: string, row: InstanceRow): void {
   if (snapshots.some((each) => each.name === name))
     throw new Fault('conflict', `snapshot ${row.name}: it has a snapshot ${name} already`, {
@@ -158,7 +210,12 @@ async function abandonStuck(tx: SqlExecutor, instance: string): Promise<void> {
  * What is started holds memory that a stopped or saved instance does not. Looked at in the transaction that begins the operation, under the
  * lock of creations: the operation's name in the row is what sets the memory aside, so of two that want the last of it one is refused.
  */
-async function takeRoom(tx: SqlExecutor, agents: AgentRegistry, row: InstanceRow, verb: VerbName | 'revert'): Promise<void> {
+async function takeRoom(
+  tx: SqlExecutor,
+  agents: AgentRegistry,
+  row: InstanceRow,
+  verb: VerbName | 'revert' | 'set',
+): Promise<void> {
   await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
   const offer = (await hostOffers(tx, agents, row.id)).find(({ name }) => name === row.host)
   if (offer) assertRoom(offer, row.memory_bytes, `${verb} ${row.name}`)

@@ -9,6 +9,7 @@ import { CopyButton } from '../../ui/copy.tsx'
 import { Ago } from '../../ui/now.tsx'
 import { Panel } from '../../ui/page.tsx'
 import { useInstance } from './instance.tsx'
+import { Parts, Resources } from './resources.tsx'
 import { HISTORY_COUNT, linePoints, NO_HISTORY, withReading, type Rates, type StatisticsHistory } from './rates.ts'
 
 const READING_MS = 3_000
@@ -23,6 +24,7 @@ export function Overview() {
       )}
       <div className="grid">
         <Facts instance={instance} />
+        <Resources instance={instance} />
         <Network instance={instance} />
       </div>
     </div>
@@ -45,10 +47,6 @@ function Facts({ instance }: { readonly instance: Instance }) {
           {instance.host ?? <span className="dim">none yet</span>}
           {!instance.hostConnected && instance.host !== null && <span className="dim"> (not connected)</span>}
         </dd>
-        <dt>Processors</dt>
-        <dd className="num">{instance.vcpuCount} vCPU</dd>
-        <dt>Memory</dt>
-        <dd className="num">{formatBytes(instance.memoryBytes)}</dd>
         <dt>Root disk</dt>
         <dd className="num">{formatBytes(instance.rootDiskBytes)}</dd>
         <dt>Created</dt>
@@ -232,6 +230,7 @@ function Usage({ instance }: { readonly instance: Instance }) {
           />
         )}
       </div>
+      <Parts parts={history.parts} />
     </Panel>
   )
 }

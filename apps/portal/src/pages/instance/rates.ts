@@ -48,18 +48,74 @@ export function ratesBetween(before: Statistics | undefined, now: Statistics, vc
   return anew ? null : { ...rates, cpuShare: rates.cpuShare === null ? null : Math.min(1, rates.cpuShare) }
 }
 
+/** Of one virtual processor: of its time, from 0 to 1. */
+export interface VcpuRates {
+  readonly index: number
+  readonly share: number | null
+  /** It could have run, and no CPU was free. */
+  readonly waitShare: number | null
+}
+/** What one request took on average; null: there was none, or it is not counted. */
+export interface DiskRates {
+  readonly name: string
+  readonly readLatencyMs: number | null
+  readonly writeLatencyMs: number | null
+}
+export interface PartRates {
+  readonly vcpus: readonly VcpuRates[]
+  readonly disks: readonly DiskRates[]
+}
+
+type Counter = number | null | undefined
+const grown = (before: Counter, now: Counter): number | null =>
+  typeof before === 'number' && typeof now === 'number' ? now - before : null
+
+/** Of what is there in both readings; of nothing when the counters began anew. */
+export function partsBetween(before: Statistics | undefined, now: Statistics): PartRates {
+  const ns = before === undefined ? 0 : (now.at - before.at) * 1e6
+  if (before === undefined || ns <= 0 || (grown(before.cpuTimeNs, now.cpuTimeNs) ?? 0) < 0) return { vcpus: [], disks: [] }
+  const share = (left: Counter, right: Counter): number | null => {
+    const time = grown(left, right)
+    return time === null ? null : Math.min(1, Math.max(0, time / ns))
+  }
+  const latency = (time: number | null, count: number | null): number | null =>
+    time === null || count === null || count <= 0 ? null : time / count / 1e6
+  return {
+    vcpus: now.vcpus.flatMap((vcpu) => {
+      const old = before.vcpus.find(({ index }) => index === vcpu.index)
+      if (!old) return []
+      const { index, cpuTimeNs, waitTimeNs } = vcpu
+      return [{ index, share: share(old.cpuTimeNs, cpuTimeNs), waitShare: share(old.waitTimeNs, waitTimeNs) }]
+    }),
+    disks: now.disks.flatMap((disk) => {
+      const old = before.disks.find(({ name }) => name === disk.name)
+      if (!old) return []
+      return [
+        {
+          name: disk.name,
+          readLatencyMs: latency(grown(old.readTimeNs, disk.readTimeNs), grown(old.readCount, disk.readCount)),
+          writeLatencyMs: latency(grown(old.writeTimeNs, disk.writeTimeNs), grown(old.writeCount, disk.writeCount)),
+        },
+      ]
+    }),
+  }
+}
+
 export interface StatisticsHistory {
   readonly last: Statistics | undefined
   readonly rates: readonly Rates[]
+  /** Of the newest reading. */
+  readonly parts: PartRates
 }
 
-export const NO_HISTORY: StatisticsHistory = { last: undefined, rates: [] }
+export const NO_HISTORY: StatisticsHistory = { last: undefined, rates: [], parts: { vcpus: [], disks: [] } }
 
 export function withReading(history: StatisticsHistory, reading: Statistics, vcpuCount: number): StatisticsHistory {
   if (history.last?.at === reading.at) return history
   const rates = ratesBetween(history.last, reading, vcpuCount)
   return {
     last: reading,
+    parts: partsBetween(history.last, reading),
     rates: rates === null ? (history.last === undefined ? [] : history.rates) : [...history.rates, rates].slice(-HISTORY_COUNT),
   }
 }

@@ -6,5 +6,6 @@ import { housekeeping } from './0003-housekeeping.ts'
 import { names } from './0004-names.ts'
 import { hostJournal } from './0005-host-journal.ts'
 import { snapshots } from './0006-snapshots.ts'
+import { settings } from './0007-settings.ts'
 
-export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping, names, hostJournal, snapshots]
+export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping, names, hostJournal, snapshots, settings]

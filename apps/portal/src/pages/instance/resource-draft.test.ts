@@ -1,0 +1,36 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { mib } from '@typevisor/base'
+import type { Instance } from '../../api/verbs.ts'
+import { bodyOf, draftOf } from './resource-draft.ts'
+
+const settings: Instance['settings'] = {
+  memoryTargetBytes: mib(192),
+  cpuWeight: null,
+  cpuCapPercent: 50,
+  affinityHard: ['0-1', '3'],
+  affinitySoft: null,
+  diskLimits: [],
+  notes: [],
+}
+// What the draft reads of it.
+const instance = { vcpuCount: 2, memoryBytes: mib(256), settings } as unknown as Instance
+
+test('a draft that nobody has touched sends nothing', () => {
+  assert.deepEqual(bodyOf(draftOf(instance), instance), {})
+})
+
+test('what was changed is sent, what was emptied is reset, and nothing else', () => {
+  const draft = { ...draftOf(instance), vcpuCount: ' 3 ', memory: '512M', memoryTarget: '', cpuWeight: '200', affinityHard: '2' }
+  assert.deepEqual(bodyOf(draft, instance), {
+    vcpuCount: 3,
+    memoryBytes: mib(512),
+    cpuWeight: 200,
+    affinityHard: ['2'],
+    reset: ['memoryTargetBytes'],
+  })
+})
+
+test('a size that is none is refused', () => {
+  assert.throws(() => bodyOf({ ...draftOf(instance), memory: 'much' }, instance), { code: 'invalid' })
+})

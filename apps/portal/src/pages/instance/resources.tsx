@@ -1,0 +1,191 @@
+/** What an instance has of its host, how much of it may be changed now, and the form that does. */
+import { Button, TextInput, Tooltip } from '@mantine/core'
+import { formatBytes } from '@typevisor/base'
+import { useState } from 'react'
+import { useActivity } from '../../api/activity-provider.tsx'
+import { call } from '../../api/client.ts'
+import { useSession } from '../../api/session.ts'
+import { settingsRefusal, type Instance } from '../../api/verbs.ts'
+import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
+import { Icon } from '../../ui/icons.tsx'
+import { Panel } from '../../ui/page.tsx'
+import type { PartRates } from './rates.ts'
+import { bodyOf, draftOf, type ResourceDraft } from './resource-draft.ts'
+
+export function Resources({ instance }: { readonly instance: Instance }) {
+  const { account } = useSession()
+  const [changing, setChanging] = useState(false)
+  const reason = settingsRefusal(instance, account.role)
+  const { settings, vcpuCount, vcpuCountMax, memoryBytes, memoryBytesMax } = instance
+  const pins = settings.affinityHard
+  return (
+    <Panel title="Resources" testId="resources">
+      <dl className="facts">
+        <dt>Processors</dt>
+        <dd className="num">
+          {vcpuCount} vCPU{vcpuCountMax > vcpuCount && <span className="dim"> of at most {vcpuCountMax}</span>}
+        </dd>
+        <dt>Memory</dt>
+        <dd className="num">
+          {formatBytes(memoryBytes)}
+          {memoryBytesMax > memoryBytes && <span className="dim"> of at most {formatBytes(memoryBytesMax)}</span>}
+          {instance.hugePages && <span className="dim"> in huge pages</span>}
+        </dd>
+        {settings.memoryTargetBytes !== null && (
+          <>
+            <dt>To do with</dt>
+            <dd className="num">{formatBytes(settings.memoryTargetBytes)}</dd>
+          </>
+        )}
+        <dt>Share of CPUs</dt>
+        <dd className="num">
+          weight {settings.cpuWeight ?? 100}
+          {(settings.cpuCapPercent ?? 0) > 0 && `, at most ${settings.cpuCapPercent} %`}
+        </dd>
+        {pins !== null && (
+          <>
+            <dt>Runs on CPUs</dt>
+            <dd className="mono">{pins.join(' ')}</dd>
+          </>
+        )}
+        {settings.diskLimits.map(({ disk, bytesPerSecond = 0, operationsPerSecond = 0 }) => (
+          <LimitRow key={disk} disk={disk} bytes={bytesPerSecond} operations={operationsPerSecond} />
+        ))}
+      </dl>
+      {settings.notes.map((note) => (
+        <p key={note} className="dim" data-testid="settings-note">
+          {note}
+        </p>
+      ))}
+      <div style={{ marginTop: 14 }}>
+        <Tooltip label={reason ?? ''} disabled={reason === null}>
+          <Button
+            variant="default"
+            leftSection={<Icon name="gear" />}
+            disabled={reason !== null}
+            onClick={() => setChanging(true)}
+            data-testid="change-resources"
+          >
+            Change
+          </Button>
+        </Tooltip>
+      </div>
+      <FormDialog opened={changing} onClose={() => setChanging(false)} title={`Resources of ${instance.name}`}>
+        <ChangeResources instance={instance} onClose={() => setChanging(false)} />
+      </FormDialog>
+    </Panel>
+  )
+}
+
+function LimitRow({ disk, bytes, operations }: { readonly disk: string; readonly bytes: number; readonly operations: number }) {
+  const limits = [...(bytes > 0 ? [`${formatBytes(bytes)}/s`] : []), ...(operations > 0 ? [`${operations} operations/s`] : [])]
+  return (
+    <>
+      <dt>Disk {disk}</dt>
+      <dd className="num">at most {limits.join(', ')}</dd>
+    </>
+  )
+}
+
+const FIELDS = ['vcpuCount', 'memoryBytes', 'memoryTargetBytes', 'cpuWeight', 'cpuCapPercent', 'affinityHard'] as const
+const WORD = { spellCheck: false, autoCapitalize: 'none', autoComplete: 'off' } as const
+
+function ChangeResources({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
+  const { follow } = useActivity()
+  const [draft, setDraft] = useState(() => draftOf(instance))
+  const { vcpuCountMax, memoryBytes, memoryBytesMax } = instance
+  const growsVcpus = vcpuCountMax > 1
+  const growsMemory = memoryBytesMax > memoryBytes
+  const field = (key: keyof ResourceDraft, label: string, description: string, error: string | undefined, disabled = false) => (
+    <TextInput
+      label={label}
+      description={description}
+      value={draft[key]}
+      disabled={disabled}
+      onChange={(event) => {
+        const { value } = event.currentTarget
+        setDraft((now) => ({ ...now, [key]: value }))
+      }}
+      error={error}
+      data-testid={`field-${key}`}
+      {...WORD}
+    />
+  )
+  return (
+    <SmallForm
+      fields={FIELDS}
+      send={async () => call('instance.set', { params: { instance: instance.id }, query: {}, body: bodyOf(draft, instance) })}
+      onSent={(accepted) => {
+        follow(accepted, instance.name)
+        onClose()
+      }}
+      action="Change it"
+      onCancel={onClose}
+      testId="resources-form"
+    >
+      {(errors) => (
+        <>
+          {field(
+            'vcpuCount',
+            'Virtual processors',
+            growsVcpus ? `Up to ${vcpuCountMax}, by its creation` : 'Fixed: it was created with room for one',
+            errors.vcpuCount,
+            !growsVcpus,
+          )}
+          {field(
+            'memory',
+            'Memory',
+            growsMemory ? `Up to ${formatBytes(memoryBytesMax)}, by its creation` : 'It has all that its creation allows',
+            errors.memoryBytes,
+          )}
+          {field(
+            'memoryTarget',
+            'Memory to do with',
+            'Its balloon gives back the rest; empty: all of it',
+            errors.memoryTargetBytes,
+          )}
+          {field('cpuWeight', 'Weight', 'Where CPUs are contended; empty: 100, as others have', errors.cpuWeight)}
+          {field('cpuCapPercent', 'Cap', 'In percent of one CPU, for all vCPUs together; empty: none', errors.cpuCapPercent)}
+          {field(
+            'affinityHard',
+            'CPUs of the host',
+            'Such as 0-3,8; a second list is for vCPU 1 and on; empty: any',
+            errors.affinityHard,
+          )}
+        </>
+      )}
+    </SmallForm>
+  )
+}
+
+const percent = (share: number | null): string => (share === null ? '\u2013' : `${Math.round(share * 100)} %`)
+const latency = (ms: number | null): string => (ms === null ? '\u2013' : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`)
+
+/** Each processor and each disk, between the last two readings. */
+export function Parts({ parts: { vcpus, disks } }: { readonly parts: PartRates }) {
+  const busy = disks.filter(({ readLatencyMs, writeLatencyMs }) => readLatencyMs !== null || writeLatencyMs !== null)
+  if (vcpus.length < 2 && busy.length === 0 && !vcpus.some(({ waitShare }) => (waitShare ?? 0) > 0.01)) return null
+  return (
+    <dl className="facts" style={{ marginTop: 14 }} data-testid="parts">
+      {vcpus.map(({ index, share, waitShare }) => (
+        <PartRow
+          key={`vcpu${index}`}
+          name={`vCPU ${index}`}
+          text={`${percent(share)}, ${percent(waitShare)} waiting for a CPU`}
+        />
+      ))}
+      {busy.map(({ name, readLatencyMs, writeLatencyMs }) => (
+        <PartRow key={name} name={`Disk ${name}`} text={`${latency(readLatencyMs)} a read, ${latency(writeLatencyMs)} a write`} />
+      ))}
+    </dl>
+  )
+}
+
+function PartRow({ name, text }: { readonly name: string; readonly text: string }) {
+  return (
+    <>
+      <dt>{name}</dt>
+      <dd className="num">{text}</dd>
+    </>
+  )
+}
