@@ -22,6 +22,7 @@ export type {
   CallOptions,
   ConsoleOptions,
   Capability,
+  DetachOptions,
   ConsoleSlice,
   DomainDriver,
   DriverCapabilities,
@@ -32,7 +33,16 @@ export type {
   GuestStream,
   VolumeAttachment,
 } from './ports.ts'
-export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
+export {
+  openToolstack,
+  type CommandOptions,
+  type DetachRequest,
+  type ReadOptions,
+  type Toolstack,
+  type ToolstackOptions,
+} from './toolstack.ts'
+export { freePort, freeUsbPort, macFor, serialOfName } from './hotplug.ts'
+export { DETACH_DEFAULTS, volumeNamed, volumeOf, type MediaFolder } from './devices.ts'
 export type { SaveFolder } from './steps.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'
 export { TOOLSTACK_SAGAS } from './verbs.ts'

@@ -1,17 +1,29 @@
 /** The port's promises on a real QEMU with a real Linux: the platform's own starter image, kept under `.cache` of the clone. */
+import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { copyFile, mkdir, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, open, readFile, rm, statfs, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { millis } from '@typevisor/base'
-import type { VolumeId } from '@typevisor/model'
+import type { DomainId, VolumeId } from '@typevisor/model'
+import type { DomainDriver } from '@typevisor/toolstack'
 import { domainDriverConformance, type DriverWorld } from '@typevisor/toolstack/testing'
 import { createQemuDriver } from './index.ts'
 import { microImage, silentLog, testClock, testHost, testIds } from './testing.ts'
 
 const run = promisify(execFile)
+
+const words = (text: string): string[] => text.split(/\s+/).filter((word) => word !== '')
+
+async function inGuest(driver: DomainDriver, id: DomainId, script: string): Promise<string> {
+  const { stdout } = await driver.exec(id, { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 })
+  return new TextDecoder().decode(stdout)
+}
+/** A shell's words for the kernel's name of the disk with this serial. */
+const diskNamed = (serial: string): string =>
+  `for each in /sys/block/vd*; do [ "$(cat $each/serial)" = ${serial} ] && basename $each; done`
 
 domainDriverConformance('qemu', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tvq-'))
@@ -100,6 +112,34 @@ domainDriverConformance('qemu', async () => {
     // The guest's own shell counts, in a file in the guest's memory.
     counter: ['/bin/sh', '-c', 'n=$(cat /run/count 2>/dev/null || echo 0); echo $((n + 1)) | tee /run/count'],
     echo: ['/bin/echo'],
+    volume: async (id, name, sizeBytes) => {
+      const volume = `${id}.${name}` as VolumeId
+      const path = join(folder, 'disks', `${volume}.raw`)
+      await writeFile(path, '')
+      await truncate(path, sizeBytes)
+      return { volume, source: { kind: 'file', path, format: 'raw' } }
+    },
+    eyes: {
+      // Disks have their device's name as serial.
+      disks: async (driver, id) =>
+        words(await inGuest(driver, id, 'for each in /sys/block/vd*/serial; do cat $each; echo; done')),
+      macs: async (driver, id) => words(await inGuest(driver, id, 'cat /sys/class/net/*/address')),
+      writes: async (driver, id, disk) => {
+        const script = `d=$(${diskNamed(disk)}); head -c 1000000 /dev/urandom > /tmp/sent; dd if=/tmp/sent of=/dev/$d bs=64k conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; head -c 1000000 /dev/$d | cmp - /tmp/sent && echo same`
+        assert.equal((await inGuest(driver, id, script)).trim(), 'same')
+      },
+      sizeBytes: async (driver, id, disk) => 512 * Number(await inGuest(driver, id, `cat /sys/block/$(${diskNamed(disk)})/size`)),
+      medium: async (driver, id) => {
+        const size = (
+          await inGuest(
+            driver,
+            id,
+            'modprobe virtio_scsi; modprobe sr_mod; dd if=/dev/sr0 of=/dev/null bs=2048 count=1 2>/dev/null && cat /sys/block/sr0/size',
+          )
+        ).trim()
+        return size === '' ? null : size
+      },
+    },
     pause: (ms) => sleep(ms),
     close: async () => {
       if (small) await run('umount', [small])

@@ -1,6 +1,6 @@
 /** What tests of this driver need: a driver on folders of its own, and domains with the guest of `tiny-guest.ts`. */
 import assert from 'node:assert/strict'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
@@ -36,7 +36,9 @@ const CACHE = fileURLToPath(new URL('../../../../.cache/', import.meta.url))
 export async function microImage(): Promise<Image> {
   const images = createImageStore({ folder: join(CACHE, 'images'), cacheFolder: join(CACHE, 'debian'), clock: testClock })
   const name = parseImageName('micro')
-  return (await images.get(name)) ?? (await images.build(name))
+  const built = await images.get(name)
+  const recipe = await stat(new URL('../../../image/src/micro.ts', import.meta.url))
+  return built && built.builtAt > recipe.mtimeMs ? built : await images.build(name)
 }
 
 let idCount = 0

@@ -38,6 +38,11 @@ domainDriverConformance('sim', async () => {
     guestPowersOff: async (_driver, id) => hypervisor.guest.powerOff(id),
     counter: ['/bin/count'],
     echo: ['/bin/echo'],
+    volume: async (id, name) => {
+      const volume = `${id}.${name}` as VolumeId
+      return { volume, source: { kind: 'file', path: `/sim/${volume}`, format: 'raw' } }
+    },
+    eyes: { cannot: 'domains in memory have no kernel that sees devices' },
     pause: (ms) => clock.advance(ms),
     close: async () => {},
   }

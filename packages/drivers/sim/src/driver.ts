@@ -1,6 +1,9 @@
-import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
+import { Channel, Fault, millis, type Bytes, type Clock, type Rng } from '@typevisor/base'
 import {
+  HOTPLUG_PORT_COUNT_MAX,
+  isDetachable,
   waitsForRoom,
+  type DeviceRequest,
   type DomainDevice,
   type DomainId,
   type DomainSpec,
@@ -10,10 +13,12 @@ import {
   type PortForward,
   type VolumeId,
 } from '@typevisor/model'
+import { freePort, freeUsbPort, macFor, serialOfName } from '@typevisor/toolstack'
 import type {
   CallOptions,
   ConsoleOptions,
   ConsoleSlice,
+  DetachOptions,
   DomainDriver,
   DriverCapabilities,
   DriverDomain,
@@ -45,6 +50,19 @@ const ENCODER = new TextEncoder()
 export function createSimDriver(options: SimDriverOptions): DomainDriver {
   return new SimDriver(options)
 }
+
+const macOf = (id: DomainId, index: number): string => {
+  const tail = (Number.parseInt(id.slice(-6), 16) + index) & 0xff_ffff
+  return `52:54:00:${tail
+    .toString(16)
+    .padStart(6, '0')
+    .replace(/(..)(?=.)/g, '$1:')}`
+}
+/** Where the host chooses, it chooses these. */
+const withPorts = (forwards: readonly PortForward[], first: number): PortForward[] =>
+  forwards.map((forward, index) => (forward.hostPort === 0 ? { ...forward, hostPort: first + index } : forward))
+const devicesOf = ({ hardware }: DriverDomain): string =>
+  hardware.devices.map(({ name, address }) => `${name}@${address}`).join(' ')
 
 class SimDriver implements DomainDriver {
   readonly name = 'sim'
@@ -79,7 +97,7 @@ class SimDriver implements DomainDriver {
       guestAgent: CAN,
       statistics: CAN,
       liveMigration: { can: false, reason: 'not in the port yet' },
-      hotplug: { can: false, reason: 'not in the port yet' },
+      hotplug: CAN,
     }
   }
 
@@ -90,17 +108,107 @@ class SimDriver implements DomainDriver {
       address: `${(4 + index).toString(16)}.0`,
       serial: `${id.slice(-12)}-${disk.name}`.slice(0, 20),
     }))
-    const mac = `52:54:00:${id.slice(-6).replace(/(..)(?=.)/g, '$1:')}`
+    const ports = Array.from({ length: spec.hotplugPortCount ?? 0 }, (_, index): DomainDevice => ({
+      kind: 'port',
+      name: `port${index}`,
+      address: `1${(index >> 3).toString(16)}.${index & 7}`,
+    }))
+    if (ports.length > HOTPLUG_PORT_COUNT_MAX)
+      throw new Fault('invalid', `hotplugPortCount: got ${ports.length}, want at most ${HOTPLUG_PORT_COUNT_MAX}`)
+    const usb: DomainDevice[] = spec.usb === true ? [{ kind: 'usb-controller', name: 'usb', address: '2.0' }] : []
     const nic: DomainDevice = {
       kind: 'nic',
       name: 'net0',
-      mac,
+      mac: macOf(id, 0),
       address: '3.0',
-      forwards: spec.forwards.map((forward, index) =>
-        forward.hostPort === 0 ? { ...forward, hostPort: 50_000 + index } : forward,
-      ),
+      forwards: withPorts(spec.forwards, 50_000),
     }
-    return { machine: 'sim-1', cpuModel: 'sim-v1', devices: [nic, ...disks] }
+    return { machine: 'sim-1', cpuModel: 'sim-v1', devices: [...ports, nic, ...usb, ...disks] }
+  }
+
+  async planDevice(
+    { id, hardware }: DriverDomain,
+    request: DeviceRequest,
+    volume: VolumeId | null,
+  ): Promise<readonly DomainDevice[]> {
+    const { kind, name } = request
+    const serial = serialOfName(name)
+    if (kind === 'usb') {
+      const { model } = request
+      const address = freeUsbPort(hardware, 8, name)
+      const usb: DomainDevice = { kind, name, model, address, serial, ...(volume === null ? {} : { volume }) }
+      if (hardware.devices.some((device) => device.kind === 'usb-controller')) return [usb]
+      return [{ kind: 'usb-controller', name: 'usb', address: '0.0', port: freePort(hardware, name) }, usb]
+    }
+    const port = freePort(hardware, name)
+    const at = { name, address: '0.0', port }
+    if (kind === 'nic') {
+      const mac = macFor(hardware, request.mac, (index) => macOf(id, index))
+      const first = 51_000 + 16 * Number(port.slice('port'.length))
+      return [{ kind, ...at, mac, forwards: withPorts(request.forwards ?? [], first) }]
+    }
+    if (kind === 'cd') return [{ kind, ...at, serial, medium: request.medium ?? null, volume }]
+    return [{ kind, ...at, serial, volume: volume ?? (`${id}.${name}` as VolumeId), readOnly: request.readOnly ?? false }]
+  }
+
+  async attach(domain: DriverDomain, device: DomainDevice, options?: CallOptions): Promise<void> {
+    await this.#enter('attach', domain.id, options)
+    const guest = this.#hypervisor.need(domain.id)
+    if (guest.domain.hardware.devices.some(({ name }) => name === device.name)) return
+    const { hardware } = guest.domain
+    guest.domain = {
+      ...guest.domain,
+      hardware: { ...hardware, devices: [...hardware.devices, device] },
+      volumes: domain.volumes,
+    }
+  }
+
+  async detach(id: DomainId, name: string, { timeoutMs, force, ...options }: DetachOptions): Promise<void> {
+    await this.#enter('detach', id, options)
+    const guest = this.#hypervisor.guests.get(id)
+    const device = guest?.domain.hardware.devices.find((each) => each.name === name)
+    if (!guest || !device) return
+    const isAnswering = guest.state.kind === 'running' && this.#hypervisor.booted(guest)
+    if (!isAnswering && !force && device.kind !== 'usb') {
+      guest.asked.add(name)
+      await this.#options.clock.sleep(millis(timeoutMs), { signal: options.signal })
+      if (guest.domain.hardware.devices.includes(device))
+        throw new Fault('timeout', `detach ${name} of ${guest.domain.name}: the guest did not let go of it in ${timeoutMs} ms`)
+    }
+    this.#hypervisor.unplug(guest, name)
+  }
+
+  async attachedDevices(id: DomainId, options?: CallOptions): Promise<readonly string[]> {
+    await this.#enter('attachedDevices', id, options)
+    return this.#hypervisor
+      .need(id)
+      .domain.hardware.devices.filter(isDetachable)
+      .map(({ name }) => name)
+  }
+
+  async changeMedium(domain: DriverDomain, name: string, options?: CallOptions): Promise<void> {
+    await this.#enter('changeMedium', domain.id, options)
+    const guest = this.#hypervisor.need(domain.id)
+    const drive = domain.hardware.devices.find((device) => device.name === name)
+    const { hardware } = guest.domain
+    if (drive)
+      guest.domain = {
+        ...guest.domain,
+        hardware: { ...hardware, devices: hardware.devices.map((device) => (device.name === name ? drive : device)) },
+        volumes: domain.volumes,
+      }
+  }
+
+  async resizeDisk(
+    domain: DriverDomain,
+    _name: string,
+    _sizeBytes: Bytes,
+    grow: () => Promise<void>,
+    options?: CallOptions,
+  ): Promise<void> {
+    await this.#enter('resizeDisk', domain.id, options)
+    this.#hypervisor.need(domain.id)
+    await grow()
   }
 
   async create(domain: DriverDomain, options?: CallOptions): Promise<void> {
@@ -116,6 +224,7 @@ class SimDriver implements DomainDriver {
     if (guest.state.kind !== 'paused') throw new Fault('conflict', `unpause ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.enter(id, { kind: 'running' })
     if (guest.bootedAt === null) this.#hypervisor.boot(guest)
+    this.#hypervisor.answer(guest)
     // It writes again what it could not.
     if (guest.diskFull) this.#hypervisor.guest.fillDisk(id)
   }
@@ -154,7 +263,13 @@ class SimDriver implements DomainDriver {
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind !== 'running' && guest.state.kind !== 'paused')
       throw new Fault('conflict', `save ${guest.domain.name}: it is ${guest.state.kind}`)
-    this.#hypervisor.saves.set(path, { domain: id, machine: guest.domain.hardware.machine, memory: guest.memory, whole: true })
+    this.#hypervisor.saves.set(path, {
+      domain: id,
+      machine: guest.domain.hardware.machine,
+      devices: devicesOf(guest.domain),
+      memory: guest.memory,
+      whole: true,
+    })
     this.#hypervisor.enter(id, { kind: 'gone', cause: 'requested', detail: null })
     return { sizeBytes: 1024 }
   }
@@ -177,7 +292,8 @@ class SimDriver implements DomainDriver {
     const { kind } = guest.state
     if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `snapshot ${guest.domain.name}: it is ${kind}`)
     const { machine } = guest.domain.hardware
-    this.#hypervisor.saves.set(path, { domain: id, machine, memory: guest.memory, whole: true })
+    const devices = devicesOf(guest.domain)
+    this.#hypervisor.saves.set(path, { domain: id, machine, devices, memory: guest.memory, whole: true })
     if (kind === 'running' || waitsForRoom(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
     return { sizeBytes: 1024 }
   }
@@ -230,7 +346,9 @@ class SimDriver implements DomainDriver {
       disks: guest.domain.hardware.devices
         .filter((device) => device.kind === 'disk')
         .map((disk) => ({ name: disk.name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0 })),
-      nics: [{ name: 'net0', receiveBytes: null, transmitBytes: null }],
+      nics: guest.domain.hardware.devices
+        .filter((device) => device.kind === 'nic')
+        .map(({ name }) => ({ name, receiveBytes: null, transmitBytes: null })),
     }
   }
 
@@ -323,6 +441,8 @@ class SimDriver implements DomainDriver {
     if (!save) throw new Fault('not_found', `restore ${domain.name}: there is no ${path}`)
     if (!save.whole || save.domain !== domain.id || save.machine !== domain.hardware.machine)
       throw new Fault('failed', `restore ${domain.name}: ${path} is no save of this domain`)
+    if (save.devices !== devicesOf(domain))
+      throw new Fault('failed', `restore ${domain.name}: ${path} has devices ${save.devices}, want ${devicesOf(domain)}`)
     return save
   }
 
@@ -333,6 +453,7 @@ class SimDriver implements DomainDriver {
   #add(domain: DriverDomain, memory: number): SimGuest {
     const guest: SimGuest = {
       domain,
+      asked: new Set(),
       state: { kind: 'paused', cause: 'requested' },
       bootedAt: null,
       cpuTimeNs: 0,
