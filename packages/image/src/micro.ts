@@ -39,7 +39,7 @@ const BOOT_MODULES = [
 ] as const
 /** Kept on the disk for `modprobe`: what a starter image may be asked to do. Paths below kernel/. */
 const KEPT_MODULES =
-  /^(?:drivers\/(?:virtio|block|char|net\/(?:[^/]+$|wireguard|vxlan|bonding)|misc\/pvpanic|md|scsi\/(?:virtio_scsi|scsi_mod|sd_mod)|input|acpi|vhost|firmware|dax|nvdimm|nvme)|fs\/(?:isofs|nls\/nls_(?:utf8|ascii|cp437|iso8859-1)\.|fat|exfat|overlayfs|fuse|9p|netfs|fscache|squashfs|xfs|btrfs|nfs|nfs_common|lockd)|net\/(?:9p|bridge|core|ipv4|ipv6|netfilter|packet|sched|vmw_vsock|8021q|802|llc|sunrpc|dns_resolver|unix|tls|key|xfrm)|crypto|lib|mm|arch\/x86\/crypto)/
+  /^(?:drivers\/(?:virtio|block|char|net\/(?:[^/]+$|wireguard|vxlan|bonding)|misc\/pvpanic|md|cdrom|scsi\/(?:virtio_scsi|scsi_mod|sd_mod|sr_mod)|input|acpi|vhost|firmware|dax|nvdimm|nvme)|fs\/(?:isofs|nls\/nls_(?:utf8|ascii|cp437|iso8859-1)\.|fat|exfat|overlayfs|fuse|9p|netfs|fscache|squashfs|xfs|btrfs|nfs|nfs_common|lockd)|net\/(?:9p|bridge|core|ipv4|ipv6|netfilter|packet|sched|vmw_vsock|8021q|802|llc|sunrpc|dns_resolver|unix|tls|key|xfrm)|crypto|lib|mm|arch\/x86\/crypto)/
 
 const PROGRAMS = [
   'usr/sbin/dropbear',

@@ -1,4 +1,5 @@
 import { bytes, type Bytes, type EpochMillis } from '@typevisor/base'
+import type { UsbModel } from './device.ts'
 import type { DomainId, DomainName, ImageName, VolumeId } from './ids.ts'
 import type { DomainSettings } from './settings.ts'
 import type { DomainSnapshot } from './snapshot.ts'
@@ -23,6 +24,10 @@ export interface DomainSpec {
   readonly memoryBytesMax?: Bytes
   /** Its memory lies in huge pages, which the host has set aside. */
   readonly hugePages?: boolean
+  /** How many devices can be attached to it later, at most 16. Absent: none. */
+  readonly hotplugPortCount?: number
+  /** A USB controller from the start. Absent: none; the first USB device brings one, which takes a port. */
+  readonly usb?: boolean
 }
 
 /** When there is no room for what the guest writes: it waits and goes on when there is, or it gets the error. */
@@ -55,7 +60,10 @@ export interface DomainHardware {
   readonly devices: readonly DomainDevice[]
 }
 
-/** `address` is the PCI address on the root bus, `slot.function` in hexadecimal: `4.0`. */
+/**
+ * `address` is the PCI address, `slot.function` in hexadecimal: `4.0`; on the root bus, or behind the hot-plug port that `port` names. Of a USB
+ * device it is its port of the controller.
+ */
 export type DomainDevice =
   | {
       readonly kind: 'disk'
@@ -64,6 +72,8 @@ export type DomainDevice =
       readonly readOnly: boolean
       readonly address: string
       readonly serial: string
+      readonly port?: string
+      readonly leaving?: boolean
     }
   | {
       readonly kind: 'nic'
@@ -71,7 +81,39 @@ export type DomainDevice =
       readonly mac: string
       readonly address: string
       readonly forwards: readonly PortForward[]
+      readonly port?: string
+      readonly leaving?: boolean
     }
+  | {
+      readonly kind: 'cd'
+      readonly name: string
+      /** Both null: the drive is empty. */
+      readonly medium: string | null
+      readonly volume: VolumeId | null
+      readonly address: string
+      readonly serial: string
+      readonly port?: string
+      readonly leaving?: boolean
+    }
+  | {
+      readonly kind: 'usb-controller'
+      readonly name: string
+      readonly address: string
+      readonly port?: string
+      readonly leaving?: boolean
+    }
+  | {
+      readonly kind: 'usb'
+      readonly name: string
+      readonly model: UsbModel
+      /** Of a `storage` device. */
+      readonly volume?: VolumeId
+      readonly address: string
+      readonly serial: string
+      readonly leaving?: boolean
+    }
+  /** Empty, or with the device that names it. */
+  | { readonly kind: 'port'; readonly name: string; readonly address: string }
   | { readonly kind: 'agent-channel'; readonly name: string; readonly address: string }
   | { readonly kind: 'rng'; readonly name: string; readonly address: string }
   | { readonly kind: 'balloon'; readonly name: string; readonly address: string }

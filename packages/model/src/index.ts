@@ -3,6 +3,20 @@
  * Ids are branded and parsed once at the boundary (`ids.ts`); no I/O, no policy.
  */
 export {
+  DEVICE_KINDS,
+  DEVICE_NAME_WANT,
+  HOTPLUG_PORT_COUNT_MAX,
+  isDetachable,
+  isDeviceName,
+  isMac,
+  isMediumName,
+  USB_MODELS,
+  type DeviceInfo,
+  type DeviceKind,
+  type DeviceRequest,
+  type UsbModel,
+} from './device.ts'
+export {
   DEFAULT_ROOT_DISK_BYTES,
   DISK_FULL,
   waitsForRoom,
@@ -79,13 +93,17 @@ export {
   assertCan,
   assertCanSet,
   assertCanSnapshot,
+  assertCanDevice,
+  canDevice,
   canDo,
   canSnapshot,
   isVerb,
   SET_VERB,
+  DEVICE_VERBS,
   SNAPSHOT_VERBS,
   VERB_NAMES,
   VERBS,
+  type DeviceVerbName,
   type SnapshotVerbName,
   type StateFound,
   type Verb,

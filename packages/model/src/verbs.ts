@@ -65,6 +65,18 @@ export const SET_VERB = {
 export function assertCanSet(state: DomainStateKind, name: string): void {
   if (!(SET_VERB.from as readonly DomainStateKind[]).includes(state)) throw wrongState('set', state, name, SET_VERB)
 }
+/** What names a device too. A saved domain is restored first: its save is of the machine that it has. */
+export const DEVICE_VERBS = {
+  attach: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Attach a device' },
+  detach: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Detach' },
+  resize: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Grow the disk' },
+  insert: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Insert a medium' },
+  eject: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Eject' },
+} as const satisfies Record<string, Verb>
+
+export type DeviceVerbName = keyof typeof DEVICE_VERBS
+export const canDevice = (verb: DeviceVerbName, state: DomainStateKind): boolean =>
+  (DEVICE_VERBS[verb].from as readonly DomainStateKind[]).includes(state)
 
 /** @throws Fault `conflict` naming the state found and the states wanted. */
 export function assertCan(verb: VerbName, state: StateFound, name: string): void {
@@ -73,6 +85,10 @@ export function assertCan(verb: VerbName, state: StateFound, name: string): void
 /** The same of what needs a snapshot. */
 export function assertCanSnapshot(verb: SnapshotVerbName, state: DomainStateKind, name: string): void {
   if (!canSnapshot(verb, state)) throw wrongState(verb, state, name, SNAPSHOT_VERBS[verb])
+}
+/** The same of what needs a device. */
+export function assertCanDevice(verb: DeviceVerbName, state: DomainStateKind, name: string): void {
+  if (!canDevice(verb, state)) throw wrongState(verb, state, name, DEVICE_VERBS[verb])
 }
 
 const wrongState = (verb: string, state: DomainStateKind, name: string, { from }: Verb): Fault =>

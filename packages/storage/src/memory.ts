@@ -1,6 +1,7 @@
 /** The sim of the volume port: sizes and names; of bytes those that a test writes by `write`, which snapshots and clones keep as a disk does. */
 import { bytes, Fault, type BlockDevice } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
+import { sizeFor } from './qcow2.ts'
 import type { SnapshotRef, VolumeInfo, VolumeSnapshots, VolumeStore } from './ports.ts'
 
 type Format = 'qcow2' | 'raw'
@@ -136,6 +137,27 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
       contents.set(id, content.slice())
       return info
     },
+    async create(id, virtualBytes) {
+      parseVolumeId(id)
+      return (
+        again(id, 'qcow2') ??
+        add({
+          id,
+          virtualBytes: bytes(sizeFor(id, virtualBytes, bytes(0))),
+          allocatedBytes: bytes(CLONE_BYTES),
+          source: { kind: 'file', path: `/sim/volumes/${id}.qcow2`, format: 'qcow2' },
+          basePath: null,
+        })
+      )
+    },
+    async grow(id, virtualBytes) {
+      const info = need(id)
+      if (formatOf(info) === 'raw') throw new Fault('unsupported', `grow volume ${id}: it is a file`)
+      if (inUse.get(id)) throw new Fault('conflict', `grow volume ${id}: it is in use`)
+      const grown = { ...info, virtualBytes: bytes(sizeFor(id, virtualBytes, info.virtualBytes)) }
+      volumes.set(id, grown)
+      return grown
+    },
     async get(id) {
       return volumes.get(parseVolumeId(id)) ?? null
     },
@@ -143,8 +165,8 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
       volumes.delete(parseVolumeId(id))
       contents.delete(id)
     },
-    async list() {
-      return [...volumes.values()].sort((a, b) => (a.id < b.id ? -1 : 1))
+    async list({ prefix = '' } = {}) {
+      return [...volumes.values()].filter(({ id }) => id.startsWith(prefix)).sort((a, b) => (a.id < b.id ? -1 : 1))
     },
     content: (id) => contents.get(id) ?? null,
     write(id, content) {

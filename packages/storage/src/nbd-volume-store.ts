@@ -8,7 +8,7 @@
  *
  * Small read-only files (seeds) stay files, and so do the disks of before this store: `files` has both. An id is a volume of one of the two.
  */
-import { bytes, Fault, toFault, type Log } from '@typevisor/base'
+import { bytes, Fault, toFault, type Bytes, type Log } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import { runChecked } from './command.ts'
 import { Lines } from './lines.ts'
@@ -93,6 +93,26 @@ class NbdVolumeStore implements VolumeStore {
     })
   }
 
+  create(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo> {
+    return this.#inLine(id, async () => {
+      const there = await this.#find(id)
+      if (there) return there
+      if (await this.#options.files.get(id)) throw new Fault('conflict', `volume ${id} is there as a file, want a disk`)
+      await this.#call('create', { name: id, sizeBytes: sizeFor(id, virtualBytes, bytes(0), BLOCK_BYTES) })
+      return await this.#need(id)
+    })
+  }
+
+  grow(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo> {
+    return this.#inLine(id, async () => {
+      const there = await this.#find(id)
+      if (!there) return this.#options.files.grow(id, virtualBytes)
+      const sizeBytes = sizeFor(id, virtualBytes, there.virtualBytes, BLOCK_BYTES)
+      if (sizeBytes > there.virtualBytes) await this.#call('resize', { name: id, sizeBytes, ...(await this.#mine(id)) })
+      return await this.#need(id)
+    })
+  }
+
   get(id: VolumeId): Promise<VolumeInfo | null> {
     return this.#inLine(id, async () => (await this.#find(id)) ?? (await this.#options.files.get(id)))
   }
@@ -104,10 +124,12 @@ class NbdVolumeStore implements VolumeStore {
     })
   }
 
-  async list(): Promise<readonly VolumeInfo[]> {
-    const [described, files] = await Promise.all([this.#call('list', {}), this.#options.files.list()])
+  async list({ prefix = '' } = {}): Promise<readonly VolumeInfo[]> {
+    const [described, files] = await Promise.all([this.#call('list', {}), this.#options.files.list({ prefix })])
     const mine = await Promise.all(
-      described.flatMap((one) => (one.kind === 'volume' && isVolumeId(one.name) ? [this.#infoOf(one)] : [])),
+      described.flatMap((one) =>
+        one.kind === 'volume' && one.name.startsWith(prefix) && isVolumeId(one.name) ? [this.#infoOf(one)] : [],
+      ),
     )
     return [...mine, ...files].sort((a, b) => (a.id < b.id ? -1 : 1))
   }

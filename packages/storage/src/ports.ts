@@ -76,10 +76,15 @@ export interface VolumeStore {
   ): Promise<VolumeInfo>
   /** Takes a whole small file as a raw, read-only volume (cloud-init seeds). Idempotent on `id`. */
   put(id: VolumeId, content: Uint8Array): Promise<VolumeInfo>
+  /** An empty disk, of zeros. Idempotent on `id`; one that is there keeps its size. @throws Fault `exhausted` without space. */
+  create(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo>
+  /** Makes a disk larger; one that has the size has been made so. @throws Fault `invalid` for less than it has, `conflict` while somebody has it open, `not_found`. */
+  grow(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo>
   get(id: VolumeId): Promise<VolumeInfo | null>
   /** Idempotent. @throws Fault `conflict` while the volume is another's by its lease. */
   remove(id: VolumeId): Promise<void>
-  list(): Promise<readonly VolumeInfo[]>
+  /** `prefix`: only those whose id begins with it. */
+  list(options?: { readonly prefix?: string }): Promise<readonly VolumeInfo[]>
 }
 
 /** Runs a program to its end. There is no shell between: `argv[0]` is a program, the rest are its arguments as they are. */

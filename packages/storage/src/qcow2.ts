@@ -106,14 +106,34 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
         if (there) return sameKind(there, 'raw')
         return make(id, 'raw', (name) => files.write(name, padded(content)))
       }),
+    create: (id, virtualBytes) =>
+      inLine(parseVolumeId(id), async () => {
+        const there = await find(id)
+        if (there) return sameKind(there, 'qcow2')
+        const wanted = sizeFor(id, virtualBytes, bytes(0))
+        return make(id, 'qcow2', async (name) => {
+          await runChecked(runner, ['qemu-img', 'create', '-q', '-f', 'qcow2', '--', `file:${files.path(name)}`, String(wanted)])
+        })
+      }),
+    grow: (id, virtualBytes) =>
+      inLine(parseVolumeId(id), async () => {
+        const there = await find(id)
+        if (!there) throw new Fault('not_found', `grow volume ${id}: there is none of this id`)
+        if (formatOf(there) === 'raw') throw new Fault('unsupported', `grow volume ${id}: it is a file`)
+        const wanted = sizeFor(id, virtualBytes, there.virtualBytes)
+        const path = files.path(fileName(id, 'qcow2'))
+        if (wanted > there.virtualBytes)
+          await runChecked(runner, ['qemu-img', 'resize', '-q', '-f', 'qcow2', '--', `file:${path}`, String(wanted)])
+        return { ...there, virtualBytes: bytes(wanted) }
+      }),
     get: (id) => inLine(parseVolumeId(id), () => find(id)),
     remove: (id) =>
       inLine(parseVolumeId(id), async () => {
         for (const format of ['qcow2', 'raw'] as const) await files.remove(fileName(id, format))
       }),
-    async list() {
+    async list({ prefix = '' } = {}) {
       await (swept ??= sweep())
-      const ids = (await files.list()).map(idOf).filter((id) => id !== null)
+      const ids = (await files.list()).map(idOf).filter((id): id is VolumeId => id?.startsWith(prefix) === true)
       const found = await Promise.all(ids.sort().map((id) => inLine(id, () => find(id))))
       return found.filter((info) => info !== null)
     },
@@ -162,9 +182,9 @@ export function checkBase(base: { path: string; format: Format }): void {
 export function sizeFor(id: VolumeId, wanted: Bytes, baseBytes: Bytes, unitBytes = SECTOR): number {
   const sizeBytes = Math.ceil(wanted / unitBytes) * unitBytes
   if (sizeBytes < baseBytes)
-    throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at least the base's ${baseBytes}`)
+    throw new Fault('invalid', `volume ${id}: got ${wanted} bytes, want at least the ${baseBytes} that there are`)
   if (wanted > VIRTUAL_BYTES_MAX)
-    throw new Fault('invalid', `clone volume ${id}: got ${wanted} bytes, want at most ${VIRTUAL_BYTES_MAX}`)
+    throw new Fault('invalid', `volume ${id}: got ${wanted} bytes, want at most ${VIRTUAL_BYTES_MAX}`)
   return sizeBytes
 }
 

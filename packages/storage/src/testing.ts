@@ -89,6 +89,23 @@ export function volumeStoreConformance(
         )
       }
     })
+    test('an empty disk is made once, and grows', async ({ store, unitBytes = 512 }) => {
+      const made = await store.create(idOf(1, '.data'), bytes(mib(64) + 1))
+      assert.deepEqual([made.virtualBytes, made.basePath, isDisk(made)], [mib(64) + unitBytes, null, true])
+      assert.deepEqual(await store.create(idOf(1, '.data'), mib(1)), made)
+      assert.equal((await store.grow(idOf(1, '.data'), mib(100))).virtualBytes, mib(100))
+      assert.equal((await store.grow(idOf(1, '.data'), mib(100))).virtualBytes, mib(100))
+      assert.equal((await store.get(idOf(1, '.data')))?.virtualBytes, mib(100))
+      await rejects(store.grow(idOf(1, '.data'), mib(99)), 'invalid')
+      await rejects(store.grow(idOf(2), mib(99)), 'not_found')
+      await store.put(idOf(3), Uint8Array.of(1))
+      await rejects(store.grow(idOf(3), mib(99)), 'unsupported')
+      await rejects(store.create(idOf(3), mib(99)), 'conflict')
+      assert.deepEqual(
+        (await store.list({ prefix: `${idOf(1)}.` })).map(({ id }) => id),
+        [idOf(1, '.data')],
+      )
+    })
     test('a small file becomes a raw volume of whole sectors, once', async ({ store }) => {
       const made = await store.put(idOf(1, '.seed'), new Uint8Array(700).fill(7))
       assert.equal(fileOf(made).format, 'raw')

@@ -6,12 +6,19 @@ import { Fault } from '@typevisor/base'
 import type { DomainDriver, DriverCapabilities } from './ports.ts'
 import { describeConformance, type DriverWorld } from './conformance.ts'
 
+/** What a promise may say of itself while it is tried. */
+export interface PromiseContext {
+  /** It is left out, and why. */
+  skip(reason: string): void
+  diagnostic(message: string): void
+}
+
 /** The part of a test runner that the suite needs; Node's own has it. */
 export interface ConformanceRunner {
   describe(title: string, work: () => void): void
   before(work: () => Promise<void>): void
   after(work: () => Promise<void>): void
-  test(title: string, work: (t: { skip(reason: string): void }) => Promise<void> | void): void
+  test(title: string, work: (t: PromiseContext) => Promise<void> | void): void
   /** Whoever counts calls puts itself in front of the driver. */
   observed(driver: DomainDriver): DomainDriver
 }
@@ -36,6 +43,12 @@ export const DRIVER_OPERATIONS = {
   adopt: 'adopt what runs',
   events: 'tell of events',
   applySettings: 'set while it runs',
+  planDevice: 'plan a device',
+  attach: 'attach a device',
+  detach: 'detach it',
+  attachedDevices: 'say what is attached',
+  changeMedium: 'change a medium',
+  resizeDisk: 'grow a disk',
   forwards: 'say its host ports',
   statistics: 'count',
   openConsole: 'serial console',
@@ -184,7 +197,7 @@ export async function checkConformance(
       const began = now()
       let skipped: string | null = null
       const broken = await record
-        .during(title, () => work({ skip: (reason) => void (skipped = reason) }))
+        .during(title, () => work({ skip: (reason) => void (skipped = reason), diagnostic: () => {} }))
         .then(() => null)
         .catch((error: unknown) => (error instanceof Error ? error.message : String(error)))
       const kind = broken === null ? (skipped === null ? 'kept' : 'skipped') : 'broken'

@@ -22,6 +22,7 @@ export type {
   CallOptions,
   ConsoleOptions,
   Capability,
+  DetachOptions,
   ConsoleSlice,
   CoreFormat,
   DomainDriver,
@@ -45,7 +46,16 @@ export {
   type PromiseOutcome,
 } from './conformance-report.ts'
 export type { DriverWorld } from './conformance.ts'
-export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
+export {
+  openToolstack,
+  type CommandOptions,
+  type DetachRequest,
+  type ReadOptions,
+  type Toolstack,
+  type ToolstackOptions,
+} from './toolstack.ts'
+export { freePort, freeUsbPort, macFor, serialOfName } from './hotplug.ts'
+export { DETACH_DEFAULTS, volumeNamed, volumeOf, type MediaFolder } from './devices.ts'
 export type { SaveFolder } from './steps.ts'
 export { CORE_FORMATS } from './ports.ts'
 export { SETTINGS_TIMEOUT_MS } from './settings.ts'

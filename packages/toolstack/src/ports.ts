@@ -1,10 +1,12 @@
 /** The port behind which every hypervisor stands. `sim` is its first driver, `qemu` the first real one; one conformance suite runs on all. */
-import type { EpochMillis } from '@typevisor/base'
+import type { Bytes, EpochMillis } from '@typevisor/base'
 import type { VolumeSource } from '@typevisor/storage'
 import type {
   Chord,
   DomainBoot,
+  DeviceRequest,
   DomainCause,
+  DomainDevice,
   DomainHardware,
   DomainId,
   DomainSettings,
@@ -92,6 +94,13 @@ export interface SettingsOutcome {
   readonly notes: readonly string[]
 }
 
+export interface DetachOptions extends CallOptions {
+  /** For the guest to let go. */
+  readonly timeoutMs: number
+  /** Without asking the guest, which sees its device vanish. */
+  readonly force: boolean
+}
+
 export interface ConsoleOptions extends CallOptions {
   readonly fromOffset?: number | undefined
 }
@@ -176,6 +185,37 @@ export interface DomainDriver {
    * vCPUs of a guest that does not run, `timeout` when it does not let go of one or of memory, or does not take it, in time: part may be done then.
    */
   applySettings(domain: DriverDomain, settings: DomainSettings, options: SettingsOptions): Promise<SettingsOutcome>
+  /**
+   * Fixes what the device keeps for as long as it is attached: port, address, MAC, serial. Pure in its inputs. Another one that has to come
+   * first (a USB controller) stands before it. `volume`: of a device that has one.
+   * @throws Fault `unsupported` where the domain or the driver has no place for such a device, `exhausted` when all ports are taken.
+   */
+  planDevice(domain: DriverDomain, request: DeviceRequest, volume: VolumeId | null): Promise<readonly DomainDevice[]>
+  /**
+   * Gives a device to the guest. `domain` has it in its hardware already, and its volume among its volumes. Idempotent. On any fault the
+   * guest has nothing of it. @throws Fault `conflict` for a domain that is not there.
+   */
+  attach(domain: DriverDomain, device: DomainDevice, options?: CallOptions): Promise<void>
+  /**
+   * Takes a device from the guest, which is asked to let go first. What is not there is detached already, also of a domain that is gone.
+   * @throws Fault `timeout` when the guest does not let go: it may do so later, which `attachedDevices` tells.
+   */
+  detach(id: DomainId, name: string, options: DetachOptions): Promise<void>
+  /** Names of the devices that came by `attach`, or were planned behind a port, and that the guest has now. @throws Fault `conflict` for a domain that is not there. */
+  attachedDevices(id: DomainId, options?: CallOptions): Promise<readonly string[]>
+  /** Puts what `domain` has in the drive of this name into the guest's, or takes out what is there. Idempotent. */
+  changeMedium(domain: DriverDomain, name: string, options?: CallOptions): Promise<void>
+  /**
+   * Makes a disk larger under its guest. `grow` makes its volume so, which is done when nobody has it open; a driver that grows the volume itself
+   * does not call it. Idempotent.
+   */
+  resizeDisk(
+    domain: DriverDomain,
+    name: string,
+    sizeBytes: Bytes,
+    grow: () => Promise<void>,
+    options?: CallOptions,
+  ): Promise<void>
 
   state(id: DomainId, options?: CallOptions): Promise<DriverState>
   /** Finds what still runs after a restart of the caller, takes it over and answers each one's state; `gone` for those that are not there. */

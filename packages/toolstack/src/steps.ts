@@ -5,6 +5,7 @@ import type { SagaStep, StepContext } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import type { Ledger } from './ledger.ts'
+import type { MediaFolder } from './devices.ts'
 import type { DomainDriver, DriverState } from './ports.ts'
 
 /** Files of saved domains, in a folder that the driver's processes need not reach. */
@@ -22,6 +23,8 @@ export interface ToolstackServices {
   readonly volumes: VolumeStore
   readonly images: Pick<ImageStore, 'get'>
   readonly ledger: Ledger
+  /** Absent: the host keeps none. */
+  readonly media?: MediaFolder | undefined
   readonly saves: SaveFolder
   readonly clock: Clock
   /** Resolves when the domain's process has powered off, was destroyed or crashed; used by shutdown. */

@@ -4,6 +4,7 @@ import {
   millis,
   retryable,
   toFault,
+  type Bytes,
   type Clock,
   type EpochMillis,
   type IdSource,
@@ -13,6 +14,8 @@ import {
 import type {
   AgentEvent,
   Chord,
+  DeviceInfo,
+  DeviceRequest,
   DomainId,
   DomainRecord,
   DomainSpec,
@@ -40,6 +43,7 @@ import {
 } from '@typevisor/saga'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
+import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts'
 import { Ledger, type PartNote } from './ledger.ts'
 import type {
   ConsoleOptions,
@@ -64,6 +68,8 @@ export interface ToolstackOptions {
   /** Where sagas, domains, fences and events are kept; not opened yet, and the toolstack's own from then on. */
   readonly state: StateFile
   readonly saves: SaveFolder
+  /** What CD drives take. Absent: nothing. */
+  readonly media?: MediaFolder | undefined
   readonly clock: Clock
   readonly ids: IdSource
   readonly log: Log
@@ -80,6 +86,14 @@ export interface CommandOptions {
   readonly fence?: number
   /** Abort stops the waiting, not the command. */
   readonly signal?: AbortSignal | undefined
+}
+
+export interface DetachRequest {
+  /** For the guest to let go; default 30 s. */
+  readonly timeoutMs?: number
+  /** Without asking the guest. */
+  readonly force?: boolean
+  readonly deleteVolume?: boolean
 }
 
 export interface ReadOptions {
@@ -118,6 +132,19 @@ export interface Toolstack {
     from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
     options: CommandOptions,
   ): Promise<DomainRecord>
+  /**
+   * Gives the domain a device, and the volume that it asks for. Running, the guest sees it at once.
+   * @throws Fault `unsupported` without hot-plug ports, `exhausted` when they are all taken, `conflict` for a name that is taken.
+   */
+  attach(id: DomainId, device: DeviceRequest, options: CommandOptions): Promise<DomainRecord>
+  /** Takes a device away; its volume is kept unless `deleteVolume`, and is attached again by its name. @throws Fault `timeout` when the guest does not let go. */
+  detach(id: DomainId, name: string, options: CommandOptions & DetachRequest): Promise<DomainRecord>
+  /** Makes a disk larger, also the root disk, also while the guest runs. */
+  resizeDisk(id: DomainId, name: string, sizeBytes: Bytes, options: CommandOptions): Promise<DomainRecord>
+  /** Puts an image of the host's media into a CD drive in place of what is there; null: ejects. */
+  changeMedium(id: DomainId, name: string, medium: string | null, options: CommandOptions): Promise<DomainRecord>
+  /** All devices, and the volumes that are kept of detached ones. */
+  devices(id: DomainId): Promise<readonly DeviceInfo[]>
   /**
    * Guards a command on an image, which is no saga, since whoever is killed in it begins it anew: one that is done is not done again
    * (false), one of an owner that was replaced is refused.
@@ -201,6 +228,7 @@ class SagaToolstack implements Toolstack {
       images: options.images,
       ledger: this.#ledger,
       saves: options.saves,
+      media: options.media,
       clock: options.clock,
       untilNotRunning: (id, signal) => this.#untilNotRunning(id, signal),
       look: (id, signal) => this.#lookAt(id, { reconstructed: true, signal }),
@@ -281,6 +309,31 @@ class SagaToolstack implements Toolstack {
   ): Promise<DomainRecord> {
     await this.#command('domain.clone', id, { id, spec, from } as unknown as Json, options)
     return toRecord(this.#ledger.need(id))
+  }
+
+  async attach(id: DomainId, device: DeviceRequest, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.attach', id, { id, device } as unknown as Json, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async detach(id: DomainId, name: string, options: CommandOptions & DetachRequest): Promise<DomainRecord> {
+    const { timeoutMs, force, deleteVolume } = { ...DETACH_DEFAULTS, ...options }
+    await this.#command('domain.detach', id, { id, name, timeoutMs, force, deleteVolume }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async resizeDisk(id: DomainId, name: string, sizeBytes: Bytes, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.resize', id, { id, name, sizeBytes }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async changeMedium(id: DomainId, name: string, medium: string | null, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.medium', id, { id, name, medium }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async devices(id: DomainId): Promise<readonly DeviceInfo[]> {
+    return describeDevices(this.#options, this.#ledger.need(id))
   }
 
   async onceForImage(name: ImageName, { commandId, fence = 0 }: CommandOptions, work: () => Promise<void>): Promise<boolean> {

@@ -7,6 +7,7 @@ import { SIM_IMAGE } from '@typevisor/image'
 import {
   isVerb,
   isHostEvent,
+  type DeviceRequest,
   type DomainEvent,
   type DomainId,
   type DomainName,
@@ -39,6 +40,7 @@ const SPEC: DomainSpec = {
   cloudInit: { hostname: 'crash', user: null, sshKeys: [], userData: null },
   forwards: [{ protocol: 'tcp', hostPort: 0, guestPort: 22 }],
   labels: {},
+  hotplugPortCount: 4,
 }
 
 const SNAPSHOT = '0192f000-0000-7000-8000-00000000cccc' as SnapshotId
@@ -56,29 +58,36 @@ function machine(clock: Clock) {
     images: { get: async (name: ImageName) => (name === SIM_IMAGE.name ? SIM_IMAGE : null) },
     state: stateFile({ disk, name: 'toolstack.journal', clock, log }),
     saves: hypervisor.saveFolder,
+    media: { find: async (name: string) => ({ path: `/media/${name}`, sizeBytes: 10_000 }), list: async () => [] },
     clock,
     ids: sequentialIds(),
     log,
   })
   /** But for the console's output: what a guest said before its start was undone is kept, for whoever asks why. */
   const everything = async (
-    domains: readonly Pick<DomainRecord, 'state' | 'forwards' | 'snapshots' | 'settings' | 'settingsNotes'>[],
+    domains: readonly Pick<DomainRecord, 'state' | 'forwards' | 'snapshots' | 'settings' | 'settingsNotes' | 'hardware'>[],
   ) => ({
-    domains: domains.map(({ state: { kind }, forwards, snapshots, settings, settingsNotes }) => ({
+    domains: domains.map(({ state: { kind }, forwards, snapshots, settings, settingsNotes, hardware }) => ({
       kind,
       settings,
       settingsNotes,
+      devices: hardware.devices,
       forwards: kind === 'running' || kind === 'paused' ? forwards : 'none in effect',
       snapshots: snapshots.map(({ name, state, memory, quiesced }) => ({ name, state, hasMemory: memory !== null, quiesced })),
     })),
-    guests: [...hypervisor.guests.values()].map(({ state, frozen, memory, settings }) => ({
+    guests: [...hypervisor.guests.values()].map(({ state, frozen, memory, settings, domain }) => ({
       kind: state.kind,
       frozen,
       memory,
       settings,
+      devices: domain.hardware.devices,
     })),
     saves: [...hypervisor.saves.values()].map((save) => save.domain),
-    volumes: (await volumes.list()).map(({ id }) => ({ id, text: new TextDecoder().decode(volumes.content(id)?.slice(0, 8)) })),
+    volumes: (await volumes.list()).map(({ id, virtualBytes }) => ({
+      id,
+      virtualBytes,
+      text: new TextDecoder().decode(volumes.content(id)?.slice(0, 8)),
+    })),
     taken: (await volumes.snapshots.list(ROOT)).length,
   })
   return { hypervisor, volumes, parts, everything }
@@ -89,11 +98,39 @@ const command = () => ({ commandId: `command-${(commands += 1)}` })
 
 type SagaName = keyof typeof TOOLSTACK_SAGAS
 /** A saga, or one of its ways. */
-type Act = SagaName | 'snapshot with memory'
+type Act =
+  | SagaName
+  | 'snapshot with memory'
+  | 'attach a NIC'
+  | 'attach a stick'
+  | 'attach a drive'
+  | 'detach by force'
+  | 'detach and delete'
+  | 'detach what is kept and delete'
+  | 'eject'
 
 const REQUEST = { snapshot: SNAPSHOT, name: 'first' as SnapshotName, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
 const PATCH: SettingsPatch = { vcpuCount: 2, cpuWeight: 300, memoryTargetBytes: mib(96) }
+const DATA: DeviceRequest = { kind: 'disk', name: 'data', sizeBytes: mib(64) }
+const ATTACHED: Partial<Record<Act, DeviceRequest>> = {
+  attach: DATA,
+  'attach a NIC': { kind: 'nic', name: 'lan', forwards: [{ protocol: 'tcp', hostPort: 0, guestPort: 80 }] },
+  'attach a stick': { kind: 'usb', name: 'stick', model: 'storage', sizeBytes: mib(8) },
+  'attach a drive': { kind: 'cd', name: 'cd', medium: 'debian.iso' },
+}
+const DETACHED: Partial<Record<Act, { timeoutMs: number; force: boolean; deleteVolume: boolean }>> = {
+  detach: { timeoutMs: 1000, force: false, deleteVolume: false },
+  'detach by force': { timeoutMs: 0, force: true, deleteVolume: false },
+  'detach and delete': { timeoutMs: 1000, force: false, deleteVolume: true },
+  'detach what is kept and delete': { timeoutMs: 1000, force: false, deleteVolume: true },
+}
 const inputOf = (act: Act): Json => {
+  const device = ATTACHED[act]
+  if (device) return { id: ID, device } as unknown as Json
+  const how = DETACHED[act]
+  if (how) return { id: ID, name: 'data', ...how }
+  if (act === 'resize') return { id: ID, name: 'root', sizeBytes: gib(2) }
+  if (act === 'medium' || act === 'eject') return { id: ID, name: 'cd', medium: act === 'eject' ? null : 'other.iso' }
   if (act === 'define') return { id: ID, spec: SPEC } as unknown as Json
   if (act === 'clone') return { id: CLONE, spec: CLONE_SPEC, from: { domain: ID, snapshot: SNAPSHOT } } as unknown as Json
   if (act === 'snapshot') return { id: ID, ...REQUEST }
@@ -105,6 +142,12 @@ const inputOf = (act: Act): Json => {
 }
 
 async function give(toolstack: Toolstack, act: Act, options: { commandId: string }): Promise<unknown> {
+  const device = ATTACHED[act]
+  if (device) return toolstack.attach(ID, device, options)
+  const how = DETACHED[act]
+  if (how) return toolstack.detach(ID, 'data', { ...options, ...how })
+  if (act === 'resize') return toolstack.resizeDisk(ID, 'root', gib(2), options)
+  if (act === 'medium' || act === 'eject') return toolstack.changeMedium(ID, 'cd', act === 'eject' ? null : 'other.iso', options)
   if (act === 'define') return toolstack.define(ID, SPEC, options)
   if (act === 'clone') return toolstack.clone(CLONE, CLONE_SPEC, { domain: ID, snapshot: SNAPSHOT }, options)
   if (act === 'snapshot') return toolstack.snapshot(ID, REQUEST, options)
@@ -165,6 +208,7 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
     { before: ['define', 'start'], irreversibleFrom: 'end', end: 'gone' },
     { before: ['define', 'start', 'save'], irreversibleFrom: 'end', end: 'gone' },
     { before: ['define', 'start', 'snapshot with memory'], irreversibleFrom: 'end', end: 'gone' },
+    { before: ['define', 'start', 'attach', 'attach a NIC', 'detach'], irreversibleFrom: 'end', end: 'gone' },
   ],
   snapshot: [
     { before: ['define'], end: 'stopped' },
@@ -187,6 +231,36 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
   set: [
     { before: ['define'], end: 'stopped' },
     { before: ['define', 'start'], end: 'running' },
+  ],
+  attach: [
+    { before: ['define'], end: 'stopped' },
+    { before: ['define', 'start'], end: 'running' },
+    { before: ['define', 'start', 'pause'], end: 'paused' },
+    { before: ['define', 'start', 'attach', 'detach'], end: 'running' },
+    { before: ['define', 'start'], act: 'attach a NIC', end: 'running' },
+    { before: ['define', 'start'], act: 'attach a stick', end: 'running' },
+    { before: ['define', 'start'], act: 'attach a drive', end: 'running' },
+  ],
+  detach: [
+    { before: ['define', 'attach'], irreversibleFrom: 'unplug', end: 'stopped' },
+    { before: ['define', 'start', 'attach'], irreversibleFrom: 'unplug', end: 'running' },
+    { before: ['define', 'start', 'attach', 'pause'], act: 'detach by force', irreversibleFrom: 'unplug', end: 'paused' },
+    { before: ['define', 'start', 'attach'], act: 'detach and delete', irreversibleFrom: 'unplug', end: 'running' },
+    {
+      before: ['define', 'start', 'attach', 'detach'],
+      act: 'detach what is kept and delete',
+      irreversibleFrom: 'unplug',
+      end: 'running',
+    },
+  ],
+  resize: [
+    { before: ['define'], irreversibleFrom: 'grow', end: 'stopped' },
+    { before: ['define', 'start'], irreversibleFrom: 'grow', end: 'running' },
+  ],
+  medium: [
+    { before: ['define', 'start', 'attach a drive'], irreversibleFrom: 'eject', end: 'running' },
+    { before: ['define', 'start', 'attach a drive'], act: 'eject', irreversibleFrom: 'eject', end: 'running' },
+    { before: ['define', 'start', 'attach a drive', 'eject'], end: 'running' },
   ],
 }
 const LIVES = (Object.keys(LIVES_OF) as SagaName[]).flatMap((verb) =>
@@ -344,7 +418,14 @@ for (const { act, subject, before, end } of LIVES) {
             ...(dump ? [dump.path] : []),
           ])
         assert.deepEqual([...hypervisor.saves.keys()], named, `killed at operation ${killAt}`)
-        assert.equal(found.volumes.length, 2 * kinds.length, `killed at operation ${killAt}`)
+        const devices = (await Promise.all(second.list().map(({ id }) => second.devices(id)))).flat()
+        assert.equal(
+          found.volumes.length,
+          devices.filter(({ sizeBytes }) => sizeBytes !== null).length,
+          `killed at operation ${killAt}`,
+        )
+        const [recorded, real] = [found.domains, found.guests].map((each) => each.map((one) => one.devices))
+        if (real?.length === recorded?.length) assert.deepEqual(real, recorded, `killed at operation ${killAt}`)
         assert.equal(found.taken, second.get(ID)?.snapshots.length ?? 0, `killed at operation ${killAt}`)
         const events = await eventsOf(second)
         const at = new Map<DomainId, string | null>()

@@ -15,8 +15,9 @@
  *     restore, poweroff, revert and destroy. Only `destroy` insists.
  */
 import { bytes, Fault, millis, type Json } from '@typevisor/base'
-import { assertCan, type VerbName } from '@typevisor/model'
+import { assertCan, type DomainId, type VerbName, type VolumeId } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
+import { attach, detach, medium, resize, settleDevices, stayingDevices } from './devices.ts'
 import { forgetNotes, set } from './settings.ts'
 import { clone, removeAllSnapshots, removeSnapshot, revert, snapshot } from './snapshots.ts'
 import { holdsProcess } from './state.ts'
@@ -103,7 +104,11 @@ const start = defineSaga<VerbInput, ToolstackServices>({
     check('start'),
     {
       name: 'create',
-      do: intending('start', (context, domain) => context.services.driver.create(domain, { signal: context.signal })),
+      do: intending('start', async ({ services, signal }, domain) => {
+        const staying = stayingDevices(domain)
+        if (staying !== domain) await services.ledger.update(staying)
+        await services.driver.create(staying, { signal })
+      }),
       undo: intending('poweroff', async ({ services, input }, domain) => {
         await services.driver.destroy(input.id)
         if (domain.forwards.length > 0) await services.ledger.update({ ...domain, forwards: [] })
@@ -233,6 +238,7 @@ const save = defineSaga<VerbInput, ToolstackServices>({
       name: 'save',
       do: intending('save', async ({ services, input, signal, sagaId }, domain) => {
         if (domain.state.kind === 'saved') return
+        await settleDevices(services, input.id)
         const savePath = services.saves.pathOf(input.id, sagaId)
         const { sizeBytes } = await services.driver.save(input.id, savePath, { signal })
         await services.ledger.enter(input.id, { kind: 'saved', savePath, sizeBytes: sizeBytes as never }, { cause: 'requested' })
@@ -304,6 +310,12 @@ const dump = defineSaga<VerbInput, ToolstackServices>({
     { name: 'drop-saves', do: dropSaves },
   ],
 })
+/** Those that it has, kept ones among them, and those of which only a snapshot is left. */
+async function volumesEver({ volumes, ledger }: ToolstackServices, id: DomainId): Promise<ReadonlySet<VolumeId>> {
+  const found = (await volumes.list({ prefix: `${id}.` })).map((volume) => volume.id)
+  const remembered = (ledger.get(id)?.snapshots ?? []).flatMap((snapshot) => snapshot.volumes)
+  return new Set([rootVolume(id), ...found, ...remembered])
+}
 
 /** Removes the domain with its disks and snapshots. A domain that is not there is destroyed already: no check. */
 const destroy = defineSaga<VerbInput, ToolstackServices>({
@@ -333,7 +345,10 @@ const destroy = defineSaga<VerbInput, ToolstackServices>({
         // First: while its disk is another's it is refused, and all the rest stays with it.
         await services.volumes.remove(rootVolume(input.id))
         await services.driver.forget(input.id)
-        await removeAllSnapshots(services, rootVolume(input.id))
+        for (const volume of await volumesEver(services, input.id)) {
+          await services.volumes.remove(volume)
+          await removeAllSnapshots(services, volume)
+        }
         await services.volumes.remove(seedVolume(input.id))
         // Last: without its disks a save is worth nothing, and a domain whose disks stay is still `saved`.
         await services.saves.keepOnly(input.id, [])
@@ -360,4 +375,8 @@ export const TOOLSTACK_SAGAS = {
   'snapshot-delete': removeSnapshot,
   clone,
   set,
+  attach,
+  detach,
+  resize,
+  medium,
 } as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & Record<string, unknown>

@@ -4,13 +4,16 @@
  *   create, restore   each disk is leased and gets its socket, by the path that it has now (the record may be of another boot), then the domain
  *   adopt             those of all domains first, since a QEMU that waits for its disk may not answer; then away with those of domains that are gone
  *   destroy, save     the domain first, then its disks' sockets, then their leases
+ *   attach            the disk is leased and gets its socket, then the guest gets it; what does not come to be is served to nobody
+ *   detach, eject     the guest first, then the socket, then the lease
+ *   resize            no socket while the volume grows: QEMU waits for it, as it does for a server that was killed
  *
  * A domain that is there keeps what it was started with: its disk's epoch, or none, where an agent of before made it.
  */
 import { toFault, type Log } from '@typevisor/base'
 import type { DomainId, VolumeId } from '@typevisor/model'
 import type { VolumeLeases } from '@typevisor/storage'
-import type { DomainDriver, DriverDomain } from '@typevisor/toolstack'
+import { volumeNamed, volumeOf, type DomainDriver, type DriverDomain, type VolumeAttachment } from '@typevisor/toolstack'
 import type { VolumeKeeper } from './keeper.ts'
 
 export interface AttachedDriverOptions {
@@ -47,10 +50,36 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
       await leases.take(id)
     }
   }
+  const serve = async (volume: VolumeId): Promise<VolumeAttachment> => {
+    const socketPath = socketPathOf(volume)
+    return { kind: 'nbd', socketPath, exportName: await volumes.attach(volume, socketPath) }
+  }
+  const isServed = (id: DomainId, volume: VolumeId): boolean => served.get(id)?.includes(volume) ?? false
+  /** To a domain that is there. */
+  const add = async (domain: DriverDomain, volume: VolumeId): Promise<DriverDomain> => {
+    if (domain.volumes[volume]?.kind !== 'nbd') return domain
+    if (!isServed(domain.id, volume)) {
+      served.set(domain.id, [...(served.get(domain.id) ?? []), volume])
+      await volumes.detach(socketPathOf(volume))
+    }
+    await leases.take(volume)
+    return { ...domain, volumes: { ...domain.volumes, [volume]: await serve(volume) } }
+  }
+  const drop = async (id: DomainId, volume: VolumeId): Promise<void> => {
+    if (!isServed(id, volume)) return
+    served.set(
+      id,
+      (served.get(id) ?? []).filter((each) => each !== volume),
+    )
+    await end(id, [volume])
+  }
   /** The domain is gone; what cannot be ended now harms nobody, and its volume's removal ends it. */
   const detach = async (id: DomainId): Promise<void> => {
     const ids = served.get(id) ?? []
     served.delete(id)
+    await end(id, ids)
+  }
+  const end = async (id: DomainId, ids: readonly VolumeId[]): Promise<void> => {
     const ends = await Promise.allSettled(
       ids.map(async (volume) => {
         await volumes.detach(socketPathOf(volume))
@@ -78,6 +107,46 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
     name: driver.name,
     capabilities: (...args) => driver.capabilities(...args),
     planHardware: (...args) => driver.planHardware(...args),
+    planDevice: (...args) => driver.planDevice(...args),
+    async attach(domain, device, options) {
+      const volume = volumeOf(device)
+      if (volume === null) return driver.attach(domain, device, options)
+      try {
+        await driver.attach(await add(domain, volume), device, options)
+      } catch (error) {
+        // A guest that has it, or may have, keeps it.
+        const there = await driver.attachedDevices(domain.id).catch(() => null)
+        const isGone = (await driver.state(domain.id).catch(() => null))?.kind === 'gone'
+        if (isGone || there?.includes(device.name) === false) await drop(domain.id, volume)
+        throw error
+      }
+    },
+    async detach(id, name, options) {
+      await driver.detach(id, name, options)
+      await drop(id, volumeNamed(id, name))
+    },
+    attachedDevices: (...args) => driver.attachedDevices(...args),
+    async changeMedium(domain, name, options) {
+      const drive = domain.hardware.devices.find((device) => device.name === name)
+      const volume = drive ? volumeOf(drive) : null
+      await driver.changeMedium(volume === null ? domain : await add(domain, volume), name, options)
+      if (volume === null) await drop(domain.id, volumeNamed(domain.id, name))
+    },
+    resizeDisk(domain, name, sizeBytes, grow, options) {
+      const device = domain.hardware.devices.find((each) => each.name === name)
+      const volume = device ? volumeOf(device) : null
+      if (volume === null || domain.volumes[volume]?.kind !== 'nbd')
+        return driver.resizeDisk(domain, name, sizeBytes, grow, options)
+      const growUnused = async (): Promise<void> => {
+        await volumes.detach(socketPathOf(volume))
+        try {
+          await grow()
+        } finally {
+          await serve(volume)
+        }
+      }
+      return driver.resizeDisk(domain, name, sizeBytes, growUnused, options)
+    },
     create: (domain, options) => making(domain, (now) => driver.create(now, options)),
     restore: (domain, path, options) => making(domain, (now) => driver.restore(now, path, options)),
     async destroy(id, options) {

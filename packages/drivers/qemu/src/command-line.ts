@@ -38,6 +38,10 @@ export const quoteOption = (value: string): string => value.replaceAll(',', ',,'
 const WORD = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 const ADDRESS = /^[0-9a-f]{1,2}\.[0-7]$/
 const MAC = /^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/
+const PORT = /^port(?:[0-9]|1[0-5])$/
+const USB_PORT = /^[1-8]$/
+/** Of a controller, each for USB 2 and 3. */
+export const USB_PORT_COUNT = 8
 
 function checked(path: string, value: string, pattern: RegExp): string {
   if (!pattern.test(value)) {
@@ -47,20 +51,22 @@ function checked(path: string, value: string, pattern: RegExp): string {
   return value
 }
 
-/** QEMU counts devices by kind; the record's order never changes. */
+/**
+ * QEMU counts devices by kind; the record's order never changes. What can come and go is named by where it sits, whatever else comes and goes.
+ */
 export function deviceIds(hardware: DomainHardware): ReadonlyMap<DomainDevice, string> {
   const counts = new Map<string, number>()
-  return new Map(
-    hardware.devices.map((device) => {
-      const count = counts.get(device.kind) ?? 0
-      counts.set(device.kind, count + 1)
-      return [device, `${device.kind === 'agent-channel' ? 'agent' : device.kind}${count}`]
-    }),
-  )
+  const idOf = (device: DomainDevice): string => {
+    if (device.kind === 'port') return checked('hardware.devices.port', device.name, PORT)
+    if (device.kind === 'usb') return `usb-${checked('hardware.devices.usb.address', device.address, USB_PORT)}`
+    if ('port' in device && device.port !== undefined)
+      return `${checked('hardware.devices.port', device.port, PORT)}-${device.kind}`
+    const count = counts.get(device.kind) ?? 0
+    counts.set(device.kind, count + 1)
+    return `${device.kind === 'agent-channel' ? 'agent' : device.kind}${count}`
+  }
+  return new Map(hardware.devices.map((device) => [device, idOf(device)]))
 }
-
-const RECONNECT_SECONDS = 300
-const OPEN_SECONDS = 10
 
 export const AGENT_PORT = 'org.qemu.guest_agent.0'
 
@@ -128,7 +134,8 @@ export const consoleBackend = (log: string, input: string): Json => ({
 })
 
 function deviceArguments(device: DomainDevice, id: string, input: CommandLineInput): string[] {
-  const at = { id, bus: 'pcie.0', addr: checked(`hardware.devices.${id}.address`, device.address, ADDRESS) }
+  if (isPlugged(device)) return pluggedArguments(pluggedParts(device, id, input))
+  const at = placeOf(device, id)
   switch (device.kind) {
     case 'video':
       return ['-device', json({ driver: 'VGA', ...at })]
@@ -163,31 +170,106 @@ function deviceArguments(device: DomainDevice, id: string, input: CommandLineInp
       const front = { driver: 'virtio-mem-pci', ...at, memdev: `${id}-ram`, ...requested, ...(isHuge ? { prealloc: true } : {}) }
       return ['-object', json(ram), '-device', json(front)]
     }
-    case 'nic': {
-      const mac = checked(`hardware.devices.${id}.mac`, device.mac, MAC)
-      const nic = { driver: 'virtio-net-pci', ...at, netdev: `${id}-link`, mac, romfile: '' }
-      return ['-netdev', json({ type: 'user', id: `${id}-link` }), '-device', json(nic)]
-    }
-    case 'disk':
-      return diskArguments(device, id, at, input)
     default:
       return unreachable(device)
   }
 }
 
-function diskArguments(
-  device: DomainDevice & { kind: 'disk' },
-  id: string,
-  at: { id: string; bus: string; addr: string },
-  input: CommandLineInput,
-): string[] {
-  const source = input.disks.get(device.name)
-  if (!source) throw new Fault('invalid', `disk ${device.name}: no volume attached for ${device.volume}`)
+export type PluggedDevice = DomainDevice & { readonly kind: 'disk' | 'nic' | 'cd' | 'usb-controller' | 'usb' | 'port' }
+const isPlugged = (device: DomainDevice): device is PluggedDevice =>
+  ['disk', 'nic', 'cd', 'usb-controller', 'usb', 'port'].includes(device.kind)
+
+type JsonFields = { readonly [key: string]: Json }
+/** A device by what the command line takes and, of one that comes later, the monitor: nodes and link first, then the fronts in their order. */
+export interface DeviceParts {
+  /** Of `blockdev-add`, those first that others name. */
+  readonly nodes: readonly JsonFields[]
+  /** Of `netdev_add`. */
+  readonly link: JsonFields | null
+  /** Of `device_add`. */
+  readonly fronts: readonly JsonFields[]
+}
+
+const pluggedArguments = ({ nodes, link, fronts }: DeviceParts): string[] => [
+  ...nodes.flatMap((node) => ['-blockdev', json(node)]),
+  ...(link === null ? [] : ['-netdev', json(link)]),
+  ...fronts.flatMap((front) => ['-device', json(front)]),
+]
+
+function placeOf(device: DomainDevice, id: string): { id: string; bus: string; addr: string } {
+  const port = 'port' in device ? device.port : undefined
+  const bus = port === undefined ? 'pcie.0' : checked(`hardware.devices.${id}.port`, port, PORT)
+  return { id, bus, addr: checked(`hardware.devices.${id}.address`, device.address, ADDRESS) }
+}
+
+export interface PartsInput {
+  readonly domain: Pick<DriverDomain, 'spec' | 'hardware'>
+  readonly disks: ReadonlyMap<string, DiskSource>
+  readonly boot: { readonly kind: 'kernel' | 'disk' }
+}
+
+/** The drive of a CD, behind its controller. */
+export const driveOf = (id: string): string => `${id}-drive`
+
+export function pluggedParts(device: PluggedDevice, id: string, input: PartsInput): DeviceParts {
+  const none: DeviceParts = { nodes: [], link: null, fronts: [] }
+  switch (device.kind) {
+    case 'port': {
+      const number = Number(device.name.slice('port'.length)) + 1
+      const at = placeOf(device, id)
+      // Sixteen of them would take more I/O ports than there are, for which no virtio device asks.
+      const port = { driver: 'pcie-root-port', ...at, multifunction: true, chassis: number, slot: number, 'io-reserve': 0 }
+      return { ...none, fronts: [port] }
+    }
+    case 'nic': {
+      const mac = checked(`hardware.devices.${id}.mac`, device.mac, MAC)
+      const front = { driver: 'virtio-net-pci', ...placeOf(device, id), netdev: `${id}-link`, mac, romfile: '' }
+      // Each link is a network of its own; two of one address would be one too many for the guest.
+      const net = device.port === undefined ? {} : { net: `10.0.${3 + Number(device.port.slice('port'.length))}.0/24` }
+      return { ...none, link: { type: 'user', id: `${id}-link`, ...net }, fronts: [front] }
+    }
+    case 'disk':
+      return diskParts(device, id, input)
+    case 'cd': {
+      const controller = { driver: 'virtio-scsi-pci', ...placeOf(device, id) }
+      const nodes = device.volume === null ? [] : mediumNodes(id, sourceOf(device.name, device.volume, input))
+      const medium = nodes.length === 0 ? {} : { drive: `${id}-format` }
+      const drive = { driver: 'scsi-cd', id: driveOf(id), bus: `${id}.0`, ...medium, serial: device.serial.slice(0, 20) }
+      return { ...none, nodes, fronts: [controller, drive] }
+    }
+    case 'usb-controller':
+      return { ...none, fronts: [{ driver: 'qemu-xhci', ...placeOf(device, id), p2: USB_PORT_COUNT, p3: USB_PORT_COUNT }] }
+    case 'usb': {
+      const controller = input.domain.hardware.devices.find((each) => each.kind === 'usb-controller')
+      const bus = controller && deviceIds(input.domain.hardware).get(controller)
+      if (bus === undefined) throw new Fault('invalid', `device ${device.name}: the domain has no USB controller`)
+      const at = { id, bus: `${bus}.0`, port: checked(`hardware.devices.${id}.address`, device.address, USB_PORT) }
+      if (device.model === 'tablet') return { ...none, fronts: [{ driver: 'usb-tablet', ...at }] }
+      if (device.model === 'keyboard') return { ...none, fronts: [{ driver: 'usb-kbd', ...at }] }
+      const nodes = backendNodes(sourceOf(device.name, device.volume, input), id, false)
+      const storage = { driver: 'usb-storage', ...at, drive: `${id}-format`, serial: device.serial.slice(0, 20), removable: true }
+      return { ...none, nodes, fronts: [storage] }
+    }
+    default:
+      return unreachable(device)
+  }
+}
+
+function sourceOf(name: string, volume: string | undefined, { disks }: PartsInput): DiskSource {
+  const source = disks.get(name)
+  if (!source) throw new Fault('invalid', `disk ${name}: no volume attached for ${volume}`)
+  return source
+}
+
+export const mediumNodes = (id: string, source: DiskSource): readonly JsonFields[] => backendNodes(source, id, true)
+
+function diskParts(device: DomainDevice & { kind: 'disk' }, id: string, input: PartsInput): DeviceParts {
+  const source = sourceOf(device.name, device.volume, input)
   const isRoot = id === 'disk0'
   const { vcpuCountMax } = input.domain.spec
   const front = {
     driver: 'virtio-blk-pci',
-    ...at,
+    ...placeOf(device, id),
     drive: `${id}-format`,
     serial: device.serial.slice(0, 20),
     // A full or failing disk stops the guest, which waits; its file system never sees the error. Of a guest that wants it for a full disk it
@@ -198,11 +280,14 @@ function diskArguments(
     ...(vcpuCountMax === undefined ? {} : { 'num-queues': vcpuCountMax }),
     ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
   }
-  const common = { 'read-only': device.readOnly, ...(device.readOnly ? {} : { discard: 'unmap' }) }
-  return [...backendArguments(source, id, device.readOnly, common), '-device', json(front)]
+  return { nodes: backendNodes(source, id, device.readOnly), link: null, fronts: [front] }
 }
 
-function backendArguments(source: DiskSource, id: string, readOnly: boolean, common: { readonly [key: string]: Json }): string[] {
+const RECONNECT_SECONDS = 300
+const OPEN_SECONDS = 10
+
+function backendNodes(source: DiskSource, id: string, readOnly: boolean): JsonFields[] {
+  const common = { 'read-only': readOnly, ...(readOnly ? {} : { discard: 'unmap' }) }
   switch (source.kind) {
     case 'nbd': {
       const server = { type: 'unix', path: source.socketPath }
@@ -218,31 +303,22 @@ function backendArguments(source: DiskSource, id: string, readOnly: boolean, com
       }
       // The volume keeps no place for zeros.
       const zeroes = readOnly ? {} : { 'detect-zeroes': 'unmap' }
-      return [
-        '-blockdev',
-        json(nbd),
-        '-blockdev',
-        json({ driver: 'raw', 'node-name': `${id}-format`, file: `${id}-file`, ...common, ...zeroes }),
-      ]
+      return [nbd, { driver: 'raw', 'node-name': `${id}-format`, file: `${id}-file`, ...common, ...zeroes }]
     }
     case 'chain': {
-      const argv: string[] = []
+      const nodes: JsonFields[] = []
       // From the oldest layer up, since a node may only name nodes that are there.
       for (let depth = source.layers.length - 1; depth >= 0; depth -= 1) {
         const layer = source.layers[depth]
         assert(layer, 'depth is within the chain')
         const name = depth === 0 ? id : `${id}-base${depth}`
         const options = depth === 0 ? common : { 'read-only': true }
-        const file = { driver: 'file', 'node-name': `${name}-file`, filename: layer.filename, locking: 'on', ...options }
         const isLast = depth === source.layers.length - 1
         const backing = layer.format === 'qcow2' ? { backing: isLast ? null : `${id}-base${depth + 1}-format` } : {}
-        argv.push('-blockdev', json(file))
-        argv.push(
-          '-blockdev',
-          json({ driver: layer.format, 'node-name': `${name}-format`, file: `${name}-file`, ...backing, ...options }),
-        )
+        nodes.push({ driver: 'file', 'node-name': `${name}-file`, filename: layer.filename, locking: 'on', ...options })
+        nodes.push({ driver: layer.format, 'node-name': `${name}-format`, file: `${name}-file`, ...backing, ...options })
       }
-      return argv
+      return nodes
     }
     default:
       return unreachable(source)

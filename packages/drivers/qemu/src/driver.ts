@@ -1,11 +1,19 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
-import { Fault, millis, toFault, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
-import { waitsForRoom, type Chord, type DomainId, type PortForward } from '@typevisor/model'
-import type { DomainSettings } from '@typevisor/model'
+import { Fault, millis, toFault, type Bytes, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
+import {
+  isDetachable,
+  waitsForRoom,
+  type Chord,
+  type DomainDevice,
+  type DomainId,
+  type DomainSettings,
+  type PortForward,
+} from '@typevisor/model'
 import type {
   CallOptions,
   ConsoleOptions,
   CoreFormat,
+  DetachOptions,
   DomainDriver,
   DriverCapabilities,
   DriverDomain,
@@ -23,7 +31,8 @@ import { readConsoleLog, trimConsoleLog } from './console.ts'
 import { dumpMachine } from './dumping.ts'
 import { EventQueue } from './event-queue.ts'
 import { bringUpForwards, parseUserNet } from './forwards.ts'
-import { planHardware } from './hardware.ts'
+import { planDevice, planHardware } from './hardware.ts'
+import { changeMedium, fronts, growDisk, plug, unplug, type PlugContext } from './hotplug.ts'
 import { domainPaths, type DomainPaths } from './layout.ts'
 import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
 import { Locks } from './locks.ts'
@@ -160,7 +169,7 @@ class Driver implements QemuDriver {
       liveMigration: { can: false, reason: 'this driver moves no running guest between hosts yet; save and restore does' },
       coreDump: can,
       keyboard: can,
-      hotplug: { can: false, reason: 'devices are fixed at definition; the machine has no hotplug ports' },
+      hotplug: can,
       settings: await settingCapabilities(this.#host, this.#cgroups),
       vcpuUnplug: acceleration.accelerator === 'kvm' ? can : { can: false, reason: TCG_KEEPS_VCPUS },
     }
@@ -168,6 +177,53 @@ class Driver implements QemuDriver {
 
   async planHardware(...[id, spec, volumes]: Parameters<DomainDriver['planHardware']>): ReturnType<DomainDriver['planHardware']> {
     return planHardware(id, spec, volumes)
+  }
+
+  async planDevice(...[domain, request, volume]: Parameters<DomainDriver['planDevice']>): ReturnType<DomainDriver['planDevice']> {
+    return planDevice(domain, request, volume)
+  }
+
+  attach(domain: DriverDomain, device: DomainDevice, options: CallOptions = {}): Promise<void> {
+    return this.#exclusive(domain.id, options, async (signal) => {
+      await plug(this.#plug(await this.#need(domain.id, `attach ${device.name} to`), signal), domain, device)
+      this.#known.set(domain.id, domain)
+    })
+  }
+
+  detach(id: DomainId, name: string, { timeoutMs, force, ...options }: DetachOptions): Promise<void> {
+    return this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#attach(id)
+      if (machine) await unplug(this.#plug(machine, signal), name, { limit: millis(timeoutMs), force })
+    })
+  }
+
+  attachedDevices(id: DomainId, options: CallOptions = {}): Promise<readonly string[]> {
+    return this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'devices of')
+      const there = await fronts(machine, signal)
+      return machine.record.hardware.devices
+        .filter((device) => isDetachable(device) && there.has(device.name))
+        .map(({ name }) => name)
+    })
+  }
+
+  changeMedium(domain: DriverDomain, name: string, options: CallOptions = {}): Promise<void> {
+    return this.#exclusive(domain.id, options, async (signal) => {
+      await changeMedium(this.#plug(await this.#need(domain.id, `change the medium of`), signal), domain, name)
+      this.#known.set(domain.id, domain)
+    })
+  }
+
+  resizeDisk(
+    domain: DriverDomain,
+    name: string,
+    sizeBytes: Bytes,
+    grow: () => Promise<void>,
+    options: CallOptions = {},
+  ): Promise<void> {
+    return this.#exclusive(domain.id, options, async (signal) => {
+      await growDisk(this.#plug(await this.#need(domain.id, 'resize'), signal), domain, name, sizeBytes, grow)
+    })
   }
 
   create(domain: DriverDomain, options: CallOptions = {}): Promise<void> {
@@ -559,6 +615,11 @@ class Driver implements QemuDriver {
       monitorLimit: this.#limits.monitor,
       startLimit: this.#limits.start,
     }
+  }
+
+  #plug(machine: Machine, signal: AbortSignal): PlugContext {
+    const { user = null, diskFolders = null } = this.#options
+    return { host: this.#host, clock: this.#clock, machine, user, diskFolders, signal }
   }
 
   #transfer(): { host: QemuHost; clock: Clock; user: ProcessUser | null; limit: Millis } {

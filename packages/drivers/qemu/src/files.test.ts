@@ -177,7 +177,11 @@ test('a remembered port that is taken by now is replaced by a new one', async ()
   const lines: string[] = []
   const monitor = async (line: string): Promise<string> => {
     lines.push(line)
-    if (line === 'info usernet') return '  TCP[HOST_FORWARD]  18       127.0.0.1 4000       10.0.2.15    22     0     0\n'
+    if (line === 'info usernet')
+      return (
+        'Hub -1 (port0-nic-link):\r\n  TCP[HOST_FORWARD]  17       127.0.0.1 5000       10.0.3.15    22     0     0\r\n' +
+        'Hub -1 (nic0-link):\r\n  TCP[HOST_FORWARD]  18       127.0.0.1 4000       10.0.2.15    22     0     0\r\n'
+      )
     return line.includes(':3000-') ? 'Could not set up host forwarding rule\r\n' : ''
   }
   const bound = await setUpForwards(

@@ -24,11 +24,16 @@ function portNumber(port: number, min: number): number {
 }
 
 /**
- * Reads `info usernet`:
+ * Reads `info usernet`, of one link or of all:
  * `  TCP[HOST_FORWARD]  18       127.0.0.1 35261       10.0.2.15    80     0     0`
  */
-export function parseUserNet(text: string): PortForward[] {
+export function parseUserNet(text: string, link?: string): PortForward[] {
+  let isOfLink = link === undefined
   return text.split('\n').flatMap((line) => {
+    // `Hub -1 (nic0-link):` opens each link's part.
+    const header = /^Hub -?\d+ \((.*)\):/.exec(line)
+    if (header && link !== undefined) isOfLink = header[1] === link
+    if (!isOfLink) return []
     const match = /^\s*(TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+\S+\s+(\d+)\s+\S+\s+(\d+)\s/.exec(line)
     if (!match) return []
     return [{ protocol: match[1] === 'TCP' ? 'tcp' : 'udp', hostPort: Number(match[2]), guestPort: Number(match[3]) } as const]
@@ -69,7 +74,7 @@ export async function setUpForwards(
       )
     }
     const known = new Set(bound.map((old) => `${old.protocol} ${old.hostPort}`))
-    const now = parseUserNet(await port.monitor('info usernet'))
+    const now = parseUserNet(await port.monitor('info usernet'), link)
     const mine = now.find(
       (old) =>
         old.protocol === forward.protocol && old.guestPort === forward.guestPort && !known.has(`${old.protocol} ${old.hostPort}`),
@@ -86,6 +91,8 @@ export async function bringUpForwards(
   domain: DriverDomain,
   paths: DomainPaths,
   qmp: Pick<QmpClient, 'execute'>,
+  /** Of this card alone. */
+  only?: string,
 ): Promise<void> {
   const content = await files.read(paths.forwards, 0, 65536)
   const chosen: Record<string, unknown> = { ...(content ? parseObject(new TextDecoder().decode(content)) : null) }
@@ -93,7 +100,7 @@ export async function bringUpForwards(
     String(await qmp.execute('human-monitor-command', { 'command-line': line }))
   let isNew = false
   for (const [device, deviceId] of deviceIds(domain.hardware)) {
-    if (device.kind !== 'nic' || device.forwards.length === 0) continue
+    if (device.kind !== 'nic' || device.forwards.length === 0 || (only !== undefined && device.name !== only)) continue
     const list = chosen[device.name]
     const old = (Array.isArray(list) ? list : []).filter(
       (item) => isObject(item) && typeof item['hostPort'] === 'number',

@@ -2,21 +2,25 @@
  * What a guest keeps for life. Planned once from the id and this host's QEMU; never planned again, so that a save made today is
  * restored by the QEMU of next year.
  *
- *   slot  1 video   2 agent channel   3 random numbers   4 balloon   5.. NICs   8..1e disks, the root disk first
- *         1e memory that is plugged later, where the domain may have any
+ *   slot  1 video   2 agent channel   3 random numbers   4 balloon   5 NIC   6, 7 hot-plug ports, eight each
+ *         8..1e disks, the root disk first (1e: memory that is plugged later, 1d: the USB controller, where one is asked for)
  *
  * The root bus of Q35 has its own devices at 0 and 1f. Guests number disks by PCI order, so the root disk has the lowest slot.
  */
-import { bytes, Fault } from '@typevisor/base'
+import { bytes, Fault, unreachable } from '@typevisor/base'
 import {
+  HOTPLUG_PORT_COUNT_MAX,
   isLabel,
   LABEL_WANT,
+  type DeviceRequest,
   type DomainDevice,
   type DomainHardware,
   type DomainId,
   type DomainSpec,
   type VolumeId,
 } from '@typevisor/model'
+import { freePort, freeUsbPort, macFor, serialOfName, type DriverDomain } from '@typevisor/toolstack'
+import { USB_PORT_COUNT } from './command-line.ts'
 
 /** Served by every QEMU from 7.2 on. */
 export const MACHINE = 'pc-q35-7.2'
@@ -27,9 +31,11 @@ export const MACHINE = 'pc-q35-7.2'
 export const CPU_MODEL = 'Nehalem-v1'
 
 const NIC_SLOT_FIRST = 0x5
+const PORT_SLOT_FIRST = 0x6
 const DISK_SLOT_FIRST = 0x8
 const DISK_SLOT_LAST = 0x1e
 const MEMORY_SLOT = 0x1e
+const USB_SLOT = 0x1d
 
 export interface PlannedVolume {
   readonly name: string
@@ -38,8 +44,12 @@ export interface PlannedVolume {
 }
 
 export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly PlannedVolume[]): DomainHardware {
+  const { hotplugPortCount = 0, usb = false } = spec
   const pluggableBytes = (spec.memoryBytesMax ?? spec.memoryBytes) - spec.memoryBytes
-  const diskCountMax = DISK_SLOT_LAST - DISK_SLOT_FIRST + (pluggableBytes > 0 ? 0 : 1)
+  const slotLast = usb ? USB_SLOT - 1 : pluggableBytes > 0 ? MEMORY_SLOT - 1 : DISK_SLOT_LAST
+  const diskCountMax = slotLast - DISK_SLOT_FIRST + 1
+  if (!Number.isInteger(hotplugPortCount) || hotplugPortCount < 0 || hotplugPortCount > HOTPLUG_PORT_COUNT_MAX)
+    throw new Fault('invalid', `hotplugPortCount: got ${hotplugPortCount}, want 0 to ${HOTPLUG_PORT_COUNT_MAX}`)
   if (volumes.length > diskCountMax) throw new Fault('invalid', `volumes: got ${volumes.length}, want at most ${diskCountMax}`)
   const names = new Set<string>()
   for (const { name } of volumes) {
@@ -52,6 +62,12 @@ export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly P
     { kind: 'agent-channel', name: 'agent', address: '2.0' },
     { kind: 'rng', name: 'rng', address: '3.0' },
     { kind: 'balloon', name: 'balloon', address: '4.0' },
+    ...Array.from({ length: hotplugPortCount }, (_, index): DomainDevice => ({
+      kind: 'port',
+      name: `port${index}`,
+      address: `${PORT_SLOT_FIRST + (index >> 3)}.${index & 7}`,
+    })),
+    ...(usb ? [{ kind: 'usb-controller', name: 'usb', address: `${USB_SLOT.toString(16)}.0` } as const] : []),
     { kind: 'nic', name: 'nic0', mac: macOf(id, 0), address: `${NIC_SLOT_FIRST.toString(16)}.0`, forwards: spec.forwards },
     ...volumes.map(({ name, volume, readOnly }, index): DomainDevice => ({
       kind: 'disk',
@@ -66,6 +82,34 @@ export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly P
       : []),
   ]
   return { machine: MACHINE, cpuModel: CPU_MODEL, devices }
+}
+
+/** A device that comes later; see `DomainDriver.planDevice`. */
+export function planDevice(
+  { id, hardware }: DriverDomain,
+  request: DeviceRequest,
+  volume: VolumeId | null,
+): readonly DomainDevice[] {
+  const { kind, name } = request
+  const serial = serialOfName(name)
+  if (kind === 'usb') {
+    const { model } = request
+    const address = freeUsbPort(hardware, USB_PORT_COUNT, name)
+    const usb: DomainDevice = { kind, name, model, address, serial, ...(volume === null ? {} : { volume }) }
+    if (hardware.devices.some((device) => device.kind === 'usb-controller')) return [usb]
+    return [{ kind: 'usb-controller', name: 'usb', address: '0.0', port: freePort(hardware, name) }, usb]
+  }
+  const at = { name, address: '0.0', port: freePort(hardware, name) }
+  switch (kind) {
+    case 'disk':
+      return [{ kind, ...at, serial, volume: volume ?? (`${id}.${name}` as VolumeId), readOnly: request.readOnly ?? false }]
+    case 'nic':
+      return [{ kind, ...at, mac: macFor(hardware, request.mac, (index) => macOf(id, index)), forwards: request.forwards ?? [] }]
+    case 'cd':
+      return [{ kind, ...at, serial, medium: request.medium ?? null, volume }]
+    default:
+      return unreachable(kind)
+  }
 }
 
 /**

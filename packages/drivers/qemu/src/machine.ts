@@ -13,7 +13,7 @@
  * Failure paths: a QEMU that hangs gives `timeout` per command and is watched on; one that dies is `gone` with its last words.
  */
 import { Fault, millis, toFault, type Clock, type Log, type Millis } from '@typevisor/base'
-import { waitsForRoom, type DomainId } from '@typevisor/model'
+import { waitsForRoom, type DomainHardware, type DomainId } from '@typevisor/model'
 import type { DriverState } from '@typevisor/toolstack'
 import { ConsoleHub } from './console.ts'
 import { GuestAgent } from './guest-agent.ts'
@@ -207,6 +207,12 @@ export class Machine {
     })
     void this.exited.then(() => end('ended'))
     return { signal: over.signal, [Symbol.dispose]: stop }
+  }
+
+  /** The machine has other devices now; resolves when the record says so. */
+  async setHardware(hardware: DomainHardware): Promise<void> {
+    this.#record = { ...this.#record, hardware }
+    await this.#write()
   }
 
   /** Writes the record; resolves when it is safe. */

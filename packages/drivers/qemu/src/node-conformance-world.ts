@@ -1,18 +1,28 @@
 /** What the conformance suite needs of a real QEMU: folders of its own, and guests of the starter image with qcow2 overlays for disks. */
 import { execFile } from 'node:child_process'
-import { copyFile, mkdir, mkdtemp, open, readFile, rm, statfs, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, open, readFile, rm, statfs, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { millis, type Clock, type IdSource, type Log } from '@typevisor/base'
-import type { VolumeId } from '@typevisor/model'
+import { Fault, millis, type Clock, type IdSource, type Log } from '@typevisor/base'
+import type { DomainId, VolumeId } from '@typevisor/model'
 import type { Image } from '@typevisor/image'
-import type { DriverWorld } from '@typevisor/toolstack'
+import type { DomainDriver, DriverWorld } from '@typevisor/toolstack'
 import { createQemuDriver } from './driver.ts'
 import type { QemuHost } from './ports.ts'
 
 const run = promisify(execFile)
+
+const words = (text: string): string[] => text.split(/\s+/).filter((word) => word !== '')
+
+async function inGuest(driver: DomainDriver, id: DomainId, script: string): Promise<string> {
+  const { stdout } = await driver.exec(id, { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 })
+  return new TextDecoder().decode(stdout)
+}
+/** A shell's words for the kernel's name of the disk with this serial. */
+const diskNamed = (serial: string): string =>
+  `for each in /sys/block/vd*; do [ "$(cat $each/serial)" = ${serial} ] && basename $each; done`
 
 export interface QemuWorldOptions {
   readonly image: Image
@@ -108,6 +118,31 @@ export async function qemuConformanceWorld({ image, host, clock, ids, log }: Qem
     // The guest's own shell counts, in a file in the guest's memory.
     counter: ['/bin/sh', '-c', 'n=$(cat /run/count 2>/dev/null || echo 0); echo $((n + 1)) | tee /run/count'],
     echo: ['/bin/echo'],
+    volume: async (id, name, sizeBytes) => {
+      const volume = `${id}.${name}` as VolumeId
+      const path = join(folder, 'disks', `${volume}.raw`)
+      await writeFile(path, '')
+      await truncate(path, sizeBytes)
+      return { volume, source: { kind: 'file', path, format: 'raw' } }
+    },
+    eyes: {
+      // Disks have their device's name as serial.
+      disks: async (driver, id) =>
+        words(await inGuest(driver, id, 'for each in /sys/block/vd*/serial; do cat $each; echo; done')),
+      macs: async (driver, id) => words(await inGuest(driver, id, 'cat /sys/class/net/*/address')),
+      writes: async (driver, id, disk) => {
+        const script = `d=$(${diskNamed(disk)}); head -c 1000000 /dev/urandom > /tmp/sent; dd if=/tmp/sent of=/dev/$d bs=64k conv=fsync 2>/dev/null; echo 3 > /proc/sys/vm/drop_caches; head -c 1000000 /dev/$d | cmp - /tmp/sent && echo same`
+        const said = (await inGuest(driver, id, script)).trim()
+        if (said !== 'same') throw new Fault('failed', `disk ${disk}: what was written is not what is read`)
+      },
+      sizeBytes: async (driver, id, disk) => 512 * Number(await inGuest(driver, id, `cat /sys/block/$(${diskNamed(disk)})/size`)),
+      medium: async (driver, id) => {
+        const script =
+          'modprobe virtio_scsi; modprobe sr_mod; dd if=/dev/sr0 of=/dev/null bs=2048 count=1 2>/dev/null && cat /sys/block/sr0/size'
+        const size = (await inGuest(driver, id, script)).trim()
+        return size === '' ? null : size
+      },
+    },
     processors: ['/bin/sh', '-c', 'nproc'],
     memory: ['/bin/sh', '-c', "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo"],
     pause: (ms) => sleep(ms),

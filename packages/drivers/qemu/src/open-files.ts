@@ -9,7 +9,7 @@
  * Failure paths: a missing file is `failed` with its path; a kernel or a folder that bars the user is `forbidden`, naming it.
  */
 import { Fault } from '@typevisor/base'
-import type { DomainDevice } from '@typevisor/model'
+import type { DomainDevice, VolumeId } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import type { CommandLineInput, DiskSource } from './command-line.ts'
 import type { DomainPaths } from './layout.ts'
@@ -45,7 +45,8 @@ export async function openFiles(
 
   const disks = new Map<string, DiskSource>()
   for (const device of domain.hardware.devices) {
-    if (device.kind === 'disk') disks.set(device.name, await diskSource(files, domain, device, diskFolders, asSet))
+    const of = diskOf(device)
+    if (of) disks.set(of.name, await diskSource(files, domain, of, diskFolders, asSet))
   }
   const consoleLog = await asSet(paths.consoleLog, 'append')
   const setCount = user ? inherit.length : 0
@@ -73,10 +74,45 @@ export async function openFiles(
   return { disks, boot: opened, consoleLog, inherit, setCount, [Symbol.asyncDispose]: () => kept.disposeAsync() }
 }
 
+export interface DiskOf {
+  readonly name: string
+  readonly volume: VolumeId
+  readonly readOnly: boolean
+}
+
+/** null: the device has no volume now. */
+export function diskOf(device: DomainDevice): DiskOf | null {
+  if (device.kind === 'disk') return device
+  if (device.kind === 'cd' && device.volume !== null) return { name: device.name, volume: device.volume, readOnly: true }
+  if (device.kind === 'usb' && device.volume !== undefined) return { name: device.name, volume: device.volume, readOnly: false }
+  return null
+}
+
+/**
+ * What a running QEMU opens by itself. One of another user cannot be handed a descriptor any more.
+ * @throws Fault `unsupported` for a file, where QEMU runs as another user.
+ */
+export async function openLater(
+  files: HostFiles,
+  domain: DriverDomain,
+  disk: DiskOf,
+  user: ProcessUser | null,
+  diskFolders: readonly string[] | null,
+): Promise<DiskSource> {
+  return diskSource(files, domain, disk, diskFolders, async (path) => {
+    if (user)
+      throw new Fault(
+        'unsupported',
+        `disk ${disk.name}: its volume is a file (${path}), which a QEMU of another user gets only when it starts`,
+      )
+    return path
+  })
+}
+
 async function diskSource(
   files: HostFiles,
   domain: DriverDomain,
-  device: DomainDevice & { kind: 'disk' },
+  device: DiskOf,
   diskFolders: readonly string[] | null,
   asSet: (path: string, mode: 'read' | 'write') => Promise<string>,
 ): Promise<DiskSource> {

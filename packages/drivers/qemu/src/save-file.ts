@@ -39,10 +39,14 @@ export interface SaveHeader extends SavedMachine {
 
 /** Port forwards are the host's affair, and no part of what a guest sees. */
 function guestView(device: DomainDevice): unknown {
-  if (device.kind === 'nic') return [device.kind, device.name, device.address, device.mac]
+  // Left out where there is none, so that what was saved before there were ports is what it was.
+  const port = 'port' in device && device.port !== undefined ? [device.port] : []
+  if (device.kind === 'nic') return [device.kind, device.name, device.address, device.mac, ...port]
   if (device.kind === 'memory') return [device.kind, device.name, device.address, device.sizeBytes]
-  if (device.kind === 'disk') return [device.kind, device.name, device.address, device.serial, device.readOnly]
-  return [device.kind, device.name, device.address]
+  if (device.kind === 'disk') return [device.kind, device.name, device.address, device.serial, device.readOnly, ...port]
+  if (device.kind === 'cd') return [device.kind, device.name, device.address, device.serial, device.medium, ...port]
+  if (device.kind === 'usb') return [device.kind, device.name, device.address, device.serial, device.model]
+  return [device.kind, device.name, device.address, ...port]
 }
 
 export function savedMachine(

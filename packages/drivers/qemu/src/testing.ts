@@ -1,6 +1,6 @@
 /** What tests of this driver need: a driver on folders of its own, and domains with the guest of `tiny-guest.ts`. */
 import assert from 'node:assert/strict'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
@@ -38,7 +38,8 @@ export async function microImage(): Promise<Image> {
   const name = parseImageName('micro')
   const kept = await images.get(name)
   // One of an older recipe is another guest.
-  const isOfNow = kept?.boot.kind === 'kernel' && kept.boot.commandLine === MICRO_COMMAND_LINE
+  const recipe = await stat(new URL('../../../image/src/micro.ts', import.meta.url))
+  const isOfNow = kept?.boot.kind === 'kernel' && kept.boot.commandLine === MICRO_COMMAND_LINE && kept.builtAt > recipe.mtimeMs
   return kept && isOfNow ? kept : await images.build(name)
 }
 

@@ -41,6 +41,11 @@ export function simConformanceWorld(clock: Clock, rng: Rng, pass: (ms: number) =
     guestPowersOff: async (_driver, id) => hypervisor.guest.powerOff(id),
     counter: ['/bin/count'],
     echo: ['/bin/echo'],
+    volume: async (id, name) => {
+      const volume = `${id}.${name}` as VolumeId
+      return { volume, source: { kind: 'file', path: `/sim/${volume}`, format: 'raw' } }
+    },
+    eyes: { cannot: 'domains in memory have no kernel that sees devices' },
     processors: ['/bin/nproc'],
     memory: ['/bin/memory'],
     pause: pass,

@@ -1,7 +1,10 @@
-import { Channel, Fault, millis, type Clock, type Rng } from '@typevisor/base'
+import { Channel, Fault, millis, type Bytes, type Clock, type Rng } from '@typevisor/base'
 import {
+  HOTPLUG_PORT_COUNT_MAX,
+  isDetachable,
   waitsForRoom,
   type Chord,
+  type DeviceRequest,
   type DomainDevice,
   SETTING_NAMES,
   changedSettings,
@@ -16,11 +19,13 @@ import {
   type PortForward,
   type VolumeId,
 } from '@typevisor/model'
+import { freePort, freeUsbPort, macFor, serialOfName } from '@typevisor/toolstack'
 import type {
   CallOptions,
   ConsoleOptions,
   ConsoleSlice,
   CoreFormat,
+  DetachOptions,
   DomainDriver,
   DriverCapabilities,
   DriverDomain,
@@ -49,7 +54,6 @@ export interface SimDriverOptions {
   readonly eventCountMax?: number
 }
 
-const CHOSEN_PORT_FIRST = 40_000
 const EVENT_QUEUE = 65_536
 const CAN = { can: true } as const
 const CAN_SET = Object.fromEntries(SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
@@ -63,10 +67,23 @@ export function createSimDriver(options: SimDriverOptions): DomainDriver {
 const saveOf = ({ domain, memory, settings }: SimGuest): SimSave => ({
   domain: domain.id,
   machine: domain.hardware.machine,
+  devices: devicesOf(domain),
   vcpuCount: vcpuCountOf(domain.spec, settings),
   memory,
   whole: true,
 })
+const macOf = (id: DomainId, index: number): string => {
+  const tail = (Number.parseInt(id.slice(-6), 16) + index) & 0xff_ffff
+  return `52:54:00:${tail
+    .toString(16)
+    .padStart(6, '0')
+    .replace(/(..)(?=.)/g, '$1:')}`
+}
+/** Where the host chooses, it chooses these. */
+const withPorts = (forwards: readonly PortForward[], first: number): PortForward[] =>
+  forwards.map((forward, index) => (forward.hostPort === 0 ? { ...forward, hostPort: first + index } : forward))
+const devicesOf = ({ hardware }: DriverDomain): string =>
+  hardware.devices.map(({ name, address }) => `${name}@${address}`).join(' ')
 
 class SimDriver implements DomainDriver {
   readonly name = 'sim'
@@ -103,7 +120,7 @@ class SimDriver implements DomainDriver {
       liveMigration: { can: false, reason: 'not in the port yet' },
       coreDump: { can: true },
       keyboard: { can: true },
-      hotplug: { can: false, reason: 'not in the port yet' },
+      hotplug: CAN,
       settings: this.#options.settings ?? CAN_SET,
       vcpuUnplug: CAN,
     }
@@ -116,17 +133,107 @@ class SimDriver implements DomainDriver {
       address: `${(4 + index).toString(16)}.0`,
       serial: `${id.slice(-12)}-${disk.name}`.slice(0, 20),
     }))
-    const mac = `52:54:00:${id.slice(-6).replace(/(..)(?=.)/g, '$1:')}`
+    const ports = Array.from({ length: spec.hotplugPortCount ?? 0 }, (_, index): DomainDevice => ({
+      kind: 'port',
+      name: `port${index}`,
+      address: `1${(index >> 3).toString(16)}.${index & 7}`,
+    }))
+    if (ports.length > HOTPLUG_PORT_COUNT_MAX)
+      throw new Fault('invalid', `hotplugPortCount: got ${ports.length}, want at most ${HOTPLUG_PORT_COUNT_MAX}`)
+    const usb: DomainDevice[] = spec.usb === true ? [{ kind: 'usb-controller', name: 'usb', address: '2.0' }] : []
     const nic: DomainDevice = {
       kind: 'nic',
       name: 'net0',
-      mac,
+      mac: macOf(id, 0),
       address: '3.0',
-      forwards: spec.forwards.map((forward, index) =>
-        forward.hostPort === 0 ? { ...forward, hostPort: 50_000 + index } : forward,
-      ),
+      forwards: withPorts(spec.forwards, 50_000),
     }
-    return { machine: 'sim-1', cpuModel: 'sim-v1', devices: [nic, ...disks] }
+    return { machine: 'sim-1', cpuModel: 'sim-v1', devices: [...ports, nic, ...usb, ...disks] }
+  }
+
+  async planDevice(
+    { id, hardware }: DriverDomain,
+    request: DeviceRequest,
+    volume: VolumeId | null,
+  ): Promise<readonly DomainDevice[]> {
+    const { kind, name } = request
+    const serial = serialOfName(name)
+    if (kind === 'usb') {
+      const { model } = request
+      const address = freeUsbPort(hardware, 8, name)
+      const usb: DomainDevice = { kind, name, model, address, serial, ...(volume === null ? {} : { volume }) }
+      if (hardware.devices.some((device) => device.kind === 'usb-controller')) return [usb]
+      return [{ kind: 'usb-controller', name: 'usb', address: '0.0', port: freePort(hardware, name) }, usb]
+    }
+    const port = freePort(hardware, name)
+    const at = { name, address: '0.0', port }
+    if (kind === 'nic') {
+      const mac = macFor(hardware, request.mac, (index) => macOf(id, index))
+      const first = 51_000 + 16 * Number(port.slice('port'.length))
+      return [{ kind, ...at, mac, forwards: withPorts(request.forwards ?? [], first) }]
+    }
+    if (kind === 'cd') return [{ kind, ...at, serial, medium: request.medium ?? null, volume }]
+    return [{ kind, ...at, serial, volume: volume ?? (`${id}.${name}` as VolumeId), readOnly: request.readOnly ?? false }]
+  }
+
+  async attach(domain: DriverDomain, device: DomainDevice, options?: CallOptions): Promise<void> {
+    await this.#enter('attach', domain.id, options)
+    const guest = this.#hypervisor.need(domain.id)
+    if (guest.domain.hardware.devices.some(({ name }) => name === device.name)) return
+    const { hardware } = guest.domain
+    guest.domain = {
+      ...guest.domain,
+      hardware: { ...hardware, devices: [...hardware.devices, device] },
+      volumes: domain.volumes,
+    }
+  }
+
+  async detach(id: DomainId, name: string, { timeoutMs, force, ...options }: DetachOptions): Promise<void> {
+    await this.#enter('detach', id, options)
+    const guest = this.#hypervisor.guests.get(id)
+    const device = guest?.domain.hardware.devices.find((each) => each.name === name)
+    if (!guest || !device) return
+    const isAnswering = guest.state.kind === 'running' && this.#hypervisor.booted(guest)
+    if (!isAnswering && !force && device.kind !== 'usb') {
+      guest.asked.add(name)
+      await this.#options.clock.sleep(millis(timeoutMs), { signal: options.signal })
+      if (guest.domain.hardware.devices.includes(device))
+        throw new Fault('timeout', `detach ${name} of ${guest.domain.name}: the guest did not let go of it in ${timeoutMs} ms`)
+    }
+    this.#hypervisor.unplug(guest, name)
+  }
+
+  async attachedDevices(id: DomainId, options?: CallOptions): Promise<readonly string[]> {
+    await this.#enter('attachedDevices', id, options)
+    return this.#hypervisor
+      .need(id)
+      .domain.hardware.devices.filter(isDetachable)
+      .map(({ name }) => name)
+  }
+
+  async changeMedium(domain: DriverDomain, name: string, options?: CallOptions): Promise<void> {
+    await this.#enter('changeMedium', domain.id, options)
+    const guest = this.#hypervisor.need(domain.id)
+    const drive = domain.hardware.devices.find((device) => device.name === name)
+    const { hardware } = guest.domain
+    if (drive)
+      guest.domain = {
+        ...guest.domain,
+        hardware: { ...hardware, devices: hardware.devices.map((device) => (device.name === name ? drive : device)) },
+        volumes: domain.volumes,
+      }
+  }
+
+  async resizeDisk(
+    domain: DriverDomain,
+    _name: string,
+    _sizeBytes: Bytes,
+    grow: () => Promise<void>,
+    options?: CallOptions,
+  ): Promise<void> {
+    await this.#enter('resizeDisk', domain.id, options)
+    this.#hypervisor.need(domain.id)
+    await grow()
   }
 
   async create(domain: DriverDomain, options?: CallOptions): Promise<void> {
@@ -142,6 +249,7 @@ class SimDriver implements DomainDriver {
     if (guest.state.kind !== 'paused') throw new Fault('conflict', `unpause ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.enter(id, { kind: 'running' })
     if (guest.bootedAt === null) this.#hypervisor.boot(guest)
+    this.#hypervisor.answer(guest)
     // It writes again what it could not.
     if (guest.diskFull) this.#hypervisor.guest.fillDisk(id)
   }
@@ -259,9 +367,7 @@ class SimDriver implements DomainDriver {
 
   async forwards(id: DomainId): Promise<readonly PortForward[]> {
     const { devices } = this.#hypervisor.need(id).domain.hardware
-    const asked = devices.flatMap((device) => (device.kind === 'nic' ? device.forwards : []))
-    // A host in memory has no ports: which it chose is the same each time.
-    return asked.map((forward, index) => (forward.hostPort === 0 ? { ...forward, hostPort: CHOSEN_PORT_FIRST + index } : forward))
+    return devices.flatMap((device) => (device.kind === 'nic' ? device.forwards : []))
   }
 
   async statistics(id: DomainId, options?: CallOptions): Promise<DomainStatistics> {
@@ -281,7 +387,9 @@ class SimDriver implements DomainDriver {
       disks: guest.domain.hardware.devices
         .filter((device) => device.kind === 'disk')
         .map(({ name }) => ({ name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0, ...NO_TIME })),
-      nics: [{ name: 'net0', receiveBytes: null, transmitBytes: null }],
+      nics: guest.domain.hardware.devices
+        .filter((device) => device.kind === 'nic')
+        .map(({ name }) => ({ name, receiveBytes: null, transmitBytes: null })),
     }
   }
 
@@ -413,7 +521,14 @@ class SimDriver implements DomainDriver {
     await this.#enter('dumpCore', id, options)
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind === 'powered-off') throw new Fault('conflict', `dump ${guest.domain.name}: it is powered off`)
-    this.#hypervisor.saves.set(path, { domain: id, machine: 'core', memory: guest.memory, vcpuCount: 0, whole: true })
+    this.#hypervisor.saves.set(path, {
+      domain: id,
+      machine: 'core',
+      devices: '',
+      memory: guest.memory,
+      vcpuCount: 0,
+      whole: true,
+    })
     return { sizeBytes: 1024 }
   }
 
@@ -433,6 +548,8 @@ class SimDriver implements DomainDriver {
     if (!save) throw new Fault('not_found', `restore ${domain.name}: there is no ${path}`)
     if (!save.whole || save.domain !== domain.id || save.machine !== domain.hardware.machine)
       throw new Fault('failed', `restore ${domain.name}: ${path} is no save of this domain`)
+    if (save.devices !== devicesOf(domain))
+      throw new Fault('failed', `restore ${domain.name}: ${path} has devices ${save.devices}, want ${devicesOf(domain)}`)
     return save
   }
 
@@ -443,6 +560,7 @@ class SimDriver implements DomainDriver {
   #add(domain: DriverDomain, memory: number): SimGuest {
     const guest: SimGuest = {
       domain,
+      asked: new Set(),
       state: { kind: 'paused', cause: 'requested' },
       bootedAt: null,
       cpuTimeNs: 0,

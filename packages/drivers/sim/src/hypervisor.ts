@@ -7,7 +7,10 @@ import { waitsForRoom, type DomainCause, type DomainId, type DomainSettings } fr
 import type { DriverDomain, DriverEvent, DriverState, SaveFolder } from '@typevisor/toolstack'
 
 export interface SimGuest {
-  readonly domain: DriverDomain
+  /** With the devices that it has now. */
+  domain: DriverDomain
+  /** Devices that it was asked to let go of while it could not. */
+  readonly asked: Set<string>
   state: DriverState
   bootedAt: EpochMillis | null
   cpuTimeNs: number
@@ -28,6 +31,8 @@ export interface SimSave {
   readonly domain: DomainId
   readonly machine: string
   readonly vcpuCount: number
+  /** Names and addresses of its devices. */
+  readonly devices: string
   readonly memory: number
   whole: boolean
 }
@@ -90,6 +95,21 @@ export class SimHypervisor {
   boot(guest: SimGuest): void {
     guest.bootedAt = epochMillis(this.clock.now() + this.bootMs)
     this.print(guest.domain.id, `sim: ${guest.domain.name} boots\r\nsim: ready\r\n`)
+  }
+
+  /** The device is the guest's no more. */
+  unplug(guest: SimGuest, name: string): void {
+    const { hardware } = guest.domain
+    guest.asked.delete(name)
+    guest.domain = {
+      ...guest.domain,
+      hardware: { ...hardware, devices: hardware.devices.filter((device) => device.name !== name) },
+    }
+  }
+
+  /** It answers what it was asked meanwhile. */
+  answer(guest: SimGuest): void {
+    for (const name of guest.asked) this.unplug(guest, name)
   }
 
   booted(guest: SimGuest): boolean {
