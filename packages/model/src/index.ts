@@ -12,6 +12,7 @@ export {
   type DomainCause,
   type DomainDevice,
   type DomainHardware,
+  type DomainMigration,
   type DomainRecord,
   type DomainSpec,
   type DomainState,
@@ -49,6 +50,14 @@ export {
   type SnapshotName,
   type VolumeId,
 } from './ids.ts'
+export type {
+  MigrationOffer,
+  MigrationParameters,
+  MigrationProgress,
+  MigrationRequest,
+  MigrationResult,
+  MigrationStatistics,
+} from './migration.ts'
 export { QUIESCE_MODES, SNAPSHOT_COUNT_MAX, type DomainSnapshot, type Quiesce } from './snapshot.ts'
 export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'
 export {

@@ -119,6 +119,18 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
         basePath: base.path,
       })
     },
+    async create(id, virtualBytes) {
+      return (
+        again(parseVolumeId(id), 'qcow2') ??
+        add({
+          id,
+          virtualBytes: bytes(Math.ceil(virtualBytes / 512) * 512),
+          allocatedBytes: bytes(CLONE_BYTES),
+          source: { kind: 'file', path: `/sim/volumes/${id}.qcow2`, format: 'qcow2' },
+          basePath: null,
+        })
+      )
+    },
     async put(id, content) {
       parseVolumeId(id)
       if (content.byteLength === 0 || content.byteLength > PUT_BYTES_MAX)

@@ -8,7 +8,7 @@
  *
  * Small read-only files (seeds) stay files, and so do the disks of before this store: `files` has both. An id is a volume of one of the two.
  */
-import { bytes, Fault, toFault, type Log } from '@typevisor/base'
+import { bytes, Fault, toFault, type Bytes, type Log } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import { runChecked } from './command.ts'
 import { Lines } from './lines.ts'
@@ -82,6 +82,16 @@ class NbdVolumeStore implements VolumeStore {
       const master = await this.#lines.run(masterOf(key), () => this.#master(key, base, signal))
       const sizeBytes = sizeFor(id, virtualBytes, bytes(master.sizeBytes), BLOCK_BYTES)
       await this.#call('clone', { snapshot: master.name, name: id, sizeBytes })
+      return await this.#need(id)
+    })
+  }
+
+  create(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo> {
+    return this.#inLine(id, async () => {
+      const there = await this.#find(id)
+      if (there) return there
+      if (await this.#options.files.get(id)) throw new Fault('conflict', `volume ${id} is there as a file, want a disk`)
+      await this.#call('create', { name: id, sizeBytes: Math.ceil(virtualBytes / BLOCK_BYTES) * BLOCK_BYTES })
       return await this.#need(id)
     })
   }

@@ -74,6 +74,8 @@ export interface VolumeStore {
     virtualBytes: Bytes,
     options?: { signal?: AbortSignal | undefined },
   ): Promise<VolumeInfo>
+  /** A disk of zeros. Idempotent on `id`. @throws Fault `exhausted` without space. */
+  create(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo>
   /** Takes a whole small file as a raw, read-only volume (cloud-init seeds). Idempotent on `id`. */
   put(id: VolumeId, content: Uint8Array): Promise<VolumeInfo>
   get(id: VolumeId): Promise<VolumeInfo | null>

@@ -97,6 +97,16 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
           )
         })
       }),
+    create: (id, virtualBytes) =>
+      inLine(parseVolumeId(id), async () => {
+        const there = await find(id)
+        if (there) return sameKind(there, 'qcow2')
+        const wanted = String(Math.ceil(virtualBytes / 512) * 512)
+        return make(id, 'qcow2', async (name) => {
+          const argv = ['qemu-img', 'create', '-q', '-f', 'qcow2', '--', `file:${files.path(name)}`, wanted] as const
+          await runChecked(runner, [...argv])
+        })
+      }),
     put: (id, content) =>
       inLine(parseVolumeId(id), async () => {
         if (content.byteLength === 0 || content.byteLength > PUT_BYTES_MAX) {

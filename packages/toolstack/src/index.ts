@@ -30,9 +30,17 @@ export type {
   DriverState,
   ExecRequest,
   GuestStream,
+  MigrateOptions,
+  MigrationLinks,
+  MigrationListener,
+  MigrationPeer,
+  MigrationStream,
+  MigrationTarget,
+  ReceiveOptions,
   VolumeAttachment,
 } from './ports.ts'
 export { openToolstack, type CommandOptions, type ReadOptions, type Toolstack, type ToolstackOptions } from './toolstack.ts'
+export { joinStreams } from './join-streams.ts'
 export type { SaveFolder } from './steps.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'
 export { TOOLSTACK_SAGAS } from './verbs.ts'

@@ -251,7 +251,7 @@ scene(
     assert.equal(await toolstack.carryOut('destroy', ID, command()), null)
   },
   {
-    storeOf: ({ clone, put, get, remove, list }) => ({ clone, put, get, remove, list }),
+    storeOf: ({ clone, create, put, get, remove, list }) => ({ clone, create, put, get, remove, list }),
   },
 )
 

@@ -1,5 +1,5 @@
 import type { EpochMillis } from '@typevisor/base'
-import type { DomainRecord, DomainSnapshot, DomainState, PortForward } from '@typevisor/model'
+import type { DomainMigration, DomainRecord, DomainSnapshot, DomainState, PortForward } from '@typevisor/model'
 import type { DriverDomain } from './ports.ts'
 
 /** A domain as the ledger keeps it: what its driver needs, and where it stands. */
@@ -9,6 +9,7 @@ export interface StoredDomain extends DriverDomain {
   readonly state: DomainState
   readonly snapshots: readonly DomainSnapshot[]
   readonly createdAt: EpochMillis
+  readonly migration?: DomainMigration
 }
 
 export function toRecord(stored: StoredDomain): DomainRecord {

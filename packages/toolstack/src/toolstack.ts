@@ -22,6 +22,12 @@ import type {
   HostEvent,
   HostPart,
   ImageName,
+  MigrationOffer,
+  MigrationParameters,
+  MigrationProgress,
+  MigrationRequest,
+  MigrationResult,
+  MigrationStatistics,
   SnapshotId,
   VerbName,
 } from '@typevisor/model'
@@ -39,6 +45,7 @@ import {
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import { Ledger, type PartNote } from './ledger.ts'
+import { MIGRATION_SAGAS, migrationRequest } from './migration.ts'
 import type {
   ConsoleOptions,
   ConsoleSlice,
@@ -48,11 +55,12 @@ import type {
   DriverState,
   ExecRequest,
   GuestStream,
+  MigrationLinks,
 } from './ports.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
 import { toRecord, type StoredDomain } from './stored-domain.ts'
 import type { SnapshotRequest } from './snapshots.ts'
-import type { SaveFolder, ToolstackServices } from './steps.ts'
+import type { Moves, SaveFolder, ToolstackServices } from './steps.ts'
 import { TOOLSTACK_SAGAS } from './verbs.ts'
 
 export interface ToolstackOptions {
@@ -62,6 +70,8 @@ export interface ToolstackOptions {
   /** Where sagas, domains, fences and events are kept; not opened yet, and the toolstack's own from then on. */
   readonly state: StateFile
   readonly saves: SaveFolder
+  /** Left out: no domain moves from or to this host. */
+  readonly links?: MigrationLinks | undefined
   readonly clock: Clock
   readonly ids: IdSource
   readonly log: Log
@@ -111,6 +121,34 @@ export interface Toolstack {
     from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
     options: CommandOptions,
   ): Promise<DomainRecord>
+  /** What another host has to know of a domain to receive it. @throws Fault `conflict` when it cannot move as it is, `unsupported`. */
+  migrationRequest(id: DomainId, parameters?: MigrationParameters): Promise<MigrationRequest>
+  /**
+   * Expects a domain of another host: its disks are made, and it waits for what comes by the offer. Nobody who comes soon, or all of whom go
+   * before all has come, and it is gone again. @throws Fault `conflict` naming what does not fit here.
+   */
+  receive(
+    id: DomainId,
+    request: MigrationRequest,
+    options: CommandOptions & Pick<MigrationParameters, 'channelCount'>,
+  ): Promise<MigrationOffer>
+  /**
+   * Moves a domain to where it is expected, while it runs. Behind it the domain runs there and nothing of it is left here; or, not `confirmed`,
+   * it is `handed-over`. On any fault it goes on here.
+   */
+  migrate(
+    id: DomainId,
+    offer: MigrationOffer,
+    options: CommandOptions & MigrationParameters & { onProgress?: ((progress: MigrationProgress) => void) | undefined },
+  ): Promise<MigrationResult>
+  /** Ends what `migrate` began; answers where the domain is then: it may be too late. */
+  cancelMigration(id: DomainId, options?: Pick<CommandOptions, 'fence' | 'signal'>): Promise<'here' | 'handed-over' | 'gone'>
+  /** The source has handed it over: it runs here. One that does already is left as it is. @throws Fault `failed` when it never ran here and never will. */
+  takeOverReceived(id: DomainId, options: CommandOptions): Promise<DomainRecord>
+  /** It stays where it was: nothing is left of it here. One that runs here is left as it is. */
+  abandonReceived(id: DomainId, options: CommandOptions): Promise<void>
+  /** One that was handed over goes on here, for who knows that it never ran there and never will. */
+  takeBackMigrated(id: DomainId, options: CommandOptions): Promise<DomainRecord>
   /**
    * Guards a command on an image, which is no saga, since whoever is killed in it begins it anew: one that is done is not done again
    * (false), one of an owner that was replaced is refused.
@@ -147,6 +185,8 @@ export async function openToolstack(options: ToolstackOptions): Promise<Toolstac
 }
 
 const LOOK_AGAIN = millis(1000)
+/** What can be done with a domain on the side that does not run it. */
+const OF_MOVING = new Set(['receive', 'go', 'abandon', 'take-back', 'migrate', 'destroy'].map((name) => `domain.${name}`))
 
 interface Look {
   /** What was told; it has the cause, where it is still so. */
@@ -169,18 +209,29 @@ class SagaToolstack implements Toolstack {
   readonly #missed = new Map<DomainId, boolean>()
   readonly #waiters = new Map<DomainId, Set<() => void>>()
   readonly #closing = new AbortController()
+  readonly #moves: Moves = {
+    incoming: new Map(),
+    sending: new Map(),
+    controls: new Map(),
+    listeners: new Map(),
+    go: async (id, commandId) => void (await this.#command('domain.go', id, { id }, { commandId })),
+    abandon: async (id, commandId) => void (await this.#command('domain.abandon', id, { id }, { commandId })),
+  }
+  readonly #services: ToolstackServices
   #watching: Promise<void> = Promise.resolve()
 
   constructor(options: ToolstackOptions) {
     this.#options = options
     this.#ledger = new Ledger(options.state, options.clock)
     this.#sagas = fileSagaStore({ state: options.state, clock: options.clock })
-    const services: ToolstackServices = {
+    this.#services = {
       driver: options.driver,
       volumes: options.volumes,
       images: options.images,
       ledger: this.#ledger,
       saves: options.saves,
+      links: options.links ?? null,
+      moves: this.#moves,
       clock: options.clock,
       untilNotRunning: (id, signal) => this.#untilNotRunning(id, signal),
       look: (id, signal) => this.#lookAt(id, { reconstructed: true, signal }),
@@ -191,8 +242,8 @@ class SagaToolstack implements Toolstack {
     }
     this.#engine = createSagaEngine({
       store: this.#sagas,
-      sagas: Object.values(TOOLSTACK_SAGAS),
-      services,
+      sagas: [...Object.values(TOOLSTACK_SAGAS), ...Object.values(MIGRATION_SAGAS)],
+      services: this.#services,
       clock: options.clock,
       log: options.log,
       owner: options.owner,
@@ -208,6 +259,18 @@ class SagaToolstack implements Toolstack {
     await this.#adopt()
     this.#watching = this.#watch()
     await this.#engine.start()
+    for (const { id, migration } of this.#ledger.list())
+      if (migration?.role === 'incoming' && !this.#held.has(id)) void this.#giveUpIfGone(id)
+  }
+
+  /** One that was expected when the last toolstack ended, and had not come. */
+  async #giveUpIfGone(id: DomainId): Promise<void> {
+    const { driver, ids, log } = this.#options
+    try {
+      if ((await driver.state(id, { signal: this.#closing.signal })).kind === 'gone') await this.#moves.abandon(id, ids.next())
+    } catch (error) {
+      log.warn('migration.not_given_up', { domain: id, error: toFault(error).message })
+    }
   }
 
   capabilities(options?: ReadOptions): Promise<DriverCapabilities> {
@@ -254,6 +317,64 @@ class SagaToolstack implements Toolstack {
     options: CommandOptions,
   ): Promise<DomainRecord> {
     await this.#command('domain.clone', id, { id, spec, from } as unknown as Json, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  migrationRequest(id: DomainId, parameters: MigrationParameters = {}): Promise<MigrationRequest> {
+    return migrationRequest(this.#services, id, parameters)
+  }
+
+  async receive(
+    id: DomainId,
+    request: MigrationRequest,
+    options: CommandOptions & Pick<MigrationParameters, 'channelCount'>,
+  ): Promise<MigrationOffer> {
+    const input = { id, request, channelCount: options.channelCount ?? 0 }
+    const { outputs } = await this.#command('domain.receive', id, input as unknown as Json, options)
+    return outputs['expect'] as unknown as MigrationOffer // as the step wrote it
+  }
+
+  async migrate(
+    id: DomainId,
+    offer: MigrationOffer,
+    options: CommandOptions & MigrationParameters & { onProgress?: ((progress: MigrationProgress) => void) | undefined },
+  ): Promise<MigrationResult> {
+    const { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots } = options
+    const parameters = { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots }
+    const stated = Object.fromEntries(Object.entries(parameters).filter(([, value]) => value !== undefined))
+    const { onProgress } = options
+    if (onProgress) this.#moves.listeners.set(id, onProgress)
+    try {
+      const { outputs } = await this.#command('domain.migrate', id, { id, offer, parameters: stated } as unknown as Json, options)
+      return { confirmed: outputs['go'] === true, statistics: outputs['copy'] as unknown as MigrationStatistics } // as the steps wrote them
+    } finally {
+      if (onProgress && this.#moves.listeners.get(id) === onProgress) this.#moves.listeners.delete(id)
+    }
+  }
+
+  async cancelMigration(
+    id: DomainId,
+    { fence, signal }: Pick<CommandOptions, 'fence' | 'signal'> = {},
+  ): Promise<'here' | 'handed-over' | 'gone'> {
+    if (fence !== undefined) await this.#ledger.admit(id, toFence(fence))
+    this.#moves.sending.get(id)?.abort(new Fault('aborted', 'the migration was cancelled'))
+    for (const [saga, name] of this.#held.get(id) ?? []) if (name === 'domain.migrate') await this.#engine.wait(saga, { signal })
+    const domain = this.#ledger.get(id)
+    if (!domain) return 'gone'
+    return domain.migration?.role === 'handed-over' ? 'handed-over' : 'here'
+  }
+
+  async takeOverReceived(id: DomainId, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.go', id, { id }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async abandonReceived(id: DomainId, options: CommandOptions): Promise<void> {
+    await this.#command('domain.abandon', id, { id }, options)
+  }
+
+  async takeBackMigrated(id: DomainId, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.take-back', id, { id }, options)
     return toRecord(this.#ledger.need(id))
   }
 
@@ -316,6 +437,7 @@ class SagaToolstack implements Toolstack {
   }
 
   async close(): Promise<void> {
+    for (const incoming of this.#moves.incoming.values()) incoming.close()
     this.#closing.abort(new Fault('aborted', 'the toolstack closes'))
     await this.#engine.stop()
     await this.#options.driver.close()
@@ -337,15 +459,22 @@ class SagaToolstack implements Toolstack {
     return domain
   }
 
-  async #command(name: string, id: DomainId, input: Json, options: CommandOptions): Promise<void> {
+  async #command(name: string, id: DomainId, input: Json, options: CommandOptions): Promise<SagaRecord> {
     options.signal?.throwIfAborted()
     if (options.fence !== undefined) await this.#ledger.admit(id, toFence(options.fence))
-    if (name === 'domain.destroy') await this.#letGo(id)
+    const moving = this.#ledger.get(id)
+    if (moving?.migration && !OF_MOVING.has(name))
+      throw new Fault('conflict', `${name.slice('domain.'.length)} ${moving.name}: it is on its way to another host, or from one`)
+    if (name === 'domain.destroy') {
+      this.#moves.sending.get(id)?.abort(new Fault('aborted', 'the domain is being destroyed'))
+      await this.#letGo(id)
+    }
     const saga = name === 'domain.destroy' ? await this.#runOf(options.commandId) : sagaId(options.commandId)
     await this.#engine.submit({ id: saga, name, resource: id, input })
     this.#hold(id, saga, name)
     const settled = await this.#engine.wait(saga, { signal: options.signal })
     throwUnlessDone(settled)
+    return settled
   }
 
   /**
@@ -488,6 +617,8 @@ class SagaToolstack implements Toolstack {
 
   async #follow(id: DomainId, seen: DriverState, reconstructed: boolean): Promise<void> {
     const domain = this.#ledger.need(id)
+    // Whatever its process does, it is not the domain that runs.
+    if (domain.migration) return
     const requested = this.#intents.get(id) === 'shutdown' && (seen.kind === 'powered-off' || seen.kind === 'gone')
     const next: DomainState | null = requested
       ? { kind: 'stopped', cause: 'requested', detail: null }

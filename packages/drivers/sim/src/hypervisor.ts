@@ -19,6 +19,8 @@ export interface SimGuest {
   frozen: boolean
   /** There is no room for what it writes. */
   diskFull: boolean
+  /** It comes from another hypervisor: null when all of it has come. */
+  incoming?: PromiseWithResolvers<void> | null
 }
 
 export interface SimSave {

@@ -9,3 +9,4 @@
  */
 export { createSimDriver, type SimDriverOptions, type SimFaults } from './driver.ts'
 export { SimHypervisor, type SimGuest } from './hypervisor.ts'
+export { streamPair } from './stream-pair.ts'
