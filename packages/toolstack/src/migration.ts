@@ -310,7 +310,13 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
           const { name } = services.ledger.need(input.id)
           throw new Fault('failed', `migrate ${name}: its host's agent was started anew in the middle of it; it goes on there`)
         }
-        return { output: (await copied(context)) as unknown as Json }
+        try {
+          return { output: (await copied(context)) as unknown as Json }
+        } catch (error) {
+          const fault = toFault(error)
+          // Given again, the same command fails in the same way: whoever wants it begins another.
+          throw retryable(fault) ? new Fault('failed', fault.message, { cause: fault }) : fault
+        }
       },
       undo: async (context) => {
         const { input, services, outputs, sagaId } = context
