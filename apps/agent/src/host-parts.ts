@@ -16,6 +16,8 @@ export interface HostOptions {
   readonly rng: Rng
   readonly ids: IdSource
   readonly log: Log
+  /** Where other hosts reach this one for domains that move: an IP address; absent: 127.0.0.1, for hosts of one machine. */
+  readonly migrationAddress?: string | undefined
   /** sim only. */
   readonly sim?: { readonly bootMs: number; readonly delayMsMax: number }
 }

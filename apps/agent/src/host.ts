@@ -10,6 +10,7 @@ import type { ImageStore } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
 import { openToolstack, type Toolstack } from '@typevisor/toolstack'
 import type { HostOptions } from './host-parts.ts'
+import { agentLinks } from './migration/links.ts'
 import { createAgentService } from './service.ts'
 import { watchedDisk } from './watched-disk.ts'
 
@@ -48,7 +49,8 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const broken = Promise.withResolvers<Fault>()
   const disk = watchedDisk(nodeDisk(stateDir), (error) => broken.resolve(toFault(error)))
   const state = stateFile({ disk, name: 'agent.journal', clock, log })
-  const toolstack = await openToolstack({ ...parts, state, clock, ids, log, owner: `agent:${options.name}` })
+  const links = agentLinks({ address: options.migrationAddress ?? '127.0.0.1', clock })
+  const toolstack = await openToolstack({ ...parts, links, state, clock, ids, log, owner: `agent:${options.name}` })
   building.defer(() => toolstack.close())
   parts.heldBy?.(toolstack)
   building.defer(() => parts.lastNotes?.())

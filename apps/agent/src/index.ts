@@ -9,6 +9,7 @@
  */
 export { openHost, type Host } from './host.ts'
 export type { HostOptions, HostParts } from './host-parts.ts'
+export { agentLinks } from './migration/links.ts'
 export { messageSocket } from './message-socket.ts'
 export { createAgentService } from './service.ts'
 export { toAgentImage } from './shared-builds.ts'

@@ -1,6 +1,6 @@
 /** The agent's side of every method: the toolstack and the image store behind `AgentPort`. No wire here; `uplink.ts` has it. */
 import { Fault, type Bytes, type Log } from '@typevisor/base'
-import { isLabel, type AgentEvent, type DomainId, type ImageName } from '@typevisor/model'
+import { isLabel, type AgentEvent, type DomainId, type ImageName, type MigrationProgress } from '@typevisor/model'
 import type { ImageStore } from '@typevisor/image'
 import type { Toolstack } from '@typevisor/toolstack'
 import {
@@ -17,6 +17,7 @@ import {
   type StreamOptions,
   type VolumeServerStatus,
 } from '@typevisor/api/agent-wire'
+import { fractionOf, wordsOf } from './migration/progress.ts'
 import { SharedBuilds, toAgentImage } from './shared-builds.ts'
 
 export interface AgentServiceOptions {
@@ -82,6 +83,28 @@ class AgentService implements AgentPort {
     },
     'domain.clone': async ({ id, spec, from, commandId, fence }, { signal }) => {
       await this.#options.toolstack.clone(id, spec, from, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.migration-request': ({ id, parameters }) => this.#options.toolstack.migrationRequest(id, parameters),
+    'domain.receive': ({ id, request, channelCount, commandId, fence }, { signal }) =>
+      this.#options.toolstack.receive(id, request, { commandId, fence, channelCount, signal }),
+    'domain.migrate': ({ id, offer, parameters, commandId, fence }, { signal, progress }) => {
+      const onProgress = (now: MigrationProgress): void => progress(fractionOf(now), wordsOf(now))
+      return this.#options.toolstack.migrate(id, offer, { ...parameters, commandId, fence, signal, onProgress })
+    },
+    'domain.migrate-cancel': async ({ id, fence }, { signal }) => ({
+      where: await this.#options.toolstack.cancelMigration(id, { fence, signal }),
+    }),
+    'domain.take-over': async ({ id, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.takeOverReceived(id, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.abandon': async ({ id, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.abandonReceived(id, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.take-back': async ({ id, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.takeBackMigrated(id, { commandId, fence, signal })
       return this.#reply(id)
     },
     'domain.list': async () => ({ domains: this.#options.toolstack.list(), sequence: this.#options.toolstack.lastSequence() }),

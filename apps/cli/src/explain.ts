@@ -21,7 +21,7 @@ function sourceOf(path: string, parsed: Parsed): Source | undefined {
 }
 
 const wordOf = (field: VerbField, verb: VerbData): string =>
-  verb.cli?.positional.includes(field.name) ? wordName(field.name) : `--${flagName(field)}`
+  verb.cli?.positional.includes(field.name) ? wordName(field.name) : `--${flagName(field, verb)}`
 
 const wantOf = (want: string, field: VerbField): string => {
   const plain = want.replace(/ characters$/, '')

@@ -37,8 +37,15 @@ export interface Source {
 
 const kebab = (name: string): string => name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
 
+/** What a path calls otherwise than its fields. */
+const OTHER_NAMES: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  '/api/v1/instances/:instance/migrate': { host: 'to', channelCount: 'channels' },
+}
+
 /** `vcpuCount` -> `vcpus`, `memoryBytes` -> `memory`, `sshKeys` -> `ssh-key`. */
-export function flagName(field: VerbField): string {
+export function flagName(field: VerbField, { path }: Pick<VerbData, 'path'>): string {
+  const other = OTHER_NAMES[path]?.[field.name]
+  if (other !== undefined) return other
   if (field.type === 'array' || field.type === 'map') return kebab(field.name).replace(/s$/, '')
   return kebab(field.name)
     .replace(/-count(-max)?$/, 's$1')
@@ -73,7 +80,12 @@ const NOT_FOR_TOKENS = new Set(['currentPassword'])
 
 export function flagsOf(verb: VerbData): Flag[] {
   const positional = new Set(verb.cli?.positional ?? [])
-  const make = (part: 'query' | 'body') => (field: VerbField) => ({ name: flagName(field), field, part, value: valueName(field) })
+  const make = (part: 'query' | 'body') => (field: VerbField) => ({
+    name: flagName(field, verb),
+    field,
+    part,
+    value: valueName(field),
+  })
   // How long to wait for an operation is the command line's own affair (`--wait`, `--no-wait`).
   const query = verb.query.filter((field) => !(verb.saga && field.name === 'wait'))
   return [...query.map(make('query')), ...verb.body.map(make('body'))].filter(

@@ -16,6 +16,10 @@ import type {
   DomainSpec,
   DomainStatistics,
   GuestAddress,
+  MigrationOffer,
+  MigrationParameters,
+  MigrationRequest,
+  MigrationResult,
   Quiesce,
   SettingsPatch,
   SnapshotId,
@@ -117,6 +121,21 @@ export interface AgentMethods {
     params: Command & { id: DomainId; spec: DomainSpec; from: { domain: DomainId; snapshot: SnapshotId } }
     reply: DomainReply
   }
+  /** What the other host has to know; asked of the one that has the domain. */
+  'domain.migration-request': { params: { id: DomainId; parameters: MigrationParameters }; reply: MigrationRequest }
+  'domain.receive': {
+    params: Command & { id: DomainId; request: MigrationRequest; channelCount?: number | undefined }
+    reply: MigrationOffer
+  }
+  'domain.migrate': {
+    params: Command & { id: DomainId; offer: MigrationOffer; parameters: MigrationParameters }
+    reply: MigrationResult
+  }
+  /** Where the domain is when nothing of a move is under way any more. */
+  'domain.migrate-cancel': { params: Command & { id: DomainId }; reply: { where: 'here' | 'handed-over' | 'gone' } }
+  'domain.take-over': { params: Command & { id: DomainId }; reply: DomainReply }
+  'domain.abandon': { params: Command & { id: DomainId }; reply: DomainReply }
+  'domain.take-back': { params: Command & { id: DomainId }; reply: DomainReply }
   'domain.list': { params: Record<string, never>; reply: { domains: readonly DomainRecord[]; sequence: number } }
   'domain.statistics': { params: { id: DomainId }; reply: DomainStatistics }
   'domain.addresses': { params: { id: DomainId }; reply: readonly GuestAddress[] }

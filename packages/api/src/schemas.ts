@@ -256,6 +256,24 @@ export const SetInstance = z.strictObject({
 export const RevertInstance = z.strictObject({
   start: z.boolean().default(false).describe('boot it from a snapshot of disks only, which otherwise leaves it stopped'),
 })
+export const MigrateInstance = z.strictObject({
+  host: Label.describe('host to move to'),
+  downtimeLimitMs: z
+    .int()
+    .min(1)
+    .max(2_000_000)
+    .optional()
+    .describe('how long it may stand still for the last of its memory; left out: 300 ms'),
+  bandwidthBytes: z
+    .int()
+    .min(64 * 1024)
+    .max(2 ** 50)
+    .optional()
+    .describe('bytes a second, of its memory and of each disk; left out: as fast as it goes'),
+  autoConverge: z.boolean().default(false).describe('slow it down when it writes faster than its memory goes'),
+  channelCount: z.int().min(0).max(16).default(0).describe('streams for its memory beside the one that there always is'),
+  dropSnapshots: z.boolean().default(false).describe('delete its snapshots, which cannot go with it'),
+})
 export const CloneInstance = z.strictObject({
   name: Label.describe('name of the new instance, as DNS labels are'),
   forwards: z

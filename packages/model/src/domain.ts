@@ -136,6 +136,7 @@ export type DomainCause =
   | 'io-error' // a disk failed; the guest waits until it is let go on
   | 'process-failed' // the emulator ended by itself; its last words are in `detail`
   | 'adopted' // found running by a new agent
+  | 'migrated' // it went to another host, or came from one
   | 'unknown'
 
 /**
@@ -162,6 +163,17 @@ export type DomainStateKind = DomainState['kind']
 export const waitsForRoom = (state: { readonly kind: string; readonly cause?: string }): boolean =>
   state.kind === 'paused' && state.cause === 'disk-full'
 
+/** The side of a move to another host that does not run the guest, and does nothing with it but what the move asks for. */
+export interface DomainMigration {
+  /**
+   * `incoming`: its memory and disks come, or have come; it runs when it is told to. `handed-over`: it runs on the other host, or is about to,
+   * and here no more unless that is taken back.
+   */
+  readonly role: 'incoming' | 'handed-over'
+  /** It was running, and runs on the side that has it in the end. */
+  readonly goesOn: boolean
+}
+
 export interface DomainRecord {
   readonly id: DomainId
   readonly name: DomainName
@@ -181,6 +193,8 @@ export interface DomainRecord {
   /** The newest core dump of its memory, a file of the host; absent: there is none. */
   readonly dump?: DomainDump
   readonly createdAt: EpochMillis
+  /** Absent: it is where it is. */
+  readonly migration?: DomainMigration
 }
 
 export interface DomainDump {

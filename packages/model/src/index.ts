@@ -27,6 +27,7 @@ export {
   type DomainDevice,
   type DomainDump,
   type DomainHardware,
+  type DomainMigration,
   type DomainRecord,
   type DomainSpec,
   type DomainState,
@@ -87,6 +88,14 @@ export {
   type SettingName,
   type SettingsPatch,
 } from './settings.ts'
+export type {
+  MigrationOffer,
+  MigrationParameters,
+  MigrationProgress,
+  MigrationRequest,
+  MigrationResult,
+  MigrationStatistics,
+} from './migration.ts'
 export { QUIESCE_MODES, SNAPSHOT_COUNT_MAX, type DomainSnapshot, type Quiesce } from './snapshot.ts'
 export { isSshKey, SSH_KEY_WANT } from './ssh-key.ts'
 export {

@@ -51,6 +51,13 @@ export function volumeStoreConformance(
       assert.deepEqual(await store.get(idOf(1)), made)
       assert.deepEqual(await store.list(), [made])
     })
+    test('a disk of zeros has its size, stands by itself, and is made once', async ({ store }) => {
+      const made = await store.create(idOf(1), mib(8))
+      assert.deepEqual([made.virtualBytes, made.basePath], [mib(8), null])
+      assert.deepEqual(await store.create(idOf(1), mib(16)), made)
+      await store.put(idOf(2), Uint8Array.of(1))
+      await rejects(store.create(idOf(2), mib(8)), 'conflict')
+    })
     test('cloning twice is cloning once', async ({ store, base }) => {
       const first = await store.clone(idOf(1), base, mib(100))
       assert.deepEqual(await store.clone(idOf(1), base, mib(200)), first)

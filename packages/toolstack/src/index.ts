@@ -34,6 +34,13 @@ export type {
   GuestStream,
   SettingsOptions,
   SettingsOutcome,
+  MigrateOptions,
+  MigrationLinks,
+  MigrationListener,
+  MigrationPeer,
+  MigrationStream,
+  MigrationTarget,
+  ReceiveOptions,
   VolumeAttachment,
 } from './ports.ts'
 export {
@@ -56,6 +63,7 @@ export {
 } from './toolstack.ts'
 export { freePort, freeUsbPort, macFor, serialOfName } from './hotplug.ts'
 export { DETACH_DEFAULTS, volumeNamed, volumeOf, type MediaFolder } from './devices.ts'
+export { joinStreams } from './join-streams.ts'
 export type { SaveFolder } from './steps.ts'
 export { CORE_FORMATS } from './ports.ts'
 export { SETTINGS_TIMEOUT_MS } from './settings.ts'

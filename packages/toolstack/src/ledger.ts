@@ -166,13 +166,14 @@ export class Ledger {
 
   /**
    * Enters `state`; the event is written with it. Entering the state that the domain is in already writes nothing; one that waits for room on
-   * its disk enters another when somebody pauses it.
+   * its disk enters another when somebody pauses it. `changed`: what else is another with it.
    */
-  async enter(id: DomainId, state: DomainState, note: TransitionNote): Promise<void> {
+  async enter(id: DomainId, state: DomainState, note: TransitionNote, changed?: StoredDomain): Promise<void> {
     const domain = this.need(id)
+    if (changed !== undefined && domain.state.kind === state.kind) return await this.update({ ...changed, state })
     if (domain.state.kind === state.kind && !(waitsForRoom(domain.state) && !waitsForRoom(state))) return
     const event = this.#event(id, domain.name, domain.state.kind, state.kind, note)
-    await this.#write([{ kind: 'domain', domain: { ...domain, state }, event }])
+    await this.#write([{ kind: 'domain', domain: { ...(changed ?? domain), state }, event }])
   }
 
   /** Keeps facts that change without a change of state, such as the host port that a forward got. */
@@ -197,10 +198,10 @@ export class Ledger {
     await this.#write([{ kind: 'event', event: { ...note, from, sequence: this.#sequence, at: this.#clock.now() } }])
   }
 
-  async forget(id: DomainId): Promise<void> {
+  async forget(id: DomainId, cause: DomainCause = 'requested'): Promise<void> {
     const domain = this.#domains.get(id)
     if (!domain) return
-    const event = this.#event(id, domain.name, domain.state.kind, null, { cause: 'requested' })
+    const event = this.#event(id, domain.name, domain.state.kind, null, { cause })
     await this.#write([{ kind: 'gone', id, event }])
   }
 

@@ -15,6 +15,10 @@ import type {
   ExecResult,
   DomainName,
   GuestAddress,
+  MigrationOffer,
+  MigrationParameters,
+  MigrationProgress,
+  MigrationStatistics,
   PortForward,
   SettingName,
   VolumeId,
@@ -38,6 +42,8 @@ export interface DriverCapabilities {
   readonly guestAgent: Capability
   readonly statistics: Capability
   readonly liveMigration: Capability
+  /** Memory that follows the guest to the other host instead of going before it. */
+  readonly postCopy?: Capability
   readonly hotplug: Capability
   readonly coreDump: Capability
   readonly keyboard: Capability
@@ -129,6 +135,45 @@ export interface ConsoleSlice {
   readonly content: Uint8Array
 }
 
+/**
+ * A stream of bytes between the hypervisors of two hosts. `readable` ends when the other side has ended its own, or is gone.
+ * `write` resolves when there is room for more. @throws Fault `unavailable` when the other side is gone.
+ */
+export interface MigrationStream {
+  readonly readable: AsyncIterable<Uint8Array>
+  write(content: Uint8Array): Promise<void>
+  /** Nothing more is written; what was written arrives. */
+  end(): Promise<void>
+  /** At once; what was not read yet is lost. */
+  close(): void
+}
+
+/** What the source's driver needs of the other host. */
+export interface MigrationPeer {
+  /** `channel` as `MigrationTarget.connect` takes it. */
+  open(channel: string, options?: CallOptions): Promise<MigrationStream>
+  /** The disks are whole and nothing more is written to them; resolves when the other side has taken note. */
+  disksDone(options?: CallOptions): Promise<void>
+}
+
+/** What a driver that receives a domain offers to the other host; it ends with `destroy`, or when the domain is taken over. */
+export interface MigrationTarget {
+  /** To its hypervisor. The names are the driver's own and the same on both sides: `memory`, `disk:root`. @throws Fault `not_found`. */
+  connect(channel: string, options?: CallOptions): Promise<MigrationStream>
+  disksDone(options?: CallOptions): Promise<void>
+  /** Resolves when all has come and the domain stands paused. @throws Fault `failed` when it never will. */
+  loaded(options?: CallOptions): Promise<void>
+}
+
+export interface ReceiveOptions extends CallOptions {
+  /** As the source will use it. */
+  readonly channelCount?: number | undefined
+}
+
+export interface MigrateOptions extends ReceiveOptions, Omit<MigrationParameters, 'dropSnapshots'> {
+  readonly onProgress?: ((progress: MigrationProgress) => void) | undefined
+}
+
 export interface DomainDriver {
   readonly name: string
   capabilities(options?: CallOptions): Promise<DriverCapabilities>
@@ -169,6 +214,22 @@ export interface DomainDriver {
    * is as before and no file is left. Idempotent: of a domain that stands still behind it since, a whole file at `path` is answered.
    */
   snapshotMemory(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
+
+  /**
+   * Makes the domain as `create` does, waiting for its memory and disks from another host; what a call before it left of one that waits is
+   * ended first. From then on it stands paused until `takeOver`. A caller that is killed before all has come leaves nothing of it.
+   * @throws Fault `unsupported`; `failed` when this host cannot run it as it is.
+   */
+  receive(domain: DriverDomain, options?: ReceiveOptions): Promise<MigrationTarget>
+  /** What was received is an ordinary paused domain from here on. @throws Fault `conflict` when not all of it has come. Idempotent. */
+  takeOver(id: DomainId, options?: CallOptions): Promise<void>
+  /**
+   * Sends disks and memory; resolves when all is sent and the guest stands still behind it, with its disks let go of. It goes on by `takeBack`
+   * alone. On any fault, and when aborted, the domain goes on as before. A caller that is killed meanwhile leaves it to `takeBack`.
+   */
+  migrateTo(id: DomainId, peer: MigrationPeer, options?: MigrateOptions): Promise<MigrationStatistics>
+  /** Whatever became of `migrateTo`: the domain is as before it, running or paused. Idempotent. */
+  takeBack(id: DomainId, wasRunning: boolean, options?: CallOptions): Promise<void>
 
   /**
    * Has the guest write back and freeze its file systems, through its agent. What is frozen already is thawed first. On any fault it is thawed.
@@ -266,4 +327,18 @@ export interface DomainDriver {
   forget(id: DomainId, options?: CallOptions): Promise<void>
   /** Lets go of everything; domains go on. */
   close(): Promise<void>
+}
+
+export interface MigrationListener {
+  readonly offer: MigrationOffer
+  /** Those who are connected stay so. */
+  close(): Promise<void>
+}
+
+/** Streams between the toolstacks of two hosts, encrypted, of those alone who were told of each other. */
+export interface MigrationLinks {
+  /** For one migration. `take` is given each stream of whoever has the token, with the channel that it names. */
+  listen(take: (channel: string, stream: MigrationStream) => void): Promise<MigrationListener>
+  /** @throws Fault `unavailable`; `forbidden` when somebody else listens there, or the token is not in force. */
+  connect(offer: MigrationOffer, channel: string, options?: CallOptions): Promise<MigrationStream>
 }

@@ -1,12 +1,14 @@
 /** What the sagas of `verbs.ts` and `snapshots.ts` share: their services, and the steps that both have. */
 import { Fault, retryable, toFault, type Clock } from '@typevisor/base'
-import type { DomainBoot, DomainId, DomainSpec, ImageName, VerbName, VolumeId } from '@typevisor/model'
-import type { SagaStep, StepContext } from '@typevisor/saga'
+import type { DomainBoot, DomainId, DomainSpec, ImageName, MigrationProgress, VerbName, VolumeId } from '@typevisor/model'
+import type { SagaId, SagaStep, StepContext } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import type { Ledger } from './ledger.ts'
 import type { MediaFolder } from './devices.ts'
-import type { DomainDriver, DriverState } from './ports.ts'
+import type { Incoming } from './incoming.ts'
+import type { ControlClient } from './migration-control.ts'
+import type { DomainDriver, DriverState, MigrationLinks } from './ports.ts'
 
 /** Files of saved domains, in a folder that the driver's processes need not reach. */
 export interface SaveFolder {
@@ -31,8 +33,26 @@ export interface ToolstackServices {
   readonly untilNotRunning: (id: DomainId, signal: AbortSignal) => Promise<void>
   /** Asks the driver how the domain is, and records what follows from it. */
   readonly look: (id: DomainId, signal: AbortSignal) => Promise<void>
+  /** null: no domain moves from or to this host. */
+  readonly links: MigrationLinks | null
+  /** What is under way of moves, in memory alone: it is over with the process, and so are the moves. */
+  readonly moves: Moves
   /** Says which verb is at work, so that what the driver reports meanwhile has its cause. */
   readonly intend: (id: DomainId, verb: VerbName | null) => void
+}
+
+export interface Moves {
+  /** Domains that are expected, with what waits for them. */
+  readonly incoming: Map<DomainId, Incoming>
+  /** Domains that are being sent, until they are handed over. */
+  readonly sending: Map<DomainId, AbortController>
+  /** To where they go, by saga. */
+  readonly controls: Map<SagaId, ControlClient>
+  readonly listeners: Map<DomainId, (progress: MigrationProgress) => void>
+  /** Has an expected domain run here: by its own saga, of which there is one. Resolves with whether it does. */
+  go(id: DomainId, commandId: string): Promise<void>
+  /** Ends an expected domain that never will come. */
+  abandon(id: DomainId, commandId: string): Promise<void>
 }
 
 export type DefineInput = { readonly id: DomainId; readonly spec: DomainSpec }

@@ -1,5 +1,5 @@
 import type { EpochMillis } from '@typevisor/base'
-import type { DomainDump, DomainRecord, DomainSnapshot, DomainState, PortForward } from '@typevisor/model'
+import type { DomainDump, DomainMigration, DomainRecord, DomainSnapshot, DomainState, PortForward } from '@typevisor/model'
 import type { DriverDomain } from './ports.ts'
 
 /** A domain as the ledger keeps it: what its driver needs, and where it stands. */
@@ -11,6 +11,7 @@ export interface StoredDomain extends DriverDomain {
   readonly dump?: DomainDump
   readonly settingsNotes?: readonly string[]
   readonly createdAt: EpochMillis
+  readonly migration?: DomainMigration
 }
 
 export function toRecord(stored: StoredDomain): DomainRecord {

@@ -27,6 +27,12 @@ import type {
   HostPart,
   ImageName,
   SettingsPatch,
+  MigrationOffer,
+  MigrationParameters,
+  MigrationProgress,
+  MigrationRequest,
+  MigrationResult,
+  MigrationStatistics,
   SnapshotId,
   VerbName,
 } from '@typevisor/model'
@@ -45,6 +51,7 @@ import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts'
 import { Ledger, type PartNote } from './ledger.ts'
+import { MIGRATION_SAGAS, migrationRequest } from './migration.ts'
 import type {
   ConsoleOptions,
   ConsoleSlice,
@@ -54,11 +61,12 @@ import type {
   DriverState,
   ExecRequest,
   GuestStream,
+  MigrationLinks,
 } from './ports.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
 import { toRecord, type StoredDomain } from './stored-domain.ts'
 import type { SnapshotRequest } from './snapshots.ts'
-import type { SaveFolder, ToolstackServices } from './steps.ts'
+import type { Moves, SaveFolder, ToolstackServices } from './steps.ts'
 import { TOOLSTACK_SAGAS } from './verbs.ts'
 
 export interface ToolstackOptions {
@@ -70,6 +78,8 @@ export interface ToolstackOptions {
   readonly saves: SaveFolder
   /** What CD drives take. Absent: nothing. */
   readonly media?: MediaFolder | undefined
+  /** Left out: no domain moves from or to this host. */
+  readonly links?: MigrationLinks | undefined
   readonly clock: Clock
   readonly ids: IdSource
   readonly log: Log
@@ -132,6 +142,34 @@ export interface Toolstack {
     from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
     options: CommandOptions,
   ): Promise<DomainRecord>
+  /** What another host has to know of a domain to receive it. @throws Fault `conflict` when it cannot move as it is, `unsupported`. */
+  migrationRequest(id: DomainId, parameters?: MigrationParameters): Promise<MigrationRequest>
+  /**
+   * Expects a domain of another host: its disks are made, and it waits for what comes by the offer. Nobody who comes soon, or all of whom go
+   * before all has come, and it is gone again. @throws Fault `conflict` naming what does not fit here.
+   */
+  receive(
+    id: DomainId,
+    request: MigrationRequest,
+    options: CommandOptions & Pick<MigrationParameters, 'channelCount'>,
+  ): Promise<MigrationOffer>
+  /**
+   * Moves a domain to where it is expected, while it runs. Behind it the domain runs there and nothing of it is left here; or, not `confirmed`,
+   * it is `handed-over`. On any fault it goes on here.
+   */
+  migrate(
+    id: DomainId,
+    offer: MigrationOffer,
+    options: CommandOptions & MigrationParameters & { onProgress?: ((progress: MigrationProgress) => void) | undefined },
+  ): Promise<MigrationResult>
+  /** Ends what `migrate` began; answers where the domain is then: it may be too late. */
+  cancelMigration(id: DomainId, options?: Pick<CommandOptions, 'fence' | 'signal'>): Promise<'here' | 'handed-over' | 'gone'>
+  /** The source has handed it over: it runs here. One that does already is left as it is. @throws Fault `failed` when it never ran here and never will. */
+  takeOverReceived(id: DomainId, options: CommandOptions): Promise<DomainRecord>
+  /** It stays where it was: nothing is left of it here. One that runs here is left as it is. */
+  abandonReceived(id: DomainId, options: CommandOptions): Promise<void>
+  /** One that was handed over goes on here, for who knows that it never ran there and never will. */
+  takeBackMigrated(id: DomainId, options: CommandOptions): Promise<DomainRecord>
   /**
    * Gives the domain a device, and the volume that it asks for. Running, the guest sees it at once.
    * @throws Fault `unsupported` without hot-plug ports, `exhausted` when they are all taken, `conflict` for a name that is taken.
@@ -194,6 +232,8 @@ export async function openToolstack(options: ToolstackOptions): Promise<Toolstac
 }
 
 const LOOK_AGAIN = millis(1000)
+/** What can be done with a domain on the side that does not run it. */
+const OF_MOVING = new Set(['receive', 'go', 'abandon', 'take-back', 'migrate', 'destroy'].map((name) => `domain.${name}`))
 
 interface Look {
   /** What was told; it has the cause, where it is still so. */
@@ -216,19 +256,30 @@ class SagaToolstack implements Toolstack {
   readonly #missed = new Map<DomainId, boolean>()
   readonly #waiters = new Map<DomainId, Set<() => void>>()
   readonly #closing = new AbortController()
+  readonly #moves: Moves = {
+    incoming: new Map(),
+    sending: new Map(),
+    controls: new Map(),
+    listeners: new Map(),
+    go: async (id, commandId) => void (await this.#command('domain.go', id, { id }, { commandId })),
+    abandon: async (id, commandId) => void (await this.#command('domain.abandon', id, { id }, { commandId })),
+  }
+  readonly #services: ToolstackServices
   #watching: Promise<void> = Promise.resolve()
 
   constructor(options: ToolstackOptions) {
     this.#options = options
     this.#ledger = new Ledger(options.state, options.clock)
     this.#sagas = fileSagaStore({ state: options.state, clock: options.clock })
-    const services: ToolstackServices = {
+    this.#services = {
       driver: options.driver,
       volumes: options.volumes,
       images: options.images,
       ledger: this.#ledger,
       saves: options.saves,
       media: options.media,
+      links: options.links ?? null,
+      moves: this.#moves,
       clock: options.clock,
       untilNotRunning: (id, signal) => this.#untilNotRunning(id, signal),
       look: (id, signal) => this.#lookAt(id, { reconstructed: true, signal }),
@@ -239,8 +290,8 @@ class SagaToolstack implements Toolstack {
     }
     this.#engine = createSagaEngine({
       store: this.#sagas,
-      sagas: Object.values(TOOLSTACK_SAGAS),
-      services,
+      sagas: [...Object.values(TOOLSTACK_SAGAS), ...Object.values(MIGRATION_SAGAS)],
+      services: this.#services,
       clock: options.clock,
       log: options.log,
       owner: options.owner,
@@ -256,6 +307,18 @@ class SagaToolstack implements Toolstack {
     await this.#adopt()
     this.#watching = this.#watch()
     await this.#engine.start()
+    for (const { id, migration } of this.#ledger.list())
+      if (migration?.role === 'incoming' && !this.#held.has(id)) void this.#giveUpIfGone(id)
+  }
+
+  /** One that was expected when the last toolstack ended, and had not come. */
+  async #giveUpIfGone(id: DomainId): Promise<void> {
+    const { driver, ids, log } = this.#options
+    try {
+      if ((await driver.state(id, { signal: this.#closing.signal })).kind === 'gone') await this.#moves.abandon(id, ids.next())
+    } catch (error) {
+      log.warn('migration.not_given_up', { domain: id, error: toFault(error).message })
+    }
   }
 
   capabilities(options?: ReadOptions): Promise<DriverCapabilities> {
@@ -334,6 +397,64 @@ class SagaToolstack implements Toolstack {
 
   async devices(id: DomainId): Promise<readonly DeviceInfo[]> {
     return describeDevices(this.#options, this.#ledger.need(id))
+  }
+
+  migrationRequest(id: DomainId, parameters: MigrationParameters = {}): Promise<MigrationRequest> {
+    return migrationRequest(this.#services, id, parameters)
+  }
+
+  async receive(
+    id: DomainId,
+    request: MigrationRequest,
+    options: CommandOptions & Pick<MigrationParameters, 'channelCount'>,
+  ): Promise<MigrationOffer> {
+    const input = { id, request, channelCount: options.channelCount ?? 0 }
+    const { outputs } = await this.#command('domain.receive', id, input as unknown as Json, options)
+    return outputs['expect'] as unknown as MigrationOffer // as the step wrote it
+  }
+
+  async migrate(
+    id: DomainId,
+    offer: MigrationOffer,
+    options: CommandOptions & MigrationParameters & { onProgress?: ((progress: MigrationProgress) => void) | undefined },
+  ): Promise<MigrationResult> {
+    const { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots } = options
+    const parameters = { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots }
+    const stated = Object.fromEntries(Object.entries(parameters).filter(([, value]) => value !== undefined))
+    const { onProgress } = options
+    if (onProgress) this.#moves.listeners.set(id, onProgress)
+    try {
+      const { outputs } = await this.#command('domain.migrate', id, { id, offer, parameters: stated } as unknown as Json, options)
+      return { confirmed: outputs['go'] === true, statistics: outputs['copy'] as unknown as MigrationStatistics } // as the steps wrote them
+    } finally {
+      if (onProgress && this.#moves.listeners.get(id) === onProgress) this.#moves.listeners.delete(id)
+    }
+  }
+
+  async cancelMigration(
+    id: DomainId,
+    { fence, signal }: Pick<CommandOptions, 'fence' | 'signal'> = {},
+  ): Promise<'here' | 'handed-over' | 'gone'> {
+    if (fence !== undefined) await this.#ledger.admit(id, toFence(fence))
+    this.#moves.sending.get(id)?.abort(new Fault('aborted', 'the migration was cancelled'))
+    for (const [saga, name] of this.#held.get(id) ?? []) if (name === 'domain.migrate') await this.#engine.wait(saga, { signal })
+    const domain = this.#ledger.get(id)
+    if (!domain) return 'gone'
+    return domain.migration?.role === 'handed-over' ? 'handed-over' : 'here'
+  }
+
+  async takeOverReceived(id: DomainId, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.go', id, { id }, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async abandonReceived(id: DomainId, options: CommandOptions): Promise<void> {
+    await this.#command('domain.abandon', id, { id }, options)
+  }
+
+  async takeBackMigrated(id: DomainId, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.take-back', id, { id }, options)
+    return toRecord(this.#ledger.need(id))
   }
 
   async onceForImage(name: ImageName, { commandId, fence = 0 }: CommandOptions, work: () => Promise<void>): Promise<boolean> {
@@ -421,6 +542,7 @@ class SagaToolstack implements Toolstack {
   }
 
   async close(): Promise<void> {
+    for (const incoming of this.#moves.incoming.values()) incoming.close()
     this.#closing.abort(new Fault('aborted', 'the toolstack closes'))
     await this.#engine.stop()
     await this.#options.driver.close()
@@ -442,15 +564,22 @@ class SagaToolstack implements Toolstack {
     return domain
   }
 
-  async #command(name: string, id: DomainId, input: Json, options: CommandOptions): Promise<void> {
+  async #command(name: string, id: DomainId, input: Json, options: CommandOptions): Promise<SagaRecord> {
     options.signal?.throwIfAborted()
     if (options.fence !== undefined) await this.#ledger.admit(id, toFence(options.fence))
-    if (name === 'domain.destroy') await this.#letGo(id)
+    const moving = this.#ledger.get(id)
+    if (moving?.migration && !OF_MOVING.has(name))
+      throw new Fault('conflict', `${name.slice('domain.'.length)} ${moving.name}: it is on its way to another host, or from one`)
+    if (name === 'domain.destroy') {
+      this.#moves.sending.get(id)?.abort(new Fault('aborted', 'the domain is being destroyed'))
+      await this.#letGo(id)
+    }
     const saga = name === 'domain.destroy' ? await this.#runOf(options.commandId) : sagaId(options.commandId)
     await this.#engine.submit({ id: saga, name, resource: id, input })
     this.#hold(id, saga, name)
     const settled = await this.#engine.wait(saga, { signal: options.signal })
     throwUnlessDone(settled)
+    return settled
   }
 
   /**
@@ -593,6 +722,8 @@ class SagaToolstack implements Toolstack {
 
   async #follow(id: DomainId, seen: DriverState, reconstructed: boolean): Promise<void> {
     const domain = this.#ledger.need(id)
+    // Whatever its process does, it is not the domain that runs.
+    if (domain.migration) return
     const requested = this.#intents.get(id) === 'shutdown' && (seen.kind === 'powered-off' || seen.kind === 'gone')
     const next: DomainState | null = requested
       ? { kind: 'stopped', cause: 'requested', detail: null }

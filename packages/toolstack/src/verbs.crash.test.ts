@@ -296,6 +296,8 @@ for (const { verb, act, subject, before, irreversibleFrom } of LIVES) {
       const services: ToolstackServices = {
         ...rest,
         ledger,
+        links: null,
+        moves: noMoves(),
         intend: () => {},
         look: async (id) => {
           if (hypervisor.guests.get(id)?.state.kind !== 'powered-off') return
@@ -311,6 +313,16 @@ for (const { verb, act, subject, before, irreversibleFrom } of LIVES) {
     },
   })
 }
+
+/** None of these verbs moves a domain. */
+const noMoves = (): ToolstackServices['moves'] => ({
+  incoming: new Map(),
+  sending: new Map(),
+  controls: new Map(),
+  listeners: new Map(),
+  go: async () => {},
+  abandon: async () => {},
+})
 
 /** Whose process is dead asks and is answered no more. */
 function mortal(driver: DomainDriver): { driver: DomainDriver; die: () => void } {

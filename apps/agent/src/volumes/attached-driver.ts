@@ -90,12 +90,12 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
       if (end.status === 'rejected') log.warn('volumes.not_detached', { domain: id, error: toFault(end.reason).message })
   }
   /** What did not come to be is served to nobody. */
-  const making = async (domain: DriverDomain, make: (domain: DriverDomain) => Promise<void>): Promise<void> => {
+  const making = async <T>(domain: DriverDomain, make: (domain: DriverDomain) => Promise<T>): Promise<T> => {
     const isThere = (await driver.state(domain.id)).kind !== 'gone'
     try {
       served.set(domain.id, disksOf(domain))
       if (!isThere) await lease(domain)
-      await make(await attach(domain))
+      return await make(await attach(domain))
     } catch (error) {
       const state = await driver.state(domain.id).catch(() => null)
       if (state?.kind === 'gone') await detach(domain.id)
@@ -171,6 +171,10 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
       return states
     },
     applySettings: (...args) => driver.applySettings(...args),
+    receive: (domain, options) => making(domain, (now) => driver.receive(now, options)),
+    takeOver: (...args) => driver.takeOver(...args),
+    migrateTo: (...args) => driver.migrateTo(...args),
+    takeBack: (...args) => driver.takeBack(...args),
     checkSave: (...args) => driver.checkSave(...args),
     snapshotMemory: (...args) => driver.snapshotMemory(...args),
     freeze: (...args) => driver.freeze(...args),

@@ -2,6 +2,7 @@
  * `typevisor agent`: this machine as a host of a server elsewhere. It opens the connection itself, and again for as long as it runs; guests
  * go on without it.
  */
+import { isIP } from 'node:net'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { Fault, toFault } from '@typevisor/base'
@@ -22,6 +23,10 @@ const FLAGS = {
   name: { value: 'NAME', text: "the host's name, as the token was made for (default: this machine's)" },
   data: { value: 'DIR', text: 'data directory (default `agent` below the one of `typevisor start`)' },
   driver: { value: 'qemu|sim', text: 'qemu: real guests; sim: domains in memory, to try it out (default qemu)' },
+  'migration-address': {
+    value: 'ADDRESS',
+    text: 'IP address of this machine by which other hosts reach it with instances that move (default 127.0.0.1)',
+  },
   log: { value: 'debug|info|warn|error', text: 'least weight of what is logged to standard error (default warn)' },
 } as const satisfies FlagTable
 
@@ -31,6 +36,7 @@ export interface AgentOptions {
   readonly name: string
   readonly dataDir: string
   readonly driver: 'qemu' | 'sim'
+  readonly migrationAddress: string | undefined
   readonly logLevel: 'debug' | 'info' | 'warn' | 'error'
 }
 
@@ -54,8 +60,15 @@ export function parseAgent(words: readonly string[], env: NodeJS.ProcessEnv): Ag
     name,
     dataDir: values.data ?? join(dataDirOf(env), 'agent'),
     driver: oneOf('--driver', values.driver ?? 'qemu', ['qemu', 'sim']),
+    migrationAddress: ipAddress(values['migration-address']),
     logLevel: oneOf('--log', values.log ?? 'warn', ['debug', 'info', 'warn', 'error']),
   }
+}
+
+/** @throws Fault `invalid`. */
+export function ipAddress(value: string | undefined): string | undefined {
+  if (value === undefined || isIP(value) !== 0) return value
+  throw new Fault('invalid', `--migration-address: got ${JSON.stringify(value)}, want an IP address of this machine`)
 }
 
 export const agent: Command = {
@@ -63,11 +76,12 @@ export const agent: Command = {
   usage: 'typevisor agent --server URL [--flag VALUE ...]',
   flags: FLAGS,
   async run(words, terminal) {
-    const { server, token, name, dataDir, driver, logLevel } = parseAgent(words, terminal.env)
+    const { server, token, name, dataDir, driver, migrationAddress, logLevel } = parseAgent(words, terminal.env)
     const clock = realClock()
     const rng = realRng()
     const log = consoleLog({ level: logLevel })
-    const host = await openHost({ name, dataDir, driver, version: VERSION, clock, rng, ids: uuidv7Ids(clock, rng), log })
+    const ids = uuidv7Ids(clock, rng)
+    const host = await openHost({ name, dataDir, driver, migrationAddress, version: VERSION, clock, rng, ids, log })
     const stopping = new AbortController()
     const stop = () => stopping.abort(new Fault('aborted', 'the agent stops'))
     let broken: Fault | null = null

@@ -17,6 +17,7 @@ import { oneOf, parseFlags, type FlagTable } from '../flags.ts'
 import { fetchFor } from '../node-fetch.ts'
 import { Progress } from '../progress.ts'
 import { VERSION } from '../version.ts'
+import { ipAddress } from './agent.ts'
 import { waitForGuest } from './wait.ts'
 
 const PORT = 8006
@@ -35,6 +36,10 @@ const FLAGS = {
   'no-agent': { text: 'the server alone: no guests on this machine' },
   driver: { value: 'qemu|sim', text: 'qemu: real guests; sim: domains in memory, to try it out (default qemu)' },
   host: { value: 'NAME', text: 'what this machine is called as a host (default local)' },
+  'migration-address': {
+    value: 'ADDRESS',
+    text: 'IP address of this machine by which other hosts reach it with instances that move (default 127.0.0.1)',
+  },
   'tls-cert': { value: 'FILE', text: 'certificate (PEM), with --tls-key: speak TLS' },
   'tls-key': { value: 'FILE', text: 'its private key (PEM)' },
   log: { value: 'debug|info|warn|error', text: 'least weight of what is logged to standard error (default warn)' },
@@ -51,6 +56,7 @@ export interface StartOptions {
   readonly agent: boolean
   readonly driver: 'qemu' | 'sim'
   readonly hostName: string
+  readonly migrationAddress?: string | undefined
   readonly tls: { certPath: string; keyPath: string } | undefined
   readonly logLevel: 'debug' | 'info' | 'warn' | 'error'
 }
@@ -76,6 +82,7 @@ export function parseStart(words: readonly string[], env: NodeJS.ProcessEnv): St
     agent: !(values['no-agent'] ?? false),
     driver: oneOf('--driver', values.driver ?? 'qemu', ['qemu', 'sim']),
     hostName,
+    migrationAddress: ipAddress(values['migration-address']),
     tls: certPath !== undefined && keyPath !== undefined ? { certPath, keyPath } : undefined,
     logLevel: oneOf('--log', values.log ?? 'warn', ['debug', 'info', 'warn', 'error']),
   }
@@ -177,6 +184,7 @@ export async function startPlatform(options: StartOptions, env: NodeJS.ProcessEn
   if (options.agent) {
     host = await openHost({
       name: options.hostName,
+      migrationAddress: options.migrationAddress,
       dataDir: join(options.dataDir, 'agent'),
       driver: options.driver,
       version: VERSION,

@@ -211,6 +211,8 @@ const isReset = ({ from, to, cause }: DomainEvent): boolean => from === to && !(
 
 /** The row follows unless it has heard something newer; the event is told in any case. */
 async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promise<void> {
+  // What the hosts of a move do with it is told by the move.
+  if (event.cause === 'migrated') return
   // A host speaks for what was placed on it, and for nothing else.
   const { rowCount } = await tx.query('SELECT 1 FROM instance WHERE id = $1 AND host = $2', [event.domain, host])
   if (rowCount === 0) return

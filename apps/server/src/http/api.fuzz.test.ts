@@ -46,6 +46,8 @@ const THERE: Readonly<Record<string, string>> = {
   account: 'ada',
   snapshot: 'first',
 }
+/** An instance moves from the one that it is on to the other. */
+const HOSTS = ['h1', 'h2']
 let madeCount = 0
 /** New each time: a conflict on the name would hide the other fields. */
 const newName = (): string => `made-${(madeCount += 1)}`
@@ -81,6 +83,8 @@ interface Attacked extends AsyncDisposable {
   readonly secret: string
   /** Puts back what the requests that were taken have used up. */
   restore(): Promise<void>
+  /** A host that the instance is not on. */
+  elsewhere(): Promise<string>
   /** What there is once nothing is under way, by id: a refused request leaves it as it was. */
   things(): Promise<readonly string[]>
 }
@@ -94,7 +98,7 @@ async function started(): Promise<Attacked> {
     }),
   )
   const { client } = cloud
-  await cloud.start('h1', await cloud.token('h1'))
+  for (const host of HOSTS) await cloud.start(host, await cloud.token(host))
   const attacked = {
     cloud,
     url: cloud.server.url,
@@ -109,6 +113,10 @@ async function started(): Promise<Attacked> {
         .call('instance.snapshot', { params: { instance: 'there' }, body: { name: 'first' }, query: { wait: 20 } })
         .catch(unlessThere)
       await client.call('account.create', { body: { name: 'ada', password: 'long enough for it' } }).catch(unlessThere)
+    },
+    async elsewhere() {
+      const { host } = await client.call('instance.get', { params: { instance: 'there' } })
+      return HOSTS.find((other) => other !== host) ?? ''
     },
     async things() {
       await until(
@@ -234,6 +242,10 @@ test('each field of each body, missing, wrong, huge or hostile, is refused by it
       ]
       for (const each of bodies) {
         const body = Object.hasOwn(each, 'name') && field.name !== 'name' ? { ...each, name: newName() } : each
+        if (name === 'instance.migrate') {
+          if (field.name !== 'host') body['host'] = await server.elsewhere()
+          if (field.name !== 'dropSnapshots') body['dropSnapshots'] = true
+        }
         const wanted = expectedDetails(name, { ...input, body })
         const answer = await send(server, name, pathOf(name, input.params, {}), JSON.stringify(body))
         const shown = `${name} ${field.name} ${JSON.stringify(body)?.slice(0, 120)}: ${answer.status} ${answer.text.slice(0, 300)}`

@@ -170,6 +170,12 @@ const CASES: Record<Writing, Case> = {
   'instance.save': instance('instance.save'),
   'instance.restore': instance('instance.restore', 'save'),
   'instance.destroy': instance('instance.destroy'),
+  'instance.migrate': async (cloud, name) => {
+    await instance('instance.start')(cloud, name)
+    const host = 'other'
+    if (!cloud.agents.has(host)) await cloud.start(host, await cloud.token(host))
+    return () => cloud.client.call('instance.migrate', { params: { instance: name }, query: WAIT, body: { host } })
+  },
   'instance.exec': async (cloud, name) => {
     await instance('instance.start')(cloud, name)
     return () => cloud.client.call('instance.exec', { params: { instance: name }, body: { argv: ['/bin/true'] } })

@@ -35,7 +35,7 @@ export async function forgetInstancesOf(tx: SqlExecutor, host: string): Promise<
   return { names: rows.map((row) => String(row['name'])), dropped }
 }
 
-/** Has ended what a host lists though its instance was destroyed. Answers the ids. */
+/** Has ended what a host lists though its instance was destroyed, or moved to another host. Answers the ids. */
 export async function cleanUpListed(
   tx: SqlExecutor,
   ids: IdSource,
@@ -43,15 +43,19 @@ export async function cleanUpListed(
   domains: readonly DomainRecord[],
 ): Promise<ReadonlySet<string>> {
   if (domains.length === 0) return new Set()
+  const moving = domains.filter(({ migration }) => migration !== undefined)
   const { rows } = await tx.query(
-    'SELECT id, name FROM instance WHERE host = $1 AND destroyed_at IS NOT NULL AND id = ANY ($2::uuid[])',
-    [host, domains.map(({ id }) => id)],
+    `SELECT id, name, host FROM instance WHERE id = ANY ($2::uuid[]) AND ((host = $1 AND destroyed_at IS NOT NULL)
+       OR (host <> $1 AND id = ANY ($3::uuid[]) AND (destroyed_at IS NOT NULL OR operation_name IS DISTINCT FROM 'instance.migrate')))`,
+    [host, domains.map(({ id }) => id), moving.map(({ id }) => id)],
   )
   for (const row of rows) {
     const id = String(row['id'])
     const input = { id, name: String(row['name']), host, verb: 'destroy' } as VerbInput
     try {
-      await pgCreateSaga(tx, { id: sagaId(ids.next()), name: 'instance.clean-up', resource: id, input: input as Json })
+      // What a move has left does not hold the instance, which is elsewhere.
+      const resource = row['host'] === host ? id : `${id}@${host}`
+      await pgCreateSaga(tx, { id: sagaId(ids.next()), name: 'instance.clean-up', resource, input: input as Json })
     } catch (error) {
       // One is at it already.
       if (!(error instanceof Fault) || error.code !== 'busy') throw error

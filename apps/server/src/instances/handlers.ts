@@ -24,7 +24,15 @@ import { eventEffect } from './effects.ts'
 import { listInstances, needInstance, toWireInstance, toWireSnapshot } from './queries.ts'
 import { serveStream } from './streams.ts'
 import type { BuildInput, CreateInput } from './sagas.ts'
-import { beginOperation, beginSet, beginSnapshotVerb, beginVerb, needSnapshot, type SnapshotRequest } from './verbs.ts'
+import {
+  beginMigration,
+  beginOperation,
+  beginSet,
+  beginSnapshotVerb,
+  beginVerb,
+  needSnapshot,
+  type SnapshotRequest,
+} from './verbs.ts'
 
 export interface InstanceHandlerOptions {
   readonly db: Db
@@ -227,6 +235,17 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.snapshot': (call) => snapshotVerb(call, { verb: 'snapshot', ...call.body }),
     'instance.revert': (call) => snapshotVerb(call, { verb: 'revert', name: call.params.snapshot, ...call.body }),
     'instance.snapshot-delete': (call) => snapshotVerb(call, { verb: 'snapshot-delete', name: call.params.snapshot }),
+    'instance.migrate': async (call) => {
+      const row = await needInstance(db, call.params.instance)
+      call.audit(row.id, row.name)
+      const id = sagaId(ids.next())
+      const { host: to, ...parameters } = call.body
+      await database.transaction(async (tx) => {
+        await beginMigration(tx, agents, id, row, { to, parameters })
+        await recordEntry(tx, call.entry(row.id, row.name))
+      })
+      return accepted(id, row.id, call.query.wait, call.signal)
+    },
     'instance.clone': async (call) => {
       const { params, body } = call
       const row = await needInstance(db, params.instance)

@@ -189,7 +189,19 @@ function suite({
 
 const verbInput = (verb: VerbName) => ({ id: ID, name: 'crash', host: HOST, verb })
 const asInput = (value: object): Json => value as Json
-const { create, clone, set, snapshot, revert, snapshotDelete, destroy, cleanUp, buildImage, ...verbs } = INSTANCE_SAGAS
+const {
+  create,
+  clone,
+  set,
+  snapshot,
+  revert,
+  snapshotDelete,
+  destroy,
+  cleanUp,
+  buildImage,
+  migrate: _migrate,
+  ...verbs
+} = INSTANCE_SAGAS
 const onHost = { id: ID, name: 'crash', host: HOST, snapshot: { id: SNAPSHOT, name: FIRST } }
 
 suite({

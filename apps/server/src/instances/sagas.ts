@@ -7,6 +7,7 @@
  *   clone:   the same, on the disks of a snapshot; on the host that has it
  *   VERB, set, snapshot, revert, snapshot-delete:  carry-out
  *   destroy: carry-out --> the row is kept, with `destroyed_at`; by force also where the host does not do it (`forget.ts`)
+ *   migrate: `migrate.ts`
  *   clean-up: carry-out of a destroy on a host that came back with what was destroyed meanwhile; the row stays as it is
  */
 import { Fault, retryable, toFault, type FaultJson, type Json } from '@typevisor/base'
@@ -35,6 +36,7 @@ import {
   settingsEffect,
   snapshotsEffect,
 } from './effects.ts'
+import { migrate } from './migrate.ts'
 
 export interface InstanceServices {
   readonly agents: AgentRegistry
@@ -380,6 +382,7 @@ export const INSTANCE_SAGAS = {
   revert,
   set,
   snapshotDelete,
+  migrate,
   destroy,
   cleanUp,
   buildImage,

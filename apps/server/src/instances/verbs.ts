@@ -14,6 +14,7 @@ import {
   type DomainSnapshot,
   type DomainSpec,
   type DomainStateKind,
+  type MigrationParameters,
   type Quiesce,
   type SettingsPatch,
   type VerbName,
@@ -23,7 +24,8 @@ import type { AgentRegistry } from '../agents/registry.ts'
 import { PLACEMENT_LOCK } from './create.ts'
 import { memoryEffect } from './effects.ts'
 import { letGoOf } from './forget.ts'
-import { assertRoom } from './placement.ts'
+import type { MigrateInput } from './migrate.ts'
+import { assertRoom, chooseHost } from './placement.ts'
 import { hostOffers, type InstanceRow } from './queries.ts'
 import type { SetInput, VerbInput } from './sagas.ts'
 
@@ -174,6 +176,49 @@ export async function beginSet(
     memoryBytes: held,
   }
   await beginOperation(tx, { id: saga, name: 'instance.set', resource: row.id, input: input as unknown as Json })
+}
+
+export interface MigrateRequest {
+  readonly to: string
+  readonly parameters: MigrationParameters
+}
+
+/**
+ * Begins a move to another host, whose memory, image and ports are looked at under the lock of creations.
+ * @throws Fault `not_found`, `busy`, `conflict` or `exhausted`.
+ */
+export async function beginMigration(
+  tx: SqlExecutor,
+  agents: AgentRegistry,
+  saga: SagaId,
+  row: InstanceRow,
+  { to, parameters }: MigrateRequest,
+): Promise<void> {
+  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+  const current = await lockRow(tx, row)
+  assertIdle(current, 'migrate', row)
+  assertSettled('migrate', current.state, row.name)
+  if (current.state !== 'running' && current.state !== 'paused')
+    throw new Fault('conflict', `migrate ${row.name}: it is ${current.state}, want running or paused`)
+  if (current.host === null) throw new Fault('conflict', `migrate ${row.name}: it is on no host`)
+  if (current.host === to)
+    throw new Fault('conflict', `migrate ${row.name}: it is on host ${to} already`, {
+      details: [{ path: 'body.host', want: 'another host', got: to }],
+    })
+  const { rows } = await tx.query('SELECT spec FROM instance WHERE id = $1', [row.id])
+  const spec = rows[0]?.['spec'] as DomainSpec // as `insertInstance` wrote it
+  const ports = spec.forwards.map(({ hostPort }) => hostPort).filter((port) => port !== 0)
+  chooseHost(await hostOffers(tx, agents, row.id, ports), { ...spec, host: to })
+  if (current.snapshots.length > 0 && parameters.dropSnapshots !== true) {
+    const count = current.snapshots.length
+    throw new Fault(
+      'conflict',
+      `migrate ${row.name}: it has ${count} ${count === 1 ? 'snapshot' : 'snapshots'}, which cannot go with it; \`--drop-snapshots\` has them deleted`,
+      { details: [{ path: 'body.dropSnapshots', want: 'true, or no snapshots', got: String(count) }] },
+    )
+  }
+  const input: MigrateInput = { id: row.id as DomainId, name: row.name, host: current.host, to, parameters }
+  await beginOperation(tx, { id: saga, name: 'instance.migrate', resource: row.id, input: input as unknown as Json })
 }
 
 function assertNew(snapshots: readonly DomainSnapshot[], name: string, row: InstanceRow): void {

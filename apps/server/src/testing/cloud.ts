@@ -3,7 +3,7 @@
  * it is. A host's folder outlives its agent, so that an agent can go away and come back to what it had.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createAgentService, keepJoined } from '@typevisor/agent'
+import { agentLinks, createAgentService, keepJoined } from '@typevisor/agent'
 import type { VolumeServerStatus } from '@typevisor/api/agent-wire'
 import { createClient, type Client } from '@typevisor/api/client'
 import { assert, bytes, gib } from '@typevisor/base'
@@ -123,6 +123,7 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
       images,
       state: stateFile({ disk, name: 'agent.journal', clock, log }),
       saves: hypervisor.saveFolder,
+      links: agentLinks({ address: '127.0.0.1', clock }),
       ids,
       clock,
       log,

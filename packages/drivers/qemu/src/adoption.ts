@@ -10,6 +10,9 @@
  *   live        ended      -            gone/unknown with QEMU's last words
  *   saving      ended      -            the same; a whole file is kept, since the guest never went on after it
  *   saved       ended      -            gone/requested
+ *   incoming    runs       inmigrate    swept; gone/unknown            (who sent its memory is cut off)
+ *   incoming    runs       otherwise    as it is: all of it has come, and it is paused until it is taken over
+ *   incoming    ended      -            gone/unknown
  *   gone        ended      -            as recorded
  *   none or     ended      -            gone/unknown with QEMU's last words
  *   unreadable  runs       never ran    swept; gone/unknown            (`prelaunch`, `inmigrate`)
@@ -78,6 +81,18 @@ export async function adoptDomain(context: AdoptionContext, id: DomainId, paths:
       await gone(host, paths, record, { kind: 'gone', cause: 'requested', detail: null })
       return { kind: 'gone' }
     }
+    if (phase.kind === 'incoming') {
+      const monitor = await QmpClient.open(await host.sockets.connect(paths.qmp), {
+        clock: context.clock,
+        limit: context.monitorLimit,
+      })
+      const status = await statusBy(monitor)
+      if (status !== 'inmigrate') return { kind: 'live', record: { ...record, process }, monitor, settle: async () => {} }
+      log.info('qemu.adopt.swept', { folder: paths.runFolder, processCount: 1 })
+      monitor.close()
+      await sweep(context, paths)
+      return { kind: 'gone' }
+    }
     const settle = async (machine: Machine): Promise<void> => {
       if (phase.kind !== 'saving') return
       log.info('qemu.adopt.save_taken_back', { domain: record.id })
@@ -96,6 +111,7 @@ export async function adoptDomain(context: AdoptionContext, id: DomainId, paths:
       await gone(host, paths, record, { kind: 'gone', cause: 'unknown', detail: await lastWords(host, paths.stderr) })
       break
     case 'live':
+    case 'incoming':
       await gone(host, paths, record, { kind: 'gone', cause: 'unknown', detail: await lastWords(host, paths.stderr) })
       break
     default:
@@ -110,6 +126,16 @@ const gone = (host: QemuHost, paths: DomainPaths, record: RunRecord, state: Driv
     state,
     phase: record.phase.kind === 'saved' ? record.phase : { kind: 'gone' },
   })
+
+/** `query-status`; on a fault the monitor is closed. */
+async function statusBy(monitor: QmpClient): Promise<string> {
+  try {
+    return textOf(objectOf(await monitor.execute('query-status'))['status']) ?? 'unknown'
+  } catch (error) {
+    monitor.close()
+    throw error
+  }
+}
 
 /** Without a record: what the process is, only its monitor can say. */
 async function adoptUnrecorded(context: AdoptionContext, id: DomainId, paths: DomainPaths, why: string): Promise<Adopted> {
@@ -127,12 +153,7 @@ async function adoptUnrecorded(context: AdoptionContext, id: DomainId, paths: Do
     )
   const ask = async (): Promise<{ monitor: QmpClient; status: string }> => {
     const monitor = await QmpClient.open(await host.sockets.connect(paths.qmp), { clock, limit: monitorLimit })
-    try {
-      return { monitor, status: textOf(objectOf(await monitor.execute('query-status'))['status']) ?? 'unknown' }
-    } catch (error) {
-      monitor.close()
-      throw error
-    }
+    return { monitor, status: await statusBy(monitor) }
   }
   const { monitor, status } = await ask().catch((error: unknown) => {
     throw leftAlone(`its monitor does not answer: ${toFault(error).message}`, error)

@@ -7,6 +7,7 @@ import {
   type DomainDevice,
   type DomainId,
   type DomainSettings,
+  type MigrationStatistics,
   type PortForward,
 } from '@typevisor/model'
 import type {
@@ -23,6 +24,10 @@ import type {
   GuestStream,
   SettingsOptions,
   SettingsOutcome,
+  MigrateOptions,
+  MigrationPeer,
+  MigrationTarget,
+  ReceiveOptions,
 } from '@typevisor/toolstack'
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
 import { adoptDomain, type Adopted } from './adoption.ts'
@@ -38,9 +43,11 @@ import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } f
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import { assertHugePages, pluggedNow } from './memory.ts'
+import { migrateMachine, takeBackMachine } from './migrating.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
-import { findRecord } from './record.ts'
+import { beginReceiving, hasLoaded, migrationTarget } from './receiving.ts'
+import { findRecord, type RunPhase } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { checkSaveOf, restoreInto, saveMachine, snapshotMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
@@ -166,7 +173,8 @@ class Driver implements QemuDriver {
       vnc: can,
       guestAgent: can,
       statistics: can,
-      liveMigration: { can: false, reason: 'this driver moves no running guest between hosts yet; save and restore does' },
+      liveMigration: can,
+      postCopy: { can: false, reason: 'this driver sends memory before the guest, never behind it' },
       coreDump: can,
       keyboard: can,
       hotplug: can,
@@ -238,9 +246,9 @@ class Driver implements QemuDriver {
     this.#known.set(domain.id, domain)
     return this.#exclusive(domain.id, options, async (signal) => {
       if (await this.#attach(domain.id)) return
-      await restoreInto({ ...this.#transfer(), domain, path, signal }, (machine, feed) =>
-        this.#start(machine, 'incoming', signal, feed),
-      )
+      await restoreInto({ ...this.#transfer(), domain, path, signal }, async (machine, feed) => {
+        await this.#start(machine, 'incoming', signal, feed)
+      })
     })
   }
 
@@ -249,6 +257,8 @@ class Driver implements QemuDriver {
       const machine = await this.#need(id, 'unpause')
       const state = await machine.refresh({ signal })
       if (state.kind === 'running') return
+      if (machine.record.phase.kind === 'incoming')
+        throw new Fault('conflict', `unpause ${machine.record.name}: it comes from another host, and was not taken over`)
       if (state.kind !== 'paused') throw new Fault('conflict', `unpause ${machine.record.name}: it is ${state.kind}, want paused`)
       await machine.hold(false)
       const isAsleep = (await machine.runState({ signal })) === 'suspended'
@@ -351,6 +361,49 @@ class Driver implements QemuDriver {
       }
       throw error
     }
+  }
+
+  receive(domain: DriverDomain, options: ReceiveOptions = {}): Promise<MigrationTarget> {
+    this.#known.set(domain.id, domain)
+    return this.#exclusive(domain.id, options, async (signal) => {
+      const there = await this.#attach(domain.id)
+      if (there && there.record.phase.kind !== 'incoming')
+        throw new Fault('conflict', `receive ${domain.name}: it is here already, and ${there.state.kind}`)
+      if (there) await this.#end(there)
+      const machine = await this.#start(
+        domain,
+        'incoming',
+        signal,
+        ({ monitor }) => beginReceiving(monitor, this.#paths(domain.id), domain.hardware, options, signal),
+        { kind: 'incoming' },
+      )
+      return migrationTarget(this.#host, this.#clock, machine)
+    })
+  }
+
+  async takeOver(id: DomainId, options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'take over')
+      if (machine.record.phase.kind !== 'incoming') return
+      if ((await hasLoaded(machine, signal)) !== true)
+        throw new Fault('conflict', `take over ${machine.record.name}: not all of it has come`)
+      await machine.setPhase({ kind: 'live' })
+      await machine.refresh({ signal })
+    })
+  }
+
+  async migrateTo(id: DomainId, peer: MigrationPeer, options: MigrateOptions = {}): Promise<MigrationStatistics> {
+    return await this.#exclusive(id, options, async (signal) => {
+      const machine = await this.#need(id, 'migrate')
+      return await migrateMachine({ ...this.#transfer(), machine, peer, options, signal })
+    })
+  }
+
+  async takeBack(id: DomainId, wasRunning: boolean, options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async () => {
+      const machine = await this.#attach(id)
+      if (machine) await takeBackMachine({ clock: this.#clock }, machine, wasRunning)
+    })
   }
 
   async freeze(id: DomainId, limitMs: number, options: CallOptions = {}): Promise<void> {
@@ -718,7 +771,8 @@ class Driver implements QemuDriver {
     kind: 'fresh' | 'incoming',
     signal: AbortSignal,
     feed: (launched: Launched) => Promise<void>,
-  ): Promise<void> {
+    phase: RunPhase = { kind: 'live' },
+  ): Promise<Machine> {
     const { accelerator } = await this.#probe()
     const context = this.#launchContext(accelerator)
     const paths = this.#paths(domain.id)
@@ -731,9 +785,10 @@ class Driver implements QemuDriver {
       signal.throwIfAborted()
       machine = new Machine(this.#machineContext(), paths, launched.record, launched.monitor)
       await beginSettings(this.#settings(machine, signal), domain)
-      await machine.setPhase({ kind: 'live' })
+      await machine.setPhase(phase)
       this.#machines.set(domain.id, machine)
       this.#report({ at: this.#clock.now(), domain: domain.id, kind: 'state', state: PAUSE_REQUESTED })
+      return machine
     } catch (error) {
       const fault = await this.#withLastWords(domain, paths, launched, error)
       machine?.expectEnd()

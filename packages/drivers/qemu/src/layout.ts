@@ -1,7 +1,7 @@
 /**
  * Where a domain's things lie. What dies with the host's boot is in the run folder, what outlives the domain's runs in the data folder.
  *
- *   runDir/<id>/   domain.json  qemu.pid  qmp.sock  console.in  agent.sock  vnc.sock  stderr.log  migration.sock
+ *   runDir/<id>/   domain.json  qemu.pid  qmp.sock  console.in  agent.sock  vnc.sock  stderr.log  migration.sock  nbd.sock
  *   dataDir/<id>/  console.log  console.json  forwards.json
  */
 import { Fault } from '@typevisor/base'
@@ -20,6 +20,8 @@ export interface DomainPaths {
   readonly agent: string
   readonly vnc: string
   readonly migration: string
+  /** Where disks go while the domain moves: to those of this one that is received, or of this one that is sent. */
+  readonly nbd: string
   readonly stderr: string
   readonly consoleLog: string
   readonly consoleIndex: string
@@ -41,6 +43,7 @@ export function domainPaths(dirs: { readonly runDir: string; readonly dataDir: s
     agent: `${runFolder}/agent.sock`,
     vnc: `${runFolder}/vnc.sock`,
     migration: `${runFolder}/migration.sock`,
+    nbd: `${runFolder}/nbd.sock`,
     stderr: `${runFolder}/stderr.log`,
     consoleLog: `${dataFolder}/console.log`,
     consoleIndex: `${dataFolder}/console.json`,

@@ -258,6 +258,13 @@ function byteSocket(socket: net.Socket): ByteSocket {
         socket.off('drain', drained.resolve)
       }
     },
+    async end() {
+      if (socket.destroyed || !socket.writable) return
+      const ended = Promise.withResolvers<void>()
+      socket.once('close', ended.resolve)
+      socket.end(ended.resolve)
+      await ended.promise
+    },
     close: () => void socket.destroy(),
   }
 }

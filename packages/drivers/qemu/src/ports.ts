@@ -63,6 +63,8 @@ export interface ByteSocket {
   readonly readable: AsyncIterable<Uint8Array>
   /** Resolves when the content is with the kernel or in a bounded buffer. @throws Fault `unavailable` when the other side has gone. */
   write(content: Uint8Array): Promise<void>
+  /** Nothing more is written; resolves when what was written is with the kernel. */
+  end(): Promise<void>
   close(): void
 }
 

@@ -26,6 +26,8 @@ export type RunPhase =
   /** `wasRunning`: the guest has to go on when the save comes to nothing. */
   | { readonly kind: 'saving'; readonly path: string; readonly wasRunning: boolean }
   | { readonly kind: 'saved'; readonly path: string; readonly sizeBytes: number }
+  /** Its memory comes from another host. */
+  | { readonly kind: 'incoming' }
   | { readonly kind: 'gone' }
 
 export interface RunRecord {
@@ -83,7 +85,7 @@ export function parseRecord(text: string): RunRecord | null {
   const { phase, state, hardware, process } = json
   const isPhase =
     isObject(phase) &&
-    ['starting', 'live', 'saving', 'saved', 'gone'].includes(textOf(phase['kind']) ?? '') &&
+    ['starting', 'live', 'saving', 'saved', 'incoming', 'gone'].includes(textOf(phase['kind']) ?? '') &&
     (phase['kind'] !== 'saving' || (textOf(phase['path']) !== null && typeof phase['wasRunning'] === 'boolean'))
   const isState = isObject(state) && ['running', 'paused', 'powered-off', 'crashed', 'gone'].includes(textOf(state['kind']) ?? '')
   const isProcess =

@@ -45,15 +45,18 @@ type Execute = (
   options?: Parameters<Machine['execute']>[2],
 ) => Promise<unknown>
 
-const migrationStatus = async (execute: Execute, signal?: AbortSignal): Promise<{ status: string; reason: string | null }> => {
+export const migrationStatus = async (
+  execute: Execute,
+  signal?: AbortSignal,
+): Promise<{ status: string; reason: string | null }> => {
   const answer = objectOf(await execute('query-migrate', {}, { signal }))
   return { status: textOf(answer['status']) ?? 'none', reason: textOf(answer['error-desc']) }
 }
 
-const isOver = (status: string): boolean => ['none', 'completed', 'failed', 'cancelled'].includes(status)
+export const isOver = (status: string): boolean => ['none', 'completed', 'failed', 'cancelled'].includes(status)
 
 /** QEMU forgets by a migration why a guest stood still: one that waits for room finds that out again when it goes on. */
-const isToRun = (state: DriverState): boolean => state.kind === 'running' || waitsForRoom(state)
+export const isToRun = (state: DriverState): boolean => state.kind === 'running' || waitsForRoom(state)
 
 type SaveContext = TransferContext & { readonly machine: Machine; readonly path: string }
 
@@ -227,7 +230,7 @@ export async function abandonSave(
  * QEMU 7.2 that is cancelled just as it stops the guest leaves the disks inactive: the guest goes on, and the next write or save ends QEMU
  * by an assertion (migration/migration.c: `migrate_fd_cancel` has looked at `block_inactive` before `migration_completion` sets it).
  */
-async function settleMigration(clock: Clock, machine: Machine): Promise<void> {
+export async function settleMigration(clock: Clock, machine: Machine): Promise<void> {
   const start = clock.monotonic()
   let hasCancelled = false
   while (true) {

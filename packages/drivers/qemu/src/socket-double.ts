@@ -32,6 +32,8 @@ export class SocketDouble implements ByteSocket {
     this.#wake?.()
   }
 
+  async end(): Promise<void> {}
+
   close(): void {
     this.closed = true
     this.#wake?.()

@@ -16,6 +16,7 @@ import {
   type DomainStatistics,
   type ExecResult,
   type GuestAddress,
+  type MigrationStatistics,
   type PortForward,
   type VolumeId,
 } from '@typevisor/model'
@@ -35,8 +36,13 @@ import type {
   GuestStream,
   SettingsOptions,
   SettingsOutcome,
+  MigrateOptions,
+  MigrationPeer,
+  MigrationTarget,
+  ReceiveOptions,
 } from '@typevisor/toolstack'
 import { SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
+import { streamPair } from './stream-pair.ts'
 
 /** Called before each operation takes effect: throws the Fault to inject, or returns. */
 export type SimFaults = (operation: keyof DomainDriver, id: DomainId | null) => void
@@ -117,7 +123,8 @@ class SimDriver implements DomainDriver {
       vnc: { can: false, reason: 'domains in memory have no screen' },
       guestAgent: CAN,
       statistics: CAN,
-      liveMigration: { can: false, reason: 'not in the port yet' },
+      liveMigration: CAN,
+      postCopy: { can: false, reason: 'memory of domains in memory goes in one piece' },
       coreDump: { can: true },
       keyboard: { can: true },
       hotplug: CAN,
@@ -246,6 +253,8 @@ class SimDriver implements DomainDriver {
     await this.#enter('unpause', id, options)
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind === 'running') return
+    if (guest.incoming !== undefined)
+      throw new Fault('conflict', `unpause ${guest.domain.name}: it comes from another host, and was not taken over`)
     if (guest.state.kind !== 'paused') throw new Fault('conflict', `unpause ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.enter(id, { kind: 'running' })
     if (guest.bootedAt === null) this.#hypervisor.boot(guest)
@@ -317,6 +326,80 @@ class SimDriver implements DomainDriver {
     return { sizeBytes: 1024 }
   }
 
+  async receive(domain: DriverDomain, options?: ReceiveOptions): Promise<MigrationTarget> {
+    await this.#enter('receive', domain.id, options)
+    const there = this.#hypervisor.guests.get(domain.id)
+    if (there && there.incoming === undefined) throw new Fault('conflict', `receive ${domain.name}: it is here already`)
+    there?.incoming?.reject(new Fault('failed', `receive ${domain.name}: it begins anew`))
+    const guest = this.#add(domain, 0)
+    const whole = Promise.withResolvers<void>()
+    whole.promise.catch(() => {})
+    guest.incoming = whole
+    const take = async (parts: AsyncIterable<Uint8Array>): Promise<void> => {
+      let text = ''
+      for await (const part of parts) text += new TextDecoder().decode(part)
+      if (!text.endsWith('\n')) return whole.reject(new Fault('failed', `receive ${domain.name}: the stream was broken`))
+      Object.assign(guest, JSON.parse(text))
+      guest.incoming = null
+      whole.resolve()
+    }
+    return {
+      connect: async (channel) => {
+        if (channel !== 'memory') throw new Fault('not_found', `receive ${domain.name}: got channel ${channel}, want memory`)
+        const [near, far] = streamPair()
+        void take(far.readable).catch(whole.reject)
+        return near
+      },
+      disksDone: async () => {},
+      loaded: () => whole.promise,
+    }
+  }
+
+  async takeOver(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('takeOver', id, options)
+    const guest = this.#hypervisor.need(id)
+    if (guest.incoming) throw new Fault('conflict', `take over ${guest.domain.name}: not all of it has come`)
+    delete guest.incoming
+  }
+
+  async migrateTo(id: DomainId, peer: MigrationPeer, options: MigrateOptions = {}): Promise<MigrationStatistics> {
+    await this.#enter('migrateTo', id, options)
+    const guest = this.#hypervisor.need(id)
+    const { state } = guest
+    if (state.kind !== 'running' && state.kind !== 'paused')
+      throw new Fault('conflict', `migrate ${guest.domain.name}: it is ${state.kind}`)
+    const stream = await peer.open('memory', { signal: options.signal })
+    try {
+      // It stands still, of which nobody is told: its state is the other side's by and by.
+      if (state.kind === 'running') guest.state = { kind: 'paused', cause: 'requested' }
+      await peer.disksDone({ signal: options.signal })
+      await this.#enter('migrateTo', id, options)
+      const { memory, bootedAt, frozen, resetCount } = guest
+      const content = ENCODER.encode(`${JSON.stringify({ memory, bootedAt, frozen, resetCount })}\n`)
+      await stream.write(content)
+      await stream.end()
+      options.onProgress?.({
+        phase: 'switchover',
+        memoryBytes: content.length,
+        memoryRemainingBytes: 0,
+        diskBytes: 0,
+        diskRemainingBytes: 0,
+        dirtyBytesPerSecond: 0,
+      })
+      return { totalMs: 0, downtimeMs: 0, memoryBytes: content.length, diskBytes: 0 }
+    } catch (error) {
+      if (this.#hypervisor.guests.get(id) === guest && guest.state.kind === 'paused') guest.state = state
+      stream.close()
+      throw error
+    }
+  }
+
+  async takeBack(id: DomainId, wasRunning: boolean, options?: CallOptions): Promise<void> {
+    await this.#enter('takeBack', id, options)
+    const guest = this.#hypervisor.guests.get(id)
+    if (wasRunning && guest?.state.kind === 'paused') guest.state = { kind: 'running' }
+  }
+
   async freeze(id: DomainId, _limitMs: number, options?: CallOptions): Promise<void> {
     await this.#enter('freeze', id, options)
     this.#answering(id).frozen = true
@@ -353,6 +436,8 @@ class SimDriver implements DomainDriver {
     await this.#enter('adopt', null, options)
     // Those of a queue that was full are lost; from here on there is no gap.
     if (this.#events.closed) this.#events = this.#queue()
+    // Who sent it is cut off.
+    for (const { id } of domains) if (this.#hypervisor.guests.get(id)?.incoming) this.#hypervisor.guests.delete(id)
     return new Map(
       domains.map(({ id }) => [id, this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }]),
     )

@@ -25,6 +25,8 @@ export interface SimGuest {
   /** There is no room for what it writes. */
   diskFull: boolean
   settings: DomainSettings
+  /** It comes from another hypervisor: null when all of it has come. */
+  incoming?: PromiseWithResolvers<void> | null
 }
 
 export interface SimSave {

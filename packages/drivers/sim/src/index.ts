@@ -10,3 +10,4 @@
 export { simConformanceWorld } from './conformance-world.ts'
 export { createSimDriver, type SimDriverOptions, type SimFaults } from './driver.ts'
 export { SimHypervisor, type SimGuest } from './hypervisor.ts'
+export { streamPair } from './stream-pair.ts'

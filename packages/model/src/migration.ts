@@ -1,0 +1,68 @@
+/** What the hosts of a move, and whoever stands over both, tell each other. All of it is JSON. */
+import type { Bytes, EpochMillis } from '@typevisor/base'
+import type { DomainBoot, DomainHardware, DomainSpec } from './domain.ts'
+import type { DomainName, VolumeId } from './ids.ts'
+
+/** What the target has to know of a domain; told by the source. */
+export interface MigrationRequest {
+  readonly name: DomainName
+  readonly driver: string
+  readonly accelerator: string
+  readonly spec: DomainSpec
+  readonly hardware: DomainHardware
+  readonly boot: DomainBoot
+  /** Of the image whose files it boots from; null: it needs none. */
+  readonly imageDigest: string | null
+  /** Those that are written to. */
+  readonly disks: readonly { readonly volume: VolumeId; readonly virtualBytes: Bytes }[]
+  readonly createdAt: EpochMillis
+  /** It runs, and is to run there. */
+  readonly goesOn: boolean
+}
+
+/** Where a domain is expected, and who may bring it: once, and only soon. */
+export interface MigrationOffer {
+  readonly address: string
+  readonly port: number
+  /** SHA-256 of the listener's certificate, in hexadecimal. */
+  readonly fingerprint: string
+  readonly token: string
+}
+
+/** Absent: as the driver has it by itself. */
+export interface MigrationParameters {
+  /** How long the guest may stand still for the last of its memory, milliseconds. */
+  readonly downtimeLimitMs?: number | undefined
+  /** Bytes a second, of memory and of each disk. */
+  readonly bandwidthBytes?: number | undefined
+  /** Slows a guest down that writes faster than its memory goes. */
+  readonly autoConverge?: boolean | undefined
+  /** Streams for the memory beside the one that there always is. */
+  readonly channelCount?: number | undefined
+  /** Its snapshots stay behind, and go with its disks there. */
+  readonly dropSnapshots?: boolean | undefined
+}
+
+export interface MigrationProgress {
+  readonly phase: 'disks' | 'memory' | 'switchover'
+  readonly memoryBytes: number
+  readonly memoryRemainingBytes: number
+  readonly diskBytes: number
+  readonly diskRemainingBytes: number
+  /** What the guest writes over again; null: not known yet. */
+  readonly dirtyBytesPerSecond: number | null
+}
+
+export interface MigrationStatistics {
+  readonly totalMs: number
+  /** For how long the guest stood still, as far as the source can tell: to the moment when all had come. */
+  readonly downtimeMs: number
+  readonly memoryBytes: number
+  readonly diskBytes: number
+}
+
+export interface MigrationResult {
+  /** false: the target did not answer; the domain is `handed-over` on the source until that is known. */
+  readonly confirmed: boolean
+  readonly statistics: MigrationStatistics
+}

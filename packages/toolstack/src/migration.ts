@@ -1,0 +1,443 @@
+/**
+ * A domain moves to another host and runs all the while.
+ *
+ *   source: domain.migrate     check --> copy --> | go --> end            copy, undone: the guest goes on here
+ *   target: domain.receive     check --> disks --> record --> expect      undone: nothing is left
+ *           domain.go          the guest runs here, and is an ordinary domain
+ *           domain.abandon     nothing is left
+ *
+ * Exactly one side runs it. Until `copy` is written down as done, the source has it: whatever is killed, the guest goes on there. That it is done
+ * is the hand-over, in the source's journal before the target hears `go`. From then on the source lets its own go on only when the
+ * target has said that it never ran and never will, or when whoever stands over both takes it back (`takeBackMigrated`), who has heard the
+ * same. A target that has been told to go has written that down before it does (its saga `domain.go`), and goes on with it after a crash.
+ *
+ *   killed             before copy is done           between                                   behind go
+ *   source's agent     undone at its next start      asks `go` again, or says `handed-over`    ends what it has left
+ *   target's agent     the source hears it: undone   all has come: kept, until `go`            the guest runs; nothing to do
+ *                      what had not come is ended    by the source or from above
+ *   the target's QEMU  undone                        `go` fails for good: undone               a guest that crashed
+ *
+ * A source that gets no answer to `go` ends as `handed-over`: its domain is kept, stands still, and is taken away (`destroy`) or taken back by
+ * whoever can ask the target. Snapshots stay behind and are removed with the source's disks: what they hold is on the source's store, and the
+ * target's disks are new ones.
+ */
+import { assert, Fault, millis, retryable, toFault, withDeadline, type Json } from '@typevisor/base'
+import {
+  waitsForRoom,
+  type DomainBoot,
+  type DomainDevice,
+  type DomainHardware,
+  type DomainId,
+  type DomainState,
+  type MigrationOffer,
+  type MigrationParameters,
+  type MigrationRequest,
+  type MigrationStatistics,
+} from '@typevisor/model'
+import { defineSaga } from '@typevisor/saga'
+import { buildSeed } from '@typevisor/image'
+import { Incoming } from './incoming.ts'
+import { CONTROL, ControlClient } from './migration-control.ts'
+import type { DriverState, MigrationLinks } from './ports.ts'
+import { removeAllSnapshots } from './snapshots.ts'
+import { stateFromDriver } from './state.ts'
+import { noteForwards, rootVolume, seedVolume, type Context, type OfDomain, type ToolstackServices } from './steps.ts'
+import type { StoredDomain } from './stored-domain.ts'
+
+export type ReceiveInput = OfDomain & { readonly request: MigrationRequest; readonly channelCount: number }
+export type MigrateInput = OfDomain & { readonly offer: MigrationOffer; readonly parameters: MigrationParameters }
+
+/** How long the target is asked to go. */
+const GO_LIMIT = millis(10_000)
+const ABANDON_LIMIT = millis(2000)
+
+const refuse = (what: string, path: string, want: string, got: string): Fault =>
+  new Fault('conflict', `${what}: ${path}: got ${got}, want ${want}`, { details: [{ path, want, got }] })
+
+export function needLinks({ links }: Pick<ToolstackServices, 'links'>, what: string): MigrationLinks {
+  if (links) return links
+  throw new Fault('unsupported', `${what}: this toolstack has no links to other hosts`)
+}
+
+const isWritable = (device: DomainDevice): device is DomainDevice & { kind: 'disk' } => device.kind === 'disk' && !device.readOnly
+
+/** Whether it can move at all. @throws Fault `conflict`, `unsupported`. */
+async function assertMovable(services: ToolstackServices, domain: StoredDomain, dropSnapshots: boolean): Promise<void> {
+  const what = `migrate ${domain.name}`
+  const { kind } = domain.state
+  if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `${what}: it is ${kind}, want running or paused`)
+  const { liveMigration } = await services.driver.capabilities()
+  if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
+  needLinks(services, what)
+  const { length: count } = domain.snapshots
+  if (count > 0 && !dropSnapshots)
+    throw new Fault(
+      'conflict',
+      `${what}: it has ${count === 1 ? 'a snapshot' : `${count} snapshots`}, which cannot go with it; want them deleted, or dropped by this`,
+      { details: [{ path: 'dropSnapshots', want: 'true, or no snapshots', got: String(count) }] },
+    )
+}
+
+/** @throws Fault `conflict` when it cannot move as it is. */
+export async function migrationRequest(
+  services: ToolstackServices,
+  id: DomainId,
+  { dropSnapshots = false }: MigrationParameters,
+): Promise<MigrationRequest> {
+  const domain = services.ledger.need(id)
+  await assertMovable(services, domain, dropSnapshots)
+  const { name, driver, spec, hardware, boot, createdAt, state } = domain
+  const disks = await Promise.all(
+    hardware.devices.filter(isWritable).map(async ({ volume }) => {
+      const info = await services.volumes.get(volume)
+      if (!info) throw new Fault('failed', `migrate ${name}: its volume ${volume} is not there`)
+      return { volume, virtualBytes: info.virtualBytes }
+    }),
+  )
+  return {
+    name,
+    driver,
+    spec,
+    hardware,
+    boot,
+    createdAt,
+    disks,
+    imageDigest: await digestOf(services, domain),
+    accelerator: (await services.driver.capabilities()).accelerator,
+    goesOn: state.kind === 'running' || waitsForRoom(state),
+  }
+}
+
+async function digestOf({ images }: ToolstackServices, { name, spec, boot }: StoredDomain): Promise<string | null> {
+  if (boot.kind === 'disk') return null
+  const image = await images.get(spec.image)
+  if (image && JSON.stringify(image.boot) === JSON.stringify(boot)) return image.digest
+  throw refuse(`migrate ${name}`, 'image', `the ${spec.image} that it boots from`, image ? 'one that was built since' : 'none')
+}
+
+/** What the domain boots from here. @throws Fault `conflict` when this host has not the same. */
+async function bootHere({ images }: ToolstackServices, { name, spec, boot, imageDigest }: MigrationRequest): Promise<DomainBoot> {
+  if (imageDigest === null) return boot
+  const image = await images.get(spec.image)
+  if (image?.digest === imageDigest) return image.boot
+  throw refuse(`receive ${name}`, `image ${spec.image}`, imageDigest, image?.digest ?? 'none on this host')
+}
+
+const receive = defineSaga<ReceiveInput, ToolstackServices>({
+  name: 'domain.receive',
+  steps: [
+    {
+      name: 'check',
+      do: async ({ input: { id, request }, services }) => {
+        const what = `receive ${request.name}`
+        const { driver, ledger } = services
+        if (ledger.get(id)) throw new Fault('conflict', `${what}: domain ${id} is on this host already`)
+        const holder = ledger.byName(request.name)
+        if (holder) throw new Fault('conflict', `${what}: domain ${holder.id} has this name here`)
+        needLinks(services, what)
+        const { liveMigration, accelerator } = await driver.capabilities()
+        if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
+        if (request.driver !== driver.name) throw refuse(what, 'driver', request.driver, driver.name)
+        if (request.accelerator !== accelerator) throw refuse(what, 'accelerator', request.accelerator, accelerator)
+        return { output: (await bootHere(services, request)) as unknown as Json }
+      },
+    },
+    {
+      name: 'disks',
+      do: async ({ input: { request, id }, services: { volumes } }) => {
+        for (const { volume, virtualBytes } of request.disks) {
+          const made = await volumes.create(volume, virtualBytes)
+          if (made.virtualBytes < virtualBytes)
+            throw new Fault(
+              'failed',
+              `receive ${request.name}: volume ${volume} has ${made.virtualBytes} bytes, want ${virtualBytes}`,
+            )
+        }
+        await volumes.put(seedVolume(id), buildSeed({ instanceId: id, cloudInit: request.spec.cloudInit }))
+      },
+      undo: ({ input, services }) => removeDisks(services, input.id, input.request.hardware),
+    },
+    {
+      name: 'record',
+      do: async ({ input: { id, request }, services, outputs }) => {
+        const { name, driver, spec, hardware, createdAt, goesOn } = request
+        const disks = hardware.devices.flatMap((device) => (device.kind === 'disk' ? [device.volume] : []))
+        const volumes = await Promise.all(
+          disks.map(async (volume) => {
+            const info = await services.volumes.get(volume)
+            if (!info) throw new Fault('conflict', `receive ${name}: volume ${volume} is none that could be made here`)
+            return [volume, info.source] as const
+          }),
+        )
+        await services.ledger.define({
+          id,
+          name,
+          driver,
+          spec,
+          hardware,
+          boot: outputs['check'] as unknown as DomainBoot,
+          volumes: Object.fromEntries(volumes) as StoredDomain['volumes'],
+          forwards: [],
+          state: { kind: 'stopped', cause: 'migrated', detail: null },
+          snapshots: [],
+          createdAt,
+          migration: { role: 'incoming', goesOn },
+        })
+      },
+      undo: ({ input, services }) => services.ledger.forget(input.id, 'migrated'),
+    },
+    {
+      name: 'expect',
+      do: async ({ input: { id, channelCount }, services, signal, log, sagaId }) => {
+        const { driver, moves, clock, ledger } = services
+        moves.incoming.get(id)?.close()
+        const target = await driver.receive(ledger.need(id), { channelCount, signal })
+        const links = needLinks(services, 'receive')
+        const incoming = new Incoming({
+          id,
+          target,
+          links,
+          clock,
+          log,
+          go: () => moves.go(id, `${sagaId}.go`),
+          abandon: () => moves.abandon(id, `${sagaId}.abandon`),
+        })
+        await incoming.listen()
+        moves.incoming.set(id, incoming)
+        return { output: incoming.offer as unknown as Json }
+      },
+      undo: ({ input, services }) => endExpected(services, input.id),
+    },
+  ],
+})
+
+async function endExpected({ driver, moves }: ToolstackServices, id: DomainId): Promise<void> {
+  moves.incoming.get(id)?.close()
+  moves.incoming.delete(id)
+  await driver.destroy(id)
+  await driver.forget(id)
+}
+
+async function removeDisks({ volumes }: ToolstackServices, id: DomainId, { devices }: DomainHardware): Promise<void> {
+  for (const device of devices) if (device.kind === 'disk') await volumes.remove(device.volume)
+  await volumes.remove(rootVolume(id))
+  await volumes.remove(seedVolume(id))
+}
+
+const isExpected = (domain: StoredDomain | null): domain is StoredDomain => domain?.migration?.role === 'incoming'
+
+/** Anything but an expected domain is not touched: it went, or was given up before. */
+const abandon = defineSaga<OfDomain, ToolstackServices>({
+  name: 'domain.abandon',
+  steps: [
+    {
+      name: 'end',
+      do: async ({ input: { id }, services }) => {
+        const domain = services.ledger.get(id)
+        if (!isExpected(domain)) return
+        await endExpected(services, id)
+        await removeDisks(services, id, domain.hardware)
+        await services.ledger.forget(id, 'migrated')
+      },
+    },
+  ],
+})
+
+/** To have been begun is to have been told to go: there is no undo, and it fails only when the domain has not run here. */
+const go = defineSaga<OfDomain, ToolstackServices>({
+  name: 'domain.go',
+  steps: [
+    {
+      name: 'run',
+      attemptCountMax: 1000,
+      do: async (context) => {
+        const { input, services, signal, attempt, log } = context
+        const { ledger, driver, moves } = services
+        const domain = ledger.get(input.id)
+        if (domain && !domain.migration) return
+        if (!isExpected(domain)) throw new Fault('conflict', `go ${input.id}: it is not expected here`)
+        const seen = await driver.state(input.id, { signal })
+        if (seen.kind === 'gone' && attempt === 1)
+          throw new Fault('failed', `go ${domain.name}: it ended before it ran here: ${seen.detail ?? 'without a word'}`)
+        const { migration, ...rest } = domain
+        assert(migration, 'it is expected')
+        if (seen.kind !== 'gone') await driver.takeOver(input.id, { signal })
+        let hasGoneOn = seen.kind === 'running'
+        if (seen.kind === 'paused' && migration.goesOn) {
+          try {
+            await driver.unpause(input.id, { signal })
+            hasGoneOn = true
+          } catch (error) {
+            if (retryable(error)) throw error
+            // From here on it is this host's, whatever it does.
+            log.warn('migration.not_unpaused', { domain: input.id, error: toFault(error).message })
+          }
+        }
+        await ledger.enter(input.id, arrived(seen, hasGoneOn), { cause: 'migrated' }, rest)
+        await noteForwards(services, input.id, signal).catch((error: unknown) =>
+          log.warn('migration.forwards_unknown', { domain: input.id, error: toFault(error).message }),
+        )
+        moves.incoming.get(input.id)?.close()
+        moves.incoming.delete(input.id)
+      },
+    },
+  ],
+})
+
+function arrived(seen: DriverState, hasGoneOn: boolean): DomainState {
+  if (hasGoneOn) return { kind: 'running' }
+  return stateFromDriver('running', seen) ?? { kind: 'running' }
+}
+
+const migrate = defineSaga<MigrateInput, ToolstackServices>({
+  name: 'domain.migrate',
+  steps: [
+    {
+      name: 'check',
+      do: async ({ input: { id, parameters }, services }) => {
+        const domain = services.ledger.need(id)
+        await assertMovable(services, domain, parameters.dropSnapshots ?? false)
+        return { output: domain.state.kind === 'running' || waitsForRoom(domain.state) }
+      },
+    },
+    {
+      /** That it is done is the hand-over. */
+      name: 'copy',
+      attemptCountMax: 1,
+      do: async (context) => {
+        const { input, services, attempt } = context
+        if (attempt > 1) {
+          const { name } = services.ledger.need(input.id)
+          throw new Fault('failed', `migrate ${name}: its host's agent was started anew in the middle of it; it goes on there`)
+        }
+        try {
+          return { output: (await copied(context)) as unknown as Json }
+        } catch (error) {
+          const fault = toFault(error)
+          // Given again, the same command fails in the same way: whoever wants it begins another.
+          throw retryable(fault) ? new Fault('failed', fault.message, { cause: fault }) : fault
+        }
+      },
+      undo: async (context) => {
+        const { input, services, outputs, sagaId } = context
+        const control = services.moves.controls.get(sagaId) ?? (await controlOf(context).catch(() => null))
+        await withDeadline({ limit: ABANDON_LIMIT, clock: services.clock, what: 'migration: abandon' }, async (signal) =>
+          control?.ask('abandon', { signal }),
+        ).catch(() => {})
+        services.moves.controls.delete(sagaId)
+        control?.close()
+        await services.driver.takeBack(input.id, outputs['check'] === true)
+      },
+    },
+    {
+      name: 'go',
+      do: async (context) => ({ output: await gone(context) }),
+    },
+    {
+      name: 'end',
+      do: async ({ input: { id }, services, outputs, sagaId }) => {
+        services.moves.controls.get(sagaId)?.close()
+        services.moves.controls.delete(sagaId)
+        const domain = services.ledger.get(id)
+        if (!domain) return
+        if (outputs['go'] !== true) {
+          const migration = { role: 'handed-over', goesOn: outputs['check'] === true } as const
+          const detail = 'it was handed over to another host, which has not answered yet'
+          await services.ledger.enter(
+            id,
+            { kind: 'stopped', cause: 'migrated', detail },
+            { cause: 'migrated' },
+            { ...domain, migration },
+          )
+          return
+        }
+        await services.driver.destroy(id)
+        await services.driver.forget(id)
+        await removeDisks(services, id, domain.hardware)
+        for (const device of domain.hardware.devices) if (isWritable(device)) await removeAllSnapshots(services, device.volume)
+        await services.saves.keepOnly(id, [])
+        await services.ledger.forget(id, 'migrated')
+      },
+    },
+  ],
+})
+
+async function controlOf({ input, services }: Context<MigrateInput>, signal?: AbortSignal): Promise<ControlClient> {
+  const links = needLinks(services, 'migrate')
+  return new ControlClient(await links.connect(input.offer, CONTROL, { signal }), services.clock)
+}
+
+async function copied(context: Context<MigrateInput>): Promise<MigrationStatistics> {
+  const { input, services, signal, sagaId, progress } = context
+  const { driver, moves } = services
+  const links = needLinks(services, 'migrate')
+  const withdrawn = new AbortController()
+  moves.sending.set(input.id, withdrawn)
+  try {
+    const either = AbortSignal.any([signal, withdrawn.signal])
+    const control = await controlOf(context, either)
+    moves.controls.set(sagaId, control)
+    const whole = AbortSignal.any([either, control.lost])
+    const { dropSnapshots: _dropSnapshots, ...parameters } = input.parameters
+    const statistics = await driver.migrateTo(
+      input.id,
+      {
+        open: (channel) => links.connect(input.offer, channel, { signal: whole }),
+        disksDone: () => control.ask('disks-done', { signal: whole }),
+      },
+      {
+        ...parameters,
+        signal: whole,
+        onProgress: (now) => {
+          moves.listeners.get(input.id)?.(now)
+          progress(now.phase === 'switchover' ? 1 : 0.5, now.phase)
+        },
+      },
+    )
+    await control.ask('loaded', { signal: whole })
+    either.throwIfAborted()
+    return statistics
+  } finally {
+    moves.sending.delete(input.id)
+  }
+}
+
+/** @throws Fault `failed` only when the target has said that it never ran and never will: the guest is to go on here. */
+async function gone(context: Context<MigrateInput>): Promise<boolean> {
+  const { services, sagaId, log, input } = context
+  // Not the saga's own signal: what was asked cannot be withdrawn.
+  try {
+    await withDeadline({ limit: GO_LIMIT, clock: services.clock, what: 'migration: go' }, async (signal) => {
+      const control = services.moves.controls.get(sagaId) ?? (await controlOf(context, signal))
+      services.moves.controls.set(sagaId, control)
+      await control.ask('go', { signal })
+    })
+    return true
+  } catch (error) {
+    const fault = toFault(error)
+    if (fault.code === 'failed') throw fault
+    log.warn('migration.not_confirmed', { domain: input.id, error: fault.message })
+    return false
+  }
+}
+
+/** Whoever asks for it has heard that the target does not run it and never will. */
+const takeBack = defineSaga<OfDomain, ToolstackServices>({
+  name: 'domain.take-back',
+  steps: [
+    {
+      name: 'take-back',
+      do: async ({ input: { id }, services, signal }) => {
+        const { ledger, driver } = services
+        const { migration, ...rest } = ledger.need(id)
+        if (migration?.role !== 'handed-over') return
+        await driver.takeBack(id, migration.goesOn, { signal })
+        const seen = await driver.state(id, { signal })
+        const state = stateFromDriver('stopped', seen) ?? rest.state
+        await ledger.enter(id, state, { cause: 'migrated' }, rest)
+      },
+    },
+  ],
+})
+
+export const MIGRATION_SAGAS = { receive, go, abandon, migrate, takeBack }
