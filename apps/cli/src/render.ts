@@ -180,6 +180,7 @@ const label = (key: string): string =>
   key
     .replace(/(?<=[a-z])(?:Bytes|Ms|Ns|At)$/, '')
     .replace(/shCount$/, 'shes')
+    .replace(/edCount$/, 'ed')
     .replace(/Count$/, 's')
     .replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
 
