@@ -92,3 +92,11 @@ test('what was done to an operation is a sentence', () => {
 test('nothing that a guest or a user named moves the cursor', () => {
   assert.doesNotMatch(renderReply('instance.get', { name: 'a\x1b[2J', labels: { a: '\x07' } }, NOW, 80), /[\x1b\x07]/)
 })
+
+test("a host's volumes are counted in words, its times are local", () => {
+  const volumeServer = { state: 'serving', since: NOW, startedAt: NOW, attachedCount: 0 }
+  const shown = renderReply('host.get', { name: 'a', instanceCount: 2, volumeServer }, NOW, 80)
+  assert.match(shown, /^instances +2$/m)
+  assert.match(shown, /^ +attached +0$/m)
+  for (const name of ['since', 'started']) assert.ok(new RegExp(`^ +${name} +(.*)$`, 'm').exec(shown)?.[1] === localTime(NOW))
+})

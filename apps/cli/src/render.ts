@@ -181,6 +181,7 @@ const label = (key: string): string =>
     .replace(/(?<=[a-z])(?:Bytes|Ms|Ns|At)(Max)?$/, '$1')
     .replace(/CountMax$/, 'sMax')
     .replace(/shCount$/, 'shes')
+    .replace(/edCount$/, 'ed')
     .replace(/Count$/, 's')
     .replaceAll(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
 

@@ -121,6 +121,9 @@ async function importFrom(
     throw new Fault('invalid', 'volume import: got a terminal, want FILE, --input FILE or a pipe')
   using progress = new Progress(`import ${name}`)
   const source = file === undefined ? process.stdin : createReadStream(file, { highWaterMark: 1024 * 1024 })
+  // What has come whole is kept, and told of below.
+  using stop = interruption()
+  stop.signal.addEventListener('abort', () => source.destroy(stop.signal.reason as Fault), { once: true })
   // What is no stream has not been asked about in the folder, which may not be there.
   let isBegun = false
   const call: CommandCaller = (...asked) => {
@@ -137,6 +140,7 @@ async function importFrom(
     progress.clear()
     const status = isBegun ? await statusOf(folder.call, name).catch(() => null) : null
     if (status) terminal.say(resumeText(status))
+    if (stop.signal.aborted) throw stop.signal.reason
     throw fileFault(`import of ${name}`, error)
   }
 }
@@ -252,6 +256,15 @@ const statusOf = async (call: CommandCaller, name: string): Promise<ImportStatus
   if (!found) throw new Fault('not_found', `import of ${name}: there is none under way`)
   return found
 }
+
+/** For lists: what is not a volume yet. */
+export const importsText = (imports: readonly ImportStatus[]): string =>
+  imports
+    .map(
+      ({ name, positionBytes, sizeBytes }) =>
+        `an import of ${name} is not whole, ${formatBytes(bytes(positionBytes))} of ${formatBytes(bytes(sizeBytes))}: \`volume import ${name} --status\``,
+    )
+    .join('\n')
 
 const resumeText = ({ name, positionBytes, sizeBytes }: ImportStatus): string =>
   `the import of ${name} has come to ${positionBytes} of ${sizeBytes}: go on with \`snapshot export ... --resume-at ${positionBytes}\`, or give it up with --abort`

@@ -25,7 +25,7 @@ import { KEY_FLAGS, KEY_VERBS, secretOf, stillLocked } from './volume-keys.ts'
 import { LEASE_FLAGS, LEASE_VERBS } from './volume-lease.ts'
 import { LIMIT_FLAGS, LIMIT_VERBS } from './volume-limits.ts'
 import { STATISTICS_VERBS } from './volume-statistics.ts'
-import { TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
+import { importsText, TRANSFER_FLAGS, TRANSFER_SNAPSHOT_VERBS, TRANSFER_VOLUME_VERBS } from './volume-transfer.ts'
 import { inOrder } from './volume-order.ts'
 import { renderUsage } from './volume-usage.ts'
 import type { VolumeVerb } from './volume-verb.ts'
@@ -133,8 +133,15 @@ const formOf = ({ encryption, compression }: VolumeDescription): string =>
 
 async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind: 'volume' | 'snapshot' | null): Promise<void> {
   const items = inOrder((await call('list', {})).filter((item) => kind === null || item.kind === kind))
+  const imports = kind === 'snapshot' ? [] : await call('imports', {})
   if (json) {
-    terminal.out(JSON.stringify({ items }))
+    const shown = imports.map(({ name, snapshotId, sizeBytes, positionBytes }) => ({
+      name,
+      snapshotId,
+      sizeBytes,
+      positionBytes,
+    }))
+    terminal.out(JSON.stringify(kind === 'snapshot' ? { items } : { items, imports: shown }))
     return
   }
   const now = Date.now()
@@ -157,6 +164,7 @@ async function list(call: CommandCaller, terminal: Terminal, json: boolean, kind
       terminal.width,
     ),
   )
+  if (imports.length > 0) terminal.say(importsText(imports))
 }
 
 const VOLUME_VERBS: Readonly<Record<string, VolumeVerb>> = {

@@ -380,6 +380,31 @@ test('an import whose process is killed, and its server too, goes on from where 
     await refused(/go on with .*--resume-at \d+/, 2, 'volume', 'import', 'again', rest, '--dir', to)
     await cli('volume', 'import', 'again', '--abort', '--dir', to)
     await refused(/there is none under way/, 3, 'volume', 'import', 'again', '--status', '--dir', to)
+    // One that is interrupted says what is kept.
+    const importing = spawn(process.execPath, [MAIN, 'volume', 'import', 'again', '--dir', to], {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    })
+    let said = ''
+    for (const part of [importing.stdout, importing.stderr]) part.on('data', (content: Buffer) => (said += content.toString()))
+    const over = once(importing, 'close')
+    importing.stdin.on('error', () => {}) // it reads no more
+    importing.stdin.write(bytes.subarray(0, 20 * MIB))
+    await until('the import has begun', async () =>
+      (await run(['volume', 'import', 'again', '--status', '--dir', to])).code === 0 ? true : null,
+    )
+    importing.kill('SIGINT')
+    const [code] = (await over) as [number]
+    assert.match(said, /go on with .*--resume-at \d+.*\n.*interrupted/)
+    assert.ok(code > 0, said)
+    assert.match(
+      await cli('volume', 'list', '--dir', to),
+      /an import of again is not whole, .* of 96 MiB: `volume import again --status`/,
+    )
+    const listed = JSON.parse(await cli('volume', 'list', '--json', '--dir', to)) as { imports: { name: string }[] }
+    assert.deepEqual(
+      listed.imports.map(({ name }) => name),
+      ['again'],
+    )
   }))
 
 const FORMATS = ['qcow2', 'raw', 'vmdk', 'vpc', 'vhdx', 'vdi'] as const
