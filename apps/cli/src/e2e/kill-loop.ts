@@ -1,11 +1,11 @@
 /**
  * The platform killed in a loop while it works: `typevisor start` with real guests under QEMU gets SIGKILL at random moments while
  * instances are made, saved, restored, paused, rebooted, powered off and destroyed, and snapshots of them taken, gone back to, cloned and
- * deleted. The moments and the choices come from one seed.
+ * deleted, and settings changed. The moments and the choices come from one seed.
  *
  * After each restart: every operation that was accepted is known and at its end; every instance is where its last operation left it; the
  * guests on the host are those that the rows say, and one that nobody stopped has the process that it had; volumes, snapshots, memory files
- * and leases are those of the rows, no more and no less (`strays.ts`); two witnesses count on their consoles, through saves, restores and
+ * and leases are those of the rows, cgroups those of guests, no more and no less (`strays.ts`); two witnesses count on their consoles, through saves, restores and
  * snapshots, and no number is missing. At the end no guest is frozen, all is destroyed, and nothing is left.
  */
 import assert from 'node:assert/strict'
@@ -13,11 +13,12 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toFault } from '@typevisor/base'
+import type { Body } from '@typevisor/api'
 import type { Client } from '@typevisor/api/client'
-import { canSnapshot, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { canSnapshot, SET_VERB, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
 import { seededRng, type SeededRng } from '@typevisor/sim'
 import { guestsOf, machine, runTagOf, until, type Life, type Machine } from './child.ts'
-import { strays } from './strays.ts'
+import { cgroupsOf, strays } from './strays.ts'
 
 export interface KillLoopOptions {
   readonly seed: number
@@ -29,7 +30,8 @@ type Instance = NonNullable<Awaited<ReturnType<typeof list>>[number]>
 type Snapshots = Awaited<ReturnType<typeof snapshotsOf>>
 type Accepted = { readonly operation: { readonly id: string; readonly name: string } }
 
-const MEMORY_BYTES = 160 * 1024 * 1024
+const MIB = 1024 * 1024
+const MEMORY_BYTES = 160 * MIB
 const WITNESSES = ['witness-1', 'witness-2']
 const OTHERS_MAX = 3
 /** Of one instance. */
@@ -48,7 +50,7 @@ const NEW_PROCESS = new Set([
   'instance.revert',
 ])
 /** These leave the instance as it was. */
-const KEEPS_STATE = new Set(['instance.snapshot', 'instance.snapshot-delete'])
+const KEEPS_STATE = new Set(['instance.snapshot', 'instance.snapshot-delete', 'instance.set'])
 
 const list = async (client: Client) => (await client.call('instance.list', { query: { limit: 100 } })).items
 const snapshotsOf = async (client: Client, instance: string, options: { signal: AbortSignal }) =>
@@ -108,6 +110,7 @@ export async function killLoop({ seed, roundCount, say }: KillLoopOptions): Prom
   assert.deepEqual(await list(life.client), [])
   assert.equal(guestsOf(agentDir).size, 0, 'no QEMU is left')
   assert.deepEqual(await strays(life.client, agentDir), [])
+  await until('no cgroup is left', async () => (await cgroupsOf(loop.seen)).length === 0)
   const runFolder = join('/run/typevisor', runTagOf(agentDir))
   if (process.geteuid?.() === 0) {
     assert.deepEqual(await readdir(runFolder), ['nbd'], 'no folder of a guest is left')
@@ -168,6 +171,8 @@ class Loop {
   /** Operations that the server has accepted. */
   readonly operations = new Map<string, string>()
   undoneCount = 0
+  /** Every instance that there ever was. */
+  readonly seen = new Set<string>()
   readonly #agentDir: string
   readonly #rng: SeededRng
   #names = 0
@@ -187,12 +192,13 @@ class Loop {
     while (!signal.aborted) {
       try {
         const rows = await list(client)
+        for (const { id } of rows) this.seen.add(id)
         const hasRoom = rows.length - WITNESSES.length < OTHERS_MAX
         if (hasRoom && rng.chance(0.25))
           this.#accepted(
             await client.call(
               'instance.create',
-              { body: { name: this.#newName(), image: 'micro', memoryBytes: MEMORY_BYTES } },
+              { body: { name: this.#newName(), image: 'micro', memoryBytes: MEMORY_BYTES, vcpuCountMax: 2 } },
               { signal },
             ),
           )
@@ -212,9 +218,25 @@ class Loop {
     const verbs = (WITNESSES.includes(row.name) ? WITNESS_VERBS : VERBS_USED).filter((verb) => possible(verb, row))
     const snapshots = await snapshotsOf(client, row.id, { signal })
     const ways = this.#snapshotWays(client, row, snapshots, hasRoom, signal)
-    if (ways.length > 0 && rng.chance(0.5)) this.#accepted(await rng.pick(ways)())
+    if (rng.chance(0.3) && SET_VERB.from.some((kind) => kind === row.state.kind)) {
+      const query = { wait: rng.below(2) }
+      this.#accepted(await client.call('instance.set', { params, query, body: this.#settings() }, { signal }))
+    } else if (ways.length > 0 && rng.chance(0.5)) this.#accepted(await rng.pick(ways)())
     else if (verbs.length > 0)
       this.#accepted(await client.call(`instance.${rng.pick(verbs)}`, { params, query: { wait: rng.below(2) } }, { signal }))
+  }
+
+  /** One that slows nobody down. */
+  #settings(): NonNullable<Body<'instance.set'>> {
+    const rng = this.#rng
+    return rng.pick<NonNullable<Body<'instance.set'>>>([
+      { vcpuCount: 1 + rng.below(2), timeoutMs: 5000 },
+      { memoryTargetBytes: MEMORY_BYTES - rng.below(32) * MIB },
+      ...(process.geteuid?.() === 0 ? [{ cpuWeight: 50 + rng.below(100), cpuCapPercent: 200 + rng.below(100) }] : []),
+      { affinityHard: ['0'] },
+      { reset: ['memoryTargetBytes', 'cpuWeight', 'cpuCapPercent', 'affinityHard', 'diskLimits'] },
+      { diskLimits: [{ disk: 'root', bytesPerSecond: (50 + rng.below(50)) * MIB }] },
+    ])
   }
 
   /** What can be done with its snapshots. */
@@ -290,6 +312,8 @@ class Loop {
     })
     const guests = guestsOf(this.#agentDir)
     const rows = await list(client)
+    for (const { id } of rows) this.seen.add(id)
+    await until('cgroups are of guests', async () => (await cgroupsOf(this.seen)).every((id) => guests.has(id)))
     const quiet = new Map<string, { pid: number; operations: number }>()
     this.undoneCount = 0
     for (const row of rows) {

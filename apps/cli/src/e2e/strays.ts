@@ -30,6 +30,14 @@ export async function strays(client: Client, agentDir: string): Promise<string[]
   return [...(await ofStore(rows, agentDir)), ...(await ofFolders(rows, agentDir))]
 }
 
+/** Of these instances, those that have a cgroup of their own: where a weight or a cap was set, and the guest is there. */
+export async function cgroupsOf(instances: ReadonlySet<string>): Promise<string[]> {
+  const names = await Promise.all(
+    ['/sys/fs/cgroup/cpu/typevisor', '/sys/fs/cgroup/typevisor'].map((path) => readdir(path).catch(() => [])),
+  )
+  return names.flat().filter((name) => instances.has(name))
+}
+
 async function ofStore(rows: ReadonlyMap<string, Kept>, agentDir: string): Promise<string[]> {
   const server = await askServer(join(agentDir, 'disks'))
   assert.ok(server, 'a volume server answers')

@@ -2,10 +2,12 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
-import type { DomainName, VolumeId } from '@typevisor/model'
+import { mib } from '@typevisor/base'
+import type { DomainName, DomainSettings, DomainSpec, VolumeId } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import * as fc from 'fast-check'
 import { commandLine, quoteOption, type CommandLineInput } from './command-line.ts'
+import { planHardware } from './hardware.ts'
 import { domainPaths } from './layout.ts'
 import { testDomain } from './testing.ts'
 
@@ -88,6 +90,28 @@ test('the command line of a domain is this one', () => {
       ['-kernel', '/images/vmlinuz', '-append', 'console=ttyS0 root=/dev/vda', '-initrd', '/images/initrd'],
     ].flat(),
   )
+})
+
+test('a domain that may grow has places for vCPUs and memory, and begins with what is set', () => {
+  const spec = { ...domain.spec, vcpuCountMax: 4, memoryBytesMax: mib(512) }
+  const hardware = planHardware(domain.id, spec, [{ name: 'root', volume: `${ID}.root` as VolumeId, readOnly: false }])
+  const of = (settings: DomainSettings, more: Partial<DomainSpec> = {}) =>
+    commandLine(input({ domain: { ...domain, hardware, settings, spec: { ...spec, ...more } } })).join('\n')
+  const grown = of({ vcpuCount: 3, memoryBytes: mib(384) })
+  assert.match(grown, /^cpus=3,maxcpus=4,sockets=1,cores=4,threads=1$/m)
+  assert.match(grown, /^size=262144k,maxmem=524288k$/m)
+  assert.match(grown, /^\{"qom-type":"memory-backend-ram","id":"memory0-ram","size":268435456,"reserve":false\}$/m)
+  assert.match(
+    grown,
+    /^\{"driver":"virtio-mem-pci","id":"memory0","bus":"pcie.0","addr":"1e.0","memdev":"memory0-ram","requested-size":134217728\}$/m,
+  )
+  assert.match(grown, /"num-queues":4/)
+  const seen = (text: string) => text.replace(/^cpus=\d/m, '').replace(/"requested-size":\d+/, '')
+  assert.equal(seen(of({})), seen(grown), 'but for how much of it is there, it is the same machine')
+  const huge = of({}, { hugePages: true })
+  assert.match(huge, /^pc-q35-7.2,vmport=off,dump-guest-core=off,memory-backend=ram0$/m)
+  assert.match(huge, /^\{"qom-type":"memory-backend-memfd","id":"ram0","size":268435456,"hugetlb":true\}$/m)
+  assert.match(huge, /"id":"memory0-ram","size":268435456,"hugetlb":true,"reserve":false.*\n.*\n.*"prealloc":true/)
 })
 
 test('inherited descriptors, KVM, a restore and a boot from disk are said so', () => {

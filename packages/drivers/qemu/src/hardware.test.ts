@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { mib } from '@typevisor/base'
 import { parseDomainId, type VolumeId } from '@typevisor/model'
 import * as fc from 'fast-check'
 import { macOf, planHardware, serialOf } from './hardware.ts'
@@ -38,6 +39,18 @@ test('no two devices share an address, serials fit virtio-blk and tell the disks
       message: /got 24, want at most 23/,
     },
   )
+})
+
+test('memory that is plugged later has the last address, and a disk less fits beside it', () => {
+  const id = parseDomainId(testId())
+  const volumes = (count: number) =>
+    Array.from({ length: count }, (_, at) => ({ name: `disk-${at}`, volume: `${id}.${at}` as VolumeId, readOnly: false }))
+  const grows = { ...spec, memoryBytesMax: mib(64) }
+  const { devices } = planHardware(id, grows, volumes(22))
+  assert.deepEqual(devices.at(-1), { kind: 'memory', name: 'memory', address: '1e.0', sizeBytes: mib(32) })
+  assert.equal(new Set(devices.map((device) => device.address)).size, devices.length)
+  assert.throws(() => planHardware(id, grows, volumes(23)), { code: 'invalid', message: /want at most 22/ })
+  assert.deepEqual(planHardware(id, { ...spec, memoryBytesMax: spec.memoryBytes }, []), planHardware(id, spec, []))
 })
 
 test('a volume name that is no label, or there twice, is refused', () => {

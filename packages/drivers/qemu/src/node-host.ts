@@ -510,7 +510,7 @@ const nodeFiles: HostFiles = {
   whyUnreachable,
 }
 
-const nodeKernelFiles: KernelFiles = {
+export const nodeKernelFiles: KernelFiles = {
   async read(path) {
     try {
       return await fs.readFile(path, 'utf8')

@@ -1,0 +1,118 @@
+/** Resources in the portal: what an instance has, changed by a person and by another, and what is refused said at its field. */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import type { Page } from 'playwright-core'
+import { mib } from '@typevisor/base'
+import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
+import { ensureBuilt } from './built.ts'
+import { faintTexts, namelessControls } from './legible.ts'
+import { startPlatform, type TestPlatform } from './platform.ts'
+
+const skip = hasChromium() ? false : `no Chromium at ${CHROMIUM}`
+let platform: TestPlatform
+let browser: TestBrowser
+let page: Page
+
+const query = { wait: 20 }
+const params = { instance: 'web-1' }
+const card = () => page.getByTestId('resources')
+const field = (name: string) => page.getByTestId(`field-${name}`)
+const change = () => page.getByTestId('change-resources')
+
+before(async () => {
+  if (skip !== false) return
+  await ensureBuilt()
+  platform = await startPlatform({ driver: 'sim' })
+  const body = { name: 'web-1', memoryBytes: mib(256), vcpuCountMax: 4, memoryBytesMax: mib(512) }
+  await platform.client.call('instance.create', { query, body })
+  browser = await openBrowser({ origin: platform.url })
+  ;({ page } = browser)
+  await page.goto(`${platform.url}/instances/web-1`)
+  await signIn(page, platform.password)
+})
+after(async () => {
+  await browser?.[Symbol.asyncDispose]()
+  await platform?.[Symbol.asyncDispose]()
+})
+
+test('the card says what it has and how far it may grow; a change shows when it is done', { skip }, async () => {
+  await card().getByText('1 vCPU of at most 4').waitFor()
+  await card().getByText('256 MiB of at most 512 MiB').waitFor()
+  await change().click()
+  await field('vcpuCount').fill('3')
+  await field('memory').fill('384M')
+  await field('cpuWeight').fill('200')
+  await field('affinityHard').fill('0-1 3')
+  await shoot(page, 'resources-form')
+  const sent = page.waitForRequest((request) => request.method() === 'PATCH')
+  await page.getByRole('button', { name: 'Change it' }).click()
+  assert.deepEqual((await sent).postDataJSON(), {
+    vcpuCount: 3,
+    memoryBytes: mib(384),
+    cpuWeight: 200,
+    affinityHard: ['0-1', '3'],
+  })
+  await card().getByText('3 vCPU of at most 4').waitFor()
+  await card().getByText('weight 200').waitFor()
+  await card().getByText('0-1 3').waitFor()
+  await page.getByTestId('parts').getByText('vCPU 2').waitFor()
+  await shoot(page, 'resources')
+})
+
+test('what is refused is said at its field, and what is emptied is as at its creation', { skip }, async () => {
+  await change().click()
+  await field('vcpuCount').fill('9')
+  await page.getByRole('button', { name: 'Change it' }).click()
+  await page.locator('[data-testid="field-vcpuCount"][aria-invalid="true"]').waitFor()
+  await shoot(page, 'resources-refused')
+  await field('vcpuCount').fill('3')
+  await field('cpuWeight').fill('')
+  await field('affinityHard').fill('')
+  await page.getByRole('button', { name: 'Change it' }).click()
+  await page.getByTestId('resources-form').waitFor({ state: 'detached' })
+  await card().getByText('weight 100').waitFor()
+  const { settings } = await platform.client.call('instance.get', { params })
+  assert.deepEqual([settings.cpuWeight, settings.affinityHard], [null, null])
+})
+
+test('what another sets shows without a reload; what the guest has not taken up yet is said', { skip }, async () => {
+  const diskLimits = [{ disk: 'root', bytesPerSecond: mib(10), operationsPerSecond: 200 }]
+  await platform.client.call('instance.set', { params, query, body: { diskLimits, cpuCapPercent: 50 } })
+  await card().getByText('at most 10 MiB/s, 200 operations/s').waitFor()
+  await card().getByText('at most 50 %').waitFor()
+  await platform.client.call('instance.pause', { params, query })
+  await platform.client.call('instance.set', { params, query, body: { memoryBytes: mib(512) } })
+  await page.getByTestId('settings-note').getByText('it is paused').waitFor()
+  await shoot(page, 'resources-note')
+  await platform.client.call('instance.unpause', { params, query })
+  await platform.client.call('instance.save', { params, query })
+  await page.locator('[data-testid="state"][data-state="saved"]').waitFor()
+  assert.equal(await change().isDisabled(), true)
+})
+
+test('the card and its form fit a phone and can be read, in the dark as in the light', { skip }, async () => {
+  await platform.client.call('instance.restore', { params, query })
+  for (const scheme of ['light', 'dark'] as const) {
+    for (const width of [390, 1440]) {
+      await using other = await openBrowser({ origin: platform.url, width, height: 844, scheme })
+      await other.page.goto(`${platform.url}/instances/web-1`)
+      await signIn(other.page, platform.password)
+      await other.page.getByTestId('resources').waitFor()
+      await shoot(other.page, `resources-${scheme}-${width}`)
+      const over = await other.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
+      assert.equal(over, 0, `${over} px wider than the screen`)
+      assert.deepEqual(await faintTexts(other.page), [], `${scheme}: text too faint`)
+      assert.deepEqual(await namelessControls(other.page), [], 'controls without a name')
+      await other.page.getByTestId('change-resources').click()
+      await other.page.getByTestId('resources-form').waitFor()
+      await shoot(other.page, `resources-form-${scheme}-${width}`)
+      assert.deepEqual(await faintTexts(other.page), [], `${scheme}, form: text too faint`)
+      assert.deepEqual(other.errors, [])
+    }
+  }
+  // What was refused above is in the browser's own log.
+  assert.deepEqual(
+    browser.errors.filter((error) => !/400/.test(error)),
+    [],
+  )
+})
