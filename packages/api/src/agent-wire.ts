@@ -7,9 +7,11 @@
  *
  * Everything that changes something carries `commandId` (given twice is done once) and `fence` (an older owner is refused).
  */
-import type { EpochMillis, FaultJson } from '@typevisor/base'
+import type { Bytes, EpochMillis, FaultJson } from '@typevisor/base'
 import type {
   AgentEvent,
+  DeviceInfo,
+  DeviceRequest,
   DomainId,
   DomainRecord,
   DomainSpec,
@@ -114,6 +116,15 @@ export interface AgentMethods {
     params: Command & { id: DomainId; spec: DomainSpec; from: { domain: DomainId; snapshot: SnapshotId } }
     reply: DomainReply
   }
+  'domain.attach': { params: Command & { id: DomainId; device: DeviceRequest }; reply: DomainReply }
+  'domain.detach': {
+    params: Command & { id: DomainId; name: string; timeoutMs: number; force: boolean; deleteVolume: boolean }
+    reply: DomainReply
+  }
+  'domain.resize': { params: Command & { id: DomainId; name: string; sizeBytes: Bytes }; reply: DomainReply }
+  /** `medium` null: out with what is there. */
+  'domain.medium': { params: Command & { id: DomainId; name: string; medium: string | null }; reply: DomainReply }
+  'domain.devices': { params: { id: DomainId }; reply: readonly DeviceInfo[] }
   'domain.list': { params: Record<string, never>; reply: { domains: readonly DomainRecord[]; sequence: number } }
   'domain.statistics': { params: { id: DomainId }; reply: DomainStatistics }
   'domain.addresses': { params: { id: DomainId }; reply: readonly GuestAddress[] }
@@ -127,6 +138,8 @@ export interface AgentMethods {
   }
   /** null: the host keeps no volume server. */
   'host.volume-server': { params: Record<string, never>; reply: VolumeServerStatus | null }
+  /** Names of what CD drives take. */
+  'host.media': { params: Record<string, never>; reply: readonly string[] }
   'image.list': { params: Record<string, never>; reply: readonly AgentImage[] }
   'image.build': { params: Command & { name: string }; reply: AgentImage }
 }
