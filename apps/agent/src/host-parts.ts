@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
-import { readdir, rm, statfs } from 'node:fs/promises'
+import { lstat, readdir, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isMediumName } from '@typevisor/model'
 import type { Clock, IdSource, Log, Rng } from '@typevisor/base'
 import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
-import type { DomainDriver, SaveFolder, Toolstack } from '@typevisor/toolstack'
+import type { DomainDriver, MediaFolder, SaveFolder, Toolstack } from '@typevisor/toolstack'
 import type { VolumeServerStatus } from '@typevisor/api/agent-wire'
 
 export interface HostOptions {
@@ -28,6 +29,7 @@ export interface HostParts {
   readonly volumes: VolumeStore
   readonly images: ImageStore
   readonly saves: SaveFolder
+  readonly media: MediaFolder
   /** Told once, when the toolstack is open: what it holds is kept, and what happens to the parts is noted in it. */
   readonly heldBy?: (toolstack: Pick<Toolstack, 'holdsFiles' | 'notePart' | 'newestOf'>) => void
   readonly volumeServer?: () => VolumeServerStatus
@@ -35,6 +37,22 @@ export interface HostParts {
   readonly lastNotes?: () => Promise<void>
   /** Behind the toolstack's end. */
   readonly close?: () => Promise<void>
+}
+
+/** Plain files by name: no path leads out of the folder, and no link. */
+export const mediaFolder = (folder: string): MediaFolder => {
+  const find: MediaFolder['find'] = async (name) => {
+    const found = isMediumName(name) ? await lstat(join(folder, name)).catch(() => null) : null
+    return found?.isFile() && found.size > 0 ? { path: join(folder, name), sizeBytes: found.size } : null
+  }
+  return {
+    find,
+    async list() {
+      const names = (await readdir(folder)).sort()
+      const found = await Promise.all(names.map(find))
+      return names.filter((_, index) => found[index])
+    },
+  }
 }
 
 /** `<domain>.<save's name, hashed>.save`, and what the driver puts beside it while it writes. */

@@ -62,6 +62,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
     cpuCount: availableParallelism(),
     memoryBytes: options.driver === 'sim' ? SIM_MEMORY_BYTES : bytes(totalmem()),
     log,
+    media: parts.media,
     volumeServer: parts.volumeServer,
   })
   const opened = building.move()

@@ -21,7 +21,7 @@ import {
 } from '@typevisor/runtime-node'
 import { nbdVolumeStore, nodeCommandRunner, nodeMasterRecords, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import type { Toolstack } from '@typevisor/toolstack'
-import { saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
+import { mediaFolder, saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
 import { leaseHolder } from './volumes/holder.ts'
@@ -98,9 +98,11 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   building.defer(() => qemu.close())
   const driver = attachedDriver({ driver: qemu, volumes: server, leases: volumes.leases, socketPathOf, log })
   const saves = saveFolder(await folder(join(dataDir, 'saves'), 0o700))
+  const media = mediaFolder(await folder(join(dataDir, 'media'), 0o755))
   building.move()
   return {
     driver,
+    media,
     volumes,
     images,
     saves,

@@ -2,7 +2,7 @@
 import { Fault, type Bytes, type Log } from '@typevisor/base'
 import { isLabel, type AgentEvent, type DomainId, type ImageName, type MigrationProgress } from '@typevisor/model'
 import type { ImageStore } from '@typevisor/image'
-import type { Toolstack } from '@typevisor/toolstack'
+import type { MediaFolder, Toolstack } from '@typevisor/toolstack'
 import {
   AGENT_PROTOCOL,
   type AgentHello,
@@ -28,6 +28,8 @@ export interface AgentServiceOptions {
   readonly cpuCount: number
   readonly memoryBytes: Bytes
   readonly log: Log
+  /** Left out where the host keeps none. */
+  readonly media?: Pick<MediaFolder, 'list'> | undefined
   /** Left out where the host keeps none. */
   readonly volumeServer?: (() => VolumeServerStatus) | undefined
 }
@@ -107,6 +109,23 @@ class AgentService implements AgentPort {
       await this.#options.toolstack.takeBackMigrated(id, { commandId, fence, signal })
       return this.#reply(id)
     },
+    'domain.attach': async ({ id, device, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.attach(id, device, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.detach': async ({ id, name, commandId, fence, ...how }, { signal }) => {
+      await this.#options.toolstack.detach(id, name, { ...how, commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.resize': async ({ id, name, sizeBytes, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.resizeDisk(id, name, sizeBytes, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.medium': async ({ id, name, medium, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.changeMedium(id, name, medium, { commandId, fence, signal })
+      return this.#reply(id)
+    },
+    'domain.devices': ({ id }) => this.#options.toolstack.devices(id),
     'domain.list': async () => ({ domains: this.#options.toolstack.list(), sequence: this.#options.toolstack.lastSequence() }),
     'domain.statistics': ({ id }, { signal }) => this.#options.toolstack.statistics(id, { signal }),
     'domain.addresses': ({ id }, { signal }) => this.#options.toolstack.addresses(id, { signal }),
@@ -138,6 +157,7 @@ class AgentService implements AgentPort {
       return { ...offsets, contentBase64: base64(content) }
     },
     'host.volume-server': async () => this.#options.volumeServer?.() ?? null,
+    'host.media': async () => (await this.#options.media?.list()) ?? [],
     'image.list': async () => (await this.#options.images.list()).map(toAgentImage),
     'image.build': async ({ name: label, commandId, fence }, { signal, progress }) => {
       if (!isLabel(label)) throw new Fault('invalid', `image: got ${JSON.stringify(label)}, want a name`)

@@ -3,8 +3,14 @@ import { Fault, type Clock, type Rng } from '@typevisor/base'
 import { SimHypervisor, createSimDriver } from '@typevisor/driver-sim'
 import { SIM_IMAGE, type ImageStore } from '@typevisor/image'
 import { memoryVolumeStore } from '@typevisor/storage'
-import type { DomainDriver } from '@typevisor/toolstack'
+import type { DomainDriver, MediaFolder } from '@typevisor/toolstack'
 import type { HostOptions, HostParts } from './host-parts.ts'
+
+/** What its CD drives take: anything that is called an image. */
+const SIM_MEDIA: MediaFolder = {
+  find: async (name) => (name.endsWith('.iso') ? { path: `/sim/media/${name}`, sizeBytes: 1024 * 1024 } : null),
+  list: async () => ['sim.iso'],
+}
 
 export const simImages: ImageStore = {
   list: async () => [SIM_IMAGE],
@@ -33,5 +39,6 @@ export function simParts(options: HostOptions): HostParts {
     images: simImages,
     volumes: memoryVolumeStore(),
     saves: hypervisor.saveFolder,
+    media: SIM_MEDIA,
   }
 }

@@ -19,6 +19,7 @@ const LOSES: Readonly<Record<string, Words>> = {
   'instance.poweroff': (target) => `The power of ${target} is cut: what its guest has not written to disk is lost.`,
   'instance.revert': (target) =>
     `Memory and disks of ${target.replace(' ', ' go back to snapshot ')}: what was written since is lost, and a save with it.`,
+  'instance.detach': (target) => `The volume ${target.replace(/^(\S+) (.*)/, '$2 of $1')} is deleted.`,
   'instance.snapshot-delete': (target) =>
     `${target.replace(' ', ' can no longer go back to snapshot ')}; what was cloned from it stays.`,
   'operation.abandon': (target) => `What operation ${target} did so far stays as it is; nothing more is undone.`,
@@ -65,7 +66,12 @@ export async function ask(what: string, loses: string, answer: string, terminal:
   if (given.trim() !== answer) throw new Fault('aborted', `${what}: not confirmed, nothing was done`)
 }
 
+/** Most of them always lose something; a device that is detached is kept with its volume. */
+const losesNothing = (name: string, { query }: Parsed): boolean =>
+  name === 'instance.detach' && query['delete'] !== 'true' && query['delete'] !== true
+
 export async function confirm(name: string, parsed: Parsed, terminal: Terminal, client: () => Client): Promise<void> {
+  if (losesNothing(name, parsed)) return
   const { loses, answer } = questionOf(name, parsed, name === 'instance.destroy' ? await snapshotCountOf(parsed, client) : null)
   await ask(`${name.replace('.', ' ')} ${Object.values(parsed.params).join(' ')}`, loses, answer, terminal)
 }

@@ -42,6 +42,19 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
     { title: 'QUIESCED', value: (row) => (row.quiesced ? 'yes' : 'no') },
     { title: 'AGE', value: (row) => ago(row.takenAt), right: true },
   ]
+  const devices: Column<Reply<'instance.devices'>['items'][number]>[] = [
+    { title: 'NAME', value: (row) => row.name },
+    { title: 'KIND', value: (row) => row.kind },
+    { title: 'STATE', value: (row) => row.state },
+    { title: 'PORT', value: (row) => row.port ?? '-' },
+    { title: 'ADDRESS', value: (row) => row.address ?? '-' },
+    { title: 'SIZE', value: (row) => (row.sizeBytes === null ? '-' : formatBytes(row.sizeBytes)), right: true },
+    {
+      title: 'WHAT',
+      value: (row) =>
+        row.mac ?? row.medium ?? row.model ?? (row.kind === 'cd' ? 'empty' : row.readOnly === true ? 'read-only' : '-'),
+    },
+  ]
   const hosts: Column<Reply<'host.list'>['items'][number]>[] = [
     { title: 'NAME', value: (row) => row.name },
     { title: 'CONNECTED', value: (row) => (row.connected ? 'yes' : 'no') },
@@ -116,6 +129,7 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
   return {
     'instance.list': instances,
     'instance.snapshots': snapshots,
+    'instance.devices': devices,
     'host.list': hosts,
     'image.list': images,
     'operation.list': operations,

@@ -7,10 +7,12 @@
  *
  * Everything that changes something carries `commandId` (given twice is done once) and `fence` (an older owner is refused).
  */
-import type { EpochMillis, FaultJson } from '@typevisor/base'
+import type { Bytes, EpochMillis, FaultJson } from '@typevisor/base'
 import type {
   AgentEvent,
   Chord,
+  DeviceInfo,
+  DeviceRequest,
   DomainId,
   DomainRecord,
   DomainSpec,
@@ -136,6 +138,15 @@ export interface AgentMethods {
   'domain.take-over': { params: Command & { id: DomainId }; reply: DomainReply }
   'domain.abandon': { params: Command & { id: DomainId }; reply: DomainReply }
   'domain.take-back': { params: Command & { id: DomainId }; reply: DomainReply }
+  'domain.attach': { params: Command & { id: DomainId; device: DeviceRequest }; reply: DomainReply }
+  'domain.detach': {
+    params: Command & { id: DomainId; name: string; timeoutMs: number; force: boolean; deleteVolume: boolean }
+    reply: DomainReply
+  }
+  'domain.resize': { params: Command & { id: DomainId; name: string; sizeBytes: Bytes }; reply: DomainReply }
+  /** `medium` null: out with what is there. */
+  'domain.medium': { params: Command & { id: DomainId; name: string; medium: string | null }; reply: DomainReply }
+  'domain.devices': { params: { id: DomainId }; reply: readonly DeviceInfo[] }
   'domain.list': { params: Record<string, never>; reply: { domains: readonly DomainRecord[]; sequence: number } }
   'domain.statistics': { params: { id: DomainId }; reply: DomainStatistics }
   'domain.addresses': { params: { id: DomainId }; reply: readonly GuestAddress[] }
@@ -158,6 +169,8 @@ export interface AgentMethods {
   }
   /** null: the host keeps no volume server. */
   'host.volume-server': { params: Record<string, never>; reply: VolumeServerStatus | null }
+  /** Names of what CD drives take. */
+  'host.media': { params: Record<string, never>; reply: readonly string[] }
   'image.list': { params: Record<string, never>; reply: readonly AgentImage[] }
   'image.build': { params: Command & { name: string }; reply: AgentImage }
 }

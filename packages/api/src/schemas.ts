@@ -3,7 +3,20 @@
  * unknown field is refused by name rather than dropped in silence.
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
-import { CHORD_COUNT_MAX, CPU_LIST_WANT, DISK_FULL, isSshKey, SETTING_NAMES, SSH_KEY_WANT } from '@typevisor/model'
+import {
+  CHORD_COUNT_MAX,
+  CPU_LIST_WANT,
+  DEVICE_KINDS,
+  DEVICE_NAME_WANT,
+  DISK_FULL,
+  isDeviceName,
+  isMac,
+  isMediumName,
+  isSshKey,
+  SETTING_NAMES,
+  SSH_KEY_WANT,
+  USB_MODELS,
+} from '@typevisor/model'
 import { z } from 'zod'
 
 const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
@@ -164,6 +177,13 @@ export const CreateInstance = z.strictObject({
     .enum(DISK_FULL)
     .default('pause')
     .describe('when there is no room for what it writes: pause until there is, or give it the error of the disk'),
+  hotplugPortCount: z
+    .int()
+    .min(0)
+    .max(16)
+    .default(8)
+    .describe('how many devices can be attached to it later; it cannot be changed afterwards'),
+  usb: z.boolean().default(false).describe('a USB controller from the start; else the first USB device takes a port for one'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
 
@@ -285,6 +305,76 @@ export const CloneInstance = z.strictObject({
   labels: LabelMap.optional().describe('labels for search; left out: those of the old one'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
+
+const DeviceName = z.string().refine(isDeviceName, { error: `want ${DEVICE_NAME_WANT}` })
+const DiskBytes = z
+  .int()
+  .min(MIB, SAYS_ALL)
+  .max(64 * TIB)
+  .multipleOf(MIB, WHOLE_MIB)
+const MediumName = z.string().refine(isMediumName, { error: 'want the name of a file in the media folder of the host, no path' })
+
+/** What each kind takes beside its name. */
+const DEVICE_FIELDS = {
+  disk: ['sizeBytes', 'readOnly'],
+  nic: ['mac', 'forwards'],
+  cd: ['medium'],
+  usb: ['model', 'sizeBytes'],
+} as const satisfies Record<(typeof DEVICE_KINDS)[number], readonly string[]>
+
+export const AttachDevice = z
+  .strictObject({
+    kind: z.enum(DEVICE_KINDS).describe('what it is'),
+    device: DeviceName.describe('name of the device, of one instance only once'),
+    sizeBytes: DiskBytes.optional().describe(
+      'of a disk or USB storage: size of a new volume; left out: the kept volume of this name',
+    ),
+    readOnly: z.boolean().optional().describe('of a disk: the guest cannot write it'),
+    mac: z
+      .string()
+      .refine(isMac, { error: 'want six pairs of 0-9 and a-f with : between, of no group (the second digit even)' })
+      .optional()
+      .describe('of a NIC; left out: one of its own'),
+    forwards: z
+      .array(PortForward)
+      .max(16)
+      .superRefine(refuseSamePort)
+      .optional()
+      .describe('of a NIC: ports of the host that reach the guest through it'),
+    medium: MediumName.optional().describe('of a CD drive: image in the media folder of the host; left out: the drive is empty'),
+    model: z.enum(USB_MODELS).optional().describe('of a USB device'),
+  })
+  .superRefine(({ kind, ...fields }, context) => {
+    const known: ReadonlySet<string> = new Set(['device', ...DEVICE_FIELDS[kind]])
+    for (const [path, value] of Object.entries(fields))
+      if (value !== undefined && !known.has(path))
+        context.addIssue({ code: 'custom', path: [path], message: `want nothing: a ${kind} has none` })
+    if (kind === 'usb' && fields.model === undefined)
+      context.addIssue({ code: 'custom', path: ['model'], message: `want ${USB_MODELS.join(', ')}` })
+    if (kind === 'usb' && fields.model !== 'storage' && fields.sizeBytes !== undefined)
+      context.addIssue({ code: 'custom', path: ['sizeBytes'], message: 'want nothing: only USB storage has a volume' })
+  })
+export const ResizeDisk = z.strictObject({ sizeBytes: DiskBytes.describe('its new size; a disk only grows') })
+export const InsertMedium = z.strictObject({ medium: MediumName.describe('image in the media folder of the host') })
+export const Device = z.strictObject({
+  name: z.string(),
+  kind: z.string(),
+  state: z
+    .enum(['attached', 'leaving', 'kept'])
+    .describe(
+      'leaving: the guest was asked to let go and has not yet; kept: detached, its volume is there and is attached again by its name',
+    ),
+  detachable: z.boolean().describe('false: it is part of the machine since its creation'),
+  port: z.string().nullable().describe('hot-plug port that it is behind'),
+  address: z.string().nullable().describe('PCI address on its bus, slot.function; of a USB device its port'),
+  sizeBytes: z.int().nullable().describe('of its volume'),
+  readOnly: z.boolean().nullable(),
+  mac: z.string().nullable(),
+  forwards: z.array(PortForward),
+  medium: z.string().nullable().describe('what is in a CD drive'),
+  model: z.string().nullable(),
+})
+export const Medium = z.strictObject({ name: z.string() })
 
 export const ExecBody = z.strictObject({
   argv: z.array(z.string().max(131_072)).min(1).max(1024).describe('command and arguments; no shell'),
@@ -476,6 +566,7 @@ export const Empty = z.strictObject({})
 
 /** An instance is named by its id or its name. */
 export const InstanceParams = z.strictObject({ instance: z.string().min(1).max(64).describe('id or name of the instance') })
+export const DeviceParams = InstanceParams.extend({ device: z.string().min(1).max(64).describe('name of the device') })
 export const SnapshotParams = InstanceParams.extend({ snapshot: Label.describe('name of the snapshot') })
 export const WaitQuery = z.strictObject({
   wait: z.coerce.number<number>().min(0).max(60).default(0).describe('seconds to wait for the end'),
@@ -485,6 +576,11 @@ export const DestroyQuery = WaitQuery.extend({
   force: Flag.describe(
     'also when its host is gone for good: the row goes, whatever the host still has is ended when it comes back',
   ),
+})
+export const DetachQuery = WaitQuery.extend({
+  force: Flag.describe('without asking the guest, which sees the device vanish'),
+  delete: Flag.describe('its volume too, also of a device that is detached already'),
+  timeoutMs: z.coerce.number<number>().int().min(1).max(600_000).default(30_000).describe('time limit for the guest to let go'),
 })
 export const OperationParams = z.strictObject({ operation: Id })
 export const AccountParams = z.strictObject({ account: Label })

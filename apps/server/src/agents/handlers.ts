@@ -61,6 +61,12 @@ export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }:
       if (!row) throw new Fault('not_found', `host ${host}: there is none of this name`)
       return toHost(row)
     },
+    'host.media': async ({ params: { host }, signal }) => {
+      const row = await select().where('name', '=', host).executeTakeFirst()
+      if (!row) throw new Fault('not_found', `host ${host}: there is none of this name`)
+      const names = await (await agents.need(host, 0, signal)).call('host.media', {}, { signal })
+      return { items: names.map((name) => ({ name })), total: names.length, nextCursor: null }
+    },
     'host.token': async (call) => {
       const { name } = call.body
       const id = ids.next()

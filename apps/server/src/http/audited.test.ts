@@ -66,6 +66,19 @@ const inGuest =
     return () => act(cloud, name)
   }
 
+/** An instance with a disk of its own and a CD drive. */
+const equipped =
+  (act: (cloud: TestCloud, instance: string) => Promise<unknown>): Case =>
+  async (cloud, name) => {
+    const { client } = cloud
+    await client.call('instance.create', { query: WAIT, body: { name, memoryBytes: mib(128) } })
+    const attach = (body: { kind: 'disk' | 'cd'; device: string; sizeBytes?: number; medium?: string }) =>
+      client.call('instance.attach', { params: { instance: name }, query: WAIT, body })
+    await attach({ kind: 'disk', device: 'data', sizeBytes: mib(8) })
+    await attach({ kind: 'cd', device: 'cd', medium: 'sim.iso' })
+    return () => act(cloud, name)
+  }
+
 /** A console or screen, opened until the server closes it or says something. */
 const stream =
   (kind: 'console' | 'vnc'): Case =>
@@ -149,6 +162,25 @@ const CASES: Record<Writing, Case> = {
   ),
   'instance.snapshot-delete': snapshotted(({ client }, params) =>
     client.call('instance.snapshot-delete', { params, query: WAIT }),
+  ),
+  'instance.attach': equipped(({ client }, name) =>
+    client.call('instance.attach', { params: { instance: name }, query: WAIT, body: { kind: 'nic', device: 'lan' } }),
+  ),
+  'instance.detach': equipped(({ client }, name) =>
+    client.call('instance.detach', { params: { instance: name, device: 'data' }, query: WAIT }),
+  ),
+  'instance.resize': equipped(({ client }, name) =>
+    client.call('instance.resize', {
+      params: { instance: name, device: 'data' },
+      query: WAIT,
+      body: { sizeBytes: mib(16) },
+    }),
+  ),
+  'instance.insert': equipped(({ client }, name) =>
+    client.call('instance.insert', { params: { instance: name, device: 'cd' }, query: WAIT, body: { medium: 'sim.iso' } }),
+  ),
+  'instance.eject': equipped(({ client }, name) =>
+    client.call('instance.eject', { params: { instance: name, device: 'cd' }, query: WAIT }),
   ),
   'instance.start': instance('instance.start', 'poweroff'),
   'instance.dump': instance('instance.dump'),

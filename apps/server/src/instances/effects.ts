@@ -84,6 +84,15 @@ export const settingsEffect = (instance: string, { spec, settings = {}, settings
     memoryBytesOf(spec, settings),
   )
 
+/** A disk that has grown; the instance's next clone is as large. */
+export const rootDiskEffect = (instance: string, { spec }: DomainRecord) =>
+  sql(
+    `UPDATE instance SET root_disk_bytes = $2, spec = jsonb_set(spec, '{rootDiskBytes}', to_jsonb($2::bigint))
+     WHERE id = $1 AND destroyed_at IS NULL AND root_disk_bytes <> $2`,
+    instance,
+    spec.rootDiskBytes,
+  )
+
 /** The host does not list it. What a host of another journal says of it later counts from the beginning. */
 export const lostEffect = (instance: string, host: string) =>
   sql(

@@ -8,6 +8,8 @@ import {
   parseCpuList,
   parseDomainName,
   parseImageName,
+  type DeviceInfo,
+  type DeviceVerbName,
   type DomainId,
   type DomainSpec,
   type SettingsPatch,
@@ -25,6 +27,7 @@ import { listInstances, needInstance, toWireInstance, toWireSnapshot } from './q
 import { serveStream } from './streams.ts'
 import type { BuildInput, CreateInput } from './sagas.ts'
 import {
+  beginDeviceVerb,
   beginMigration,
   beginOperation,
   beginSet,
@@ -49,6 +52,8 @@ type VerbCall = Omit<Call<'instance.start'>, 'operation' | 'query'> & { readonly
 type InstanceHandlers = Pick<Handlers, Extract<keyof Handlers, `instance.${string}` | `image.${string}`>>
 
 const AGENT_READ_WAIT_MS = 0
+
+const toWireDevice = (device: DeviceInfo): Reply<'instance.device'> => ({ ...device, forwards: [...device.forwards] })
 
 /** JSON as it goes into a saga: the specs are made of nothing else. */
 const asJson = (value: object): Json => value as Json
@@ -143,6 +148,30 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     return accepted(id, row.id, call.query.wait, call.signal)
   }
 
+  /** Whatever is done with a device of an instance. */
+  const deviceVerb = async (
+    call: Omit<Call<'instance.attach'>, 'operation' | 'body' | 'params' | 'query'> & {
+      readonly params: { readonly instance: string }
+      readonly query: { readonly wait: number }
+    },
+    name: DeviceVerbName,
+    input: Parameters<typeof beginDeviceVerb>[4],
+  ) => {
+    const row = await needInstance(db, call.params.instance)
+    call.audit(row.id, row.name)
+    const id = sagaId(ids.next())
+    await database.transaction(async (tx) => {
+      await beginDeviceVerb(tx, id, row, name, input)
+      await recordEntry(tx, call.entry(row.id, row.name))
+    })
+    return accepted(id, row.id, call.query.wait, call.signal)
+  }
+
+  const devicesOf = async (instance: string, signal: AbortSignal) => {
+    const { id, agent, row } = await holder(instance, signal)
+    return { row, devices: (await agent.call('domain.devices', { id }, { signal })).map(toWireDevice) }
+  }
+
   /** A new row, and what is to fill it. */
   const begin = async (
     call: Pick<Call<'instance.create'>, 'caller' | 'entry' | 'signal' | 'query'>,
@@ -202,6 +231,8 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         labels: body.labels,
         diskFull: body.diskFull,
         ...growthOf(body),
+        hotplugPortCount: body.hotplugPortCount,
+        ...(body.usb ? { usb: true } : {}),
       }
       await untilSomeHost(database, agents, body.host, call.signal)
       return begin(call, 'create', spec, { host: body.host, start: body.start })
@@ -246,6 +277,30 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       })
       return accepted(id, row.id, call.query.wait, call.signal)
     },
+    'instance.devices': async ({ params, signal }) => {
+      const { devices: items } = await devicesOf(params.instance, signal)
+      return { items, total: items.length, nextCursor: null }
+    },
+    'instance.device': async ({ params, signal }) => {
+      const { devices, row } = await devicesOf(params.instance, signal)
+      const found = devices.find(({ name }) => name === params.device)
+      if (found) return found
+      throw new Fault('not_found', `device ${params.device} of ${row.name}: there is none of this name`, {
+        details: [{ path: 'params.device', want: 'a device of the instance', got: params.device }],
+      })
+    },
+    'instance.attach': (call) => {
+      const { device: name, ...rest } = call.body
+      return deviceVerb(call, 'attach', { device: name, request: { name, ...rest } as Json })
+    },
+    'instance.detach': (call) => {
+      const { force, delete: deleteVolume, timeoutMs } = call.query
+      const how = { timeoutMs, force: force === 'true', deleteVolume: deleteVolume === 'true' }
+      return deviceVerb(call, 'detach', { device: call.params.device, ...how })
+    },
+    'instance.resize': (call) => deviceVerb(call, 'resize', { device: call.params.device, sizeBytes: call.body.sizeBytes }),
+    'instance.insert': (call) => deviceVerb(call, 'insert', { device: call.params.device, medium: call.body.medium }),
+    'instance.eject': (call) => deviceVerb(call, 'eject', { device: call.params.device, medium: null }),
     'instance.clone': async (call) => {
       const { params, body } = call
       const row = await needInstance(db, params.instance)

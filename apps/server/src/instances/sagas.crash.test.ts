@@ -38,6 +38,7 @@ const SPEC: DomainSpec = {
   cloudInit: { hostname: 'crash', user: null, sshKeys: [], userData: null },
   forwards: [],
   labels: {},
+  hotplugPortCount: 4,
 }
 
 let shared: TestDatabase | undefined
@@ -46,7 +47,7 @@ after(async () => {
   await stopTestPostgres()
 })
 
-type Before = VerbName | 'define' | 'snapshot' | 'snapshot with memory'
+type Before = VerbName | 'define' | 'attach a disk' | 'attach a drive' | 'snapshot' | 'snapshot with memory'
 
 const REQUEST = { snapshot: SNAPSHOT, name: FIRST, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
 
@@ -55,6 +56,8 @@ async function give(toolstack: Toolstack, act: Before): Promise<void> {
   if (act === 'define') await toolstack.define(ID, SPEC, options)
   else if (act === 'snapshot' || act === 'snapshot with memory')
     await toolstack.snapshot(ID, { ...REQUEST, memory: act !== 'snapshot' }, options)
+  else if (act === 'attach a disk') await toolstack.attach(ID, { kind: 'disk', name: 'data', sizeBytes: mib(8) }, options)
+  else if (act === 'attach a drive') await toolstack.attach(ID, { kind: 'cd', name: 'cd', medium: 'a.iso' }, options)
   else await toolstack.carryOut(act, ID, options)
 }
 
@@ -103,6 +106,7 @@ function suite({
         images,
         state: stateFile({ disk: simDisk({ rng }), name: 'agent.journal', clock, log }),
         saves: hypervisor.saveFolder,
+        media: { find: async (name) => ({ path: `/media/${name}`, sizeBytes: 4096 }), list: async () => [] },
         clock,
         ids: sequentialIds(),
         log,
@@ -162,7 +166,7 @@ function suite({
         async snapshot() {
           while (!(await takenIn())) await sleep(2)
           const { rows } = await database.query(
-            'SELECT state_kind, operation_id, destroyed_at IS NOT NULL AS destroyed, jsonb_array_length(snapshots) AS snapshot_count FROM instance',
+            'SELECT state_kind, root_disk_bytes, operation_id, destroyed_at IS NOT NULL AS destroyed, jsonb_array_length(snapshots) AS snapshot_count FROM instance',
           )
           const events = await database.query(
             `SELECT kind FROM event WHERE kind NOT IN ('instance.state', 'instance.reset', 'host.connected') ORDER BY id`,
@@ -171,10 +175,12 @@ function suite({
             rows,
             // Once; a saga whose undo failed says so at once, and again when it is undone at last.
             told: events.rows.map((row) => row['kind']).filter((kind, at, kinds) => kind !== kinds[at - 1]),
-            domains: toolstack.list().map(({ state, snapshots }) => [state.kind, snapshots.length]),
+            domains: toolstack
+              .list()
+              .map(({ state, snapshots, hardware }) => [state.kind, snapshots.length, hardware.devices.length]),
             guests: [...hypervisor.guests.values()].map((guest) => guest.state.kind),
             saves: [...hypervisor.saves.keys()],
-            volumes: (await volumes.list()).length,
+            volumes: (await volumes.list()).map(({ virtualBytes }) => virtualBytes),
           }
         },
         async dispose() {
@@ -200,6 +206,11 @@ const {
   cleanUp,
   buildImage,
   migrate: _migrate,
+  attach,
+  detach,
+  resize,
+  insert,
+  eject,
   ...verbs
 } = INSTANCE_SAGAS
 const onHost = { id: ID, name: 'crash', host: HOST, snapshot: { id: SNAPSHOT, name: FIRST } }
@@ -297,6 +308,25 @@ suite({
   before: ['define', 'start', 'snapshot'],
   irreversibleFrom: 'carry-out',
 })
+
+const onDevice = { id: ID, name: 'crash', host: HOST }
+const drive = { ...onDevice, device: 'cd' }
+const DEVICES: readonly Omit<Subject, 'title'>[] = [
+  {
+    definition: attach,
+    input: asInput({ ...onDevice, device: 'data', request: { kind: 'disk', name: 'data', sizeBytes: mib(8) } }),
+    before: ['define', 'start'],
+  },
+  {
+    definition: detach,
+    input: asInput({ ...onDevice, device: 'data', timeoutMs: 1000, force: false, deleteVolume: true }),
+    before: ['define', 'start', 'attach a disk'],
+  },
+  { definition: resize, input: asInput({ ...onDevice, device: 'root', sizeBytes: gib(2) }), before: ['define', 'start'] },
+  { definition: insert, input: asInput({ ...drive, medium: 'b.iso' }), before: ['define', 'start', 'attach a drive'] },
+  { definition: eject, input: asInput({ ...drive, medium: null }), before: ['define', 'start', 'attach a drive'] },
+]
+for (const subject of DEVICES) suite({ ...subject, title: subject.definition.name, irreversibleFrom: 'carry-out' })
 
 const BEFORE: Record<keyof typeof verbs, readonly (VerbName | 'define')[]> = {
   start: ['define'],

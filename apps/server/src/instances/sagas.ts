@@ -5,15 +5,16 @@
  *
  *   create:  place (read) --> define --> start        undo: destroy on the host; the row says `failed` and why
  *   clone:   the same, on the disks of a snapshot; on the host that has it
- *   VERB, set, snapshot, revert, snapshot-delete:  carry-out
+ *   VERB, set, snapshot, revert, snapshot-delete, attach, detach, resize, insert, eject:  carry-out
  *   destroy: carry-out --> the row is kept, with `destroyed_at`; by force also where the host does not do it (`forget.ts`)
  *   migrate: `migrate.ts`
  *   clean-up: carry-out of a destroy on a host that came back with what was destroyed meanwhile; the row stays as it is
  */
-import { Fault, retryable, toFault, type FaultJson, type Json } from '@typevisor/base'
+import { Fault, retryable, toFault, type Bytes, type FaultJson, type Json } from '@typevisor/base'
 import {
   SETTING_NAMES,
   VERB_NAMES,
+  type DeviceRequest,
   type DomainId,
   type DomainSpec,
   type Quiesce,
@@ -34,6 +35,7 @@ import {
   observedEffect,
   releaseEffect,
   settingsEffect,
+  rootDiskEffect,
   snapshotsEffect,
 } from './effects.ts'
 import { migrate } from './migrate.ts'
@@ -69,6 +71,12 @@ export type SetInput = OnHost & {
   /** What it held before; more is set aside when the operation begins. */
   readonly memoryBytes: number
 }
+type OfDevice = OnHost & { readonly device: string }
+export type AttachInput = OfDevice & { readonly request: DeviceRequest }
+export type DetachInput = OfDevice & { readonly timeoutMs: number; readonly force: boolean; readonly deleteVolume: boolean }
+export type ResizeInput = OfDevice & { readonly sizeBytes: Bytes }
+/** `medium` null: eject. */
+export type MediumInput = OfDevice & { readonly medium: string | null }
 export type VerbInput = OnHost & {
   readonly verb: VerbName
   /** Of `destroy`: whether or not its host does it. */
@@ -99,7 +107,9 @@ async function lastWords<I>({ services, signal }: Context<I>, agent: AgentPort, 
 }
 
 const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] =>
-  domain ? [observedEffect(id, domain, sequence), snapshotsEffect(id, domain), settingsEffect(id, domain)] : []
+  domain
+    ? [observedEffect(id, domain, sequence), snapshotsEffect(id, domain), settingsEffect(id, domain), rootDiskEffect(id, domain)]
+    : []
 
 const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
   const place = outputs['place']
@@ -255,6 +265,30 @@ const set = commandSaga<SetInput>(
 )
 const snapshotDelete = commandSaga<OfSnapshot>('snapshot-delete', deleteSnapshot, { told })
 
+const toldDevice = ({ device }: OfDevice) => ({ device })
+const attach = commandSaga<AttachInput>(
+  'attach',
+  (agent, head, { request }, signal) => agent.call('domain.attach', { ...head, device: request }, { signal }),
+  { told: toldDevice },
+)
+const detach = commandSaga<DetachInput>(
+  'detach',
+  (agent, head, { device, timeoutMs, force, deleteVolume }, signal) =>
+    agent.call('domain.detach', { ...head, name: device, timeoutMs, force, deleteVolume }, { signal }),
+  { told: toldDevice },
+)
+const resize = commandSaga<ResizeInput>(
+  'resize',
+  (agent, head, { device, sizeBytes }, signal) => agent.call('domain.resize', { ...head, name: device, sizeBytes }, { signal }),
+  { told: toldDevice },
+)
+const mediumSaga = (verb: 'insert' | 'eject') =>
+  commandSaga<MediumInput>(
+    verb,
+    (agent, head, { device, medium }, signal) => agent.call('domain.medium', { ...head, name: device, medium }, { signal }),
+    { told: toldDevice },
+  )
+
 /** How long a destruction by force waits for a host that is connected and does not answer. */
 const FORCE_LIMIT_MS = 10_000
 const FORCE_ATTEMPTS = 3
@@ -383,6 +417,11 @@ export const INSTANCE_SAGAS = {
   set,
   snapshotDelete,
   migrate,
+  attach,
+  detach,
+  resize,
+  insert: mediumSaga('insert'),
+  eject: mediumSaga('eject'),
   destroy,
   cleanUp,
   buildImage,

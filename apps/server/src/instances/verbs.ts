@@ -3,12 +3,14 @@ import { Fault, type Json } from '@typevisor/base'
 import {
   assertCan,
   assertCanSet,
+  assertCanDevice,
   assertCanSnapshot,
   assertSettings,
   memoryBytesOf,
   patched,
   parseSnapshotName,
   SNAPSHOT_COUNT_MAX,
+  type DeviceVerbName,
   type DomainId,
   type DomainSettings,
   type DomainSnapshot,
@@ -228,6 +230,25 @@ function assertNew(snapshots: readonly DomainSnapshot[], name: string, row: Inst
     })
   if (snapshots.length >= SNAPSHOT_COUNT_MAX)
     throw new Fault('exhausted', `snapshot ${row.name}: it has ${snapshots.length}, want at most ${SNAPSHOT_COUNT_MAX}`)
+}
+
+/**
+ * Begins what is done with a device of an instance; the host, which knows its devices, looks.
+ * @throws Fault `not_found`, `busy` or `conflict`.
+ */
+export async function beginDeviceVerb(
+  tx: SqlExecutor,
+  saga: SagaId,
+  row: InstanceRow,
+  verb: DeviceVerbName,
+  rest: { readonly device: string } & Readonly<Record<string, Json>>,
+): Promise<void> {
+  const current = await lockRow(tx, row)
+  assertIdle(current, verb, row)
+  assertSettled(verb, current.state, row.name)
+  assertCanDevice(verb, current.state as DomainStateKind, row.name) // `assertSettled` saw to the others
+  const input = { id: row.id, name: row.name, host: current.host, ...rest }
+  await beginOperation(tx, { id: saga, name: `instance.${verb}`, resource: row.id, input: input as Json })
 }
 
 /** @throws Fault `not_found`. */
