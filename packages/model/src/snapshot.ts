@@ -1,4 +1,5 @@
 import type { Bytes, EpochMillis } from '@typevisor/base'
+import type { DomainHardware } from './domain.ts'
 import type { SnapshotId, SnapshotName, VolumeId } from './ids.ts'
 
 /** Whether the guest's file systems are frozen while its disks are taken: `try` goes on without where the guest does not answer. */
@@ -23,5 +24,8 @@ export interface DomainSnapshot {
    * so with memory or of a stopped domain.
    */
   readonly quiesced: boolean
+  /** Of its disks that can be written, all of one moment. */
   readonly volumes: readonly VolumeId[]
+  /** The machine's devices then, which a revert puts back. Absent, as in snapshots of before: those that it has. */
+  readonly hardware?: DomainHardware
 }
