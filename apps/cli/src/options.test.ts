@@ -18,7 +18,22 @@ const refused = (words: string[], message: RegExp) =>
 test('flags are named as people say them, and no operation has two of one name', () => {
   assert.deepEqual(
     flagsOf(VERB_DATA['instance.create']).map((flag) => flag.name),
-    ['image', 'vcpus', 'memory', 'root-disk', 'host', 'ssh-key', 'user', 'user-data', 'forward', 'label', 'disk-full', 'start'],
+    [
+      'image',
+      'vcpus',
+      'memory',
+      'root-disk',
+      'host',
+      'ssh-key',
+      'user',
+      'user-data',
+      'forward',
+      'label',
+      'disk-full',
+      'hotplug-ports',
+      'usb',
+      'start',
+    ],
   )
   for (const [name, verb] of Object.entries(VERB_DATA)) {
     const names = flagsOf(verb).map((flag) => flag.name)

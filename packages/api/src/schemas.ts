@@ -345,7 +345,7 @@ export const AttachDevice = z
     model: z.enum(USB_MODELS).optional().describe('of a USB device'),
   })
   .superRefine(({ kind, ...fields }, context) => {
-    const known: ReadonlySet<string> = new Set(['device', ...DEVICE_FIELDS[kind]])
+    const known = new Set<string>(['device', ...DEVICE_FIELDS[kind]])
     for (const [path, value] of Object.entries(fields))
       if (value !== undefined && !known.has(path))
         context.addIssue({ code: 'custom', path: [path], message: `want nothing: a ${kind} has none` })

@@ -1,5 +1,6 @@
 import type { Bytes, EpochMillis } from '@typevisor/base'
 import type { DomainSettings } from './settings.ts'
+import type { DomainHardware } from './domain.ts'
 import type { SnapshotId, SnapshotName, VolumeId } from './ids.ts'
 
 /** Whether the guest's file systems are frozen while its disks are taken: `try` goes on without where the guest does not answer. */
@@ -24,7 +25,10 @@ export interface DomainSnapshot {
    * so with memory or of a stopped domain.
    */
   readonly quiesced: boolean
+  /** Of its disks that can be written, all of one moment. */
   readonly volumes: readonly VolumeId[]
   /** As they were then; absent: none, or a snapshot of before. */
   readonly settings?: DomainSettings
+  /** The machine's devices then, which a revert puts back. Absent, as in snapshots of before: those that it has. */
+  readonly hardware?: DomainHardware
 }

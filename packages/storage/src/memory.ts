@@ -78,9 +78,11 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
       if (!of.has(snapshot)) of.set(snapshot, { info, content: contents.get(volume) ?? null })
     },
     async revert(to) {
-      need(to.volume)
+      const info = need(to.volume)
       if (inUse.get(to.volume)) throw new Fault('conflict', `revert volume ${to.volume}: it is in use`)
-      setContent(to.volume, needSnapshot(to).content)
+      const { content, info: then } = needSnapshot(to)
+      volumes.set(to.volume, { ...info, virtualBytes: then.virtualBytes })
+      setContent(to.volume, content)
     },
     async clone(id, from) {
       parseVolumeId(id)

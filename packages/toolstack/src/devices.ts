@@ -114,7 +114,7 @@ function assertRequest(device: DeviceRequest): void {
     throw invalid('sizeBytes', 'nothing: only a storage device has a volume', device.sizeBytes)
 }
 
-async function needMedium({ media }: ToolstackServices, name: string): Promise<{ path: string; sizeBytes: number }> {
+export async function needMedium({ media }: ToolstackServices, name: string): Promise<{ path: string; sizeBytes: number }> {
   if (!media) throw new Fault('unsupported', `medium ${name}: this host keeps no media`)
   const found = isMediumName(name) ? await media.find(name) : null
   if (found) return found
@@ -127,7 +127,7 @@ async function needMedium({ media }: ToolstackServices, name: string): Promise<{
 
 /** CDs are read in sectors of this size. */
 const MEDIUM_SECTOR = 4096
-const makeMedium = async (services: ToolstackServices, volume: VolumeId, name: string): Promise<VolumeInfo> => {
+export const makeMedium = async (services: ToolstackServices, volume: VolumeId, name: string): Promise<VolumeInfo> => {
   const { path, sizeBytes } = await needMedium(services, name)
   return services.volumes.clone(volume, { path, format: 'raw' }, bytes(Math.ceil(sizeBytes / MEDIUM_SECTOR) * MEDIUM_SECTOR))
 }

@@ -5,7 +5,9 @@
  *              running, disks:   the guest's file systems frozen --> disks --> thawed --> record
  *              stopped, paused:  disks --> record
  *   revert     guest ended --> disks --> memory stream, or booted if asked, or stopped
- *   clone      a new domain on a clone of the disk; memory stays where it is
+ *   clone      a new domain on clones of the disks, with devices like those that came later; memory stays where it is
+ *
+ * Disks are of one moment: of one that runs and has more than one the guest stands still while they are taken.
  *
  * Its volumes' snapshots and its memory stream are named by the snapshot's id: another of the same name that was taken or removed half-way
  * lies elsewhere and is never taken for it. It is there from its record in the ledger on; what no record names is litter,
@@ -20,6 +22,10 @@ import {
   machineSettings,
   SNAPSHOT_COUNT_MAX,
   waitsForRoom,
+  isDetachable,
+  type DeviceRequest,
+  type DomainDevice,
+  type DomainHardware,
   type DomainId,
   type DomainSnapshot,
   type DomainSpec,
@@ -29,7 +35,9 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
-import type { VolumeSnapshots } from '@typevisor/storage'
+import type { VolumeSnapshots, VolumeSource } from '@typevisor/storage'
+import { makeMedium, needMedium, settleDevices, stayingDevices, volumeNamed, volumeOf } from './devices.ts'
+import type { DriverDomain } from './ports.ts'
 import { holdsProcess } from './state.ts'
 import {
   dropSaves,
@@ -39,6 +47,7 @@ import {
   seedStep,
   seenBy,
   type Context,
+  type DefineInput,
   type ToolstackServices,
 } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
@@ -78,7 +87,11 @@ function needSnapshot(domain: StoredDomain, snapshot: SnapshotId): DomainSnapsho
 }
 
 const writableVolumes = ({ hardware }: StoredDomain): VolumeId[] =>
-  hardware.devices.flatMap((device) => (device.kind === 'disk' && !device.readOnly ? [device.volume] : []))
+  hardware.devices.flatMap((device) => {
+    const volume = volumeOf(device)
+    const isWritable = device.kind === 'disk' ? !device.readOnly : device.kind === 'usb'
+    return volume !== null && isWritable ? [volume] : []
+  })
 
 /** What the first step found; the others go by it and not by a state that they change themselves. */
 const stateThen = ({ outputs }: Context<SnapshotInput>) => outputs['check'] as DomainSnapshot['state']
@@ -103,6 +116,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
       name: 'check',
       do: async (context) => {
         const { input, services } = context
+        await settleDevices(services, input.id)
         const domain = services.ledger.need(input.id)
         const { state, snapshots } = domain
         assertCanSnapshot('snapshot', state.kind, domain.name)
@@ -162,6 +176,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
           quiesced,
           volumes: writableVolumes(domain),
           ...(domain.settings ? { settings: domain.settings } : {}),
+          hardware: stayingDevices(domain).hardware,
         }
         await services.ledger.update({ ...domain, snapshots: [...domain.snapshots, made] })
       },
@@ -182,7 +197,7 @@ interface Taken {
 }
 
 async function takeDisks(context: Context<SnapshotInput>): Promise<{ output: Json }> {
-  const { input, services, attempt } = context
+  const { input, services, attempt, signal } = context
   const domain = services.ledger.need(input.id)
   const store = storeOf(services, `snapshot ${domain.name}`)
   const [snapshot, state] = [input.snapshot, stateThen(context)]
@@ -190,14 +205,24 @@ async function takeDisks(context: Context<SnapshotInput>): Promise<{ output: Jso
   // What an earlier run took may be of another moment.
   if (attempt > 1) for (const volume of volumes) await store.remove({ volume, snapshot })
   const isLive = state === 'running' && !input.memory
+  if (isLive && attempt > 1) await goOn(context)
   const isFrozen = isLive && (await frozen(context))
+  const isHeld = isLive && volumes.length > 1
   try {
+    if (isHeld) await services.driver.pause(input.id, { signal })
     const takenAt = services.clock.now()
     for (const volume of volumes) await store.take({ volume, snapshot })
     return { output: { takenAt, quiesced: isFrozen || input.memory || state === 'stopped' } }
   } finally {
+    if (isHeld) await goOn(context)
     if (isFrozen) await services.driver.thaw(input.id)
   }
+}
+
+/** What stands still because this saga had it stand still, now or in an earlier run, runs again. */
+async function goOn(context: Context<SnapshotInput>): Promise<void> {
+  const seen = await seenBy(context)
+  if (seen?.kind === 'paused' && seen.cause === 'requested') await context.services.driver.unpause(context.input.id)
 }
 
 /** @throws why not, where it must be. */
@@ -218,6 +243,7 @@ async function dropDisks(context: Context<SnapshotInput>): Promise<void> {
   const domain = services.ledger.get(input.id)
   if (!domain) return
   const [snapshot, state] = [input.snapshot, stateThen(context)]
+  if (!input.memory && state === 'running') await goOn(context)
   if (input.quiesce !== 'no' && !input.memory && state === 'running') {
     // A guest without its agent cannot be thawed from here; it must not be held for that, since a reboot thaws it.
     await services.driver
@@ -284,7 +310,9 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
         const found = needSnapshot(domain, input.snapshot)
         // Before anything is lost: all that the guest is to go on from is there, and whole.
         await assertDisks(storeOf(services, `revert ${domain.name}`), domain, found)
-        if (found.memory) await services.driver.checkSave(domain, found.memory.path, { signal })
+        await assertMachine(services, domain, found)
+        const then = { ...domain, hardware: found.hardware ?? domain.hardware }
+        if (found.memory) await services.driver.checkSave(then, found.memory.path, { signal })
         const to = found.memory ? found.state : input.start ? 'running' : 'stopped'
         return { output: { snapshot: found, to } as unknown as Json }
       },
@@ -310,9 +338,14 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
         const { services, input } = context
         const store = storeOf(services, `revert ${services.ledger.need(input.id).name}`)
         const { snapshot } = wayOf(context)
-        for (const volume of snapshot.volumes) await revertVolume(context, store, { volume, snapshot: snapshot.id })
+        for (const volume of snapshot.volumes) {
+          // One that was deleted since is made anew.
+          if ((await services.volumes.get(volume)) === null) await store.clone(volume, { volume, snapshot: snapshot.id })
+          else await revertVolume(context, store, { volume, snapshot: snapshot.id })
+        }
       },
     },
+    { name: 'machine', do: putBackMachine },
     {
       name: 'make',
       do: async (context) => {
@@ -348,6 +381,68 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
     { name: 'drop-saves', do: dropSaves },
   ],
 })
+
+type Drive = DomainDevice & { kind: 'cd' }
+const drivesOf = (hardware: DomainHardware): Drive[] => hardware.devices.filter((device): device is Drive => device.kind === 'cd')
+
+/** Is what was in the drive then in it now? */
+async function holdsStill({ volumes }: ToolstackServices, domain: StoredDomain, drive: Drive): Promise<boolean> {
+  const now = drivesOf(domain.hardware).find(({ name }) => name === drive.name)
+  return now?.medium === drive.medium && drive.volume !== null && (await volumes.get(drive.volume)) !== null
+}
+
+/** What the machine of then cannot do without, and a snapshot does not hold: disks that cannot be written, and media where memory goes on. */
+async function assertMachine(
+  services: ToolstackServices,
+  domain: StoredDomain,
+  { hardware, memory, name }: DomainSnapshot,
+): Promise<void> {
+  for (const device of hardware?.devices ?? []) {
+    if (device.kind === 'disk' && device.readOnly && !(await services.volumes.get(device.volume)))
+      throw new Fault(
+        'failed',
+        `revert ${domain.name} to ${name}: the volume of ${device.name}, which cannot be written, is gone`,
+      )
+    if (device.kind === 'cd' && device.medium !== null && memory && !(await holdsStill(services, domain, device)))
+      await needMedium(services, device.medium)
+  }
+}
+
+/** The devices of then. A guest that boots finds a drive empty whose medium was taken out; one that goes on finds it there again. */
+async function putBackMachine(context: Context<RevertInput>): Promise<void> {
+  const { services, input } = context
+  const domain = services.ledger.need(input.id)
+  const { snapshot } = wayOf(context)
+  const hardware = snapshot.hardware ?? domain.hardware
+  const devices: DomainDevice[] = []
+  const used = new Set<VolumeId>()
+  for (const device of hardware.devices) {
+    const volume = volumeOf(device)
+    let isThere = volume !== null
+    if (device.kind === 'cd' && volume !== null && !(await holdsStill(services, domain, device))) {
+      await services.volumes.remove(volume)
+      if (snapshot.memory) await makeMedium(services, volume, device.medium ?? '')
+      else isThere = false
+    }
+    devices.push(device.kind === 'cd' && !isThere ? { ...device, medium: null, volume: null } : device)
+    if (volume !== null && isThere) used.add(volume)
+  }
+  const sources: Record<VolumeId, VolumeSource> = {}
+  for (const id of used) {
+    const info = await services.volumes.get(id)
+    if (info) sources[id] = info.source
+  }
+  // Media that are in no drive any more are nobody's.
+  for (const drive of drivesOf(domain.hardware))
+    if (drive.volume !== null && !used.has(drive.volume)) await services.volumes.remove(drive.volume)
+  const rootDiskBytes = (await services.volumes.get(rootVolume(domain.id)))?.virtualBytes ?? domain.spec.rootDiskBytes
+  await services.ledger.update({
+    ...services.ledger.need(input.id),
+    hardware: { ...hardware, devices },
+    volumes: sources,
+    spec: { ...domain.spec, rootDiskBytes },
+  })
+}
 
 /** One that is not there is deleted already, and what is left of one that was never recorded goes: an owner takes its command back by this. */
 export const removeSnapshot = defineSaga<RemoveSnapshotInput, ToolstackServices>({
@@ -399,15 +494,61 @@ export const clone = defineSaga<CloneInput, ToolstackServices>({
         const source = services.ledger.need(input.from.domain)
         const { id } = outputs['check'] as unknown as DomainSnapshot
         const store = storeOf(services, `clone ${source.name}`)
-        await store.clone(rootVolume(input.id), { volume: rootVolume(source.id), snapshot: id })
+        for (const volume of (outputs['check'] as unknown as DomainSnapshot).volumes)
+          await store.clone(volumeOfClone(input, volume), { volume, snapshot: id })
+        // It has grown since.
+        await services.volumes.grow(rootVolume(input.id), input.spec.rootDiskBytes)
         return { output: source.boot as unknown as Json }
       },
-      undo: ({ input, services }) => services.volumes.remove(rootVolume(input.id)),
+      undo: async ({ input, services, outputs }) => {
+        for (const volume of (outputs['check'] as unknown as DomainSnapshot).volumes)
+          await services.volumes.remove(volumeOfClone(input, volume))
+      },
     },
     seedStep,
-    recordStep,
+    recordStep(equipClone),
   ],
 })
+
+const volumeOfClone = ({ id, from }: CloneInput, volume: VolumeId): VolumeId =>
+  volumeNamed(id, volume.slice(from.domain.length + 1))
+
+/** Devices like those that the other got later, with addresses of their own. Drives are empty, and what cannot be written is not in a snapshot. */
+async function equipClone(domain: DriverDomain, context: Context<DefineInput>): Promise<DriverDomain> {
+  const { services, outputs } = context
+  const { volumes, hardware } = outputs['check'] as unknown as DomainSnapshot
+  let made = domain
+  for (const device of hardware?.devices ?? []) {
+    const request = isDetachable(device) ? requestLike(device, volumes) : null
+    if (request === null) continue
+    const volume =
+      volumeOf(device) === null || device.kind === 'cd' ? null : await services.volumes.get(volumeNamed(domain.id, device.name))
+    const devices = await services.driver.planDevice(made, request, volume?.id ?? null)
+    made = {
+      ...made,
+      hardware: { ...made.hardware, devices: [...made.hardware.devices, ...devices] },
+      volumes: volume === null ? made.volumes : { ...made.volumes, [volume.id]: volume.source },
+    }
+  }
+  return made
+}
+
+/** null: it comes by itself, or not at all. */
+function requestLike(device: DomainDevice, volumes: readonly VolumeId[]): DeviceRequest | null {
+  const { name } = device
+  switch (device.kind) {
+    case 'disk':
+      return volumes.includes(device.volume) ? { kind: 'disk', name } : null
+    case 'nic':
+      return { kind: 'nic', name, forwards: device.forwards.map((forward) => ({ ...forward, hostPort: 0 })) }
+    case 'cd':
+      return { kind: 'cd', name }
+    case 'usb':
+      return { kind: 'usb', name, model: device.model }
+    default:
+      return null
+  }
+}
 
 /** Also of one whose record is gone: snapshots outlive their volume. */
 export async function removeAllSnapshots({ volumes: { snapshots } }: ToolstackServices, volume: VolumeId): Promise<void> {

@@ -8,7 +8,7 @@ import type { Ledger } from './ledger.ts'
 import type { MediaFolder } from './devices.ts'
 import type { Incoming } from './incoming.ts'
 import type { ControlClient } from './migration-control.ts'
-import type { DomainDriver, DriverState, MigrationLinks } from './ports.ts'
+import type { DomainDriver, DriverDomain, DriverState, MigrationLinks } from './ports.ts'
 
 /** Files of saved domains, in a folder that the driver's processes need not reach. */
 export interface SaveFolder {
@@ -116,10 +116,13 @@ export const seedStep: SagaStep<DefineInput, ToolstackServices> = {
   undo: ({ input, services }) => services.volumes.remove(seedVolume(input.id)),
 }
 
-/** The record of a new domain, whose disks were made by the steps before. */
-export const recordStep: SagaStep<DefineInput, ToolstackServices> = {
+/** The record of a new domain, whose disks were made by the steps before; `equip` gives it the devices that came later to another. */
+export const recordStep = (
+  equip: (domain: DriverDomain, context: Context<DefineInput>) => Promise<DriverDomain> = async (domain) => domain,
+): SagaStep<DefineInput, ToolstackServices> => ({
   name: 'record',
-  do: async ({ input, services, outputs }) => {
+  do: async (context) => {
+    const { input, services, outputs } = context
     const { driver, volumes, ledger, clock } = services
     // Of the version that the root disk was made of; the newest may be another by now. Absent: the step before is of an older program.
     const { 'root-disk': made } = outputs
@@ -130,14 +133,11 @@ export const recordStep: SagaStep<DefineInput, ToolstackServices> = {
       { name: 'root', volume: root.id, readOnly: false },
       { name: 'seed', volume: seed.id, readOnly: true },
     ])
+    const sources = { [root.id]: root.source, [seed.id]: seed.source }
+    const { id, spec } = input
     await ledger.define({
-      id: input.id,
-      name: input.spec.name,
+      ...(await equip({ id, name: spec.name, spec, hardware, boot, volumes: sources }, context)),
       driver: driver.name,
-      spec: input.spec,
-      hardware,
-      boot,
-      volumes: { [root.id]: root.source, [seed.id]: seed.source },
       forwards: [],
       state: { kind: 'stopped', cause: 'requested', detail: null },
       snapshots: [],
@@ -145,4 +145,4 @@ export const recordStep: SagaStep<DefineInput, ToolstackServices> = {
     })
   },
   undo: ({ input, services }) => services.ledger.forget(input.id),
-}
+})

@@ -216,18 +216,29 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
     { before: ['define', 'start', 'pause'], end: 'paused' },
     { before: ['define', 'start'], act: 'snapshot with memory', end: 'running' },
     { before: ['define', 'start', 'pause'], act: 'snapshot with memory', end: 'paused' },
+    { before: ['define', 'start', 'attach'], end: 'running' },
   ],
   revert: [
     { before: ['define', 'start', 'snapshot'], irreversibleFrom: 'end', end: 'stopped' },
     { before: ['define', 'start', 'snapshot', 'save'], irreversibleFrom: 'end', end: 'stopped' },
     { before: ['define', 'start', 'snapshot with memory'], irreversibleFrom: 'end', end: 'running' },
     { before: ['define', 'start', 'pause', 'snapshot with memory', 'poweroff'], irreversibleFrom: 'end', end: 'paused' },
+    { before: ['define', 'start', 'attach', 'snapshot', 'detach and delete'], irreversibleFrom: 'end', end: 'stopped' },
+    {
+      before: ['define', 'start', 'attach', 'attach a drive', 'snapshot with memory', 'detach and delete', 'eject'],
+      irreversibleFrom: 'end',
+      end: 'running',
+    },
+    { before: ['define', 'start', 'snapshot', 'attach', 'attach a drive'], irreversibleFrom: 'end', end: 'stopped' },
   ],
   'snapshot-delete': [
     { before: ['define', 'start', 'snapshot'], irreversibleFrom: 'disks', end: 'running' },
     { before: ['define', 'start', 'snapshot with memory'], irreversibleFrom: 'disks', end: 'running' },
   ],
-  clone: [{ before: ['define', 'start', 'snapshot with memory'], end: 'stopped' }],
+  clone: [
+    { before: ['define', 'start', 'snapshot with memory'], end: 'stopped' },
+    { before: ['define', 'start', 'attach', 'attach a NIC', 'attach a stick', 'snapshot', 'detach and delete'], end: 'stopped' },
+  ],
   set: [
     { before: ['define'], end: 'stopped' },
     { before: ['define', 'start'], end: 'running' },

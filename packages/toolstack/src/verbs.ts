@@ -71,7 +71,7 @@ const define = defineSaga<DefineInput, ToolstackServices>({
       undo: ({ input, services }) => services.volumes.remove(rootVolume(input.id)),
     },
     seedStep,
-    recordStep,
+    recordStep(),
   ],
 })
 
