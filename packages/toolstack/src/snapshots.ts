@@ -35,7 +35,7 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
-import type { VolumeSnapshots, VolumeSource } from '@typevisor/storage'
+import type { VolumeInfo, VolumeSnapshots, VolumeSource } from '@typevisor/storage'
 import { makeMedium, needMedium, settleDevices, stayingDevices, volumeNamed, volumeOf } from './devices.ts'
 import type { DriverDomain } from './ports.ts'
 import { holdsProcess } from './state.ts'
@@ -523,15 +523,16 @@ async function equipClone(domain: DriverDomain, context: Context<DefineInput>): 
     if (request === null) continue
     const volume =
       volumeOf(device) === null || device.kind === 'cd' ? null : await services.volumes.get(volumeNamed(domain.id, device.name))
-    const devices = await services.driver.planDevice(made, request, volume?.id ?? null)
-    made = {
-      ...made,
-      hardware: { ...made.hardware, devices: [...made.hardware.devices, ...devices] },
-      volumes: volume === null ? made.volumes : { ...made.volumes, [volume.id]: volume.source },
-    }
+    made = equipped(made, await services.driver.planDevice(made, request, volume?.id ?? null), volume)
   }
   return made
 }
+
+const equipped = (domain: DriverDomain, devices: readonly DomainDevice[], volume: VolumeInfo | null): DriverDomain => ({
+  ...domain,
+  hardware: { ...domain.hardware, devices: [...domain.hardware.devices, ...devices] },
+  volumes: volume === null ? domain.volumes : { ...domain.volumes, [volume.id]: volume.source },
+})
 
 /** null: it comes by itself, or not at all. */
 function requestLike(device: DomainDevice, volumes: readonly VolumeId[]): DeviceRequest | null {
