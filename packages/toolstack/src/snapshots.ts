@@ -507,20 +507,18 @@ const volumeOfClone = ({ id, from }: CloneInput, volume: VolumeId): VolumeId =>
 async function equipClone(domain: DriverDomain, context: Context<DefineInput>): Promise<DriverDomain> {
   const { services, outputs } = context
   const { volumes, hardware } = outputs['check'] as unknown as DomainSnapshot
-  let made = domain
+  const devices = [...domain.hardware.devices]
+  const sources = { ...domain.volumes }
   for (const device of hardware?.devices ?? []) {
     const request = isDetachable(device) ? requestLike(device, volumes) : null
     if (request === null) continue
-    const volume =
-      volumeOf(device) === null || device.kind === 'cd' ? null : await services.volumes.get(volumeNamed(domain.id, device.name))
-    const devices = await services.driver.planDevice(made, request, volume?.id ?? null)
-    made = {
-      ...made,
-      hardware: { ...made.hardware, devices: [...made.hardware.devices, ...devices] },
-      volumes: volume === null ? made.volumes : { ...made.volumes, [volume.id]: volume.source },
-    }
+    const hasVolume = volumeOf(device) !== null && device.kind !== 'cd'
+    const volume = hasVolume ? await services.volumes.get(volumeNamed(domain.id, device.name)) : null
+    const now = { ...domain, hardware: { ...domain.hardware, devices } }
+    devices.push(...(await services.driver.planDevice(now, request, volume?.id ?? null)))
+    if (volume !== null) sources[volume.id] = volume.source
   }
-  return made
+  return { ...domain, hardware: { ...domain.hardware, devices }, volumes: sources }
 }
 
 /** null: it comes by itself, or not at all. */
