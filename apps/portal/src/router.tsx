@@ -95,6 +95,11 @@ const tabs = [
   }),
   createRoute({
     getParentRoute: () => instance,
+    path: 'devices',
+    component: lazyPage(() => import('./pages/instance/devices.tsx'), 'Devices'),
+  }),
+  createRoute({
+    getParentRoute: () => instance,
     path: 'snapshots',
     component: lazyPage(() => import('./pages/instance/snapshots.tsx'), 'Snapshots'),
   }),

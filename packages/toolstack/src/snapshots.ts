@@ -35,7 +35,7 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
-import type { VolumeInfo, VolumeSnapshots, VolumeSource } from '@typevisor/storage'
+import type { VolumeSnapshots, VolumeSource } from '@typevisor/storage'
 import { makeMedium, needMedium, settleDevices, stayingDevices, volumeNamed, volumeOf } from './devices.ts'
 import type { DriverDomain } from './ports.ts'
 import { holdsProcess } from './state.ts'
@@ -517,22 +517,19 @@ const volumeOfClone = ({ id, from }: CloneInput, volume: VolumeId): VolumeId =>
 async function equipClone(domain: DriverDomain, context: Context<DefineInput>): Promise<DriverDomain> {
   const { services, outputs } = context
   const { volumes, hardware } = outputs['check'] as unknown as DomainSnapshot
-  let made = domain
+  const devices = [...domain.hardware.devices]
+  const sources = { ...domain.volumes }
   for (const device of hardware?.devices ?? []) {
     const request = isDetachable(device) ? requestLike(device, volumes) : null
     if (request === null) continue
-    const volume =
-      volumeOf(device) === null || device.kind === 'cd' ? null : await services.volumes.get(volumeNamed(domain.id, device.name))
-    made = equipped(made, await services.driver.planDevice(made, request, volume?.id ?? null), volume)
+    const hasVolume = volumeOf(device) !== null && device.kind !== 'cd'
+    const volume = hasVolume ? await services.volumes.get(volumeNamed(domain.id, device.name)) : null
+    const now = { ...domain, hardware: { ...domain.hardware, devices } }
+    devices.push(...(await services.driver.planDevice(now, request, volume?.id ?? null)))
+    if (volume !== null) sources[volume.id] = volume.source
   }
-  return made
+  return { ...domain, hardware: { ...domain.hardware, devices }, volumes: sources }
 }
-
-const equipped = (domain: DriverDomain, devices: readonly DomainDevice[], volume: VolumeInfo | null): DriverDomain => ({
-  ...domain,
-  hardware: { ...domain.hardware, devices: [...domain.hardware.devices, ...devices] },
-  volumes: volume === null ? domain.volumes : { ...domain.volumes, [volume.id]: volume.source },
-})
 
 /** null: it comes by itself, or not at all. */
 function requestLike(device: DomainDevice, volumes: readonly VolumeId[]): DeviceRequest | null {

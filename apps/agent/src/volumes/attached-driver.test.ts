@@ -26,7 +26,8 @@ async function world(changes: Partial<DomainDriver> = {}) {
       if (typeof found !== 'function') return found
       return (...args: unknown[]) => {
         if (key === 'create') happened.push(`create with ${JSON.stringify((args[0] as DriverDomain).volumes[ROOT])}`)
-        else if (key === 'destroy' || key === 'adopt') happened.push(key)
+        else if (['destroy', 'adopt', 'attach', 'detach', 'changeMedium', 'resizeDisk'].includes(String(key)))
+          happened.push(String(key))
         return found.apply(target, args)
       }
     },
@@ -70,6 +71,7 @@ async function world(changes: Partial<DomainDriver> = {}) {
     cloudInit: { hostname: 'web', user: null, sshKeys: [], userData: null },
     forwards: [],
     labels: {},
+    hotplugPortCount: 2,
   }
   const domain: DriverDomain = {
     id: ID,
@@ -164,4 +166,99 @@ test('a volume server that is away keeps no domain from being adopted or destroy
   await driver.destroy(ID)
   assert.equal((await driver.state(ID)).kind, 'gone')
   assert.ok(log.has('volumes.not_attached') && log.has('volumes.not_detached'))
+})
+
+const DATA = `${ID}.data` as VolumeId
+const served = { kind: 'nbd' as const, socketPath: '', exportName: DATA }
+
+/** The domain with a disk that comes later. */
+async function withData(driver: DomainDriver, domain: DriverDomain) {
+  const [device] = await driver.planDevice(domain, { kind: 'disk', name: 'data' }, DATA)
+  assert.ok(device)
+  const hardware = { ...domain.hardware, devices: [...domain.hardware.devices, device] }
+  return { device, next: { ...domain, hardware, volumes: { ...domain.volumes, [DATA]: served } } }
+}
+const dataSocket = `/now/${DATA}`
+
+test('a disk that comes later is leased and served before the guest has it, and until it has it no more', async () => {
+  const { driver, domain, happened, held } = await world()
+  await driver.create(domain)
+  await driver.unpause(ID)
+  const { device, next } = await withData(driver, domain)
+  happened.length = 0
+  await driver.attach(next, device)
+  await driver.attach(next, device)
+  const added = [`take ${DATA}`, `attach ${DATA} ${dataSocket}`, 'attach']
+  assert.deepEqual(happened, [`detach ${dataSocket}`, ...added, ...added], 'given again, nobody is cut off')
+  happened.length = 0
+  await driver.detach(ID, 'data', { timeoutMs: 100, force: false })
+  await driver.detach(ID, 'data', { timeoutMs: 100, force: false })
+  assert.deepEqual(happened, ['detach', `detach ${dataSocket}`, `release ${DATA}`, 'detach'])
+  assert.deepEqual([...held], [ROOT])
+  await driver.attach(next, device)
+  happened.length = 0
+  await driver.destroy(ID)
+  assert.deepEqual(happened.toSorted(), [detached, released, 'destroy', `detach ${dataSocket}`, `release ${DATA}`].toSorted())
+})
+
+test('a disk that does not come to the guest is served to nobody; one that the guest may have stays', async () => {
+  const refused = new Fault('failed', 'QEMU refuses')
+  const { driver, domain, held, happened } = await world({ attach: () => Promise.reject(refused) })
+  await driver.create(domain)
+  const { device, next } = await withData(driver, domain)
+  await assert.rejects(driver.attach(next, device), /QEMU refuses/)
+  assert.deepEqual([...held], [ROOT])
+  assert.ok(happened.includes(`release ${DATA}`))
+  const silent = await world({
+    attach: () => Promise.reject(refused),
+    attachedDevices: () => Promise.reject(new Fault('timeout', 'no answer')),
+  })
+  await silent.driver.create(silent.domain)
+  const again = await withData(silent.driver, silent.domain)
+  await assert.rejects(silent.driver.attach(again.next, again.device), /QEMU refuses/)
+  assert.deepEqual([...silent.held], [ROOT, DATA])
+})
+
+test('a disk grows while it is on no socket, and is served again whatever becomes of it', async () => {
+  const { driver, domain, happened } = await world()
+  await driver.create(domain)
+  happened.length = 0
+  await driver.resizeDisk(domain, 'root', mib(128), async () => void happened.push('grows'))
+  assert.deepEqual(happened, ['resizeDisk', detached, 'grows', attached])
+  happened.length = 0
+  await assert.rejects(
+    driver.resizeDisk(domain, 'root', mib(128), () => Promise.reject(new Fault('exhausted', 'no room'))),
+    /no room/,
+  )
+  assert.deepEqual(happened, ['resizeDisk', detached, attached])
+})
+
+test('a medium is leased and served for as long as it is in the drive', async () => {
+  const { driver, domain, happened, held } = await world()
+  await driver.create(domain)
+  const [drive] = await driver.planDevice(domain, { kind: 'cd', name: 'cd' }, null)
+  assert.ok(drive?.kind === 'cd')
+  const volume = `${ID}.cd` as VolumeId
+  const having = (medium: string | null): DriverDomain => ({
+    ...domain,
+    hardware: {
+      ...domain.hardware,
+      devices: [...domain.hardware.devices, { ...drive, medium, volume: medium === null ? null : volume }],
+    },
+    volumes: medium === null ? domain.volumes : { ...domain.volumes, [volume]: { ...served, exportName: volume } },
+  })
+  await driver.attach(having(null), drive)
+  happened.length = 0
+  await driver.changeMedium(having('a.iso'), 'cd')
+  await driver.changeMedium(having(null), 'cd')
+  assert.deepEqual(happened, [
+    `detach /now/${volume}`,
+    `take ${volume}`,
+    `attach ${volume} /now/${volume}`,
+    'changeMedium',
+    'changeMedium',
+    `detach /now/${volume}`,
+    `release ${volume}`,
+  ])
+  assert.deepEqual([...held], [ROOT])
 })

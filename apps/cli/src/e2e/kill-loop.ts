@@ -1,7 +1,7 @@
 /**
  * The platform killed in a loop while it works: `typevisor start` with real guests under QEMU gets SIGKILL at random moments while
  * instances are made, saved, restored, paused, rebooted, powered off and destroyed, and snapshots of them taken, gone back to, cloned and
- * deleted, and settings changed. The moments and the choices come from one seed.
+ * deleted, settings changed, and disks and network cards attached and detached. The moments and the choices come from one seed.
  *
  * After each restart: every operation that was accepted is known and at its end; every instance is where its last operation left it; the
  * guests on the host are those that the rows say, and one that nobody stopped has the process that it had; volumes, snapshots, memory files
@@ -15,7 +15,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toFault } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
 import type { Client } from '@typevisor/api/client'
-import { canSnapshot, SET_VERB, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { canDevice, canSnapshot, SET_VERB, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
 import { seededRng, type SeededRng } from '@typevisor/sim'
 import { guestsOf, machine, runTagOf, until, type Life, type Machine } from './child.ts'
 import { cgroupsOf, strays } from './strays.ts'
@@ -35,6 +35,7 @@ const MEMORY_BYTES = 160 * MIB
 const WITNESSES = ['witness-1', 'witness-2']
 const OTHERS_MAX = 3
 /** Of one instance. */
+const DEVICES_MAX = 3
 const SNAPSHOTS_MAX = 3
 /** A guest that is rebooted, reverted or powered off counts no more, or again. */
 const WITNESS_VERBS: readonly VerbName[] = ['pause', 'unpause', 'save', 'restore']
@@ -50,7 +51,13 @@ const NEW_PROCESS = new Set([
   'instance.revert',
 ])
 /** These leave the instance as it was. */
-const KEEPS_STATE = new Set(['instance.snapshot', 'instance.snapshot-delete', 'instance.set'])
+const KEEPS_STATE = new Set([
+  'instance.snapshot',
+  'instance.snapshot-delete',
+  'instance.set',
+  'instance.attach',
+  'instance.detach',
+])
 
 const list = async (client: Client) => (await client.call('instance.list', { query: { limit: 100 } })).items
 const snapshotsOf = async (client: Client, instance: string, options: { signal: AbortSignal }) =>
@@ -218,7 +225,9 @@ class Loop {
     const verbs = (WITNESSES.includes(row.name) ? WITNESS_VERBS : VERBS_USED).filter((verb) => possible(verb, row))
     const snapshots = await snapshotsOf(client, row.id, { signal })
     const ways = this.#snapshotWays(client, row, snapshots, hasRoom, signal)
-    if (rng.chance(0.3) && SET_VERB.from.some((kind) => kind === row.state.kind)) {
+    const plugs = rng.chance(0.4) ? await this.#deviceWays(client, row, signal) : []
+    if (plugs.length > 0) this.#accepted(await rng.pick(plugs)())
+    else if (rng.chance(0.3) && SET_VERB.from.some((kind) => kind === row.state.kind)) {
       const query = { wait: rng.below(2) }
       this.#accepted(await client.call('instance.set', { params, query, body: this.#settings() }, { signal }))
     } else if (ways.length > 0 && rng.chance(0.5)) this.#accepted(await rng.pick(ways)())
@@ -237,6 +246,37 @@ class Loop {
       { reset: ['memoryTargetBytes', 'cpuWeight', 'cpuCapPercent', 'affinityHard', 'diskLimits'] },
       { diskLimits: [{ disk: 'root', bytesPerSecond: (50 + rng.below(50)) * MIB }] },
     ])
+  }
+
+  /** What can be done with its devices. */
+  async #deviceWays(
+    client: Client,
+    { id: instance, state: { kind } }: Instance,
+    signal: AbortSignal,
+  ): Promise<(() => Promise<Accepted>)[]> {
+    const rng = this.#rng
+    if (!canDevice('attach', kind as DomainStateKind)) return []
+    const query = { wait: rng.below(2) }
+    const { items } = await client.call('instance.devices', { params: { instance } }, { signal })
+    const attach = (body: Parameters<typeof client.call<'instance.attach'>>[1]['body']) => () =>
+      client.call('instance.attach', { params: { instance }, query, body }, { signal })
+    const ways: (() => Promise<Accepted>)[] = []
+    const coming = items.filter(({ detachable }) => detachable)
+    if (coming.length < DEVICES_MAX) {
+      const number = (this.#names += 1)
+      ways.push(attach({ kind: 'disk', device: `disk-${number}`, sizeBytes: 8 * 1024 * 1024 }))
+      ways.push(attach({ kind: 'nic', device: `nic-${number}` }))
+    }
+    for (const { name: device, state } of items.filter((item) => item.detachable || item.state === 'kept')) {
+      if (state === 'kept') ways.push(attach({ kind: 'disk', device }))
+      const how = {
+        force: rng.chance(0.3) ? 'true' : 'false',
+        delete: rng.chance(0.5) || state === 'kept' ? 'true' : 'false',
+      } as const
+      const request = { params: { instance, device }, query: { ...query, ...how, timeoutMs: 2000 } }
+      ways.push(() => client.call('instance.detach', request, { signal }))
+    }
+    return ways
   }
 
   /** What can be done with its snapshots. */

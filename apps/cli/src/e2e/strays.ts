@@ -9,8 +9,12 @@ interface Kept {
   /** Those of an instance that failed may be there or not. */
   readonly optional: boolean
   readonly isLive: boolean
-  readonly disk: string
+  /** Of which volume, and whether a guest that runs has it. */
+  readonly disks: ReadonlyMap<string, { readonly isAttached: boolean }>
+  /** Of the root disk, which each has. */
   readonly snapshots: readonly string[]
+  /** What may be: other disks came and went. */
+  readonly mayHave: (volume: string) => boolean
   readonly saveCount: number
 }
 
@@ -22,8 +26,9 @@ export async function strays(client: Client, agentDir: string): Promise<string[]
     rows.set(id, {
       optional: state.kind === 'failed' || state.kind === 'crashed',
       isLive: state.kind === 'running' || state.kind === 'paused',
-      disk: `${id}.root`,
+      disks: await disksOf(client, id),
       snapshots: items.map((snapshot) => `${id}.root@${snapshot.id}`),
+      mayHave: (volume) => items.some((snapshot) => volume.startsWith(`${id}.`) && volume.endsWith(`@${snapshot.id}`)),
       saveCount: items.filter(({ memoryBytes }) => memoryBytes !== null).length + (state.kind === 'saved' ? 1 : 0),
     })
   }
@@ -38,6 +43,20 @@ export async function cgroupsOf(instances: ReadonlySet<string>): Promise<string[
   return names.flat().filter((name) => instances.has(name))
 }
 
+/** The seed is a file, and an instance that is not on its host has what was there before there were devices. */
+async function disksOf(client: Client, id: string): Promise<Kept['disks']> {
+  const devices = await client.call('instance.devices', { params: { instance: id } }).then(
+    ({ items }) => items,
+    () => null,
+  )
+  if (devices === null) return new Map([[`${id}.root`, { isAttached: true }]])
+  return new Map(
+    devices.flatMap(({ name, sizeBytes, state }) =>
+      sizeBytes === null || name === 'seed' ? [] : [[`${id}.${name}`, { isAttached: state !== 'kept' }] as const],
+    ),
+  )
+}
+
 async function ofStore(rows: ReadonlyMap<string, Kept>, agentDir: string): Promise<string[]> {
   const server = await askServer(join(agentDir, 'disks'))
   assert.ok(server, 'a volume server answers')
@@ -45,16 +64,22 @@ async function ofStore(rows: ReadonlyMap<string, Kept>, agentDir: string): Promi
     const wrong: string[] = []
     const found = new Map((await server.call('list', {})).map((volume) => [volume.name, volume]))
     const { attachmentCount } = await server.call('hello', {})
-    const liveCount = [...rows.values()].filter(({ isLive }) => isLive).length
-    if (attachmentCount !== liveCount && ![...rows.values()].some(({ optional }) => optional))
-      wrong.push(`${attachmentCount} disks are served to ${liveCount} guests`)
-    const wanted = new Set([...rows.values()].flatMap(({ disk, snapshots }) => [disk, ...snapshots]))
-    for (const name of found.keys()) if (!name.startsWith('gold-') && !wanted.has(name)) wrong.push(`volume ${name} is nobody's`)
-    for (const { disk, snapshots, optional, isLive } of rows.values()) {
+    const served = [...rows.values()].flatMap(({ disks, isLive }) =>
+      [...disks.values()].filter(({ isAttached }) => isLive && isAttached),
+    )
+    if (attachmentCount !== served.length && ![...rows.values()].some(({ optional }) => optional))
+      wrong.push(`${attachmentCount} disks are served, want ${served.length}`)
+    const wanted = new Set([...rows.values()].flatMap(({ disks, snapshots }) => [...disks.keys(), ...snapshots]))
+    const isSomebodys = (name: string): boolean => wanted.has(name) || [...rows.values()].some(({ mayHave }) => mayHave(name))
+    for (const name of found.keys()) if (!name.startsWith('gold-') && !isSomebodys(name)) wrong.push(`volume ${name} is nobody's`)
+    for (const { disks, snapshots, optional, isLive } of rows.values()) {
       if (optional) continue
-      for (const name of [disk, ...snapshots]) if (!found.has(name)) wrong.push(`there is no volume ${name}`)
-      const isLeased = (found.get(disk)?.lease.holder ?? null) !== null
-      if (isLeased !== isLive) wrong.push(`${disk} is ${isLeased ? 'leased without a guest' : 'not leased under its guest'}`)
+      for (const name of [...disks.keys(), ...snapshots]) if (!found.has(name)) wrong.push(`there is no volume ${name}`)
+      for (const [disk, { isAttached }] of disks) {
+        const isLeased = (found.get(disk)?.lease.holder ?? null) !== null
+        if (isLeased !== (isLive && isAttached))
+          wrong.push(`${disk} is ${isLeased ? 'leased without a guest' : 'not leased under its guest'}`)
+      }
     }
     return wrong
   } finally {

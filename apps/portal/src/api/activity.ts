@@ -91,6 +91,11 @@ const TITLES: Record<string, string> = {
   revert: 'Revert',
   clone: 'Clone',
   'snapshot-delete': 'Delete snapshot',
+  attach: 'Attach device',
+  detach: 'Detach device',
+  resize: 'Grow disk',
+  insert: 'Insert medium',
+  eject: 'Eject medium',
   'clean-up': 'Clean up',
 }
 

@@ -1,6 +1,16 @@
 /** The shared table of verbs, as a page needs it: which can be done to this instance now, and why not. */
 import type { OperationName, Reply, RoleName } from '@typevisor/api'
-import { canDo, canSnapshot, SET_VERB, VERB_NAMES, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import {
+  canDevice,
+  canDo,
+  canSnapshot,
+  SET_VERB,
+  VERB_NAMES,
+  VERBS,
+  type DeviceVerbName,
+  type DomainStateKind,
+  type VerbName,
+} from '@typevisor/model'
 import { operationTitle } from './activity.ts'
 import { mayCall } from './permission.ts'
 
@@ -52,6 +62,16 @@ export function settingsRefusal(instance: Instance, role: RoleName): string | nu
   if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
   const { kind } = instance.state
   return SET_VERB.from.some((each) => each === kind) ? null : `It is ${kind}`
+}
+
+/** The same of what is done with devices. */
+export function deviceRefusal(act: DeviceVerbName, instance: Instance, role: RoleName): string | null {
+  if (!mayCall(role, `instance.${act}`)) return `Your role, ${role}, may not do this`
+  if (isAway(instance)) return `Host ${instance.host} is not connected`
+  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
+  const { kind } = instance.state
+  const isSettled = kind !== 'creating' && kind !== 'failed' && kind !== 'destroying'
+  return isSettled && canDevice(act, kind) ? null : `It is ${kind}`
 }
 
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */

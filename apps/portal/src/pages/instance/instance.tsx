@@ -29,7 +29,14 @@ export function useInstance(): Instance {
 /** The states in which there is, or soon will be, something to connect to. */
 export const LIVE: ReadonlySet<Instance['state']['kind']> = new Set(['running', 'paused', 'creating'])
 
-const PARTS = { console: 'Console', screen: 'Screen', command: 'Command', snapshots: 'Snapshots', events: 'Events' } as const
+const PARTS = {
+  console: 'Console',
+  screen: 'Screen',
+  command: 'Command',
+  devices: 'Devices',
+  snapshots: 'Snapshots',
+  events: 'Events',
+} as const
 
 export function InstancePage() {
   const { instance: name } = useParams({ from: `/signed-in${PATHS.instance}` })
@@ -73,6 +80,7 @@ export function InstancePage() {
           ...(may('instance.console') ? [{ title: PARTS.console, at: path.console(name) }] : []),
           ...(may('instance.vnc') ? [{ title: PARTS.screen, at: path.screen(name) }] : []),
           ...(may('instance.exec') ? [{ title: PARTS.command, at: path.command(name) }] : []),
+          { title: PARTS.devices, at: path.devices(name) },
           { title: PARTS.snapshots, at: path.snapshots(name) },
           { title: PARTS.events, at: path.events(name) },
         ]}

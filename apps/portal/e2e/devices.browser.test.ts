@@ -1,0 +1,116 @@
+/** Devices in the portal: attached, grown, loaded and detached by a person, and by another whom the page must follow. */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import type { Page } from 'playwright-core'
+import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
+import { ensureBuilt } from './built.ts'
+import { faintTexts, namelessControls } from './legible.ts'
+import { startPlatform, type TestPlatform } from './platform.ts'
+
+const skip = hasChromium() ? false : `no Chromium at ${CHROMIUM}`
+let platform: TestPlatform
+let browser: TestBrowser
+let page: Page
+
+const row = (name: string) => page.locator(`[data-testid="row"][data-name="${name}"]`)
+const asks = async (device: string, act: string): Promise<void> => {
+  await row(device).getByTestId('row-menu').click()
+  await page.getByTestId(`device-${act}`).click()
+}
+const query = { wait: 20 }
+const params = { instance: 'web-1' }
+
+before(async () => {
+  if (skip !== false) return
+  await ensureBuilt()
+  platform = await startPlatform({ driver: 'sim' })
+  await platform.client.call('instance.create', { query, body: { name: 'web-1' } })
+  browser = await openBrowser({ origin: platform.url })
+  ;({ page } = browser)
+  await page.goto(`${platform.url}/instances/web-1`)
+  await signIn(page, platform.password)
+})
+after(async () => {
+  await browser?.[Symbol.asyncDispose]()
+  await platform?.[Symbol.asyncDispose]()
+})
+
+test('a disk is attached, what is wrong is said at its field, and it grows', { skip }, async () => {
+  await page.getByRole('link', { name: 'Devices' }).click()
+  await row('root').waitFor()
+  await page.getByTestId('attach').click()
+  await page.getByTestId('field-device').fill('Data!')
+  await page.getByRole('button', { name: 'Attach it' }).click()
+  await page.locator('[data-testid="field-device"][aria-invalid="true"]').waitFor()
+  await page.getByTestId('field-device').fill('data')
+  await page.getByTestId('field-size').fill('much')
+  await page.getByRole('button', { name: 'Attach it' }).click()
+  await page.locator('[data-testid="field-size"][aria-invalid="true"]').waitFor()
+  await page.getByTestId('field-size').fill('512M')
+  await shoot(page, 'device-attach')
+  await page.getByRole('button', { name: 'Attach it' }).click()
+  await row('data').getByText('512 MiB').waitFor()
+  await asks('data', 'resize')
+  await page.getByTestId('field-size').fill('2 GiB')
+  await page.getByRole('button', { name: 'Grow it' }).click()
+  await row('data').getByText('2 GiB').waitFor()
+})
+
+test('a CD drive takes what the host has, and gives it back', { skip }, async () => {
+  await page.getByTestId('attach').click()
+  await page.getByTestId('field-kind').selectOption('cd')
+  await page.getByRole('button', { name: 'Attach it' }).click()
+  await row('cd').getByText('empty').waitFor()
+  await asks('cd', 'insert')
+  await page.getByTestId('field-medium').selectOption('sim.iso')
+  await page.getByRole('button', { name: 'Insert it' }).click()
+  await row('cd').getByText('sim.iso').waitFor()
+  await asks('cd', 'eject')
+  await page.getByRole('button', { name: 'Eject it' }).click()
+  await row('cd').getByText('empty').waitFor()
+})
+
+test('what is detached is kept unless it is to go, and what another attaches shows without a reload', { skip }, async () => {
+  await asks('data', 'detach')
+  await shoot(page, 'device-detach')
+  await page.getByRole('button', { name: 'Detach it' }).click()
+  await row('data').getByText('its volume is kept').waitFor()
+  await asks('data', 'detach')
+  await page.getByRole('button', { name: 'Delete it' }).click()
+  await row('data').waitFor({ state: 'detached' })
+  await platform.client.call('instance.attach', { params, query, body: { kind: 'usb', device: 'pointer', model: 'tablet' } })
+  await row('pointer').getByText('tablet').waitFor()
+})
+
+test('a device that a paused guest does not let go of is shown so, and taken by force', { skip }, async () => {
+  await platform.client.call('instance.attach', { params, query, body: { kind: 'nic', device: 'lan' } })
+  await platform.client.call('instance.pause', { params, query })
+  await platform.client.call('instance.detach', { params: { ...params, device: 'lan' }, query: { ...query, timeoutMs: 50 } })
+  await row('lan').getByText('was asked to let go').waitFor()
+  await asks('lan', 'detach')
+  assert.equal(await page.getByTestId('field-force').isChecked(), true)
+  await page.getByRole('button', { name: 'Detach it' }).click()
+  await row('lan').waitFor({ state: 'detached' })
+  await platform.client.call('instance.unpause', { params, query })
+})
+
+test('the devices fit a phone and can be read, in the dark as in the light', { skip }, async () => {
+  for (const scheme of ['light', 'dark'] as const) {
+    for (const width of [390, 1440]) {
+      await using other = await openBrowser({ origin: platform.url, width, height: 844, scheme })
+      await other.page.goto(`${platform.url}/instances/web-1/devices`)
+      await signIn(other.page, platform.password)
+      await other.page.getByTestId('row').first().waitFor()
+      await shoot(other.page, `devices-${scheme}-${width}`)
+      const over = await other.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
+      assert.equal(over, 0, `${over} px wider than the screen`)
+      assert.deepEqual(await faintTexts(other.page), [], `${scheme}: text too faint`)
+      assert.deepEqual(await namelessControls(other.page), [], 'controls without a name')
+      await other.page.getByTestId('attach').click()
+      await other.page.getByTestId('attach-form').waitFor()
+      assert.deepEqual(await faintTexts(other.page), [], `${scheme}, form: text too faint`)
+      assert.deepEqual(other.errors, [])
+    }
+  }
+  assert.deepEqual(browser.errors, [])
+})
