@@ -184,7 +184,7 @@ function diskArguments(
   const source = input.disks.get(device.name)
   if (!source) throw new Fault('invalid', `disk ${device.name}: no volume attached for ${device.volume}`)
   const isRoot = id === 'disk0'
-  const { vcpuCountMax } = input.domain.spec
+  const { vcpuCount, vcpuCountMax = vcpuCount } = input.domain.spec
   const front = {
     driver: 'virtio-blk-pci',
     ...at,
@@ -195,7 +195,7 @@ function diskArguments(
     werror: input.domain.spec.diskFull === 'error' ? 'report' : 'stop',
     rerror: 'stop',
     // By itself it would have as many as there are vCPUs at this start: another device after each change of their number.
-    ...(vcpuCountMax === undefined ? {} : { 'num-queues': vcpuCountMax }),
+    'num-queues': vcpuCountMax,
     ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
   }
   const common = { 'read-only': device.readOnly, ...(device.readOnly ? {} : { discard: 'unmap' }) }
