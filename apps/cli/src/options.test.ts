@@ -22,6 +22,9 @@ test('flags are named as people say them, and no operation has two of one name',
       'image',
       'vcpus',
       'memory',
+      'vcpus-max',
+      'memory-max',
+      'huge-pages',
       'root-disk',
       'host',
       'ssh-key',
@@ -39,6 +42,40 @@ test('flags are named as people say them, and no operation has two of one name',
     const names = flagsOf(verb).map((flag) => flag.name)
     assert.equal(new Set(names).size, names.length, name)
   }
+})
+
+test('settings are said as people say them, and limits of a disk in one word', () => {
+  const words = [
+    '--vcpus',
+    '2',
+    '--memory-target',
+    '128M',
+    '--cpu-cap=50',
+    '--affinity-hard',
+    '0-1',
+    '--affinity-hard',
+    '3',
+    '--reset',
+    'cpuWeight',
+  ]
+  const limits = ['--disk-limit', 'root:bytes=10M,operations=200', '--disk-limit', 'data:operations=5']
+  const set = (...more: string[]) => parseWords('instance set', VERB_DATA['instance.set'], ['web-1', ...more])
+  const { params, body, sources } = set(...words, ...limits)
+  assert.deepEqual(params, { instance: 'web-1' })
+  assert.deepEqual(body, {
+    vcpuCount: 2,
+    memoryTargetBytes: 128 * 1024 * 1024,
+    cpuCapPercent: 50,
+    affinityHard: ['0-1', '3'],
+    reset: ['cpuWeight'],
+    diskLimits: [
+      { disk: 'root', bytesPerSecond: 10 * 1024 * 1024, operationsPerSecond: 200 },
+      { disk: 'data', operationsPerSecond: 5 },
+    ],
+  })
+  assert.equal(sources.get('body.diskLimits[1]')?.raw, 'data:operations=5')
+  for (const bad of ['root', 'root:', 'root:bytes', 'root:bytes=1M,bytes=2M', 'root:speed=1', ':bytes=1M', 'root:bytes=x'])
+    assert.throws(() => set('--disk-limit', bad), { code: 'invalid', message: /^--disk-limit: / }, bad)
 })
 
 test('sizes, lists, maps, forwards and switches are read', () => {

@@ -85,6 +85,7 @@ test('what another sets shows without a reload; what the guest has not taken up 
   await page.getByTestId('settings-note').getByText('it is paused').waitFor()
   await shoot(page, 'resources-note')
   await platform.client.call('instance.unpause', { params, query })
+  await page.getByTestId('settings-note').waitFor({ state: 'detached' })
   await platform.client.call('instance.save', { params, query })
   await page.locator('[data-testid="state"][data-state="saved"]').waitFor()
   assert.equal(await change().isDisabled(), true)

@@ -133,12 +133,17 @@ test('what cannot be is refused, and nothing is changed', () => {
   })
 })
 
-test('what a paused guest has not taken up is noted until it is started anew', () =>
+test('what a paused guest has not taken up is noted until it goes on, or is started anew', () =>
   scene({}, async ({ set, carryOut, toolstack }) => {
     await carryOut('start', 'pause')
     const { settingsNotes } = await set({ memoryBytes: mib(256) })
     assert.deepEqual(settingsNotes, ['it is paused: the guest takes it up when it goes on'])
-    await carryOut('unpause', 'poweroff', 'start')
+    await carryOut('unpause')
+    assert.equal(toolstack.get(ID)?.settingsNotes, undefined)
+    await carryOut('pause')
+    await set({ memoryBytes: mib(128) })
+    assert.equal(toolstack.get(ID)?.settingsNotes?.length, 1)
+    await carryOut('poweroff', 'start')
     assert.equal(toolstack.get(ID)?.settingsNotes, undefined)
   }))
 
@@ -155,6 +160,8 @@ test('a change that fails is taken back; what the guest does not give back is no
     await assert.rejects(set({ vcpuCount: 2, cpuWeight: 50 }), isFault('timeout', /asleep/))
     const record = toolstack.get(ID)
     assert.deepEqual([record?.settings, record?.settingsNotes], [undefined, ['vcpuCount was not taken back: no way back']])
+    await carryOut('pause', 'unpause')
+    assert.equal(toolstack.get(ID)?.settingsNotes?.length, 1, 'it is not taken up by going on')
     assert.equal(applied, 3, 'each setting is taken back by itself')
     assert.deepEqual(hypervisor.guests.get(ID)?.settings, {})
     await set({ vcpuCount: 3 })

@@ -19,6 +19,8 @@ import { holdsProcess } from './state.ts'
 import { seenBy, type Context, type ToolstackServices } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
+const NOT_TAKEN_BACK = 'was not taken back'
+
 /** A guest under TCG may take some seconds to let go of a processor. */
 export const SETTINGS_TIMEOUT_MS = 30_000
 
@@ -112,7 +114,7 @@ async function takeBack(context: Context<SetInput>): Promise<void> {
     } catch (error) {
       if (!(error instanceof Fault) || !['timeout', 'conflict', 'unsupported'].includes(error.code)) throw error
       log.warn('domain.set_left', { domain: input.id, setting: name, error: error.message })
-      left.push(`${name} was not taken back: ${error.message}`)
+      left.push(`${name} ${NOT_TAKEN_BACK}: ${error.message}`)
     }
     now = next
   }
@@ -130,8 +132,13 @@ async function record(
   await ledger.update({ ...rest, ...(isPlain ? {} : { settings }), ...(notes.length === 0 ? {} : { settingsNotes: notes }) })
 }
 
-/** A machine that is made anew is what was set, and what its guest had not taken up before is no news of it. */
-export async function forgetNotes({ ledger }: ToolstackServices, id: DomainId): Promise<void> {
+/**
+ * A machine that is made anew is what was set: what its guest had not taken up before is no news of it. One that goes on takes up now what
+ * it could not while it stood still.
+ */
+export async function forgetNotes({ ledger }: ToolstackServices, id: DomainId, how: 'made' | 'goes-on'): Promise<void> {
   const { settingsNotes, ...rest } = ledger.need(id)
-  if (settingsNotes) await ledger.update(rest)
+  if (!settingsNotes) return
+  const kept = how === 'made' ? [] : settingsNotes.filter((note) => note.includes(NOT_TAKEN_BACK))
+  if (kept.length < settingsNotes.length) await ledger.update(kept.length === 0 ? rest : { ...rest, settingsNotes: kept })
 }

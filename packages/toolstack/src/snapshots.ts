@@ -20,6 +20,7 @@ import { bytes, Fault, formatBytes, millis, toFault, type EpochMillis, type Json
 import {
   assertCanSnapshot,
   machineSettings,
+  memoryBytesOf,
   SNAPSHOT_COUNT_MAX,
   waitsForRoom,
   isDetachable,
@@ -98,13 +99,14 @@ const stateThen = ({ outputs }: Context<SnapshotInput>) => outputs['check'] as D
 const memoryPath = ({ services, input }: Context<SnapshotInput>): string => services.saves.pathOf(input.id, input.snapshot)
 
 async function assertMemory({ services }: Context<SnapshotInput>, domain: StoredDomain): Promise<void> {
-  const { name, spec, state } = domain
+  const { name, spec, settings, state } = domain
+  const memoryBytes = memoryBytesOf(spec, settings)
   if (state.kind === 'stopped') throw new Fault('conflict', `snapshot ${name} with memory: it is stopped, want running or paused`)
   const { save } = await services.driver.capabilities()
   if (!save.can) throw new Fault('unsupported', `snapshot ${name} with memory: ${save.reason}`)
   const free = await services.saves.freeBytes()
-  if (free < spec.memoryBytes) {
-    const [got, want] = [formatBytes(free), formatBytes(spec.memoryBytes)]
+  if (free < memoryBytes) {
+    const [got, want] = [formatBytes(free), formatBytes(memoryBytes)]
     throw new Fault('exhausted', `snapshot ${name} with memory: ${got} are free for it, want ${want}`)
   }
 }

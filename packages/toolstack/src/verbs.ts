@@ -118,7 +118,7 @@ const start = defineSaga<VerbInput, ToolstackServices>({
       name: 'unpause',
       do: intending('start', async ({ services, input, signal }) => {
         await noteForwards(services, input.id, signal)
-        await forgetNotes(services, input.id)
+        await forgetNotes(services, input.id, 'made')
         await services.driver.unpause(input.id, { signal })
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
@@ -157,6 +157,7 @@ const unpause = defineSaga<VerbInput, ToolstackServices>({
       name: 'unpause',
       do: intending('unpause', async ({ services, input, signal }) => {
         await services.driver.unpause(input.id, { signal })
+        await forgetNotes(services, input.id, 'goes-on')
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
       undo: intending('pause', async (context) => {
@@ -285,6 +286,7 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
       name: 'unpause',
       do: intending('restore', async ({ services, input, signal }) => {
         await services.driver.unpause(input.id, { signal })
+        await forgetNotes(services, input.id, 'goes-on')
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
       }),
     },

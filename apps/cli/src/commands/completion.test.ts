@@ -24,7 +24,7 @@ async function inShell(argv: readonly string[]): Promise<{ stdout: string; stder
 const LINES: Readonly<Record<string, readonly string[]>> = {
   'typevisor inst': ['instance'],
   'typevisor instance sta': ['start', 'statistics'],
-  'typevisor instance create x --me': ['--memory'],
+  'typevisor instance create x --me': ['--memory', '--memory-max'],
   'typevisor instance create x --wait a': ['agent'],
   'typevisor instance list --state sa': ['saved'],
   'typevisor help im': ['image'],

@@ -78,11 +78,11 @@ function growthOf(body: ParsedBody<'instance.create'>): Pick<DomainSpec, 'vcpuCo
   }
 }
 
-/** @throws Fault `invalid` when nothing is asked for, or a list of CPUs is none. */
+/** @throws Fault `invalid` when a list of CPUs is none. */
 function patchOf(body: Omit<ParsedBody<'instance.set'>, 'timeoutMs'>): SettingsPatch {
   const { memoryBytes, memoryTargetBytes, affinityHard, affinitySoft, vcpuCount, cpuWeight, cpuCapPercent, ...rest } = body
   const sets = (path: string, lists: readonly string[]) => lists.map((list, at) => parseCpuList(`body.${path}[${at}]`, list))
-  const patch: SettingsPatch = {
+  return {
     ...(vcpuCount === undefined ? {} : { vcpuCount }),
     ...(memoryBytes === undefined ? {} : { memoryBytes: bytes(memoryBytes) }),
     ...(memoryTargetBytes === undefined ? {} : { memoryTargetBytes: bytes(memoryTargetBytes) }),
@@ -93,10 +93,6 @@ function patchOf(body: Omit<ParsedBody<'instance.set'>, 'timeoutMs'>): SettingsP
     ...(rest.diskLimits === undefined ? {} : { diskLimits: rest.diskLimits }),
     ...(rest.reset === undefined ? {} : { reset: rest.reset }),
   }
-  if (Object.keys(patch).length > 0) return patch
-  throw new Fault('invalid', 'body: got nothing, want a setting or reset', {
-    details: [{ path: 'body', want: 'a setting or reset', got: 'nothing' }],
-  })
 }
 
 export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandlers {

@@ -85,7 +85,7 @@ test('the command line of a domain is this one', () => {
       '-blockdev',
       '{"driver":"qcow2","node-name":"disk0-format","file":"disk0-file","backing":"disk0-base1-format","read-only":false,"discard":"unmap"}',
       '-device',
-      '{"driver":"virtio-blk-pci","id":"disk0","bus":"pcie.0","addr":"8.0","drive":"disk0-format","serial":"root-0123456789ab","werror":"stop","rerror":"stop"}',
+      '{"driver":"virtio-blk-pci","id":"disk0","bus":"pcie.0","addr":"8.0","drive":"disk0-format","serial":"root-0123456789ab","werror":"stop","rerror":"stop","num-queues":1}',
       ['-vnc', `unix:/run/tv/${ID}/vnc.sock`],
       ['-kernel', '/images/vmlinuz', '-append', 'console=ttyS0 root=/dev/vda', '-initrd', '/images/initrd'],
     ].flat(),
@@ -108,6 +108,9 @@ test('a domain that may grow has places for vCPUs and memory, and begins with wh
   assert.match(grown, /"num-queues":4/)
   const seen = (text: string) => text.replace(/^cpus=\d/m, '').replace(/"requested-size":\d+/, '')
   assert.equal(seen(of({})), seen(grown), 'but for how much of it is there, it is the same machine')
+  const fewer = of({ vcpuCount: 1 }, { vcpuCount: 2, vcpuCountMax: 2 })
+  assert.match(fewer, /^cpus=1,sockets=1,cores=2,threads=1$/m)
+  assert.match(fewer, /"num-queues":2/, 'as with both: a save of either is restored by either')
   const huge = of({}, { hugePages: true })
   assert.match(huge, /^pc-q35-7.2,vmport=off,dump-guest-core=off,memory-backend=ram0$/m)
   assert.match(huge, /^\{"qom-type":"memory-backend-memfd","id":"ram0","size":268435456,"hugetlb":true\}$/m)

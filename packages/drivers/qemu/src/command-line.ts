@@ -266,7 +266,7 @@ export const mediumNodes = (id: string, source: DiskSource): readonly JsonFields
 function diskParts(device: DomainDevice & { kind: 'disk' }, id: string, input: PartsInput): DeviceParts {
   const source = sourceOf(device.name, device.volume, input)
   const isRoot = id === 'disk0'
-  const { vcpuCountMax } = input.domain.spec
+  const { vcpuCount, vcpuCountMax = vcpuCount } = input.domain.spec
   const front = {
     driver: 'virtio-blk-pci',
     ...placeOf(device, id),
@@ -277,7 +277,7 @@ function diskParts(device: DomainDevice & { kind: 'disk' }, id: string, input: P
     werror: input.domain.spec.diskFull === 'error' ? 'report' : 'stop',
     rerror: 'stop',
     // By itself it would have as many as there are vCPUs at this start: another device after each change of their number.
-    ...(vcpuCountMax === undefined ? {} : { 'num-queues': vcpuCountMax }),
+    'num-queues': vcpuCountMax,
     ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
   }
   return { nodes: backendNodes(source, id, device.readOnly), link: null, fronts: [front] }

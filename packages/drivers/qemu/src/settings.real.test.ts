@@ -12,6 +12,7 @@ import { mib } from '@typevisor/base'
 import type { DomainSettings } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import { Cgroups } from './cgroups.ts'
+import { planHardware } from './hardware.ts'
 import { bench, microImage, testHost, until, type Bench } from './testing.ts'
 
 const run = promisify(execFile)
@@ -164,6 +165,34 @@ test('a disk writes no faster than its limit, and the limit is taken away', { ti
   const { disks } = await b.driver.statistics(domain.id)
   assert.ok((disks[0]?.writeTimeNs ?? 0) > 1e9, 'that they took long is counted')
 })
+
+test('a guest without an agent is told of, and one without virtio-mem does not take what is plugged', async (t) => {
+  const b = await bench(t)
+  const domain = await b.domain()
+  const spec = { ...domain.spec, vcpuCountMax: 2, memoryBytesMax: mib(64) }
+  const grows = { ...domain, spec, hardware: planHardware(domain.id, spec, [disk(domain)]) }
+  await b.driver.create(grows)
+  await b.driver.unpause(domain.id)
+  const { notes } = await b.driver.applySettings(grows, { vcpuCount: 2 }, LIMIT)
+  assert.match(
+    notes.join(),
+    /^the vCPUs are there; that they are on in the guest its agent cannot say: .*no agent runs in the guest/,
+  )
+  assert.equal((await b.driver.statistics(domain.id)).vcpus?.length, 2)
+  const settings = { vcpuCount: 2, memoryBytes: mib(64) }
+  await assert.rejects(b.driver.applySettings({ ...grows, settings: { vcpuCount: 2 } }, settings, { timeoutMs: 300 }), {
+    code: 'timeout',
+    message: /the guest has 0 B in time, want 32 MiB; it takes part with a kernel that has virtio-mem/,
+  })
+  await b.driver.applySettings({ ...grows, settings }, { vcpuCount: 2 }, LIMIT)
+  assert.equal((await b.driver.state(domain.id)).kind, 'running')
+})
+
+const disk = ({ hardware }: DriverDomain) => {
+  const found = hardware.devices.find((device) => device.kind === 'disk')
+  assert.ok(found?.kind === 'disk')
+  return { name: found.name, volume: found.volume, readOnly: false }
+}
 
 test('CPUs that the host has not are refused, naming those that it has', async (t) => {
   const b = await bench(t)
