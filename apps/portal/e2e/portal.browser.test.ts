@@ -83,7 +83,8 @@ test('what the server refuses is said at its field', { skip }, async () => {
   await page.getByTestId('create-go').click()
   assert.equal(((await sent).postDataJSON() as { diskFull?: string }).diskFull, 'error')
   await state('running').waitFor()
-  assert.match(await page.getByTestId('facts').innerText(), /128 MiB[\s\S]*team=core/)
+  assert.match(await page.getByTestId('facts').innerText(), /team=core/)
+  assert.match(await page.getByTestId('resources').innerText(), /128 MiB/)
   await page.getByTestId('network').getByText('→ 22').waitFor()
 })
 

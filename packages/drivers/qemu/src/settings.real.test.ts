@@ -122,7 +122,10 @@ async function allowed({ id }: DriverDomain): Promise<string[]> {
 
 async function killed(b: Bench, domain: DriverDomain): Promise<void> {
   const pid = Number(await readFile(join(b.folder, 'run', domain.id, 'qemu.pid'), 'utf8'))
+  const { processes } = testHost()
+  const identity = await processes.identity(pid)
   process.kill(pid, 'SIGKILL')
+  if (identity) await processes.waitExit(identity, { signal: AbortSignal.timeout(10_000) })
 }
 
 test(
@@ -137,34 +140,10 @@ test(
     await until(async () => !(await groups()).includes(watched.id), 'the group of one that was watched goes')
     await b.driver.close()
     await killed(b, unwatched)
-    const next = b.open()
-    await until(async () => {
-      await next.adopt([watched, unwatched])
-      return !(await groups()).includes(unwatched.id)
-    }, 'the group of one that nobody watched goes at the next adoption')
+    await b.open().adopt([watched, unwatched])
+    assert.ok(!(await groups()).includes(unwatched.id), 'the group of one that nobody watched goes at the next adoption')
   },
 )
-
-test('a disk writes no faster than its limit, and the limit is taken away', { timeout: 240_000 }, async (t) => {
-  const b = await bench(t)
-  const domain = await busy(b)
-  const seconds = async (): Promise<number> => {
-    const start = performance.now()
-    const argv = ['/bin/sh', '-c', 'dd if=/dev/zero of=/root/full bs=64k count=64 conv=fsync 2>/dev/null']
-    assert.equal((await b.driver.exec(domain.id, { argv, timeoutMs: 60_000 })).exitCode, 0)
-    return (performance.now() - start) / 1000
-  }
-  await seconds()
-  const settings = { diskLimits: [{ disk: 'root', bytesPerSecond: mib(1) }] }
-  await b.driver.applySettings(domain, settings, LIMIT)
-  const slow = await seconds()
-  await b.driver.applySettings({ ...domain, settings }, {}, LIMIT)
-  const fast = await seconds()
-  t.diagnostic(`4 MiB at 1 MiB/s: ${slow.toFixed(1)} s; without a limit ${fast.toFixed(1)} s`)
-  assert.ok(slow > 2.5 && fast < slow)
-  const { disks } = await b.driver.statistics(domain.id)
-  assert.ok((disks[0]?.writeTimeNs ?? 0) > 1e9, 'that they took long is counted')
-})
 
 test('a guest without an agent is told of, and one without virtio-mem does not take what is plugged', async (t) => {
   const b = await bench(t)
