@@ -48,6 +48,7 @@ export type {
   VolumeInfo,
   VolumeLeases,
   VolumeSnapshots,
+  DiskLimits,
   VolumeSource,
   VolumeStore,
 } from './ports.ts'

@@ -883,6 +883,27 @@ function hotplugConformance(test: ConformanceRunner['test'], suite: () => Suite)
     await gone(domain)
   })
 
+  test('all of sixteen ports take a device, which the guest sees, and give it back', async () => {
+    const { driver, world, can, running, until, gone } = suite()
+    if (!can.hotplug.can) return
+    const domain = await running({ hotplugPortCount: 16 })
+    await world.untilBooted(driver, domain.id)
+    let full = domain
+    for (let index = 0; index < 16; index += 1) full = await attach(full, { kind: 'nic', name: `nic-${index}` })
+    assert.equal((await driver.attachedDevices(domain.id)).length, 16)
+    if (!('cannot' in world.eyes)) {
+      const { macs } = world.eyes
+      const wanted = full.hardware.devices.flatMap((device) => (device.kind === 'nic' ? [device.mac] : []))
+      await until('the guest sees all', async () => {
+        const seen = await macs(driver, domain.id)
+        return wanted.every((mac) => seen.includes(mac))
+      })
+    }
+    for (let index = 0; index < 16; index += 1) await driver.detach(domain.id, `nic-${index}`, PATIENT)
+    assert.deepEqual(await driver.attachedDevices(domain.id), [])
+    await gone(domain)
+  })
+
   test('a device without a place is refused: no ports, all taken, a MAC twice', async () => {
     const { driver, can, define } = suite()
     if (!can.hotplug.can) return

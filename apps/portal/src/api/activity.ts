@@ -94,6 +94,7 @@ const TITLES: Record<string, string> = {
   attach: 'Attach device',
   detach: 'Detach device',
   resize: 'Grow disk',
+  limit: 'Limit disk',
   insert: 'Insert medium',
   eject: 'Eject medium',
   'clean-up': 'Clean up',
