@@ -121,10 +121,6 @@ class AgentService implements AgentPort {
       await this.#options.toolstack.resizeDisk(id, name, sizeBytes, { commandId, fence, signal })
       return this.#reply(id)
     },
-    'domain.limit': async ({ id, name, commandId, fence, ...limits }, { signal }) => {
-      await this.#options.toolstack.limitDisk(id, name, limits, { commandId, fence, signal })
-      return this.#reply(id)
-    },
     'domain.medium': async ({ id, name, medium, commandId, fence }, { signal }) => {
       await this.#options.toolstack.changeMedium(id, name, medium, { commandId, fence, signal })
       return this.#reply(id)

@@ -144,11 +144,6 @@ export interface AgentMethods {
     reply: DomainReply
   }
   'domain.resize': { params: Command & { id: DomainId; name: string; sizeBytes: Bytes }; reply: DomainReply }
-  /** 0: no limit. */
-  'domain.limit': {
-    params: Command & { id: DomainId; name: string; iopsMax: number; bytesPerSecondMax: number }
-    reply: DomainReply
-  }
   /** `medium` null: out with what is there. */
   'domain.medium': { params: Command & { id: DomainId; name: string; medium: string | null }; reply: DomainReply }
   'domain.devices': { params: { id: DomainId }; reply: readonly DeviceInfo[] }

@@ -355,10 +355,6 @@ export const AttachDevice = z
       context.addIssue({ code: 'custom', path: ['sizeBytes'], message: 'want nothing: only USB storage has a volume' })
   })
 export const ResizeDisk = z.strictObject({ sizeBytes: DiskBytes.describe('its new size; a disk only grows') })
-export const LimitDisk = z.strictObject({
-  iops: z.int().min(0).max(1_000_000_000).default(0).describe('reads and writes a second; 0: no limit'),
-  bandwidthBytes: z.int().min(0).max(TIB).default(0).describe('read and written a second; 0: no limit'),
-})
 export const InsertMedium = z.strictObject({ medium: MediumName.describe('image in the media folder of the host') })
 export const Device = z.strictObject({
   name: z.string(),
@@ -373,8 +369,6 @@ export const Device = z.strictObject({
   address: z.string().nullable().describe('PCI address on its bus, slot.function; of a USB device its port'),
   sizeBytes: z.int().nullable().describe('of its volume'),
   readOnly: z.boolean().nullable(),
-  iops: z.int().nullable().describe('reads and writes that its disk may do a second; 0: no limit'),
-  bandwidthBytes: z.int().nullable().describe('bytes that its disk may read and write a second; 0: no limit'),
   mac: z.string().nullable(),
   forwards: z.array(PortForward),
   medium: z.string().nullable().describe('what is in a CD drive'),

@@ -71,9 +71,6 @@ export interface DeviceInfo {
   /** Of a device with a volume. */
   readonly sizeBytes: Bytes | null
   readonly readOnly: boolean | null
-  /** What its disk may do in a second; 0: all that it can. null: it has none that could be limited. */
-  readonly iopsMax: number | null
-  readonly bytesPerSecondMax: number | null
   readonly mac: string | null
   readonly forwards: readonly PortForward[]
   /** In a CD drive. */

@@ -70,7 +70,6 @@ export const DEVICE_VERBS = {
   attach: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Attach a device' },
   detach: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Detach' },
   resize: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Grow the disk' },
-  limit: { from: ['stopped', 'running', 'paused', 'saved'], to: null, destroys: false, title: 'Limit the disk' },
   insert: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Insert a medium' },
   eject: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Eject' },
 } as const satisfies Record<string, Verb>

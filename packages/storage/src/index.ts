@@ -48,7 +48,6 @@ export type {
   VolumeInfo,
   VolumeLeases,
   VolumeSnapshots,
-  DiskLimits,
   VolumeSource,
   VolumeStore,
 } from './ports.ts'

@@ -160,11 +160,6 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
       volumes.set(id, grown)
       return grown
     },
-    async limit(id, limits) {
-      const info = { ...need(id), limits }
-      volumes.set(id, info)
-      return info
-    },
     async get(id) {
       return volumes.get(parseVolumeId(id)) ?? null
     },

@@ -14,7 +14,7 @@ import { runChecked } from './command.ts'
 import { Lines } from './lines.ts'
 import { nbdVolumeLeases } from './nbd-volume-leases.ts'
 import type { ServerCaller } from './node-volume-server.ts'
-import type { CommandRunner, DiskLimits, SnapshotRef, VolumeInfo, VolumeLeases, VolumeSnapshots, VolumeStore } from './ports.ts'
+import type { CommandRunner, SnapshotRef, VolumeInfo, VolumeLeases, VolumeSnapshots, VolumeStore } from './ports.ts'
 import { checkBase, inspect, sizeFor } from './qcow2.ts'
 import { BLOCK_BYTES } from './store/format.ts'
 import type { VolumeDescription } from './store/store.ts'
@@ -109,15 +109,6 @@ class NbdVolumeStore implements VolumeStore {
       if (!there) return this.#options.files.grow(id, virtualBytes)
       const sizeBytes = sizeFor(id, virtualBytes, there.virtualBytes, BLOCK_BYTES)
       if (sizeBytes > there.virtualBytes) await this.#call('resize', { name: id, sizeBytes, ...(await this.#mine(id)) })
-      return await this.#need(id)
-    })
-  }
-
-  limit(id: VolumeId, limits: DiskLimits): Promise<VolumeInfo> {
-    return this.#inLine(id, async () => {
-      if (!(await this.#find(id))) return this.#options.files.limit(id, limits)
-      const { iopsMax, bytesPerSecondMax } = limits
-      await this.#call('limit', { name: id, iopsMax, bytesPerSecondMax })
       return await this.#need(id)
     })
   }
@@ -239,7 +230,7 @@ class NbdVolumeStore implements VolumeStore {
     return found
   }
 
-  async #infoOf({ name, sizeBytes, parent, limits }: VolumeDescription): Promise<VolumeInfo> {
+  async #infoOf({ name, sizeBytes, parent }: VolumeDescription): Promise<VolumeInfo> {
     let from = parent
     while (from !== null && !MASTER.test(from)) from = (await this.#describe(from))?.parent ?? null
     const key = from === null ? undefined : MASTER.exec(from)?.[1]
@@ -247,7 +238,6 @@ class NbdVolumeStore implements VolumeStore {
       id: parseVolumeId(name),
       virtualBytes: bytes(sizeBytes),
       allocatedBytes: null,
-      limits: { iopsMax: limits.iopsMax, bytesPerSecondMax: limits.bytesPerSecondMax },
       source: { kind: 'nbd', socketPath: this.#options.socketPathOf(name), exportName: name },
       basePath: key === undefined ? null : await this.#options.masters.pathOf(key),
     }

@@ -12,22 +12,12 @@ export function fileOf({ id, source }: VolumeInfo): VolumeSource & { kind: 'file
   return source
 }
 
-/** 0: no limit. */
-export interface DiskLimits {
-  /** Reads, writes, discards and zeroings a second. */
-  readonly iopsMax: number
-  /** Read and written. */
-  readonly bytesPerSecondMax: number
-}
-
 export interface VolumeInfo {
   readonly id: VolumeId
   readonly virtualBytes: Bytes
   /** null: its store does not count by volume. */
   readonly allocatedBytes: Bytes | null
   readonly source: VolumeSource
-  /** What its users are held to. Absent: its store has no limits. */
-  readonly limits?: DiskLimits
   /** The file that it was made of; null: it stands by itself. */
   readonly basePath: string | null
 }
@@ -90,8 +80,6 @@ export interface VolumeStore {
   create(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo>
   /** Makes a disk larger; one that has the size has been made so. @throws Fault `invalid` for less than it has, `conflict` while somebody has it open, `not_found`. */
   grow(id: VolumeId, virtualBytes: Bytes): Promise<VolumeInfo>
-  /** Holds its users to these, also those who have it open. Idempotent. @throws Fault `unsupported` where the store has no limits, `not_found`. */
-  limit(id: VolumeId, limits: DiskLimits): Promise<VolumeInfo>
   get(id: VolumeId): Promise<VolumeInfo | null>
   /** Idempotent. @throws Fault `conflict` while the volume is another's by its lease. */
   remove(id: VolumeId): Promise<void>

@@ -126,11 +126,6 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
           await runChecked(runner, ['qemu-img', 'resize', '-q', '-f', 'qcow2', '--', `file:${path}`, String(wanted)])
         return { ...there, virtualBytes: bytes(wanted) }
       }),
-    limit: (id) =>
-      inLine(parseVolumeId(id), async () => {
-        if (await find(id)) throw new Fault('unsupported', `limit volume ${id}: it is a file, which nobody serves`)
-        throw new Fault('not_found', `limit volume ${id}: there is none of this id`)
-      }),
     get: (id) => inLine(parseVolumeId(id), () => find(id)),
     remove: (id) =>
       inLine(parseVolumeId(id), async () => {

@@ -113,16 +113,6 @@ export function volumeStoreConformance(
         [idOf(1, '.data')],
       )
     })
-    test('limits are kept with the volume, or refused', async ({ store }) => {
-      const made = await store.create(idOf(1), mib(64))
-      const limits = { iopsMax: 100, bytesPerSecondMax: mib(1) }
-      await rejects(store.limit(idOf(2), limits), 'not_found')
-      if (made.source.kind === 'file' && made.limits === undefined && store.snapshots === undefined)
-        return rejects(store.limit(idOf(1), limits), 'unsupported')
-      await store.limit(idOf(1), limits)
-      await store.limit(idOf(1), limits)
-      assert.deepEqual((await store.get(idOf(1)))?.limits, limits)
-    })
     test('a small file becomes a raw volume of whole sectors, once', async ({ store }) => {
       const made = await store.put(idOf(1, '.seed'), new Uint8Array(700).fill(7))
       assert.equal(fileOf(made).format, 'raw')

@@ -27,7 +27,7 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
-import type { DiskLimits, VolumeInfo } from '@typevisor/storage'
+import type { VolumeInfo } from '@typevisor/storage'
 import { holdsProcess } from './state.ts'
 import { noteForwards, seedVolume, type Context, type ToolstackServices } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
@@ -50,13 +50,6 @@ export type DetachInput = {
   readonly deleteVolume: boolean
 }
 export type ResizeInput = { readonly id: DomainId; readonly name: string; readonly sizeBytes: Bytes }
-/** 0: no limit. */
-export type LimitInput = {
-  readonly id: DomainId
-  readonly name: string
-  readonly iopsMax: number
-  readonly bytesPerSecondMax: number
-}
 /** `medium` null: out with it. */
 export type MediumInput = { readonly id: DomainId; readonly name: string; readonly medium: string | null }
 
@@ -399,44 +392,6 @@ export const resize = defineSaga<ResizeInput, ToolstackServices>({
   ],
 })
 
-/** Whoever serves the volume holds its users to it: the guest notices nothing but the pace. */
-export const limit = defineSaga<LimitInput, ToolstackServices>({
-  name: 'domain.limit',
-  steps: [
-    {
-      name: 'check',
-      do: async ({ input, services }) => {
-        const domain = services.ledger.need(input.id)
-        assertCanDevice('limit', domain.state.kind, domain.name)
-        const volume = volumeOf(needDevice(domain, input.name))
-        if (volume === null) throw new Fault('unsupported', `limit ${input.name} of ${domain.name}: it has no volume`)
-        const before = await services.volumes.get(volume)
-        if (before?.limits === undefined) return { output: { volume, limits: null } }
-        const { iopsMax, bytesPerSecondMax } = before.limits
-        return { output: { volume, limits: { iopsMax, bytesPerSecondMax } } }
-      },
-    },
-    {
-      name: 'limit',
-      do: async ({ input, services, outputs }) => {
-        const { volume } = outputs['check'] as unknown as Limited
-        const { iopsMax, bytesPerSecondMax } = input
-        await services.volumes.limit(volume, { iopsMax, bytesPerSecondMax })
-      },
-      undo: async ({ services, outputs }) => {
-        const { volume, limits } = outputs['check'] as unknown as Limited
-        if (limits !== null) await services.volumes.limit(volume, limits)
-      },
-    },
-  ],
-})
-
-interface Limited {
-  readonly volume: VolumeId
-  /** As they were; null: the store has none. */
-  readonly limits: DiskLimits | null
-}
-
 function needDrive(domain: StoredDomain, name: string): DomainDevice & { kind: 'cd' } {
   const device = needDevice(domain, name)
   if (device.kind === 'cd') return device
@@ -528,37 +483,28 @@ export async function describeDevices(
         port: ('port' in device ? device.port : null) ?? null,
         address: device.address,
         sizeBytes: (volume === null ? null : found.get(volume)?.virtualBytes) ?? null,
-        ...limitsShown(volume === null ? undefined : found.get(volume)),
         readOnly: device.kind === 'disk' ? device.readOnly : null,
         ...(device.kind === 'nic' ? { mac: device.mac, forwards: device.forwards } : {}),
         ...(device.kind === 'cd' ? { medium: device.medium } : {}),
         ...(device.kind === 'usb' ? { model: device.model } : {}),
       }
     }),
-    ...kept.map((info): DeviceInfo => ({
+    ...kept.map(({ id, virtualBytes }): DeviceInfo => ({
       ...NOTHING,
-      ...limitsShown(info),
-      name: info.id.slice(domain.id.length + 1),
+      name: id.slice(domain.id.length + 1),
       kind: 'disk',
       state: 'kept',
       detachable: false,
-      sizeBytes: info.virtualBytes,
+      sizeBytes: virtualBytes,
     })),
   ]
 }
-
-const limitsShown = (info: VolumeInfo | undefined) => ({
-  iopsMax: info?.limits?.iopsMax ?? null,
-  bytesPerSecondMax: info?.limits?.bytesPerSecondMax ?? null,
-})
 
 const NOTHING = {
   port: null,
   address: null,
   sizeBytes: null,
   readOnly: null,
-  iopsMax: null,
-  bytesPerSecondMax: null,
   mac: null,
   forwards: [],
   medium: null,

@@ -251,7 +251,7 @@ scene(
     assert.equal(await toolstack.carryOut('destroy', ID, command()), null)
   },
   {
-    storeOf: ({ clone, create, grow, limit, put, get, remove, list }) => ({ clone, create, grow, limit, put, get, remove, list }),
+    storeOf: ({ clone, create, grow, put, get, remove, list }) => ({ clone, create, grow, put, get, remove, list }),
   },
 )
 

@@ -48,7 +48,7 @@ import {
   type StateFile,
 } from '@typevisor/saga'
 import type { ImageStore } from '@typevisor/image'
-import type { DiskLimits, VolumeStore } from '@typevisor/storage'
+import type { VolumeStore } from '@typevisor/storage'
 import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts'
 import { Ledger, type PartNote } from './ledger.ts'
 import { MIGRATION_SAGAS, migrationRequest } from './migration.ts'
@@ -179,8 +179,6 @@ export interface Toolstack {
   detach(id: DomainId, name: string, options: CommandOptions & DetachRequest): Promise<DomainRecord>
   /** Makes a disk larger, also the root disk, also while the guest runs. */
   resizeDisk(id: DomainId, name: string, sizeBytes: Bytes, options: CommandOptions): Promise<DomainRecord>
-  /** Holds a disk to so much a second, at once and from then on; 0: no limit. @throws Fault `unsupported` where its store has no limits. */
-  limitDisk(id: DomainId, name: string, limits: DiskLimits, options: CommandOptions): Promise<DomainRecord>
   /** Puts an image of the host's media into a CD drive in place of what is there; null: ejects. */
   changeMedium(id: DomainId, name: string, medium: string | null, options: CommandOptions): Promise<DomainRecord>
   /** All devices, and the volumes that are kept of detached ones. */
@@ -389,11 +387,6 @@ class SagaToolstack implements Toolstack {
 
   async resizeDisk(id: DomainId, name: string, sizeBytes: Bytes, options: CommandOptions): Promise<DomainRecord> {
     await this.#command('domain.resize', id, { id, name, sizeBytes }, options)
-    return toRecord(this.#ledger.need(id))
-  }
-
-  async limitDisk(id: DomainId, name: string, limits: DiskLimits, options: CommandOptions): Promise<DomainRecord> {
-    await this.#command('domain.limit', id, { id, name, ...limits }, options)
     return toRecord(this.#ledger.need(id))
   }
 

@@ -83,8 +83,7 @@ function machine(clock: Clock) {
       devices: domain.hardware.devices,
     })),
     saves: [...hypervisor.saves.values()].map((save) => save.domain),
-    volumes: (await volumes.list()).map(({ id, virtualBytes, limits }) => ({
-      limits: limits ?? null,
+    volumes: (await volumes.list()).map(({ id, virtualBytes }) => ({
       id,
       virtualBytes,
       text: new TextDecoder().decode(volumes.content(id)?.slice(0, 8)),
@@ -112,7 +111,6 @@ type Act =
 
 const REQUEST = { snapshot: SNAPSHOT, name: 'first' as SnapshotName, memory: false, quiesce: 'try', timeoutMs: 1000 } as const
 const PATCH: SettingsPatch = { vcpuCount: 2, cpuWeight: 300, memoryTargetBytes: mib(96) }
-const LIMITS = { iopsMax: 100, bytesPerSecondMax: mib(1) }
 const DATA: DeviceRequest = { kind: 'disk', name: 'data', sizeBytes: mib(64) }
 const ATTACHED: Partial<Record<Act, DeviceRequest>> = {
   attach: DATA,
@@ -132,7 +130,6 @@ const inputOf = (act: Act): Json => {
   const how = DETACHED[act]
   if (how) return { id: ID, name: 'data', ...how }
   if (act === 'resize') return { id: ID, name: 'root', sizeBytes: gib(2) }
-  if (act === 'limit') return { id: ID, name: 'root', ...LIMITS }
   if (act === 'medium' || act === 'eject') return { id: ID, name: 'cd', medium: act === 'eject' ? null : 'other.iso' }
   if (act === 'define') return { id: ID, spec: SPEC } as unknown as Json
   if (act === 'clone') return { id: CLONE, spec: CLONE_SPEC, from: { domain: ID, snapshot: SNAPSHOT } } as unknown as Json
@@ -149,7 +146,6 @@ async function give(toolstack: Toolstack, act: Act, options: { commandId: string
   if (device) return toolstack.attach(ID, device, options)
   const how = DETACHED[act]
   if (how) return toolstack.detach(ID, 'data', { ...options, ...how })
-  if (act === 'limit') return toolstack.limitDisk(ID, 'root', LIMITS, options)
   if (act === 'resize') return toolstack.resizeDisk(ID, 'root', gib(2), options)
   if (act === 'medium' || act === 'eject') return toolstack.changeMedium(ID, 'cd', act === 'eject' ? null : 'other.iso', options)
   if (act === 'define') return toolstack.define(ID, SPEC, options)
@@ -272,7 +268,6 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
     { before: ['define'], irreversibleFrom: 'grow', end: 'stopped' },
     { before: ['define', 'start'], irreversibleFrom: 'grow', end: 'running' },
   ],
-  limit: [{ before: ['define', 'start'], irreversibleFrom: 'limit', end: 'running' }],
   medium: [
     { before: ['define', 'start', 'attach a drive'], irreversibleFrom: 'eject', end: 'running' },
     { before: ['define', 'start', 'attach a drive'], act: 'eject', irreversibleFrom: 'eject', end: 'running' },

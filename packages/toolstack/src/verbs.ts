@@ -17,7 +17,7 @@
 import { bytes, Fault, millis, type Json } from '@typevisor/base'
 import { assertCan, type DomainId, type VerbName, type VolumeId } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
-import { attach, detach, limit, medium, resize, settleDevices, stayingDevices } from './devices.ts'
+import { attach, detach, medium, resize, settleDevices, stayingDevices } from './devices.ts'
 import { forgetNotes, set } from './settings.ts'
 import { clone, removeAllSnapshots, removeSnapshot, revert, snapshot } from './snapshots.ts'
 import { holdsProcess } from './state.ts'
@@ -380,6 +380,5 @@ export const TOOLSTACK_SAGAS = {
   attach,
   detach,
   resize,
-  limit,
   medium,
 } as const satisfies Record<VerbName, SagaDefinition<VerbInput, ToolstackServices>> & Record<string, unknown>

@@ -94,7 +94,6 @@ const TITLES: Record<string, string> = {
   attach: 'Attach device',
   detach: 'Detach device',
   resize: 'Grow disk',
-  limit: 'Limit disk',
   insert: 'Insert medium',
   eject: 'Eject medium',
   'clean-up': 'Clean up',

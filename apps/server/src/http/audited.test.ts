@@ -176,9 +176,6 @@ const CASES: Record<Writing, Case> = {
       body: { sizeBytes: mib(16) },
     }),
   ),
-  'instance.limit': equipped(({ client }, name) =>
-    client.call('instance.limit', { params: { instance: name, device: 'data' }, query: WAIT, body: { iops: 100 } }),
-  ),
   'instance.insert': equipped(({ client }, name) =>
     client.call('instance.insert', { params: { instance: name, device: 'cd' }, query: WAIT, body: { medium: 'sim.iso' } }),
   ),

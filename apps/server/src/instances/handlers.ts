@@ -53,12 +53,7 @@ type InstanceHandlers = Pick<Handlers, Extract<keyof Handlers, `instance.${strin
 
 const AGENT_READ_WAIT_MS = 0
 
-const toWireDevice = ({ iopsMax, bytesPerSecondMax, ...device }: DeviceInfo): Reply<'instance.device'> => ({
-  ...device,
-  iops: iopsMax,
-  bandwidthBytes: bytesPerSecondMax,
-  forwards: [...device.forwards],
-})
+const toWireDevice = (device: DeviceInfo): Reply<'instance.device'> => ({ ...device, forwards: [...device.forwards] })
 
 /** JSON as it goes into a saga: the specs are made of nothing else. */
 const asJson = (value: object): Json => value as Json
@@ -300,10 +295,6 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       return deviceVerb(call, 'detach', { device: call.params.device, ...how })
     },
     'instance.resize': (call) => deviceVerb(call, 'resize', { device: call.params.device, sizeBytes: call.body.sizeBytes }),
-    'instance.limit': (call) => {
-      const { iops: iopsMax, bandwidthBytes: bytesPerSecondMax } = call.body
-      return deviceVerb(call, 'limit', { device: call.params.device, iopsMax, bytesPerSecondMax })
-    },
     'instance.insert': (call) => deviceVerb(call, 'insert', { device: call.params.device, medium: call.body.medium }),
     'instance.eject': (call) => deviceVerb(call, 'eject', { device: call.params.device, medium: null }),
     'instance.clone': async (call) => {

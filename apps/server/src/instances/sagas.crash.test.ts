@@ -209,7 +209,6 @@ const {
   attach,
   detach,
   resize,
-  limit,
   insert,
   eject,
   ...verbs
@@ -324,11 +323,6 @@ const DEVICES: readonly Omit<Subject, 'title'>[] = [
     before: ['define', 'start', 'attach a disk'],
   },
   { definition: resize, input: asInput({ ...onDevice, device: 'root', sizeBytes: gib(2) }), before: ['define', 'start'] },
-  {
-    definition: limit,
-    input: asInput({ ...onDevice, device: 'root', iopsMax: 9, bytesPerSecondMax: 0 }),
-    before: ['define', 'start'],
-  },
   { definition: insert, input: asInput({ ...drive, medium: 'b.iso' }), before: ['define', 'start', 'attach a drive'] },
   { definition: eject, input: asInput({ ...drive, medium: null }), before: ['define', 'start', 'attach a drive'] },
 ]

@@ -75,7 +75,6 @@ type OfDevice = OnHost & { readonly device: string }
 export type AttachInput = OfDevice & { readonly request: DeviceRequest }
 export type DetachInput = OfDevice & { readonly timeoutMs: number; readonly force: boolean; readonly deleteVolume: boolean }
 export type ResizeInput = OfDevice & { readonly sizeBytes: Bytes }
-export type LimitInput = OfDevice & { readonly iopsMax: number; readonly bytesPerSecondMax: number }
 /** `medium` null: eject. */
 export type MediumInput = OfDevice & { readonly medium: string | null }
 export type VerbInput = OnHost & {
@@ -283,12 +282,6 @@ const resize = commandSaga<ResizeInput>(
   (agent, head, { device, sizeBytes }, signal) => agent.call('domain.resize', { ...head, name: device, sizeBytes }, { signal }),
   { told: toldDevice },
 )
-const limit = commandSaga<LimitInput>(
-  'limit',
-  (agent, head, { device, iopsMax, bytesPerSecondMax }, signal) =>
-    agent.call('domain.limit', { ...head, name: device, iopsMax, bytesPerSecondMax }, { signal }),
-  { told: toldDevice },
-)
 const mediumSaga = (verb: 'insert' | 'eject') =>
   commandSaga<MediumInput>(
     verb,
@@ -427,7 +420,6 @@ export const INSTANCE_SAGAS = {
   attach,
   detach,
   resize,
-  limit,
   insert: mediumSaga('insert'),
   eject: mediumSaga('eject'),
   destroy,

@@ -18,7 +18,7 @@ import { Failure, Rows } from '../../ui/page.tsx'
 import { useInstance } from './instance.tsx'
 
 type Device = Reply<'instance.device'>
-type Act = Exclude<DeviceVerbName, 'attach' | 'limit'>
+type Act = Exclude<DeviceVerbName, 'attach'>
 interface Asked {
   readonly act: Act
   readonly device: Device
