@@ -143,7 +143,7 @@ async function done(client: Client, verb: VerbName, instance: string): Promise<v
 
 async function makeWitness(client: Client, name: string): Promise<void> {
   const { operation } = await client.call('instance.create', {
-    body: { name, image: 'micro', memoryBytes: MEMORY_BYTES },
+    body: { name, image: 'micro', memoryBytes: MEMORY_BYTES, vcpuCountMax: 2 },
     query: { wait: 60 },
   })
   assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
