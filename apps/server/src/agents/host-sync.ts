@@ -17,6 +17,7 @@ import {
   settingsEffect,
   snapshotsEffect,
   storable,
+  storableJson,
 } from '../instances/effects.ts'
 import { cleanUpListed } from '../instances/forget.ts'
 import { imageEffect } from '../instances/sagas.ts'
@@ -51,7 +52,7 @@ class Watermark {
 }
 
 /** Transitions taken in with one commit, when many wait. */
-const GROUP_COUNT_MAX = 256
+const GROUP_COUNT_MAX = 1024
 
 const runAll = async (tx: SqlExecutor, effects: readonly SagaEffect[]): Promise<void> => {
   for (const effect of effects) if (effect.kind === 'sql') await tx.query(effect.text, effect.values)
@@ -174,7 +175,7 @@ async function follow(
         const group = waiting.splice(0, GROUP_COUNT_MAX)
         const last = group.at(-1)?.sequence ?? 0
         await database.transaction(async (tx) => {
-          for (const event of group) await (isHostEvent(event) ? takeInPart(tx, name, event) : takeIn(tx, name, event))
+          await takeIn(tx, name, group)
           await tx.query('UPDATE host SET event_sequence = $2, last_seen_at = now() WHERE name = $1', [name, last])
         })
         watermark.rise(last)
@@ -199,38 +200,97 @@ async function follow(
   failing.signal.throwIfAborted()
 }
 
+/** A row of `event` to be. */
+type Told = readonly [kind: string, resource: string, name: string, content: Record<string, Json>]
+
 /** What a part of the host went through is told, and kept nowhere else: how it is now is asked of the host. */
-async function takeInPart(tx: SqlExecutor, host: string, event: HostEvent): Promise<void> {
-  const { part, sequence, from, to, cause, detail, reconstructed, facts } = event
-  const content = { from, to, cause, detail, reconstructed, hostSequence: sequence, ...facts }
-  await runAll(tx, [eventEffect(`host.${part}`, host, host, content)])
+function partTold(host: string, { part, sequence, from, to, cause, detail, reconstructed, facts }: HostEvent): Told {
+  return [`host.${part}`, host, host, { from, to, cause, detail, reconstructed, hostSequence: sequence, ...facts }]
 }
 
 /** A guest that waits for room is paused already when it is paused: that is a transition, and no guest resets itself standing still. */
 const isReset = ({ from, to, cause }: DomainEvent): boolean => from === to && !(to === 'paused' && cause === 'requested')
 
-/** The row follows unless it has heard something newer; the event is told in any case. */
-async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promise<void> {
+function transitionTold(event: DomainEvent): Told {
+  const { from, to, cause, detail, reconstructed, sequence } = event
+  const content = { from, to, cause, detail, reconstructed, hostSequence: sequence }
+  return [isReset(event) ? 'instance.reset' : 'instance.state', event.domain, event.name, content]
+}
+
+/** How a row stands, and what of it a group of events changes. */
+interface Followed {
+  readonly sequence: number
+  kind: string
+  newest: DomainEvent | null
+  /** When it entered the state that it is left in; null: it was in it before. */
+  since: number | null
+}
+
+/**
+ * Takes in a group: each row follows to the newest word of it, unless it has heard something newer; every event is told, in order. In four
+ * statements, however many they are.
+ */
+async function takeIn(tx: SqlExecutor, host: string, group: readonly AgentEvent[]): Promise<void> {
   // What the hosts of a move do with it is told by the move.
-  if (event.cause === 'migrated') return
+  const events = group.filter((event) => isHostEvent(event) || event.cause !== 'migrated')
+  const ids = new Set(events.flatMap((event) => (isHostEvent(event) ? [] : [event.domain as string])))
   // A host speaks for what was placed on it, and for nothing else.
-  const { rowCount } = await tx.query('SELECT 1 FROM instance WHERE id = $1 AND host = $2', [event.domain, host])
-  if (rowCount === 0) return
-  if (event.to !== null) {
+  const { rows } = await tx.query(
+    'SELECT id, state_kind, state_sequence FROM instance WHERE host = $1 AND id = ANY ($2::uuid[]) ORDER BY id FOR UPDATE',
+    [host, [...ids]],
+  )
+  const followed = new Map(
+    rows.map((row): [string, Followed] => [
+      String(row['id']),
+      { sequence: Number(row['state_sequence']), kind: String(row['state_kind']), newest: null, since: null },
+    ]),
+  )
+  const told: Told[] = []
+  for (const event of events) {
+    if (isHostEvent(event)) {
+      told.push(partTold(host, event))
+      continue
+    }
+    const row = followed.get(event.domain)
+    if (!row) continue
+    told.push(transitionTold(event))
+    if (event.to === null || event.sequence <= row.sequence) continue
+    if (event.to !== row.kind) row.since = event.at
+    row.kind = event.to
+    row.newest = event
+  }
+  const changed = [...followed].flatMap(([id, { newest, since }]) => (newest === null ? [] : [{ id, newest, since }]))
+  if (changed.length > 0) {
     await tx.query(
-      `UPDATE instance SET state_kind = $2, state_cause = $3, state_detail = $4, state_sequence = $5,
-         state_since = CASE WHEN state_kind = $2 THEN state_since ELSE to_timestamp($6::double precision / 1000) END
-       WHERE id = $1 AND state_sequence < $5 AND destroyed_at IS NULL AND state_kind NOT IN ('failed', 'destroying')`,
-      [event.domain, event.to, event.cause, event.detail === null ? null : storable(event.detail), event.sequence, event.at],
+      `UPDATE instance SET state_kind = next.kind, state_cause = next.cause, state_detail = next.detail, state_sequence = next.sequence,
+         state_since = coalesce(to_timestamp(next.since / 1000), state_since)
+       FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::double precision[])
+         AS next (id, kind, cause, detail, sequence, since)
+       WHERE instance.id = next.id AND state_sequence < next.sequence AND destroyed_at IS NULL AND state_kind NOT IN ('failed', 'destroying')`,
+      [
+        changed.map(({ id }) => id),
+        changed.map(({ newest }) => newest.to),
+        changed.map(({ newest }) => newest.cause),
+        changed.map(({ newest: { detail } }) => (detail === null ? null : storable(detail))),
+        changed.map(({ newest }) => newest.sequence),
+        changed.map(({ since }) => since),
+      ],
     )
   }
-  const content: Record<string, Json> = {
-    from: event.from,
-    to: event.to,
-    cause: event.cause,
-    detail: event.detail,
-    reconstructed: event.reconstructed,
-    hostSequence: event.sequence,
-  }
-  await runAll(tx, [eventEffect(isReset(event) ? 'instance.reset' : 'instance.state', event.domain, event.name, content)])
+  if (told.length > 0) await tellAll(tx, told)
+}
+
+/** As `eventEffect`, for many: they are numbered in their order. */
+async function tellAll(tx: SqlExecutor, told: readonly Told[]): Promise<void> {
+  await tx.query(
+    `INSERT INTO event (at, kind, resource, name, content)
+     SELECT now(), kind, resource, name, content::jsonb
+     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS told (kind, resource, name, content, place) ORDER BY place`,
+    [
+      told.map(([kind]) => kind),
+      told.map(([, resource]) => resource),
+      told.map(([, , name]) => storable(name)),
+      told.map(([, , , content]) => JSON.stringify(storableJson(content))),
+    ],
+  )
 }

@@ -6,7 +6,7 @@ import type { SagaEffect } from '@typevisor/saga'
 /** Text as PostgreSQL takes it: it has no U+0000 and no halves of surrogate pairs. Both come from guests and hosts, in names and last words. */
 export const storable = (text: string): string => text.toWellFormed().replaceAll('\0', '\ufffd')
 
-const storableJson = (value: Json): Json => {
+export const storableJson = (value: Json): Json => {
   if (typeof value === 'string') return storable(value)
   if (Array.isArray(value)) return value.map(storableJson)
   if (typeof value !== 'object' || value === null) return value
