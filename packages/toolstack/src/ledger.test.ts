@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { bytes, type Json } from '@typevisor/base'
+import { bytes, Fault, type Json } from '@typevisor/base'
 import { isHostEvent, type DomainEvent, type DomainId } from '@typevisor/model'
 import { fence, type StateFile } from '@typevisor/saga'
 import { virtualClock } from '@typevisor/sim'
@@ -131,4 +131,24 @@ test('what happened to a part of the host is told in one order with the rest, an
     break
   }
   assert.equal(ledger.newestOf('volume-server')?.to, 'away')
+})
+
+test('a reader whose next events are not kept any more is told so, and goes on with what is', async () => {
+  const ledger = journal().open()
+  await ledger.define(domain)
+  const slow = ledger.events(0)[Symbol.asyncIterator]()
+  assert.equal((await slow.next()).value?.sequence, 1)
+  const reset = async (): Promise<void> => {
+    for (let count = 0; count < 15_000; count += 1) await ledger.noteReset(ID, { cause: 'guest' })
+  }
+  await reset()
+  assert.equal((await slow.next()).value?.sequence, 2, 'nobody has acknowledged anything')
+  await ledger.acknowledge(ledger.lastSequence)
+  await reset()
+  const rest = async (): Promise<void> => {
+    for (let next = await slow.next(); !next.done; next = await slow.next());
+  }
+  await assert.rejects(rest(), (error: unknown) => error instanceof Fault && error.code === 'busy')
+  const { value } = await ledger.events(0).next()
+  assert.ok((value?.sequence ?? 0) > 2)
 })

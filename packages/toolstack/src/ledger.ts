@@ -9,7 +9,7 @@
  * came and went) claims anew, gets a fence above all given before, and is admitted. An owner that counts from the beginning (a new
  * control plane on an old host) is not held up, since its domains are younger than any forgotten: ids are in the order of time (UUIDv7).
  */
-import { assert, Channel, Fault, type Clock, type Json } from '@typevisor/base'
+import { assert, Fault, type Clock, type Json } from '@typevisor/base'
 import {
   isHostEvent,
   waitsForRoom,
@@ -27,6 +27,8 @@ import type { Fence, StateFile } from '@typevisor/saga'
 import type { StoredDomain } from './stored-domain.ts'
 
 type LedgerRecord =
+  /** A transition of a domain of which nothing else has changed. */
+  | { readonly kind: 'state'; readonly id: DomainId; readonly state: DomainState; readonly event: DomainEvent }
   | { readonly kind: 'domain'; readonly domain: StoredDomain; readonly event?: DomainEvent }
   | { readonly kind: 'gone'; readonly id: DomainId; readonly event?: DomainEvent }
   | { readonly kind: 'fence'; readonly id: DomainId; readonly fence: Fence }
@@ -41,7 +43,7 @@ type LedgerRecord =
 
 /** What is kept for readers that come late; past it the oldest acknowledged go first, and unacknowledged ones are never dropped. */
 const EVENTS_KEPT = 10_000
-const READER_QUEUE = 4_096
+const READER_PAGE = 1024
 const GONE_FENCES_KEPT = 10_000
 
 export interface TransitionNote {
@@ -58,6 +60,11 @@ export interface ImageCommand {
   readonly fence: Fence
   readonly commandId: string
   readonly done: boolean
+}
+
+interface Reader {
+  wake: () => void
+  isOver: boolean
 }
 
 export class Ledger {
@@ -79,7 +86,10 @@ export class Ledger {
   /** The newest that is on the disk. */
   #safeSequence = 0
   #acknowledged = 0
-  readonly #readers = new Set<Channel<AgentEvent>>()
+  /** The newest that is not kept any more. */
+  #dropped = 0
+  readonly #readers = new Set<Reader>()
+  #isClosed = false
 
   /** Joins `state`, which is not open yet. */
   constructor(state: StateFile, clock: Clock) {
@@ -173,7 +183,7 @@ export class Ledger {
     if (changed !== undefined && domain.state.kind === state.kind) return await this.update({ ...changed, state })
     if (domain.state.kind === state.kind && !(waitsForRoom(domain.state) && !waitsForRoom(state))) return
     const event = this.#event(id, domain.name, domain.state.kind, state.kind, note)
-    await this.#write([{ kind: 'domain', domain: { ...(changed ?? domain), state }, event }])
+    await this.#write([changed ? { kind: 'domain', domain: { ...changed, state }, event } : { kind: 'state', id, state, event }])
   }
 
   /** Keeps facts that change without a change of state, such as the host port that a forward got. */
@@ -211,30 +221,57 @@ export class Ledger {
     await this.#write([{ kind: 'acknowledged', sequence: Math.min(sequence, this.#sequence) }])
   }
 
-  /** Events after `after`, those kept first, then live. A reader that falls too far behind gets Fault `busy` and comes back with its last sequence. */
+  /**
+   * Events after `after`, those kept first, then live: each reader goes through what is kept at its own pace. One that falls so far behind that
+   * what comes next is not kept any more gets Fault `busy`, and comes back with its last sequence.
+   */
   async *events(after: number, signal?: AbortSignal): AsyncGenerator<AgentEvent, void, undefined> {
-    const live = new Channel<AgentEvent>(READER_QUEUE)
-    const stop = () => live.close()
+    const reader: Reader = { wake: () => {}, isOver: signal?.aborted === true || this.#isClosed }
+    const stop = (): void => {
+      reader.isOver = true
+      reader.wake()
+    }
     signal?.addEventListener('abort', stop, { once: true })
-    if (signal?.aborted) live.close()
-    this.#readers.add(live)
-    // What is not safe yet comes live, when it is.
-    const kept = this.#events.filter((event) => event.sequence > after && event.sequence <= this.#safeSequence)
+    this.#readers.add(reader)
     let last = after
+    let hasBegun = false
     try {
-      for (const event of kept) {
-        last = event.sequence
-        yield event
+      while (!reader.isOver) {
+        if (hasBegun && last < this.#dropped) throw new Fault('busy', `events: those behind ${last} are not kept any more`)
+        const page = this.#pageAfter(last)
+        hasBegun = true
+        for (const event of page) {
+          last = event.sequence
+          yield event
+        }
+        // In one breath with the look at what is there.
+        if (page.length === 0) await new Promise<void>((resolve) => (reader.wake = resolve))
       }
-      for await (const event of live) if (event.sequence > last) yield event
     } finally {
       signal?.removeEventListener('abort', stop)
-      this.#readers.delete(live)
+      this.#readers.delete(reader)
     }
   }
 
+  /** What is safe behind a sequence, a page of it. */
+  #pageAfter(sequence: number): AgentEvent[] {
+    let [low, high] = [0, this.#events.length]
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((this.#events[middle]?.sequence ?? 0) <= sequence) low = middle + 1
+      else high = middle
+    }
+    const page = this.#events.slice(low, low + READER_PAGE)
+    const end = page.findIndex((event) => event.sequence > this.#safeSequence)
+    return end === -1 ? page : page.slice(0, end)
+  }
+
   close(): void {
-    for (const reader of this.#readers) reader.close()
+    this.#isClosed = true
+    for (const reader of this.#readers) {
+      reader.isOver = true
+      reader.wake()
+    }
   }
 
   #event(
@@ -266,8 +303,8 @@ export class Ledger {
       const event = 'event' in record ? record.event : undefined
       if (!event) continue
       this.#safeSequence = Math.max(this.#safeSequence, event.sequence)
-      this.#tell(event)
     }
+    for (const { wake } of this.#readers) wake()
   }
 
   #apply(record: LedgerRecord): void {
@@ -284,6 +321,11 @@ export class Ledger {
         this.#domains.set(record.domain.id, { ...record.domain, snapshots: record.domain.snapshots ?? [] })
         this.#names.set(record.domain.name, record.domain.id)
         return
+      case 'state': {
+        const domain = this.#domains.get(record.id)
+        if (domain) this.#domains.set(record.id, { ...domain, state: record.state })
+        return
+      }
       case 'gone': {
         const domain = this.#domains.get(record.id)
         if (domain) this.#names.delete(domain.name)
@@ -337,19 +379,12 @@ export class Ledger {
   }
 
   #trim(): void {
-    if (this.#events.length < 2 * EVENTS_KEPT) return
+    // What nobody has acknowledged stays.
+    if (this.#events.length < 2 * EVENTS_KEPT || (this.#events[0]?.sequence ?? 0) > this.#acknowledged) return
     const surplus = this.#events.length - EVENTS_KEPT
-    this.#events = this.#events.filter((event, index) => index >= surplus || event.sequence > this.#acknowledged)
-  }
-
-  #tell(event: AgentEvent): void {
-    for (const reader of this.#readers) {
-      try {
-        reader.push(event)
-      } catch (error) {
-        reader.close(error)
-      }
-    }
+    const end = this.#events.findIndex((event, index) => index >= surplus || event.sequence > this.#acknowledged)
+    this.#dropped = this.#events[end - 1]?.sequence ?? this.#dropped
+    this.#events = this.#events.slice(end)
   }
 
   *#snapshot(): Iterable<LedgerRecord> {

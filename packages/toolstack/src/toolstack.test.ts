@@ -370,26 +370,32 @@ test('events go on after the last one that a reader has, without a gap', async (
   })
 })
 
-test('a reader of events that falls too far behind is told so, and goes on after its last one without a gap', async () => {
+test('a slow reader of events misses none', async () => {
   const world = makeWorld()
   await world.clock.run(async () => {
     const toolstack = await world.open()
     await toolstack.define(ID, spec('busy'), command())
     await toolstack.carryOut('start', ID, command())
+    const reboot = async (count: number): Promise<void> => {
+      for (let n = 0; n < count; n += 1) {
+        world.hypervisor.guest.reboot(ID)
+        if (n % 100 === 0) await world.clock.advance(1)
+      }
+      await world.clock.advance(100)
+    }
     const slow = toolstack.events(0)[Symbol.asyncIterator]()
     const seen: number[] = [(await slow.next()).value?.sequence ?? 0]
-    for (let n = 0; n < 5000; n += 1) {
-      world.hypervisor.guest.reboot(ID)
-      if (n % 100 === 0) await world.clock.advance(1)
+    await reboot(5000)
+    const read = async (last: number): Promise<void> => {
+      while ((seen.at(-1) ?? 0) < last) {
+        const { value, done } = await slow.next()
+        assert.ok(!done)
+        seen.push(value.sequence)
+      }
     }
-    await world.clock.advance(100)
-    const rest = async () => {
-      for (let next = await slow.next(); !next.done; next = await slow.next()) seen.push(next.value.sequence)
-    }
-    await assert.rejects(rest(), isFault('busy'))
-    const again = await eventsOf(toolstack, seen.at(-1))
+    await read(toolstack.lastSequence())
     assert.deepEqual(
-      [...seen, ...again.map((event) => event.sequence)],
+      seen,
       Array.from({ length: toolstack.lastSequence() }, (_, index) => index + 1),
     )
     assert.ok(toolstack.lastSequence() > 5000)
@@ -585,22 +591,26 @@ test('what happens to a domain while events are lost and a verb is at work on it
 test('an event that is read late changes nothing that a verb has done since', async () => {
   const world = makeWorld()
   await world.clock.run(async () => {
-    const toolstack = await world.open({ driver: slowDriver(world, 'destroy', (id) => id === OTHER) })
-    for (const [id, name] of [
-      [ID, 'late'],
-      [OTHER, 'slow'],
-    ] as const) {
-      await toolstack.define(id, spec(name), command())
-      await toolstack.carryOut('start', id, command())
+    const driver = createSimDriver({ hypervisor: world.hypervisor, clock: world.clock })
+    let gate = Promise.resolve()
+    const events = driver.events.bind(driver)
+    driver.events = async function* gated(options) {
+      for await (const event of events(options)) {
+        await gate
+        yield event
+      }
     }
+    const toolstack = await world.open({ driver })
+    await toolstack.define(ID, spec('late'), command())
+    await toolstack.carryOut('start', ID, command())
     await world.clock.advance(10)
-    // The reader of events waits for the end of this one's process.
-    world.hypervisor.guest.powerOff(OTHER)
-    await world.clock.advance(10)
+    const { promise, resolve: open } = Promise.withResolvers<void>()
+    gate = promise
     world.hypervisor.guest.ioError(ID)
     world.hypervisor.enter(ID, { kind: 'running' })
     await toolstack.carryOut('pause', ID, command())
     await toolstack.carryOut('unpause', ID, command())
+    open()
     const before = toolstack.lastSequence()
     await world.clock.advance(30_000)
     assert.equal(toolstack.get(ID)?.state.kind, 'running')

@@ -231,6 +231,8 @@ export async function openToolstack(options: ToolstackOptions): Promise<Toolstac
   return toolstack
 }
 
+/** Beyond that the driver's queue holds them, which is bounded too. */
+const EVENTS_UNDER_WAY_MAX = 1024
 const LOOK_AGAIN = millis(1000)
 /** What can be done with a domain on the side that does not run it. */
 const OF_MOVING = new Set(['receive', 'go', 'abandon', 'take-back', 'migrate', 'destroy'].map((name) => `domain.${name}`))
@@ -658,15 +660,29 @@ class SagaToolstack implements Toolstack {
   async #watch(): Promise<void> {
     const { driver, log, clock } = this.#options
     const { signal } = this.#closing
+    let outstanding = 0
+    /** Events of one domain one after the other; those of several share the journal's syncs. */
+    const following = new Map<DomainId, Promise<void>>()
+    const settled = (): Promise<unknown> => Promise.all(following.values())
     while (!signal.aborted) {
       try {
         for await (const event of driver.events({ signal })) {
-          await this.#onEvent(event).catch((error: unknown) =>
-            log.error('toolstack.event_failed', { domain: event.domain, error: toFault(error).message }),
-          )
+          const { domain } = event
+          const before = following.get(domain)
+          // At once where nothing is before it: what holds the domain is looked at as the event comes.
+          const done: Promise<void> = (before ? before.then(() => this.#onEvent(event)) : this.#onEvent(event))
+            .catch((error: unknown) => log.error('toolstack.event_failed', { domain, error: toFault(error).message }))
+            .then(() => {
+              if (following.get(domain) === done) following.delete(domain)
+            })
+          following.set(domain, done)
+          outstanding += 1
+          void done.then(() => (outstanding -= 1))
+          if (outstanding >= EVENTS_UNDER_WAY_MAX) await settled()
         }
-        return
+        return await settled().then(() => {})
       } catch (error) {
+        await settled()
         if (signal.aborted) return
         // The reader was too slow and events are lost: ask for the states themselves.
         log.warn('toolstack.events_lost', { error: toFault(error).message })
