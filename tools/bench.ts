@@ -6,6 +6,7 @@ const AREAS: Readonly<Record<string, readonly string[]>> = {
   platform: ['apps/cli/src/platform.bench.ts'],
   saga: ['packages/saga/src/saga.bench.ts'],
   boot: ['packages/image/src/boot.bench.ts'],
+  migration: ['apps/agent/src/migration/migration.bench.ts'],
   volumes: ['packages/storage/src/volumes.bench.ts'],
 }
 

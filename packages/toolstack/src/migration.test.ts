@@ -2,7 +2,15 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Fault, gib, mib, millis, retryable, toFault, type FaultCode } from '@typevisor/base'
-import type { DomainId, DomainName, DomainSpec, MigrationOffer, MigrationParameters, SnapshotId, SnapshotName } from '@typevisor/model'
+import type {
+  DomainId,
+  DomainName,
+  DomainSpec,
+  MigrationOffer,
+  MigrationParameters,
+  SnapshotId,
+  SnapshotName,
+} from '@typevisor/model'
 import { createSimDriver, SimHypervisor, streamPair } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
@@ -225,11 +233,7 @@ scene('one that nobody brings is given up', async (both, clock) => {
   await target.toolstack.receive(ID, request, { commandId: 'receive' })
   await clock.advance(120_000)
   assert.deepEqual([target.toolstack.list(), target.hypervisor.guests.size], [[], 0])
-  await assert.rejects(
-    target.toolstack.takeOverReceived(ID, { commandId: 'late' }),
-    isFault('conflict'),
-    'it never will be here',
-  )
+  await assert.rejects(target.toolstack.takeOverReceived(ID, { commandId: 'late' }), isFault('conflict'), 'it never will be here')
 })
 
 scene('one that was cancelled goes on where it was', async (both) => {

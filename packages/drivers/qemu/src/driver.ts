@@ -26,7 +26,7 @@ import { domainPaths, type DomainPaths } from './layout.ts'
 import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
-import { migrateMachine, takeBackMachine } from './migrating.ts'
+import { migrateMachine, NO_CAPABILITIES, takeBackMachine } from './migrating.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
 import { beginReceiving, hasLoaded, migrationTarget } from './receiving.ts'
@@ -310,6 +310,7 @@ class Driver implements QemuDriver {
       if (machine.record.phase.kind !== 'incoming') return
       if ((await hasLoaded(machine, signal)) !== true)
         throw new Fault('conflict', `take over ${machine.record.name}: not all of it has come`)
+      await machine.execute('migrate-set-capabilities', { capabilities: NO_CAPABILITIES }, { signal })
       await machine.setPhase({ kind: 'live' })
       await machine.refresh({ signal })
     })
@@ -337,6 +338,11 @@ class Driver implements QemuDriver {
   async thaw(id: DomainId, options: CallOptions = {}): Promise<void> {
     const machine = await this.#needRunning(id, 'thaw', options)
     await machine.agent.thaw(options.signal)
+  }
+
+  async correctClock(id: DomainId, options: CallOptions = {}): Promise<void> {
+    const machine = await this.#needRunning(id, 'set the clock of', options)
+    await machine.agent.setTime(() => this.#clock.now(), options.signal)
   }
 
   async state(id: DomainId, options: CallOptions = {}): Promise<DriverState> {

@@ -55,7 +55,7 @@ export const capabilitiesOf = (options: Pick<MigrateOptions, 'channelCount' | 'a
   { capability: 'auto-converge', state: isSource && (options.autoConverge ?? false) },
   { capability: 'multifd', state: (options.channelCount ?? 0) > 0 },
 ]
-const NO_CAPABILITIES = capabilitiesOf({}, false).map(({ capability }) => ({ capability, state: false }))
+export const NO_CAPABILITIES = capabilitiesOf({}, false).map(({ capability }) => ({ capability, state: false }))
 
 export async function migrateMachine(context: MigratingContext): Promise<MigrationStatistics> {
   const { machine, signal } = context
@@ -68,10 +68,11 @@ export async function migrateMachine(context: MigratingContext): Promise<Migrati
     throw new Fault('conflict', `migrate ${name}: it sleeps, and would not wake on the other host; wake it first`)
   const wasRunning = isToRun(state)
   machine.setSaving(true)
+  const migration = new Migration(context)
   try {
-    return await new Migration(context).run(runState)
+    return await migration.run(runState)
   } catch (error) {
-    await takeBackMachine(context, machine, wasRunning).catch((inner: unknown) => {
+    await takeBackMachine(context, machine, wasRunning, migration.isSwitching).catch((inner: unknown) => {
       throw new Fault('unavailable', `migrate ${name}: ${toFault(error).message}; taking it back: ${toFault(inner).message}`, {
         cause: inner,
       })
@@ -88,6 +89,8 @@ class Migration {
   #streamFault: unknown = null
   #memory = { memoryBytes: 0, memoryRemainingBytes: 0, dirtyBytesPerSecond: null as number | null }
   #disks = { diskBytes: 0, diskRemainingBytes: 0 }
+  /** It was told to let go of the disks, which it may be doing. */
+  isSwitching = false
   readonly #stoppedAt: { value: number | null } = { value: null }
 
   constructor(context: MigratingContext) {
@@ -117,6 +120,7 @@ class Migration {
     await this.#endMirrors(disks)
     this.#tell('switchover')
     await this.#context.peer.disksDone({ signal })
+    this.isSwitching = true
     await machine.execute('migrate-continue', { state: 'pre-switchover' }, { signal })
     const answer = await this.#until(['MIGRATION'], () => this.#reached('completed'))
     const ram = objectOf(answer['ram'])
@@ -171,6 +175,7 @@ class Migration {
       for (let count = 0; count < (options.channelCount ?? 0); count += 1) await this.#carry(listener, 'memory')
     })()
     carrying.catch(() => {})
+    this.#tell('memory')
     await machine.execute('migrate', { uri: `unix:${machine.paths.migration}` }, { signal })
   }
 
@@ -300,15 +305,19 @@ const mirrorsOf = async (machine: Machine, signal?: AbortSignal): Promise<Return
     .map(objectOf)
     .filter((job) => textOf(job['device'])?.startsWith(MIRROR) === true)
 
-/** Whatever became of it: no migration, no mirror, and the guest as before. Safe to run twice, and of a machine that never was on its way. */
+/**
+ * Whatever became of it: no migration, no mirror, and the guest as before. Safe to run twice, and of a machine that never was on its way.
+ * One that is switching over is not cancelled (`settleMigration` says why): its stream is closed by now, of which it dies by itself.
+ */
 export async function takeBackMachine(
   { clock }: Pick<MigratingContext, 'clock'>,
   machine: Machine,
   wasRunning: boolean,
+  isSwitching = false,
 ): Promise<void> {
   if (machine.hasEnded) return
   try {
-    if ((await migrationStatus((...call) => machine.execute(...call))).status === 'pre-switchover')
+    if (!isSwitching && (await migrationStatus((...call) => machine.execute(...call))).status === 'pre-switchover')
       await machine.execute('migrate_cancel')
     await settleMigration(clock, machine)
     const end = clock.monotonic() + JOBS_END_LIMIT_MS
