@@ -13,7 +13,7 @@
  * what is left, and lets the guest go on where QEMU did not. It is the only way back from `completed`, and never taken by this module
  * itself once `completed` was seen: from then on the other side may be told to go.
  */
-import { Fault, millis, toFault, type Clock } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type Millis } from '@typevisor/base'
 import type { DomainDevice, DomainHardware, MigrationProgress, MigrationStatistics } from '@typevisor/model'
 import { joinStreams, type MigrateOptions, type MigrationPeer } from '@typevisor/toolstack'
 import { deviceIds } from './command-line.ts'
@@ -33,6 +33,8 @@ export interface MigratingContext {
 }
 
 const POLL = millis(100)
+/** While the guest stands still: what an event tells is there a moment later. */
+const POLL_SWITCHING = millis(5)
 const JOBS_END_LIMIT_MS = 30_000
 const BANDWIDTH_MAX = 2 ** 50
 const DOWNTIME_LIMIT_MS = 300
@@ -122,7 +124,7 @@ class Migration {
     await this.#context.peer.disksDone({ signal })
     this.isSwitching = true
     await machine.execute('migrate-continue', { state: 'pre-switchover' }, { signal })
-    const answer = await this.#until(['MIGRATION'], () => this.#reached('completed'))
+    const answer = await this.#until(['MIGRATION'], () => this.#reached('completed'), POLL_SWITCHING)
     const ram = objectOf(answer['ram'])
     const now = clock.monotonic()
     return {
@@ -236,8 +238,10 @@ class Migration {
       if (error !== null) failed.push(error)
     })
     try {
-      await this.#until(['BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED'], async () =>
-        (await mirrorsOf(machine, signal)).length === 0 ? true : null,
+      await this.#until(
+        ['BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED'],
+        async () => ((await mirrorsOf(machine, signal)).length === 0 ? true : null),
+        POLL_SWITCHING,
       )
     } finally {
       stop()
@@ -254,8 +258,8 @@ class Migration {
     return this.#streamFault === null ? '' : ` (${toFault(this.#streamFault).message})`
   }
 
-  async #until<T>(events: readonly string[], look: () => Promise<T | null>): Promise<T> {
-    return await untilFound({ ...this.#context, events, look })
+  async #until<T>(events: readonly string[], look: () => Promise<T | null>, poll: Millis = POLL): Promise<T> {
+    return await untilFound({ ...this.#context, events, look, poll })
   }
 }
 
@@ -266,8 +270,9 @@ export async function untilFound<T>(options: {
   readonly signal: AbortSignal
   readonly events: readonly string[]
   readonly look: () => Promise<T | null>
+  readonly poll?: Millis
 }): Promise<T> {
-  const { machine, clock, signal, events, look } = options
+  const { machine, clock, signal, events, look, poll = POLL } = options
   while (true) {
     signal.throwIfAborted()
     const bell = new AbortController()
@@ -276,7 +281,7 @@ export async function untilFound<T>(options: {
       const found = await look()
       if (found !== null) return found
       const rung = AbortSignal.any([bell.signal, signal])
-      await Promise.race([clock.sleep(POLL, { signal: rung }).catch(() => {}), machine.exited])
+      await Promise.race([clock.sleep(poll, { signal: rung }).catch(() => {}), machine.exited])
     } catch (error) {
       // Of a QEMU that ends the monitor is the first to be gone.
       if (error instanceof Fault && error.code === 'unavailable') await Promise.race([machine.exited, clock.sleep(millis(500))])
