@@ -4,7 +4,19 @@ import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { Client } from '@typevisor/api/client'
-import { endAll, guestsOf, machine, run, typevisor, until, type Child, type Life, type Machine } from './child.ts'
+import {
+  endAll,
+  guestsOf,
+  machine,
+  relay,
+  run,
+  typevisor,
+  until,
+  type Child,
+  type Life,
+  type Machine,
+  type Relay,
+} from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
 interface Host {
@@ -38,8 +50,10 @@ describe('between two agents', { timeout: 600_000 }, () => {
   let server: Machine
   let life: Life
   let hosts: Host[]
+  /** Of whichever server there is. */
+  let address: Relay
   const startAgent = (host: Omit<Host, 'agent'>): Child =>
-    typevisor(['agent', '--server', life.url, '--name', host.name, '--data', host.dataDir], {
+    typevisor(['agent', '--server', address.url, '--name', host.name, '--data', host.dataDir], {
       TYPEVISOR_HOST_TOKEN: host.token,
     })
   const cli = (...words: string[]) => run(words, { TYPEVISOR_DATA: server.dataDir })
@@ -47,6 +61,8 @@ describe('between two agents', { timeout: 600_000 }, () => {
   before(async () => {
     server = await machine()
     life = await server.start('--no-agent')
+    address = await relay()
+    address.target = life.url
     hosts = []
     for (const name of ['left', 'right']) {
       const dataDir = await temporaryFolder()
@@ -68,6 +84,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
       await endAll(dataDir, dataDir)
       await rm(dataDir, { recursive: true, force: true })
     }
+    await address[Symbol.asyncDispose]()
     await server[Symbol.asyncDispose]()
   })
 
@@ -133,6 +150,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
   const moments: readonly {
     readonly what: string
     readonly kill: 'source' | 'target' | 'server' | 'source and target'
+    readonly by?: NodeJS.Signals
     readonly at: number
   }[] = [
     { what: "the source's agent is killed while disks go", kill: 'source', at: 0.05 },
@@ -143,9 +161,10 @@ describe('between two agents', { timeout: 600_000 }, () => {
     { what: "the source's agent is killed at the switchover", kill: 'source', at: 1 },
     { what: "the target's agent is killed at the switchover", kill: 'target', at: 1 },
     { what: 'both agents are killed at the switchover', kill: 'source and target', at: 1 },
+    { what: 'both agents are stopped at the switchover', kill: 'source and target', by: 'SIGTERM', at: 1 },
     { what: 'the server is killed at the switchover', kill: 'server', at: 1 },
   ]
-  for (const { what, kill, at } of moments) {
+  for (const { what, kill, at, by = 'SIGKILL' } of moments) {
     test(`${what}: one host has the guest, which goes on`, async () => {
       const before = { count: await count(), boot: await bootId() }
       const [source, target] = await hostOf()
@@ -158,12 +177,11 @@ describe('between two agents', { timeout: 600_000 }, () => {
       })
       const victims =
         kill === 'server' ? [] : [source, target].filter((_, index) => kill.includes(['source', 'target'][index] ?? ''))
-      await Promise.all(victims.map(({ agent }) => agent.kill('SIGKILL')))
+      await Promise.all(victims.map(({ agent }) => agent.kill(by)))
       if (kill === 'server') {
         await life.child.kill('SIGKILL')
-        for (const { agent } of hosts) await agent.kill('SIGTERM')
         life = await server.start('--no-agent')
-        victims.push(...hosts)
+        address.target = life.url
       }
       for (const host of victims) host.agent = startAgent(host)
       const ended = await until('the operation ends', async () => {
@@ -171,6 +189,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
         return found && found.state !== 'running' && found.state !== 'undoing' ? found : null
       })
       assert.notEqual(ended.state, 'stuck', JSON.stringify(ended.fault))
+      if (at < 0.5) assert.equal(ended.state, kill === 'server' ? 'done' : 'undone')
       await untilAnswers(life.client, 'mover')
       const now = await assertWhole(what, before)
       if (ended.state === 'done') assert.equal(now, target)
