@@ -7,6 +7,7 @@ const AREAS: Readonly<Record<string, readonly string[]>> = {
   saga: ['packages/saga/src/saga.bench.ts'],
   boot: ['packages/image/src/boot.bench.ts'],
   toolstack: ['apps/cli/src/toolstack.bench.ts', 'apps/server/src/agents/events.bench.ts'],
+  migration: ['apps/agent/src/migration/migration.bench.ts'],
   volumes: ['packages/storage/src/volumes.bench.ts'],
 }
 

@@ -55,7 +55,7 @@ export interface MigrationProgress {
 
 export interface MigrationStatistics {
   readonly totalMs: number
-  /** For how long the guest stood still, as far as the source can tell: to the moment when all had come. */
+  /** For how long the guest stood still, by the source's clock: to when the target said that it runs, or, where it did not say, that all had come. */
   readonly downtimeMs: number
   readonly memoryBytes: number
   readonly diskBytes: number

@@ -40,6 +40,7 @@ export const DRIVER_OPERATIONS = {
   takeOver: 'let it go on here',
   migrateTo: 'migrate',
   takeBack: 'take it back',
+  correctClock: "set the guest's clock",
   snapshotMemory: 'snapshot memory',
   freeze: 'freeze file systems',
   thaw: 'thaw them',

@@ -26,6 +26,8 @@ import type {
   DriverState,
   GuestStream,
   VolumeAttachment,
+  MigrationPeer,
+  MigrationTarget,
 } from './ports.ts'
 
 /** What the suite needs of a driver's world. Made once for the suite; `open` may be called again after `close`, over the same host. */
@@ -384,6 +386,74 @@ export function describeConformance(
       await driver.unpause(domain.id)
       assert.equal(await counted(domain), '2')
       await gone(domain)
+    })
+
+    const peerOf = (target: MigrationTarget): MigrationPeer => ({
+      open: (channel, options) => target.connect(channel, options),
+      disksDone: (options) => target.disksDone(options),
+    })
+
+    test('a domain goes to another host with its memory, is taken back as long as it was not taken over, and goes on where it was on any fault', async () => {
+      const domain = await running()
+      const nowhere: MigrationPeer = {
+        open: async () => {
+          throw new Fault('unavailable', 'there is no other host')
+        },
+        disksDone: async () => {},
+      }
+      if (!can.liveMigration.can) {
+        await assert.rejects(driver.receive(domain), isFault('unsupported'))
+        await assert.rejects(driver.migrateTo(domain.id, nowhere), isFault('unsupported'))
+        return gone(domain)
+      }
+      const elsewhere = await makeWorld()
+      const there = await elsewhere.open()
+      const receive = async () => {
+        const { boot, volumes } = await elsewhere.guest(domain.id)
+        return await there.receive({ ...domain, boot, volumes })
+      }
+      try {
+        await world.untilBooted(driver, domain.id)
+        assert.equal(await counted(domain), '1')
+        await assert.rejects(driver.migrateTo(domain.id, nowhere), (error) => error instanceof Fault)
+        assert.equal(await counted(domain), '2', 'it goes on where it was')
+
+        const first = await receive()
+        assert.equal((await there.state(domain.id)).kind, 'paused')
+        await assert.rejects(there.takeOver(domain.id), isFault('conflict'), 'not all has come')
+        const withdrawn = new AbortController()
+        const cutAtEnd: MigrationPeer = {
+          ...peerOf(first),
+          disksDone: async () => withdrawn.abort(new Fault('aborted', 'withdrawn')),
+        }
+        await assert.rejects(driver.migrateTo(domain.id, cutAtEnd, { signal: withdrawn.signal }), isFault('aborted'))
+        assert.deepEqual([(await driver.state(domain.id)).kind, await counted(domain)], ['running', '3'])
+
+        const second = await receive()
+        await driver.migrateTo(domain.id, peerOf(second))
+        await second.loaded()
+        await assert.rejects(there.unpause(domain.id), isFault('conflict'), 'it was not taken over')
+        await there.destroy(domain.id)
+        for (let again = 0; again < 2; again += 1) await driver.takeBack(domain.id, true)
+        assert.deepEqual([(await driver.state(domain.id)).kind, await counted(domain)], ['running', '4'])
+
+        const third = await receive()
+        const statistics = await driver.migrateTo(domain.id, peerOf(third))
+        assert.ok(statistics.memoryBytes > 0 && statistics.totalMs >= statistics.downtimeMs)
+        await third.loaded()
+        for (let again = 0; again < 2; again += 1) await there.takeOver(domain.id)
+        assert.equal((await there.state(domain.id)).kind, 'paused')
+        await there.unpause(domain.id)
+        await gone(domain)
+        await elsewhere.untilBooted(there, domain.id)
+        const { stdout } = await there.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })
+        assert.equal(text(stdout).trim(), '5', 'it goes on there')
+      } finally {
+        await there.destroy(domain.id)
+        await there.forget(domain.id)
+        await there.close()
+        await elsewhere.close()
+      }
     })
 
     test('the guest freezes its file systems and thaws them; both twice are once', async () => {

@@ -33,6 +33,7 @@ export class Incoming {
   readonly #over = new AbortController()
   #listener: MigrationListener | null = null
   #phase: 'waiting' | 'loaded' | 'over' = 'waiting'
+  readonly #controls = new Set<MigrationStream>()
   #hasCome = false
 
   constructor(options: IncomingOptions) {
@@ -67,14 +68,22 @@ export class Incoming {
     void this.#listener?.close().catch(() => {})
   }
 
+  /** The same, and nobody is answered any more. */
+  end(): void {
+    this.close()
+    for (const stream of this.#controls) stream.close()
+  }
+
   #take(channel: string, stream: MigrationStream): void {
     const { target, clock, log, id } = this.#options
     if (this.#over.signal.aborted) return stream.close()
     if (channel === CONTROL) {
       this.#hasCome = true
-      void answerControl(stream, clock, (question) => this.#answer(question)).then(() =>
-        this.#phase === 'waiting' ? this.#giveUp('the other host is gone') : undefined,
-      )
+      this.#controls.add(stream)
+      void answerControl(stream, clock, (question) => this.#answer(question)).then(() => {
+        this.#controls.delete(stream)
+        if (this.#phase === 'waiting') this.#giveUp('the other host is gone')
+      })
       return
     }
     target.connect(channel, { signal: this.#over.signal }).then(

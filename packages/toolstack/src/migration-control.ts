@@ -44,6 +44,8 @@ const encode = (message: object): Uint8Array => new TextEncoder().encode(`${JSON
 export class ControlClient {
   /** Aborted when the other side is gone, with the reason. */
   readonly lost: AbortSignal
+  /** When all was sent; null: it was not. */
+  sentAt: number | null = null
   readonly #stream: MigrationStream
   readonly #lost = new AbortController()
   readonly #waiting = new Map<number, PromiseWithResolvers<void>>()

@@ -32,6 +32,7 @@ import {
   type MigrationOffer,
   type MigrationParameters,
   type MigrationRequest,
+  type MigrationResult,
   type MigrationStatistics,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
@@ -279,6 +280,11 @@ const go = defineSaga<OfDomain, ToolstackServices>({
         )
         moves.incoming.get(input.id)?.close()
         moves.incoming.delete(input.id)
+        // By as much as it stood still its clock is late. One that has no agent is left to its own ways of keeping time.
+        if (hasGoneOn)
+          void driver
+            .correctClock(input.id)
+            .catch((error: unknown) => log.info('migration.clock_not_set', { domain: input.id, reason: toFault(error).message }))
       },
     },
   ],
@@ -331,7 +337,7 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
     },
     {
       name: 'go',
-      do: async (context) => ({ output: await gone(context) }),
+      do: async (context) => ({ output: (await gone(context)) as unknown as Json }),
     },
     {
       name: 'end',
@@ -340,7 +346,7 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
         services.moves.controls.delete(sagaId)
         const domain = services.ledger.get(id)
         if (!domain) return
-        if (outputs['go'] !== true) {
+        if (!(outputs['go'] as unknown as Gone).confirmed) {
           const migration = { role: 'handed-over', goesOn: outputs['check'] === true } as const
           const detail = 'it was handed over to another host, which has not answered yet'
           await services.ledger.enter(
@@ -361,6 +367,20 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
     },
   ],
 })
+
+interface Gone {
+  readonly confirmed: boolean
+  /** From when all was sent to when it ran there. */
+  readonly sinceMs: number
+}
+
+/** Of what the steps wrote down. */
+export function resultOf(outputs: Readonly<Record<string, Json>>): MigrationResult {
+  const statistics = outputs['copy'] as unknown as MigrationStatistics
+  const { confirmed, sinceMs } = outputs['go'] as unknown as Gone
+  const [totalMs, downtimeMs] = [statistics.totalMs + sinceMs, statistics.downtimeMs + sinceMs]
+  return { confirmed, statistics: { ...statistics, totalMs, downtimeMs } }
+}
 
 async function controlOf({ input, services }: Context<MigrateInput>, signal?: AbortSignal): Promise<ControlClient> {
   const links = needLinks(services, 'migrate')
@@ -394,6 +414,7 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
         },
       },
     )
+    control.sentAt = services.clock.monotonic()
     await control.ask('loaded', { signal: whole })
     either.throwIfAborted()
     return statistics
@@ -403,21 +424,23 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
 }
 
 /** @throws Fault `failed` only when the target has said that it never ran and never will: the guest is to go on here. */
-async function gone(context: Context<MigrateInput>): Promise<boolean> {
+async function gone(context: Context<MigrateInput>): Promise<Gone> {
   const { services, sagaId, log, input } = context
   // Not the saga's own signal: what was asked cannot be withdrawn.
   try {
+    let sinceMs = 0
     await withDeadline({ limit: GO_LIMIT, clock: services.clock, what: 'migration: go' }, async (signal) => {
       const control = services.moves.controls.get(sagaId) ?? (await controlOf(context, signal))
       services.moves.controls.set(sagaId, control)
       await control.ask('go', { signal })
+      sinceMs = control.sentAt === null ? 0 : services.clock.monotonic() - control.sentAt
     })
-    return true
+    return { confirmed: true, sinceMs: Math.round(sinceMs) }
   } catch (error) {
     const fault = toFault(error)
     if (fault.code === 'failed') throw fault
     log.warn('migration.not_confirmed', { domain: input.id, error: fault.message })
-    return false
+    return { confirmed: false, sinceMs: 0 }
   }
 }
 

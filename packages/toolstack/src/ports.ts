@@ -277,6 +277,8 @@ export interface DomainDriver {
     grow: () => Promise<void>,
     options?: CallOptions,
   ): Promise<void>
+  /** The guest's clock is set by the host's, through its agent. @throws Fault `unavailable` while no agent answers in the guest, `failed` with its words. */
+  correctClock(id: DomainId, options?: CallOptions): Promise<void>
 
   state(id: DomainId, options?: CallOptions): Promise<DriverState>
   /** Finds what still runs after a restart of the caller, takes it over and answers each one's state; `gone` for those that are not there. */

@@ -32,7 +32,6 @@ import type {
   MigrationProgress,
   MigrationRequest,
   MigrationResult,
-  MigrationStatistics,
   SnapshotId,
   VerbName,
 } from '@typevisor/model'
@@ -51,7 +50,7 @@ import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts'
 import { Ledger, type PartNote } from './ledger.ts'
-import { MIGRATION_SAGAS, migrationRequest } from './migration.ts'
+import { MIGRATION_SAGAS, migrationRequest, resultOf } from './migration.ts'
 import type {
   ConsoleOptions,
   ConsoleSlice,
@@ -427,7 +426,7 @@ class SagaToolstack implements Toolstack {
     if (onProgress) this.#moves.listeners.set(id, onProgress)
     try {
       const { outputs } = await this.#command('domain.migrate', id, { id, offer, parameters: stated } as unknown as Json, options)
-      return { confirmed: outputs['go'] === true, statistics: outputs['copy'] as unknown as MigrationStatistics } // as the steps wrote them
+      return resultOf(outputs)
     } finally {
       if (onProgress && this.#moves.listeners.get(id) === onProgress) this.#moves.listeners.delete(id)
     }
@@ -544,9 +543,10 @@ class SagaToolstack implements Toolstack {
   }
 
   async close(): Promise<void> {
-    for (const incoming of this.#moves.incoming.values()) incoming.close()
+    for (const incoming of this.#moves.incoming.values()) incoming.end()
     this.#closing.abort(new Fault('aborted', 'the toolstack closes'))
     await this.#engine.stop()
+    for (const control of this.#moves.controls.values()) control.close()
     await this.#options.driver.close()
     await this.#watching
     this.#ledger.close()

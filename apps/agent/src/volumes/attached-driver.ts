@@ -179,6 +179,7 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
     snapshotMemory: (...args) => driver.snapshotMemory(...args),
     freeze: (...args) => driver.freeze(...args),
     thaw: (...args) => driver.thaw(...args),
+    correctClock: (...args) => driver.correctClock(...args),
     unpause: (...args) => driver.unpause(...args),
     pause: (...args) => driver.pause(...args),
     requestShutdown: (...args) => driver.requestShutdown(...args),

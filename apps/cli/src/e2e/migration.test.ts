@@ -4,7 +4,19 @@ import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { Client } from '@typevisor/api/client'
-import { endAll, guestsOf, machine, run, typevisor, until, type Child, type Life, type Machine } from './child.ts'
+import {
+  endAll,
+  guestsOf,
+  machine,
+  relay,
+  run,
+  typevisor,
+  until,
+  type Child,
+  type Life,
+  type Machine,
+  type Relay,
+} from './child.ts'
 import { temporaryFolder } from './harness.ts'
 
 interface Host {
@@ -15,6 +27,9 @@ interface Host {
 }
 
 const MEMORY = 192 * 1024 * 1024
+/** Bytes a second, so slow that there is a time in which something can be killed: while disks go, whose holes count too, and behind them. */
+const SLOWLY = 24 * 1024 * 1024
+const LESS_SLOWLY = 128 * 1024 * 1024
 
 async function exec(client: Client, instance: string, script: string): Promise<string> {
   const body = { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 }
@@ -35,8 +50,10 @@ describe('between two agents', { timeout: 600_000 }, () => {
   let server: Machine
   let life: Life
   let hosts: Host[]
+  /** Of whichever server there is. */
+  let address: Relay
   const startAgent = (host: Omit<Host, 'agent'>): Child =>
-    typevisor(['agent', '--server', life.url, '--name', host.name, '--data', host.dataDir], {
+    typevisor(['agent', '--server', address.url, '--name', host.name, '--data', host.dataDir], {
       TYPEVISOR_HOST_TOKEN: host.token,
     })
   const cli = (...words: string[]) => run(words, { TYPEVISOR_DATA: server.dataDir })
@@ -44,6 +61,8 @@ describe('between two agents', { timeout: 600_000 }, () => {
   before(async () => {
     server = await machine()
     life = await server.start('--no-agent')
+    address = await relay()
+    address.target = life.url
     hosts = []
     for (const name of ['left', 'right']) {
       const dataDir = await temporaryFolder()
@@ -65,43 +84,139 @@ describe('between two agents', { timeout: 600_000 }, () => {
       await endAll(dataDir, dataDir)
       await rm(dataDir, { recursive: true, force: true })
     }
+    await address[Symbol.asyncDispose]()
     await server[Symbol.asyncDispose]()
   })
 
-  test('a running guest goes there and back with its memory and its disk, answers its agent, and nothing is left behind', async () => {
+  const nameOf = ({ name }: Host): string => name
+  const row = () => life.client.call('instance.get', { params: { instance: 'mover' } })
+  const count = async () => Number(await exec(life.client, 'mover', 'cat /run/count'))
+  const bootId = () => exec(life.client, 'mover', 'cat /proc/sys/kernel/random/boot_id')
+  const hostOf = async (): Promise<[here: Host, there: Host]> => {
+    const { host } = await row()
     const [left, right] = hosts as [Host, Host]
+    return host === 'left' ? [left, right] : [right, left]
+  }
+
+  /** It runs on the host that its row names, as it did before, and there is nothing of it on the other one. */
+  async function assertWhole(what: string, before: { count: number; boot: string }): Promise<Host> {
+    const [here, there] = await hostOf()
+    const { id, state, operation } = await row()
+    assert.deepEqual([state.kind, operation], ['running', null], what)
+    await until(`${what}: it counts`, async () => (await count()) > before.count)
+    assert.equal(await bootId(), before.boot, `${what}: it has not booted`)
+    assert.equal(await exec(life.client, 'mover', 'cat /root/kept'), before.boot, what)
+    assert.deepEqual([...guestsOf(here.dataDir).keys()], [id], what)
+    assert.equal(guestsOf(there.dataDir).size, 0, what)
+    for (const folder of ['volumes', 'domains']) assert.deepEqual(await readdir(join(there.dataDir, folder)), [], what)
+    return here
+  }
+
+  test('a running guest goes there and back with its memory and its disk, answers its agent, and nothing is left behind', async () => {
     const { client } = life
-    const body = { name: 'mover', image: 'micro', host: 'left', memoryBytes: MEMORY, forwards: [{ guestPort: 22 }] }
+    const body = {
+      name: 'mover',
+      image: 'micro',
+      host: 'left',
+      memoryBytes: MEMORY,
+      rootDiskBytes: 256 * 1024 * 1024,
+      forwards: [{ guestPort: 22 }],
+    }
     const { instance } = await client.call('instance.create', { body, query: { wait: 60 } })
     assert.equal(instance?.state.kind, 'running')
     await untilAnswers(client, 'mover')
-    const count = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
-    await exec(client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${count}`)
+    const counting = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
+    await exec(client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${counting}`)
     await until('it counts', () =>
-      exec(client, 'mover', 'cat /run/count').then(
-        (text) => Number(text) > 5,
+      count().then(
+        (found) => found > 5,
         () => false,
       ),
     )
-    const boot = await exec(client, 'mover', 'cat /root/kept')
-    for (const [from, to] of [
-      [left, right],
-      [right, left],
-    ] as const) {
-      const before = Number(await exec(client, 'mover', 'cat /run/count'))
-      const { code, said } = await cli('instance', 'migrate', 'mover', '--to', to.name)
+    for (const to of ['right', 'left']) {
+      const before = { count: await count(), boot: await bootId() }
+      const { code, said } = await cli('instance', 'migrate', 'mover', '--to', to)
       assert.equal(code, 0, said)
-      const row = await client.call('instance.get', { params: { instance: 'mover' } })
-      assert.deepEqual([row.host, row.state.kind, row.operation], [to.name, 'running', null])
-      assert.ok((row.forwards[0]?.hostPort ?? 0) > 0)
-      await until('it counts there', async () => Number(await exec(client, 'mover', 'cat /run/count')) > before + 5)
-      assert.equal(await exec(client, 'mover', 'cat /proc/sys/kernel/random/boot_id'), boot, 'it has not booted')
-      assert.equal(await exec(client, 'mover', 'cat /root/kept'), boot)
-      assert.equal(guestsOf(from.dataDir).size, 0)
-      assert.ok(guestsOf(to.dataDir).has(row.id))
-      for (const folder of ['volumes', 'domains']) assert.deepEqual(await readdir(join(from.dataDir, folder)), [])
+      assert.equal(nameOf(await assertWhole(`to ${to}`, before)), to)
+      assert.ok(((await row()).forwards[0]?.hostPort ?? 0) > 0)
+      // `date` of a whole second, and the time that the answer takes.
+      await until('its clock is right', async () => {
+        const lateMs = Date.now() - Number(await exec(client, 'mover', 'date +%s')) * 1000
+        return lateMs >= -100 && lateMs < 1600
+      })
     }
-    const gone = await client.call('instance.destroy', { params: { instance: 'mover' }, query: { wait: 60 } })
+  })
+
+  const moments: readonly {
+    readonly what: string
+    readonly kill: 'source' | 'target' | 'server' | 'source and target'
+    readonly by?: NodeJS.Signals
+    readonly at: number
+  }[] = [
+    { what: "the source's agent is killed while disks go", kill: 'source', at: 0.05 },
+    { what: "the target's agent is killed while disks go", kill: 'target', at: 0.05 },
+    { what: 'the server is killed while disks go', kill: 'server', at: 0.05 },
+    { what: "the source's agent is killed while memory goes", kill: 'source', at: 0.6 },
+    { what: "the target's agent is killed while memory goes", kill: 'target', at: 0.6 },
+    { what: "the source's agent is killed at the switchover", kill: 'source', at: 1 },
+    { what: "the target's agent is killed at the switchover", kill: 'target', at: 1 },
+    { what: 'both agents are killed at the switchover', kill: 'source and target', at: 1 },
+    { what: 'both agents are stopped at the switchover', kill: 'source and target', by: 'SIGTERM', at: 1 },
+    { what: 'the server is killed at the switchover', kill: 'server', at: 1 },
+  ]
+  for (const { what, kill, at, by = 'SIGKILL' } of moments) {
+    test(`${what}: one host has the guest, which goes on`, async () => {
+      const before = { count: await count(), boot: await bootId() }
+      const [source, target] = await hostOf()
+      const body = { host: target.name, bandwidthBytes: at < 0.5 ? SLOWLY : LESS_SLOWLY }
+      const { operation } = await life.client.call('instance.migrate', { params: { instance: 'mover' }, body })
+      const look = () => life.client.call('operation.get', { params: { operation: operation.id } })
+      await until(`it is at ${at}`, async () => {
+        const { state, step, progress } = await look()
+        return state !== 'running' || (step === 'move' && (progress ?? 0) >= at)
+      })
+      const victims =
+        kill === 'server' ? [] : [source, target].filter((_, index) => kill.includes(['source', 'target'][index] ?? ''))
+      await Promise.all(victims.map(({ agent }) => agent.kill(by)))
+      if (kill === 'server') {
+        await life.child.kill('SIGKILL')
+        life = await server.start('--no-agent')
+        address.target = life.url
+      }
+      for (const host of victims) host.agent = startAgent(host)
+      const ended = await until('the operation ends', async () => {
+        const found = await look().catch(() => null)
+        return found && found.state !== 'running' && found.state !== 'undoing' ? found : null
+      })
+      assert.notEqual(ended.state, 'stuck', JSON.stringify(ended.fault))
+      if (at < 0.5) assert.equal(ended.state, kill === 'server' ? 'done' : 'undone')
+      await untilAnswers(life.client, 'mover')
+      const now = await assertWhole(what, before)
+      if (ended.state === 'done') assert.equal(now, target)
+    })
+  }
+
+  test('a move is cancelled, and the guest goes on where it was; what does not fit is refused', async () => {
+    const { client } = life
+    const before = { count: await count(), boot: await bootId() }
+    const [source, target] = await hostOf()
+    const params = { instance: 'mover' }
+    const { operation } = await client.call('instance.migrate', { params, body: { host: target.name, bandwidthBytes: SLOWLY } })
+    await until('it goes', async () => {
+      const { progress } = await client.call('operation.get', { params: { operation: operation.id } })
+      return (progress ?? 0) > 0.05
+    })
+    await client.call('operation.cancel', { params: { operation: operation.id } })
+    const ended = await client.call('operation.get', { params: { operation: operation.id }, query: { wait: 30 } })
+    assert.equal(ended.state, 'undone')
+    assert.equal(await assertWhole('cancelled', before), source)
+    for (const [host, code] of [
+      [source.name, 'conflict'],
+      ['nowhere', 'not_found'],
+    ] as const) {
+      await assert.rejects(client.call('instance.migrate', { params, body: { host } }), { code })
+    }
+    const gone = await client.call('instance.destroy', { params, query: { wait: 60 } })
     assert.equal(gone.operation.state, 'done')
     for (const { dataDir } of hosts) assert.equal(guestsOf(dataDir).size, 0)
   })

@@ -90,6 +90,7 @@ const TITLES: Record<string, string> = {
   snapshot: 'Snapshot',
   revert: 'Revert',
   clone: 'Clone',
+  migrate: 'Migrate',
   'snapshot-delete': 'Delete snapshot',
   attach: 'Attach device',
   detach: 'Detach device',
@@ -108,6 +109,9 @@ const STEPS: Record<string, string> = {
   start: 'booting',
   'carry-out': 'on its host',
   build: 'building',
+  request: 'asking its host',
+  move: 'its memory and disks go',
+  settle: 'on the other host',
 }
 /** The step under way in words; one that this portal does not know keeps its own name. */
 export const stepText = (step: string): string => STEPS[step] ?? step

@@ -74,6 +74,13 @@ export function deviceRefusal(act: DeviceVerbName, instance: Instance, role: Rol
   return isSettled && canDevice(act, kind) ? null : `It is ${kind}`
 }
 
+/** null: it can move to another host. */
+export function migrateRefusal(instance: Instance, role: RoleName): string | null {
+  if (!mayCall(role, 'instance.migrate')) return `Your role, ${role}, may not do this`
+  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
+  return isAway(instance) ? `Host ${instance.host} is not connected` : null
+}
+
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */
 export const verbsOf = (instance: Instance): readonly VerbName[] =>
   VERB_NAMES.filter((verb) => allowed(verb, instance.state) || byForce(verb, instance))

@@ -7,6 +7,7 @@ import { useSession } from '../api/session.ts'
 import { byForce, firstVerb, refusal, VERBS, verbsOf, type Instance, type VerbName } from '../api/verbs.ts'
 import { Confirm } from './confirm.tsx'
 import { Icon, type IconName } from './icons.tsx'
+import { MigrateItem, MigrateProvider } from './migrate.tsx'
 import { useComplaints } from './notices.tsx'
 
 const ICONS: Record<VerbName, IconName> = {
@@ -73,7 +74,7 @@ export function VerbProvider({ children }: { readonly children: ReactNode }) {
   const value = useMemo(() => begin, [begin])
   return (
     <VerbContext value={value}>
-      {children}
+      <MigrateProvider>{children}</MigrateProvider>
       <ConfirmVerb asked={asked} onClose={() => setAsked(null)} onConfirm={confirmed} />
     </VerbContext>
   )
@@ -153,6 +154,7 @@ export function VerbItems({ instance }: { readonly instance: Instance }) {
   return (
     <>
       {gentle.map(item)}
+      <MigrateItem instance={instance} />
       {gentle.length > 0 && hard.length > 0 && <Menu.Divider />}
       {hard.map(item)}
     </>

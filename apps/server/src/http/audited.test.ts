@@ -9,7 +9,7 @@ import { OPERATION_NAMES, OPERATIONS, type OperationName } from '@typevisor/api'
 import { mib } from '@typevisor/base'
 import type { SagaState } from '@typevisor/saga'
 import { stopTestPostgres, testIds } from '../testing.ts'
-import { testCloud, until, type TestCloud } from '../testing/cloud.ts'
+import { testCloud, until, type TestCloud, type TestHost } from '../testing/cloud.ts'
 
 after(stopTestPostgres)
 
@@ -114,6 +114,9 @@ const held =
 const fault = { code: 'failed' as const, message: 'no way on' }
 const stuck: SagaState = { kind: 'stuck', stepIndex: 0, fault, undoFault: fault }
 
+/** An instance moves from one to the other. */
+const HOSTS = ['h1', 'h2']
+
 const CASES: Record<Writing, Case> = {
   'session.create': async (cloud, name) => {
     await cloud.client.call('account.create', { body: account(name) })
@@ -204,8 +207,8 @@ const CASES: Record<Writing, Case> = {
   'instance.destroy': instance('instance.destroy'),
   'instance.migrate': async (cloud, name) => {
     await instance('instance.start')(cloud, name)
-    const host = 'other'
-    if (!cloud.agents.has(host)) await cloud.start(host, await cloud.token(host))
+    const row = await cloud.client.call('instance.get', { params: { instance: name } })
+    const host = HOSTS.find((other) => other !== row.host) ?? ''
     return () => cloud.client.call('instance.migrate', { params: { instance: name }, query: WAIT, body: { host } })
   },
   'instance.exec': async (cloud, name) => {
@@ -265,7 +268,8 @@ test('each operation that changes something does so with its entry in the log or
   assert.deepEqual(writing.toSorted(), Object.keys(CASES).toSorted())
   await using cloud = await testCloud()
   const { executor } = cloud.server.database
-  const host = await cloud.start('h1', await cloud.token('h1'))
+  const hosts: TestHost[] = []
+  for (const host of HOSTS) hosts.push(await cloud.start(host, await cloud.token(host)))
   await executor.query(
     `CREATE FUNCTION no_entry() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the log takes nothing'; END $$`,
   )
@@ -273,9 +277,13 @@ test('each operation that changes something does so with its entry in the log or
     until('all is quiet', async () => {
       const { rows } = await executor.query(
         `SELECT (SELECT count(*) FROM saga WHERE state_kind IN ('running', 'undoing') AND name <> 'test.held') AS open,
-           (SELECT event_sequence FROM host WHERE name = 'h1') AS taken`,
+           (SELECT jsonb_agg(event_sequence ORDER BY name) FROM host WHERE name = ANY ($1)) AS taken`,
+        [HOSTS],
       )
-      return Number(rows[0]?.['open']) === 0 && Number(rows[0]?.['taken']) >= host.toolstack.lastSequence()
+      const taken = rows[0]?.['taken'] as number[] // of the columns that were asked for
+      return (
+        Number(rows[0]?.['open']) === 0 && hosts.every(({ toolstack }, index) => (taken[index] ?? 0) >= toolstack.lastSequence())
+      )
     })
   const refusing = async (work: () => Promise<unknown>) => {
     await executor.query(

@@ -43,7 +43,7 @@ import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } f
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import { assertHugePages, pluggedNow } from './memory.ts'
-import { migrateMachine, takeBackMachine } from './migrating.ts'
+import { migrateMachine, NO_CAPABILITIES, takeBackMachine } from './migrating.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
 import { beginReceiving, hasLoaded, migrationTarget } from './receiving.ts'
@@ -387,6 +387,7 @@ class Driver implements QemuDriver {
       if (machine.record.phase.kind !== 'incoming') return
       if ((await hasLoaded(machine, signal)) !== true)
         throw new Fault('conflict', `take over ${machine.record.name}: not all of it has come`)
+      await machine.execute('migrate-set-capabilities', { capabilities: NO_CAPABILITIES }, { signal })
       await machine.setPhase({ kind: 'live' })
       await machine.refresh({ signal })
     })
@@ -433,6 +434,11 @@ class Driver implements QemuDriver {
     await this.#cgroups
       .remove(id)
       .catch((error: unknown) => this.#log.warn('qemu.cgroup.left', { domain: id, reason: toFault(error).message }))
+  }
+
+  async correctClock(id: DomainId, options: CallOptions = {}): Promise<void> {
+    const machine = await this.#needRunning(id, 'set the clock of', options)
+    await machine.agent.setTime(() => this.#clock.now(), options.signal)
   }
 
   async state(id: DomainId, options: CallOptions = {}): Promise<DriverState> {

@@ -160,6 +160,12 @@ export class GuestAgent {
     }
   }
 
+  /** `now` is asked when it is this command's turn. The agent sets the hardware's clock after the system's, by a program that not every guest has. */
+  async setTime(now: () => number, signal?: AbortSignal): Promise<void> {
+    await this.addresses(signal)
+    await this.execute('guest-set-time', { time: now() * 1_000_000 }, { signal })
+  }
+
   /** Insists: an agent that is still freezing answers only when it has. */
   async thaw(signal?: AbortSignal): Promise<void> {
     const { clock, isListening } = this.#options

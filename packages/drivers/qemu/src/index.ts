@@ -16,7 +16,7 @@
  *   - Arguments are vectors, values are JSON or quoted (`command-line.ts`); QEMU may execute nothing and runs as its own user if told.
  * Failure paths: QEMU dies at start: `failed` with its last words. It hangs: `timeout` naming the command, per command. It is killed
  *   while watched: `gone/process-failed`; while nobody watched: `gone/unknown`. The event queue overflows: `busy`, adopt again.
- * Not here: policy, disks' contents, networks beyond QEMU's user networking, running guests between hosts, hotplug of devices.
+ * Not here: policy, disks' contents, networks beyond QEMU's user networking, who carries a guest's bytes to another host.
  *
  * The core imports no `node:*`; `node-host.ts` is the edge and says why. One driver object per run folder at a time: the agent's own
  * lock on its data folder sees to that. Modelled on libvirt's qemu driver (monitor, save by migration) and on Oxide's propolis.

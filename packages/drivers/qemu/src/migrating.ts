@@ -13,7 +13,7 @@
  * what is left, and lets the guest go on where QEMU did not. It is the only way back from `completed`, and never taken by this module
  * itself once `completed` was seen: from then on the other side may be told to go.
  */
-import { Fault, millis, toFault, type Clock } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type Millis } from '@typevisor/base'
 import type { DomainDevice, DomainHardware, MigrationProgress, MigrationStatistics } from '@typevisor/model'
 import { joinStreams, type MigrateOptions, type MigrationPeer } from '@typevisor/toolstack'
 import { deviceIds } from './command-line.ts'
@@ -33,6 +33,8 @@ export interface MigratingContext {
 }
 
 const POLL = millis(100)
+/** While the guest stands still: what an event tells is there a moment later. */
+const POLL_SWITCHING = millis(5)
 const JOBS_END_LIMIT_MS = 30_000
 const BANDWIDTH_MAX = 2 ** 50
 const DOWNTIME_LIMIT_MS = 300
@@ -55,7 +57,7 @@ export const capabilitiesOf = (options: Pick<MigrateOptions, 'channelCount' | 'a
   { capability: 'auto-converge', state: isSource && (options.autoConverge ?? false) },
   { capability: 'multifd', state: (options.channelCount ?? 0) > 0 },
 ]
-const NO_CAPABILITIES = capabilitiesOf({}, false).map(({ capability }) => ({ capability, state: false }))
+export const NO_CAPABILITIES = capabilitiesOf({}, false).map(({ capability }) => ({ capability, state: false }))
 
 export async function migrateMachine(context: MigratingContext): Promise<MigrationStatistics> {
   const { machine, signal } = context
@@ -68,10 +70,11 @@ export async function migrateMachine(context: MigratingContext): Promise<Migrati
     throw new Fault('conflict', `migrate ${name}: it sleeps, and would not wake on the other host; wake it first`)
   const wasRunning = isToRun(state)
   machine.setSaving(true)
+  const migration = new Migration(context)
   try {
-    return await new Migration(context).run(runState)
+    return await migration.run(runState)
   } catch (error) {
-    await takeBackMachine(context, machine, wasRunning).catch((inner: unknown) => {
+    await takeBackMachine(context, machine, wasRunning, migration.isSwitching).catch((inner: unknown) => {
       throw new Fault('unavailable', `migrate ${name}: ${toFault(error).message}; taking it back: ${toFault(inner).message}`, {
         cause: inner,
       })
@@ -88,6 +91,8 @@ class Migration {
   #streamFault: unknown = null
   #memory = { memoryBytes: 0, memoryRemainingBytes: 0, dirtyBytesPerSecond: null as number | null }
   #disks = { diskBytes: 0, diskRemainingBytes: 0 }
+  /** It was told to let go of the disks, which it may be doing. */
+  isSwitching = false
   readonly #stoppedAt: { value: number | null } = { value: null }
 
   constructor(context: MigratingContext) {
@@ -117,8 +122,9 @@ class Migration {
     await this.#endMirrors(disks)
     this.#tell('switchover')
     await this.#context.peer.disksDone({ signal })
+    this.isSwitching = true
     await machine.execute('migrate-continue', { state: 'pre-switchover' }, { signal })
-    const answer = await this.#until(['MIGRATION'], () => this.#reached('completed'))
+    const answer = await this.#until(['MIGRATION'], () => this.#reached('completed'), POLL_SWITCHING)
     const ram = objectOf(answer['ram'])
     const now = clock.monotonic()
     return {
@@ -171,6 +177,7 @@ class Migration {
       for (let count = 0; count < (options.channelCount ?? 0); count += 1) await this.#carry(listener, 'memory')
     })()
     carrying.catch(() => {})
+    this.#tell('memory')
     await machine.execute('migrate', { uri: `unix:${machine.paths.migration}` }, { signal })
   }
 
@@ -231,8 +238,10 @@ class Migration {
       if (error !== null) failed.push(error)
     })
     try {
-      await this.#until(['BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED'], async () =>
-        (await mirrorsOf(machine, signal)).length === 0 ? true : null,
+      await this.#until(
+        ['BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED'],
+        async () => ((await mirrorsOf(machine, signal)).length === 0 ? true : null),
+        POLL_SWITCHING,
       )
     } finally {
       stop()
@@ -249,8 +258,8 @@ class Migration {
     return this.#streamFault === null ? '' : ` (${toFault(this.#streamFault).message})`
   }
 
-  async #until<T>(events: readonly string[], look: () => Promise<T | null>): Promise<T> {
-    return await untilFound({ ...this.#context, events, look })
+  async #until<T>(events: readonly string[], look: () => Promise<T | null>, poll: Millis = POLL): Promise<T> {
+    return await untilFound({ ...this.#context, events, look, poll })
   }
 }
 
@@ -261,8 +270,9 @@ export async function untilFound<T>(options: {
   readonly signal: AbortSignal
   readonly events: readonly string[]
   readonly look: () => Promise<T | null>
+  readonly poll?: Millis
 }): Promise<T> {
-  const { machine, clock, signal, events, look } = options
+  const { machine, clock, signal, events, look, poll = POLL } = options
   while (true) {
     signal.throwIfAborted()
     const bell = new AbortController()
@@ -271,7 +281,7 @@ export async function untilFound<T>(options: {
       const found = await look()
       if (found !== null) return found
       const rung = AbortSignal.any([bell.signal, signal])
-      await Promise.race([clock.sleep(POLL, { signal: rung }).catch(() => {}), machine.exited])
+      await Promise.race([clock.sleep(poll, { signal: rung }).catch(() => {}), machine.exited])
     } catch (error) {
       // Of a QEMU that ends the monitor is the first to be gone.
       if (error instanceof Fault && error.code === 'unavailable') await Promise.race([machine.exited, clock.sleep(millis(500))])
@@ -300,15 +310,19 @@ const mirrorsOf = async (machine: Machine, signal?: AbortSignal): Promise<Return
     .map(objectOf)
     .filter((job) => textOf(job['device'])?.startsWith(MIRROR) === true)
 
-/** Whatever became of it: no migration, no mirror, and the guest as before. Safe to run twice, and of a machine that never was on its way. */
+/**
+ * Whatever became of it: no migration, no mirror, and the guest as before. Safe to run twice, and of a machine that never was on its way.
+ * One that is switching over is not cancelled (`settleMigration` says why): its stream is closed by now, of which it dies by itself.
+ */
 export async function takeBackMachine(
   { clock }: Pick<MigratingContext, 'clock'>,
   machine: Machine,
   wasRunning: boolean,
+  isSwitching = false,
 ): Promise<void> {
   if (machine.hasEnded) return
   try {
-    if ((await migrationStatus((...call) => machine.execute(...call))).status === 'pre-switchover')
+    if (!isSwitching && (await migrationStatus((...call) => machine.execute(...call))).status === 'pre-switchover')
       await machine.execute('migrate_cancel')
     await settleMigration(clock, machine)
     const end = clock.monotonic() + JOBS_END_LIMIT_MS

@@ -1,6 +1,7 @@
 /** Migration between two drivers that share nothing but this process, on a real QEMU with the guest of one sector. */
 import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@typevisor/base'
@@ -44,4 +45,36 @@ test('a running guest goes to another driver with its memory and its disk, and s
     [domain, onTarget].map(({ volumes }) => readFile((Object.values(volumes)[0] as { path: string }).path)),
   )
   assert.ok(disk?.equals(moved ?? Buffer.alloc(0)))
+})
+
+test('memory goes by several streams; what comes of it can be saved, and goes on in steps that are told', async (t) => {
+  const [here, there] = [await bench(t), await bench(t)]
+  const domain = await running(here, { memoryMib: 64 })
+  const onTarget = await twin(there, domain)
+  const target = await there.driver.receive(onTarget, { channelCount: 2 })
+  let memoryCount = 0
+  const peer = peerOf(target)
+  const phases = new Set<string>()
+  await here.driver.migrateTo(
+    domain.id,
+    {
+      ...peer,
+      open(channel) {
+        if (channel === 'memory') memoryCount += 1
+        return peer.open(channel)
+      },
+    },
+    { channelCount: 2, autoConverge: true, downtimeLimitMs: 100, onProgress: ({ phase }) => phases.add(phase) },
+  )
+  await target.loaded()
+  assert.equal(memoryCount, 3)
+  assert.deepEqual([...phases], ['disks', 'memory', 'switchover'])
+  await there.driver.takeOver(domain.id)
+  const path = join(there.folder, 'moved.save')
+  await there.driver.save(domain.id, path)
+  await there.driver.restore(onTarget, path)
+  await there.driver.unpause(domain.id)
+  assert.ok(numbers(await consoleText(there.driver, domain, (said) => numbers(said).length > 3)).length > 3)
+  await here.driver.takeBack(domain.id, false)
+  await here.driver.destroy(domain.id)
 })

@@ -7,7 +7,7 @@
  * While it waits, the record says `incoming`. A caller that is killed before all has come has closed the streams, of which QEMU dies;
  * `adoption.ts` tells what had come whole by then from what had not.
  */
-import { Fault, type Clock } from '@typevisor/base'
+import { Fault, millis, type Clock } from '@typevisor/base'
 import type { DomainHardware } from '@typevisor/model'
 import type { MigrationTarget, ReceiveOptions } from '@typevisor/toolstack'
 import type { Machine } from './machine.ts'
@@ -17,6 +17,9 @@ import type { QmpClient } from './qmp.ts'
 import { objectOf, textOf } from './read-json.ts'
 import type { DomainPaths } from './layout.ts'
 import { isOver } from './saving.ts'
+
+/** Behind the event that all has come QEMU says `inmigrate` for a moment longer, in which the guest stands still. */
+const LOAD_POLL = millis(10)
 
 /** Has QEMU wait on its sockets. */
 export async function beginReceiving(
@@ -63,7 +66,14 @@ export function migrationTarget(host: QemuHost, clock: Clock, machine: Machine):
       if (diskNames.size > 0) await machine.execute('nbd-server-stop', {}, { signal })
     },
     async loaded({ signal = new AbortController().signal } = {}) {
-      const isWhole = await untilFound({ machine, clock, signal, events: ['MIGRATION'], look: () => hasLoaded(machine, signal) })
+      const isWhole = await untilFound({
+        machine,
+        clock,
+        signal,
+        events: ['MIGRATION'],
+        look: () => hasLoaded(machine, signal),
+        poll: LOAD_POLL,
+      })
       if (!isWhole) throw new Fault('failed', `receive ${machine.record.name}: QEMU says that the stream was broken`)
     },
   }

@@ -427,6 +427,11 @@ class SimDriver implements DomainDriver {
     return { notes: isAsleep ? ['it is paused: the guest takes it up when it goes on'] : [] }
   }
 
+  async correctClock(id: DomainId, options?: CallOptions): Promise<void> {
+    await this.#enter('correctClock', id, options)
+    this.#answering(id)
+  }
+
   async state(id: DomainId, options?: CallOptions): Promise<DriverState> {
     await this.#enter('state', id, options)
     return this.#hypervisor.guests.get(id)?.state ?? { kind: 'gone', cause: 'unknown', detail: null }
