@@ -183,7 +183,7 @@ async function writeOver(
     } catch (error) {
       // Of several blocks both copies of a node may be among the damaged, or what a unit that stays is packed to.
       assert.ok(places.length > 1, `${step}: ${part}: ${failedBy(error)}`)
-      assert.match(failedBy(error), /node at block/, `${step}: ${part}`)
+      assert.match(failedBy(error), /node at block|at \d+: block/, `${step}: ${part}`)
       continue
     }
     const blocks = new Map(disk.blocks)

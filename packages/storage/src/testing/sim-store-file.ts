@@ -132,13 +132,13 @@ export class SimStoreFile implements StoreFile, Disposable {
   }
 
   /** A page is never changed, but another one put in its place: versions and copies of the file share them. */
-  #put(position: number, content: Uint8Array): void {
+  #put(position: number, content: Uint8Array, takesRoom = true): void {
     for (let done = 0; done < content.length;) {
       const at = position + done
       const number = Math.floor(at / PAGE_BYTES)
       const inPage = at - number * PAGE_BYTES
       const partBytes = Math.min(PAGE_BYTES - inPage, content.length - done)
-      this.#back([number])
+      if (takesRoom) this.#back([number])
       // What is left of the page is read first.
       if (partBytes === PAGE_BYTES) this.#unreadable.delete(number)
       else this.#assertReadable(number)
@@ -201,7 +201,8 @@ export class SimStoreFile implements StoreFile, Disposable {
     for (const page of this.#now.keys()) {
       const at = page * PAGE_BYTES
       if (at < position || at >= position + lengthBytes) continue
-      this.#put(at, new Uint8Array(PAGE_BYTES))
+      // A hole needs no room, also where there is one already.
+      this.#put(at, new Uint8Array(PAGE_BYTES), false)
       this.#record(at, PAGE_BYTES)
     }
     for (let page = Math.floor(position / PAGE_BYTES); page * PAGE_BYTES < position + lengthBytes; page += 1)
