@@ -2,6 +2,7 @@
 import type { Bytes, EpochMillis } from '@typevisor/base'
 import type { DomainBoot, DomainHardware, DomainSpec } from './domain.ts'
 import type { DomainName, VolumeId } from './ids.ts'
+import type { DomainSettings } from './settings.ts'
 
 /** What the target has to know of a domain; told by the source. */
 export interface MigrationRequest {
@@ -15,6 +16,8 @@ export interface MigrationRequest {
   readonly imageDigest: string | null
   /** Those that are written to. */
   readonly disks: readonly { readonly volume: VolumeId; readonly virtualBytes: Bytes }[]
+  /** What was changed of it while it ran; absent: nothing, or a source that does not know of it. */
+  readonly settings?: DomainSettings
   readonly createdAt: EpochMillis
   /** It runs, and is to run there. */
   readonly goesOn: boolean

@@ -38,6 +38,7 @@ import {
 import { defineSaga } from '@typevisor/saga'
 import { buildSeed } from '@typevisor/image'
 import { Incoming } from './incoming.ts'
+import { volumeOf } from './devices.ts'
 import { CONTROL, ControlClient } from './migration-control.ts'
 import type { DriverState, MigrationLinks } from './ports.ts'
 import { removeAllSnapshots } from './snapshots.ts'
@@ -79,6 +80,16 @@ async function assertMovable(services: ToolstackServices, domain: StoredDomain, 
     )
 }
 
+/** What is in a drive, or on a stick, is a copy of this host's. @throws Fault `conflict` that names the device. */
+function assertStays({ name, hardware }: StoredDomain): void {
+  const held = hardware.devices.find((device) => (device.kind === 'cd' || device.kind === 'usb') && volumeOf(device) !== null)
+  if (!held) return
+  const want = held.kind === 'cd' ? 'an empty drive (eject it first)' : 'no USB storage (detach it first)'
+  throw new Fault('conflict', `migrate ${name}: device ${held.name} has a medium of this host, want ${want}`, {
+    details: [{ path: `devices.${held.name}`, want, got: held.kind === 'cd' ? 'a medium' : 'a stick' }],
+  })
+}
+
 /** @throws Fault `conflict` when it cannot move as it is. */
 export async function migrationRequest(
   services: ToolstackServices,
@@ -87,7 +98,8 @@ export async function migrationRequest(
 ): Promise<MigrationRequest> {
   const domain = services.ledger.need(id)
   await assertMovable(services, domain, dropSnapshots)
-  const { name, driver, spec, hardware, boot, createdAt, state } = domain
+  const { name, driver, spec, hardware, boot, createdAt, state, settings } = domain
+  assertStays(domain)
   const disks = await Promise.all(
     hardware.devices.filter(isWritable).map(async ({ volume }) => {
       const info = await services.volumes.get(volume)
@@ -101,6 +113,7 @@ export async function migrationRequest(
     spec,
     hardware,
     boot,
+    ...(settings ? { settings } : {}),
     createdAt,
     disks,
     imageDigest: await digestOf(services, domain),
@@ -161,7 +174,7 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
     {
       name: 'record',
       do: async ({ input: { id, request }, services, outputs }) => {
-        const { name, driver, spec, hardware, createdAt, goesOn } = request
+        const { name, driver, spec, hardware, createdAt, goesOn, settings } = request
         const disks = hardware.devices.flatMap((device) => (device.kind === 'disk' ? [device.volume] : []))
         const volumes = await Promise.all(
           disks.map(async (volume) => {
@@ -181,6 +194,7 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
           forwards: [],
           state: { kind: 'stopped', cause: 'migrated', detail: null },
           snapshots: [],
+          ...(settings ? { settings } : {}),
           createdAt,
           migration: { role: 'incoming', goesOn },
         })

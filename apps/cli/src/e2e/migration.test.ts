@@ -120,6 +120,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
       host: 'left',
       memoryBytes: MEMORY,
       rootDiskBytes: 256 * 1024 * 1024,
+      vcpuCountMax: 2,
       forwards: [{ guestPort: 22 }],
     }
     const { instance } = await client.call('instance.create', { body, query: { wait: 60 } })
@@ -133,12 +134,31 @@ describe('between two agents', { timeout: 600_000 }, () => {
         () => false,
       ),
     )
+    // What came and was changed while it runs goes with it.
+    const params = { instance: 'mover' }
+    const query = { wait: 60 }
+    const done = async (call: Promise<{ operation: { state: string; fault: unknown } }>) => {
+      const { operation } = await call
+      assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
+    }
+    await done(client.call('instance.set', { params, query, body: { vcpuCount: 2 } }))
+    const data = { kind: 'disk', device: 'data', sizeBytes: 16 * 1024 * 1024 } as const
+    await done(client.call('instance.attach', { params, query, body: data }))
+    await done(client.call('instance.attach', { params, query, body: { kind: 'cd', device: 'cd' } }))
+    const disk = 'd=/dev/$(for each in /sys/block/vd*; do [ "$(cat $each/serial)" = data ] && basename $each; done)'
+    await until('it sees the disk', () =>
+      exec(client, 'mover', `${disk}; echo kept on data | dd of=$d conv=fsync 2>/dev/null`).then(
+        () => true,
+        () => false,
+      ),
+    )
     for (const to of ['right', 'left']) {
       const before = { count: await count(), boot: await bootId() }
       const { code, said } = await cli('instance', 'migrate', 'mover', '--to', to)
       assert.equal(code, 0, said)
       assert.equal(nameOf(await assertWhole(`to ${to}`, before)), to)
       assert.ok(((await row()).forwards[0]?.hostPort ?? 0) > 0)
+      assert.equal(await exec(client, 'mover', `${disk}; head -c 12 $d; nproc`), 'kept on data2')
       // `date` of a whole second, and the time that the answer takes.
       await until('its clock is right', async () => {
         const lateMs = Date.now() - Number(await exec(client, 'mover', 'date +%s')) * 1000

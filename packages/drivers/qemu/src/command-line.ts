@@ -231,7 +231,8 @@ export function pluggedParts(device: PluggedDevice, id: string, input: PartsInpu
     case 'disk':
       return diskParts(device, id, input)
     case 'cd': {
-      const controller = { driver: 'virtio-scsi-pci', ...placeOf(device, id) }
+      // By itself it would have as many queues as there are vCPUs when it comes: another device after each change of their number.
+      const controller = { driver: 'virtio-scsi-pci', ...placeOf(device, id), num_queues: 1 }
       const nodes = device.volume === null ? [] : mediumNodes(id, sourceOf(device.name, device.volume, input))
       const medium = nodes.length === 0 ? {} : { drive: `${id}-format` }
       const drive = { driver: 'scsi-cd', id: driveOf(id), bus: `${id}.0`, ...medium, serial: device.serial.slice(0, 20) }
