@@ -61,6 +61,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
     images: parts.images,
     cpuCount: availableParallelism(),
     memoryBytes: options.driver === 'sim' ? SIM_MEMORY_BYTES : bytes(totalmem()),
+    clock,
     log,
     media: parts.media,
     volumeServer: parts.volumeServer,

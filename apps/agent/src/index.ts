@@ -11,6 +11,17 @@ export { openHost, type Host } from './host.ts'
 export type { HostOptions, HostParts } from './host-parts.ts'
 export { agentLinks } from './migration/links.ts'
 export { messageSocket } from './message-socket.ts'
+export {
+  Counter,
+  EXPOSITION_TYPE,
+  exposition,
+  Histogram,
+  type Labels,
+  type MetricFamily,
+  type MetricSample,
+} from './metrics/exposition.ts'
+export { hostFamilies, processFamilies, type CountedHost } from './metrics/host-metrics.ts'
+export { serveMetrics, type MetricsListener } from './metrics/listener.ts'
 export { createAgentService } from './service.ts'
 export { toAgentImage } from './shared-builds.ts'
 export { keepJoined, type UplinkOptions } from './uplink.ts'

@@ -43,6 +43,7 @@ test('an image is built once a command, also after a restart, and a late command
         images,
         cpuCount: 1,
         memoryBytes: bytes(1024 ** 3),
+        clock,
         log,
       })
       return {

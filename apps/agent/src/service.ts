@@ -1,5 +1,5 @@
 /** The agent's side of every method: the toolstack and the image store behind `AgentPort`. No wire here; `uplink.ts` has it. */
-import { Fault, type Bytes, type Log } from '@typevisor/base'
+import { Fault, type Bytes, type Clock, type Log } from '@typevisor/base'
 import { isLabel, type AgentEvent, type DomainId, type ImageName, type MigrationProgress } from '@typevisor/model'
 import type { ImageStore } from '@typevisor/image'
 import type { MediaFolder, Toolstack } from '@typevisor/toolstack'
@@ -17,6 +17,7 @@ import {
   type StreamOptions,
   type VolumeServerStatus,
 } from '@typevisor/api/agent-wire'
+import { hostStatistics } from './metrics/host-statistics.ts'
 import { fractionOf, wordsOf } from './migration/progress.ts'
 import { SharedBuilds, toAgentImage } from './shared-builds.ts'
 
@@ -27,6 +28,7 @@ export interface AgentServiceOptions {
   readonly images: ImageStore
   readonly cpuCount: number
   readonly memoryBytes: Bytes
+  readonly clock: Clock
   readonly log: Log
   /** Left out where the host keeps none. */
   readonly media?: Pick<MediaFolder, 'list'> | undefined
@@ -157,6 +159,7 @@ class AgentService implements AgentPort {
       return { ...offsets, contentBase64: base64(content) }
     },
     'host.volume-server': async () => this.#options.volumeServer?.() ?? null,
+    'host.statistics': (_params, { signal }) => hostStatistics(this.#options, signal),
     'host.media': async () => (await this.#options.media?.list()) ?? [],
     'image.list': async () => (await this.#options.images.list()).map(toAgentImage),
     'image.build': async ({ name: label, commandId, fence }, { signal, progress }) => {

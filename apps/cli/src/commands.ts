@@ -11,6 +11,10 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
     summary: 'Stop the platform; guests go on (--guests stops them too)',
     load: async () => (await import('./commands/down.ts')).down,
   },
+  install: {
+    summary: 'Set up server and agent as services of systemd, or upgrade them; guests go on',
+    load: async () => (await import('./commands/install.ts')).install,
+  },
   doctor: {
     summary: 'Look at what this machine can do and what is wrong',
     load: async () => (await import('./commands/doctor.ts')).doctor,

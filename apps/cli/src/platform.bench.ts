@@ -7,7 +7,7 @@
  * Envelope of the platform's own part: two commits in PostgreSQL a step (2 ms each), seven in the agent's journal (1 ms each), qemu-img
  * create (25 ms), QMP hand-shake and checks (30 ms): about 80 ms; budget 200 ms.
  *
- * `npm run bench -- platform [RUNS] [guests|domains|restart|portal|clone]`
+ * `npm run bench -- platform [RUNS] [guests|domains|metrics|restart|portal|clone]`
  */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
@@ -220,6 +220,42 @@ async function manyDomains(folder: string): Promise<void> {
   }
 }
 
+async function metrics(folder: string): Promise<void> {
+  const dataDir = join(folder, 'metrics')
+  const count = 500
+  const platform = await child(['start', '--empty', '--driver', 'sim', '--port', '0', '--data', dataDir], /portal: /)
+  try {
+    const client = clientOf(dataDir)
+    await Promise.all(
+      Array.from({ length: count }, (_, index) =>
+        client.call('instance.create', { query: { wait: 60 }, body: { name: `sim-${index}` } }),
+      ),
+    )
+    const { url, token } = JSON.parse(readFileSync(join(dataDir, 'credentials.json'), 'utf8')) as { url: string; token: string }
+    const cpuSeconds = async (): Promise<{ text: string; seconds: number; ms: number }> => {
+      const begin = performance.now()
+      const text = await (await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${token}` } })).text()
+      const ms = performance.now() - begin
+      return { text, ms, seconds: Number(/^process_cpu_seconds_total (.*)$/m.exec(text)?.[1]) }
+    }
+    const first = await cpuSeconds()
+    const scrapes = []
+    for (let round = 0; round < 20; round += 1) scrapes.push(await cpuSeconds())
+    const last = scrapes.at(-1) ?? first
+    const times = scrapes.map(({ ms }) => ms)
+    const lines = last.text.split('\n').length
+    const cpuMs = ((last.seconds - first.seconds) * 1000) / scrapes.length
+    note(
+      `a scrape of /metrics with ${count} sim instances`,
+      `${spread(times)}; ${Math.round(cpuMs)} ms of CPU, ${lines} lines, ${formatBytes(last.text.length)}`,
+      '150 ms of CPU',
+      cpuMs < 150,
+    )
+  } finally {
+    await ended(platform.process, 'SIGTERM')
+  }
+}
+
 async function restart(folder: string): Promise<void> {
   const dataDir = join(folder, 'restart')
   const count = 200
@@ -331,6 +367,7 @@ async function freshClone(folder: string): Promise<void> {
 const PARTS: Readonly<Record<string, (folder: string) => void | Promise<void>>> = {
   guests,
   domains: manyDomains,
+  metrics,
   restart,
   portal,
   clone: freshClone,

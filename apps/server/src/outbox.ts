@@ -49,6 +49,8 @@ export interface OutboxOptions {
   readonly subscriberCountMax?: number
   /** false: reads by polling alone, as where a connection pooler forbids LISTEN. */
   readonly listen?: boolean
+  /** Told of each event that comes, whether or not anybody subscribes. For counting. */
+  readonly onEvent?: (event: OutboxEvent) => void
 }
 
 export interface Outbox {
@@ -89,6 +91,7 @@ export function createOutbox(options: OutboxOptions): Outbox {
   }
 
   function deliver(event: OutboxEvent): void {
+    options.onEvent?.(event)
     for (const subscriber of subscribers) {
       try {
         subscriber.channel.push(event)

@@ -29,6 +29,8 @@ import { createHttpServer, type HttpServerOptions } from './http/server.ts'
 import { instanceHandlers } from './instances/handlers.ts'
 import { INSTANCE_SAGAS, type InstanceServices } from './instances/sagas.ts'
 import { createLocalCredentials } from './local-credentials.ts'
+import { serverMetrics } from './metrics/metrics.ts'
+import { addMetricsRoute } from './metrics/route.ts'
 import { operationHandlers } from './operations/handlers.ts'
 import { createOutbox } from './outbox.ts'
 import { argonHasher, nodeSecretCrypto } from './secrets.ts'
@@ -115,6 +117,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 
   const stopping = new AbortController()
   const agents = new AgentRegistry(clock)
+  const metrics = serverMetrics({ database: executor, agents, clock, version: options.version })
   const store = postgresSagaStore({ sql: executor })
   const services: InstanceServices = { agents, database: executor }
   const engine = createSagaEngine<InstanceServices>({
@@ -124,10 +127,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     clock,
     log,
     owner: `server:${await serverName(dataDir, ids)}`,
+    onSettled: metrics.noteSettled,
   })
   building.defer(() => engine.stop())
 
-  const outbox = createOutbox({ db, pool: database.pool, clock, log })
+  const outbox = createOutbox({ db, pool: database.pool, clock, log, onEvent: metrics.noteEvent })
   building.defer(() => outbox.stop())
   await outbox.start()
 
@@ -159,7 +163,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     version: options.version,
     port: options.port,
     portalPath: options.portalPath,
-    extend: (app) => addAgentRoute(app, gateway),
+    onAnswer: metrics.noteAnswer,
+    extend: (app, access) => {
+      addAgentRoute(app, gateway)
+      addMetricsRoute(app, access, metrics)
+    },
     ...(options.host === undefined ? {} : { host: options.host }),
     ...(options.names === undefined ? {} : { names: options.names }),
     ...(options.tls === undefined ? {} : { tls: options.tls }),

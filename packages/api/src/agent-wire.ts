@@ -16,6 +16,7 @@ import type {
   DomainId,
   DomainRecord,
   DomainSpec,
+  DomainStateKind,
   DomainStatistics,
   GuestAddress,
   MigrationOffer,
@@ -89,6 +90,23 @@ export interface VolumeSpace {
   readonly warningPercent: number | null
   /** What would be full first: the store, or the file system that it lies on. */
   readonly limitedBy: SpaceCause
+}
+
+/** What a host counts, in one answer. */
+export interface HostStatistics {
+  readonly domains: readonly {
+    readonly id: DomainId
+    readonly name: string
+    readonly state: DomainStateKind
+    readonly vcpuCount: number
+    readonly memoryBytes: number
+    /** null: it has no process, or its process does not answer. */
+    readonly statistics: DomainStatistics | null
+  }[]
+  /** Of the journal's newest event. */
+  readonly sequence: number
+  /** null: it keeps none. */
+  readonly volumeServer: VolumeServerStatus | null
 }
 
 export interface Command {
@@ -169,6 +187,8 @@ export interface AgentMethods {
   }
   /** null: the host keeps no volume server. */
   'host.volume-server': { params: Record<string, never>; reply: VolumeServerStatus | null }
+  /** For metrics. An agent of before answers `unsupported`. */
+  'host.statistics': { params: Record<string, never>; reply: HostStatistics }
   /** Names of what CD drives take. */
   'host.media': { params: Record<string, never>; reply: readonly string[] }
   'image.list': { params: Record<string, never>; reply: readonly AgentImage[] }

@@ -60,6 +60,8 @@ export interface SagaEngineOptions<S> {
   readonly leaseMs?: number
   /** How often the store is asked for sagas that came by another path; default 1 s. `wake` asks at once. */
   readonly pollMs?: number
+  /** Told of each saga that this engine saw to its end, or to where it is stuck. For counting: what must not be missed is an effect. */
+  readonly onSettled?: (record: SagaRecord) => void
 }
 
 export interface SagaEngine {
@@ -573,6 +575,7 @@ class Engine<S> implements SagaEngine {
     const { state } = record
     if (state.kind === 'stuck') run.log.error('saga.stuck', { fault: state.fault.message, undoFault: state.undoFault.message })
     else run.log.info(`saga.${state.kind}`, state.kind === 'undone' ? { fault: state.fault.message, code: state.fault.code } : {})
+    this.#options.onSettled?.(record)
     for (const resolve of this.#waiters.get(record.id) ?? []) resolve(record)
   }
 }

@@ -14,13 +14,27 @@ const refused = (words: readonly string[], want: RegExp, env: NodeJS.ProcessEnv 
   )
 
 test('the agent takes its words; the token may come by the environment', () => {
-  const words = [...SERVER, '--name', 'rack-2', '--data', '/srv/agent', '--driver', 'sim', '--log', 'error']
+  const words = [
+    ...SERVER,
+    '--name',
+    'rack-2',
+    '--data',
+    '/srv/agent',
+    '--driver',
+    'sim',
+    '--log',
+    'error',
+    '--metrics-port',
+    '9178',
+  ]
   assert.deepEqual(parseAgent(words, TOKEN), {
     server: 'https://cloud.example:8006',
     token: 'tvh_1_x',
     name: 'rack-2',
     dataDir: '/srv/agent',
     driver: 'sim',
+    migrationAddress: undefined,
+    metricsPort: 9178,
     logLevel: 'error',
   })
   assert.equal(parseAgent([...SERVER, '--token', 'tvh_2_y'], TOKEN).token, 'tvh_2_y')
@@ -36,6 +50,7 @@ test('wrong words of the agent are refused by their flag, with what was meant', 
   refused(SERVER, /^--token: got nothing/, {})
   refused([...SERVER, '--name', 'Rack 2'], /^--name: got "Rack 2"/)
   refused([...SERVER, '--driver', 'kvm'], /^--driver: got "kvm", want qemu or sim$/)
+  refused([...SERVER, '--metrics-port', '70000'], /^--metrics-port: got "70000", want 0 to 65535/)
   refused([...SERVER, '--log', 'loud'], /^--log: got "loud", want debug, info, warn or error$/)
 })
 

@@ -7,7 +7,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { Fault, toFault } from '@typevisor/base'
 import { isLabel, LABEL_WANT } from '@typevisor/model'
-import { keepJoined, openHost } from '@typevisor/agent'
+import { keepJoined, openHost, serveMetrics } from '@typevisor/agent'
 import { consoleLog, realClock, realRng, uuidv7Ids } from '@typevisor/runtime-node'
 import type { Command } from '../terminal.ts'
 import { dataDirOf } from '../connect.ts'
@@ -27,6 +27,10 @@ const FLAGS = {
     value: 'ADDRESS',
     text: 'IP address of this machine by which other hosts reach it with instances that move (default 127.0.0.1)',
   },
+  'metrics-port': {
+    value: 'PORT',
+    text: 'port of 127.0.0.1 on which /metrics is served for Prometheus; 0: any free one (default: none)',
+  },
   log: { value: 'debug|info|warn|error', text: 'least weight of what is logged to standard error (default warn)' },
 } as const satisfies FlagTable
 
@@ -37,6 +41,7 @@ export interface AgentOptions {
   readonly dataDir: string
   readonly driver: 'qemu' | 'sim'
   readonly migrationAddress: string | undefined
+  readonly metricsPort?: number | undefined
   readonly logLevel: 'debug' | 'info' | 'warn' | 'error'
 }
 
@@ -61,8 +66,15 @@ export function parseAgent(words: readonly string[], env: NodeJS.ProcessEnv): Ag
     dataDir: values.data ?? join(dataDirOf(env), 'agent'),
     driver: oneOf('--driver', values.driver ?? 'qemu', ['qemu', 'sim']),
     migrationAddress: ipAddress(values['migration-address']),
+    metricsPort: portNumber('--metrics-port', values['metrics-port']),
     logLevel: oneOf('--log', values.log ?? 'warn', ['debug', 'info', 'warn', 'error']),
   }
+}
+
+function portNumber(flag: string, value: string | undefined): number | undefined {
+  if (value === undefined || (/^\d{1,5}$/.test(value) && Number(value) <= 65_535))
+    return value === undefined ? value : Number(value)
+  throw new Fault('invalid', `${flag}: got ${JSON.stringify(value)}, want 0 to 65535 (0: any free one)`)
 }
 
 /** @throws Fault `invalid`. */
@@ -76,12 +88,20 @@ export const agent: Command = {
   usage: 'typevisor agent --server URL [--flag VALUE ...]',
   flags: FLAGS,
   async run(words, terminal) {
-    const { server, token, name, dataDir, driver, migrationAddress, logLevel } = parseAgent(words, terminal.env)
+    const { server, token, name, dataDir, driver, migrationAddress, metricsPort, logLevel } = parseAgent(words, terminal.env)
     const clock = realClock()
     const rng = realRng()
     const log = consoleLog({ level: logLevel })
     const ids = uuidv7Ids(clock, rng)
     const host = await openHost({ name, dataDir, driver, migrationAddress, version: VERSION, clock, rng, ids, log })
+    const metrics =
+      metricsPort === undefined
+        ? null
+        : await serveMetrics({ agent: host.agent, port: metricsPort, log }).catch(async (error: unknown) => {
+            await host.close()
+            throw error
+          })
+    if (metrics) terminal.out(`metrics: ${metrics.url}`)
     const stopping = new AbortController()
     const stop = () => stopping.abort(new Fault('aborted', 'the agent stops'))
     let broken: Fault | null = null
@@ -103,6 +123,7 @@ export const agent: Command = {
       () => null,
       (error: unknown) => toFault(error),
     )
+    await metrics?.close()
     await host.close()
     // With the server's words; guests go on here as at every other end.
     if (refused) throw refused

@@ -22,7 +22,7 @@ async function inShell(argv: readonly string[]): Promise<{ stdout: string; stder
 }
 
 const LINES: Readonly<Record<string, readonly string[]>> = {
-  'typevisor inst': ['instance'],
+  'typevisor instan': ['instance'],
   'typevisor instance sta': ['start', 'statistics'],
   'typevisor instance create x --me': ['--memory', '--memory-max'],
   'typevisor instance create x --wait a': ['agent'],
@@ -55,7 +55,7 @@ zmodload zsh/zpty
 zpty z zsh -f -i
 zpty -w z 'PS1="> "; source <(typevisor completion zsh); echo re""ady'
 zpty -r z out '*ready*'
-for line expected in 'typevisor inst' '*instance*' 'typevisor instance unp' '*unpause*' 'typevisor instance list --state sav' '*saved*'; do
+for line expected in 'typevisor instan' '*instance*' 'typevisor instance unp' '*unpause*' 'typevisor instance list --state sav' '*saved*'; do
   zpty -w -n z "$line"$'\t'
   zpty -r z out "$expected"
   zpty -w -n z $'\025'

@@ -51,9 +51,9 @@ describe('completion', () => {
   })
 
   test('knows verbs, flags and their values, of operations and of commands', async () => {
-    assert.deepEqual(await here('inst'), ['instance'])
+    assert.deepEqual(await here('inst'), ['instance', 'install'])
     assert.deepEqual(await here('instance', 'un'), ['unpause'])
-    assert.deepEqual(await here('instance', 'create', 'x', '--me'), ['--memory'])
+    assert.deepEqual(await here('instance', 'create', 'x', '--me'), ['--memory', '--memory-max'])
     assert.deepEqual(await here('instance', 'create', 'x', '--wait', 'a'), ['agent'])
     assert.deepEqual(await here('instance', 'list', '--state', 'sa'), ['saved'])
     assert.deepEqual(await here('start', '--tls'), ['--tls-cert', '--tls-key'])

@@ -63,6 +63,7 @@ async function openHost({ disk, hypervisor, volumes, images }: ReturnType<typeof
     images,
     cpuCount: 1,
     memoryBytes: bytes(1024 ** 4),
+    clock,
     log,
   })
   return { toolstack, agent }

@@ -16,7 +16,7 @@ import { parseJsonBody } from './body.ts'
 import { errorReply, httpFault } from './errors.ts'
 import type { Handlers } from './handler.ts'
 import { addressKey, nameAllowed } from './names.ts'
-import { isSecure } from './authenticate.ts'
+import { isSecure, type AuthenticateOptions } from './authenticate.ts'
 import { addPortal, isPage, NO_PORTAL_PAGE, sendPage } from './portal.ts'
 import { addRoutes } from './routes.ts'
 import { FAULT_STATUS } from './status.ts'
@@ -62,8 +62,10 @@ export interface HttpServerOptions {
   readonly limits?: Partial<HttpLimits>
   /** Replies are held to their schemas: for tests. */
   readonly checkReplies?: boolean
+  /** Told of each answer of the table's operations, streams left out. */
+  readonly onAnswer?: (answer: { readonly operation: string; readonly status: number; readonly seconds: number }) => void
   /** Adds routes that are not of the table (the agents' WebSocket). They get the host check, rate limit and error answers, but authenticate themselves. */
-  readonly extend?: (app: FastifyInstance) => void | Promise<void>
+  readonly extend?: (app: FastifyInstance, access: AuthenticateOptions) => void | Promise<void>
 }
 
 export interface HttpServer extends AsyncDisposable {
@@ -177,6 +179,12 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     : Fastify(common)) as unknown as FastifyInstance // the same but for the type of its socket
 
   addRequestChecks(app, options.names ?? [])
+  const { onAnswer } = options
+  if (onAnswer)
+    app.addHook('onResponse', async ({ method, routeOptions: { url } }, { statusCode, elapsedTime }) => {
+      const operation = OPERATION_OF.get(`${method} ${url ?? ''}`)
+      if (operation !== undefined) onAnswer({ operation, status: statusCode, seconds: elapsedTime / 1000 })
+    })
   app.setErrorHandler((error, request, reply) => answerError(options, error, request, reply))
 
   addJsonParser(app)
@@ -195,7 +203,7 @@ async function build(options: HttpServerOptions, stopping: AbortSignal, streams:
     checkReplies: options.checkReplies ?? false,
   })
   addOpenApi(app, options.version)
-  await options.extend?.(app)
+  await options.extend?.(app, { ...options, trustedOrigins: options.trustedOrigins ?? [] })
 
   await addPortalAndRest(app, options.portalPath)
   await app.ready()
@@ -294,6 +302,12 @@ function checkQuery(url: string): void {
 const ROUTE_PATTERNS: readonly { readonly pattern: RegExp; readonly method: string }[] = Object.values<OperationDefinition>(
   OPERATIONS,
 ).map(({ path, method }) => ({ pattern: new RegExp(`^${path.replaceAll(/:\w+/g, '[^/]+')}$`), method }))
+
+const OPERATION_OF = new Map(
+  Object.entries<OperationDefinition>(OPERATIONS)
+    .filter(([, { transport }]) => transport === undefined)
+    .map(([name, { method, path }]) => [`${method} ${path}`, name]),
+)
 
 const methodsOf = (path: string): string[] => [
   ...new Set(ROUTE_PATTERNS.filter(({ pattern }) => pattern.test(path)).map(({ method }) => method)),

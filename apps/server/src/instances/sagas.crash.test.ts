@@ -119,6 +119,7 @@ function suite({
         images,
         cpuCount: 1,
         memoryBytes: bytes(1024 ** 4),
+        clock,
         log,
       })
       for (const act of before) await give(toolstack, act)

@@ -19,6 +19,8 @@ import { eventHandlers } from '../handlers/event.ts'
 import { AgentRegistry } from '../agents/registry.ts'
 import { instanceHandlers } from '../instances/handlers.ts'
 import { INSTANCE_SAGAS, type InstanceServices } from '../instances/sagas.ts'
+import { serverMetrics } from '../metrics/metrics.ts'
+import { addMetricsRoute } from '../metrics/route.ts'
 import { operationHandlers } from '../operations/handlers.ts'
 import { nodeSecretCrypto as crypto } from '../secrets.ts'
 import {
@@ -79,10 +81,20 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
   const { db, executor } = database
   const log = memoryLog()
   const agents = new AgentRegistry(clock)
+  const metrics = serverMetrics({ database: executor, agents, clock, version: '0' })
   const store = postgresSagaStore({ sql: executor })
   const services: InstanceServices = { agents, database: executor }
   const sagas = Object.values(INSTANCE_SAGAS)
-  const engine = createSagaEngine<InstanceServices>({ store, sagas, services, clock, log, owner: 'test', pollMs: 50 })
+  const engine = createSagaEngine<InstanceServices>({
+    store,
+    sagas,
+    services,
+    clock,
+    log,
+    owner: 'test',
+    pollMs: 50,
+    onSettled: metrics.noteSettled,
+  })
   const stopping = new AbortController()
   const gateway = { database: executor, agents, crypto, ids, log, signal: stopping.signal }
   const server = stack.use(
@@ -95,7 +107,16 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
         ...hostHandlers({ db, database: executor, agents, engine, ids, rng, crypto }),
       },
       ...(options.policy ? { policy: options.policy } : {}),
-      http: { log, ...options.http, extend: (app) => addAgentRoute(app, gateway) },
+      outbox: { onEvent: metrics.noteEvent },
+      http: {
+        log,
+        onAnswer: metrics.noteAnswer,
+        ...options.http,
+        extend: (app, access) => {
+          addAgentRoute(app, gateway)
+          addMetricsRoute(app, access, metrics)
+        },
+      },
     }),
   )
   await engine.start()
@@ -136,6 +157,7 @@ export async function testCloud(options: Pick<TestServerOptions, 'http' | 'polic
       images,
       cpuCount: 1,
       memoryBytes: bytes(gib(16)),
+      clock,
       log,
       volumeServer,
     })

@@ -29,6 +29,7 @@ const SCOPES = [
   { scope: 'instance:write', title: 'Act on instances' },
   { scope: 'image:write', title: 'Build images' },
   { scope: 'event:read', title: 'Follow events' },
+  { scope: 'metrics:read', title: 'Read metrics' },
 ] as const
 
 const COLUMNS: readonly Column<Token>[] = [

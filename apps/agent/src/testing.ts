@@ -1,0 +1,1 @@
+export { promtoolSays } from './metrics/promtool.ts'
