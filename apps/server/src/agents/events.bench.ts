@@ -75,6 +75,7 @@ try {
     images,
     cpuCount: 1,
     memoryBytes: bytes(2 ** 40),
+    clock,
     log,
   })
   const domains: DomainId[] = []
