@@ -18,6 +18,7 @@ import type {
   DomainSpec,
   DomainStatistics,
   GuestAddress,
+  GuestsOffered,
   MigrationOffer,
   MigrationParameters,
   MigrationRequest,
@@ -53,6 +54,8 @@ export interface AgentHello {
   readonly driverVersion: string
   readonly accelerator: string
   readonly acceleratorReason: string
+  /** Absent: an agent of before. */
+  readonly guests?: GuestsOffered
   readonly cpuCount: number
   readonly memoryBytes: number
   readonly images: readonly AgentImage[]

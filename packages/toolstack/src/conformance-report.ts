@@ -41,6 +41,8 @@ export const DRIVER_OPERATIONS = {
   migrateTo: 'migrate',
   takeBack: 'take it back',
   snapshotMemory: 'snapshot memory',
+  keepFirmware: "keep firmware's memory",
+  putFirmwareBack: 'put it back',
   freeze: 'freeze file systems',
   thaw: 'thaw them',
   state: 'say its state',
