@@ -28,7 +28,11 @@ export const PACKAGES: Readonly<Record<string, PackageRule>> = {
   'packages/storage': { uses: ['codec', 'nbd'], kind: 'core', edgeFiles: ['node-*.ts'] },
   'packages/image': { uses: ['storage'], kind: 'core', edgeFiles: ['node-*.ts', 'build.ts'] },
   // The conformance suite says what it finds by `node:assert`.
-  'packages/toolstack': { uses: ['saga', 'storage', 'image'], kind: 'core', edgeFiles: ['conformance.ts'] },
+  'packages/toolstack': {
+    uses: ['saga', 'storage', 'image'],
+    kind: 'core',
+    edgeFiles: ['conformance.ts', 'conformance-guests.ts'],
+  },
   'packages/drivers/sim': { uses: ['toolstack'], kind: 'core' },
   'packages/drivers/qemu': { uses: ['image', 'toolstack'], kind: 'core', edgeFiles: ['node-*.ts'] },
   'packages/identity': { uses: [], kind: 'core' },

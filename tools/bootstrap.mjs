@@ -137,10 +137,10 @@ function portal() {
 
 const node = join(root, 'node_modules', '.bin', 'node')
 
-/** What is started says what it needs beside the platform's own. */
+/** What is started says what it needs beside the platform's own. `guests`: firmware, TPM and architectures, which the platform starts without. */
 function packagesFor(target) {
-  if (target.includes('bench')) return ['run', 'test', 'bench']
-  return target.includes('test') || target === 'setup' ? ['run', 'test'] : ['run']
+  if (target.includes('bench')) return ['run', 'test', 'guests', 'bench']
+  return target.includes('test') || target === 'setup' ? ['run', 'test', 'guests'] : ['run']
 }
 
 function main() {

@@ -92,6 +92,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     ids,
     log,
     user: owner,
+    netbootFolder: await folder(join(dataDir, 'netboot'), 0o755),
     // QEMU is handed what lies here, and nothing that a foreign image's header names elsewhere.
     diskFolders: [join(dataDir, 'volumes'), join(dataDir, 'images')],
   })

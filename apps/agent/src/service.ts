@@ -202,6 +202,7 @@ class AgentService implements AgentPort {
       driverVersion: can.version,
       accelerator: can.accelerator,
       acceleratorReason: can.acceleratorReason,
+      ...(can.guests ? { guests: can.guests } : {}),
       cpuCount,
       memoryBytes,
       images: (await images.list()).map(toAgentImage),

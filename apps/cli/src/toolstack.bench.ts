@@ -58,7 +58,7 @@ async function untilSized(path: string): Promise<void> {
 /** The arguments of a QEMU that the driver has started, for one by hand: folders and disks of its own, and the console straight into a file. */
 function argvByHand(domain: DriverDomain, folder: string, own: string, isPaused: boolean): string[] {
   const pid = Number(readFileSync(join(folder, 'run', domain.id, 'qemu.pid'), 'utf8'))
-  const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(0, -1)
+  const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(1, -1)
   return argv
     .filter((word) => isPaused || word !== '-S')
     .map((word) =>

@@ -19,6 +19,7 @@ import type {
   DomainStateKind,
   DomainStatistics,
   GuestAddress,
+  GuestsOffered,
   MigrationOffer,
   MigrationParameters,
   MigrationRequest,
@@ -54,6 +55,8 @@ export interface AgentHello {
   readonly driverVersion: string
   readonly accelerator: string
   readonly acceleratorReason: string
+  /** Absent: an agent of before. */
+  readonly guests?: GuestsOffered
   readonly cpuCount: number
   readonly memoryBytes: number
   readonly images: readonly AgentImage[]

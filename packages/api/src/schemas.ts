@@ -4,11 +4,16 @@
  */
 import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
 import {
+  ARCHITECTURES,
+  BOOT_ORDER_WANT,
+  BOOT_SOURCES,
   CHORD_COUNT_MAX,
   CPU_LIST_WANT,
   DEVICE_KINDS,
   DEVICE_NAME_WANT,
   DISK_FULL,
+  FIRMWARE_KINDS,
+  isBootOrder,
   isDeviceName,
   isMac,
   isMediumName,
@@ -75,6 +80,10 @@ export const Instance = z.strictObject({
   memoryBytes: z.int(),
   memoryBytesMax: z.int().describe('what it may be given while it runs'),
   hugePages: z.boolean(),
+  architecture: z.enum(ARCHITECTURES),
+  firmware: z.enum(FIRMWARE_KINDS),
+  tpm: z.boolean(),
+  bootOrder: z.array(z.enum(BOOT_SOURCES)),
   settings: InstanceSettings,
   rootDiskBytes: z.int(),
   labels: z.record(z.string(), z.string()),
@@ -183,6 +192,18 @@ export const CreateInstance = z.strictObject({
     .max(16)
     .default(8)
     .describe('how many devices can be attached to it later; it cannot be changed afterwards'),
+  architecture: z
+    .enum(ARCHITECTURES)
+    .default('x86_64')
+    .describe('of its processors; another than the host has is emulated, and wants an image of it that boots from its disk'),
+  firmware: z.enum(FIRMWARE_KINDS).default('bios').describe('what it is begun by; uefi-secure: with Secure Boot'),
+  tpm: z.boolean().default(false).describe('a TPM 2.0 of its own'),
+  bootOrder: z
+    .array(z.enum(BOOT_SOURCES))
+    .max(BOOT_SOURCES.length)
+    .refine(isBootOrder, { error: `want ${BOOT_ORDER_WANT}` })
+    .default(['disk'])
+    .describe('what is tried to boot, in this order'),
   usb: z.boolean().default(false).describe('a USB controller from the start; else the first USB device takes a port for one'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
@@ -506,6 +527,12 @@ export const VolumeServer = z.strictObject({
     .nullable()
     .describe('null: not known now'),
 })
+/** What can begin a guest: an architecture by itself, or one of its firmware kinds, `tpm` or `network`. */
+export const GuestsOfHost = z.strictObject({
+  architecture: z.enum(ARCHITECTURES),
+  can: z.array(z.string()).describe('firmware kinds, tpm, network; none: it runs no guest of this architecture'),
+  cannot: z.array(z.strictObject({ what: z.string(), reason: z.string() })).describe('what is missing, and how to get it'),
+})
 export const Host = z.strictObject({
   name: Label,
   connected: z.boolean(),
@@ -517,6 +544,7 @@ export const Host = z.strictObject({
   memoryBytes: z.int(),
   instanceCount: z.int(),
   lastSeenAt: Timestamp.nullable(),
+  guests: z.array(GuestsOfHost).describe('none: it is not connected, or of a version that does not say it'),
   volumeServer: VolumeServer.nullable().describe(
     'what serves the disks of its guests; null: it keeps none, or it cannot be asked now',
   ),

@@ -1,7 +1,7 @@
 /**
  * The recipe of the starter image, as a pure function: files of Debian packages in, kernel, initramfs and root tree out.
  *
- *   linux-image-cloud-amd64 --> ELF kernel (started by its PVH note)
+ *   linux-image-cloud-amd64 --> ELF kernel (started by its PVH note), and as it is, for UEFI
  *                      \-----> modules --> initramfs: 6 of them, busybox, one script
  *   busybox-static ----------> every small program, init, getty, udhcpc, acpid
  *   dropbear-bin, qemu-guest-agent, e2fsprogs (resize2fs) with the libraries they load --> root disk
@@ -39,7 +39,7 @@ const BOOT_MODULES = [
 ] as const
 /** Kept on the disk for `modprobe`: what a starter image may be asked to do. Paths below kernel/. */
 const KEPT_MODULES =
-  /^(?:drivers\/(?:virtio|block|char|net\/(?:[^/]+$|wireguard|vxlan|bonding)|misc\/pvpanic|md|cdrom|scsi\/(?:virtio_scsi|scsi_mod|sd_mod|sr_mod)|input|acpi|vhost|firmware|dax|nvdimm|nvme)|fs\/(?:isofs|nls\/nls_(?:utf8|ascii|cp437|iso8859-1)\.|fat|exfat|overlayfs|fuse|9p|netfs|fscache|squashfs|xfs|btrfs|nfs|nfs_common|lockd)|net\/(?:9p|bridge|core|ipv4|ipv6|netfilter|packet|sched|vmw_vsock|8021q|802|llc|sunrpc|dns_resolver|unix|tls|key|xfrm)|crypto|lib|mm|arch\/x86\/crypto)/
+  /^(?:drivers\/(?:virtio|block|char|net\/(?:[^/]+$|wireguard|vxlan|bonding)|misc\/pvpanic|md|cdrom|scsi\/(?:virtio_scsi|scsi_mod|sd_mod|sr_mod)|input|acpi|vhost|firmware|dax|nvdimm|nvme)|fs\/(?:isofs|efivarfs|nls\/nls_(?:utf8|ascii|cp437|iso8859-1)\.|fat|exfat|overlayfs|fuse|9p|netfs|fscache|squashfs|xfs|btrfs|nfs|nfs_common|lockd)|net\/(?:9p|bridge|core|ipv4|ipv6|netfilter|packet|sched|vmw_vsock|8021q|802|llc|sunrpc|dns_resolver|unix|tls|key|xfrm)|crypto|lib|mm|arch\/x86\/crypto)/
 
 const PROGRAMS = [
   'usr/sbin/dropbear',
@@ -76,6 +76,8 @@ export interface MicroInput extends PackageFiles {
 
 export interface MicroParts {
   readonly kernel: KernelImage
+  /** The same as its distribution ships and signs it: UEFI loads no ELF file. */
+  readonly efiKernel: Uint8Array
   readonly kernelRelease: string
   readonly initramfs: Uint8Array
   readonly root: Tree
@@ -102,8 +104,10 @@ export const MICRO_COMMAND_LINE = COMMAND_LINE.map(([word]) => word).join(' ')
 export function assembleMicro(input: MicroInput): MicroParts {
   const { path: kernelPath, release } = kernelOf(input)
   const modules = new ModuleSet(input, release)
+  const efiKernel = content(input, kernelPath)
   return {
-    kernel: unpackKernel(content(input, kernelPath), input.unpack),
+    kernel: unpackKernel(efiKernel, input.unpack),
+    efiKernel,
     kernelRelease: release,
     initramfs: writeCpio(initramfsTree(input, modules), 0),
     root: rootTree(input, modules, release),

@@ -4,6 +4,7 @@
  *   <cache>/archives/<package>_<version>_<arch>.deb    each checked against the SHA256 of apt's signed lists
  *   <cache>/unpacked/<sha256>/                         dpkg-deb -x; made under another name and renamed, so it is whole or not there
  *   <cache>/apt/                                       lists of our own, only where the machine has none (or old ones)
+ *   <cache>/apt-<arch>-<suite>/                      the same for another architecture: the machine's mirror, and no more of the machine
  *   <cache>/resolved-<digest>.json                     the last answer of apt to a question, for a machine that has lost lists and network since
  *
  * Nothing is installed on the machine, no package script is run, and no root is needed.
@@ -28,6 +29,8 @@ export interface DebianOptions {
   readonly runner: CommandRunner
   /** Absolute; made when missing. */
   readonly cacheFolder: string
+  /** Packages of another architecture than the machine's, by Debian's name for it, which the machine need not know of. */
+  readonly foreign?: { readonly architecture: string; readonly suite: string }
   readonly signal?: AbortSignal | undefined
   readonly progress?: (fraction: number, message: string) => void
 }
@@ -66,7 +69,10 @@ export async function fetchPackages(
 }
 
 async function resolve(roots: readonly string[], options: DebianOptions): Promise<DebianPackage[]> {
-  const question = createHash('sha256').update(roots.join()).digest('hex').slice(0, 12)
+  const question = createHash('sha256')
+    .update([...roots, ...(options.foreign ? [options.foreign.architecture, options.foreign.suite] : [])].join())
+    .digest('hex')
+    .slice(0, 12)
   const memory = join(options.cacheFolder, `resolved-${question}.json`)
   try {
     const packages = await resolveWithApt(roots, options)
@@ -85,11 +91,11 @@ async function resolve(roots: readonly string[], options: DebianOptions): Promis
 }
 
 async function resolveWithApt(roots: readonly string[], options: DebianOptions): Promise<DebianPackage[]> {
-  const own = await privateApt(options.cacheFolder)
-  const first = await tryResolve(roots, [], options)
+  const own = await privateApt(options)
+  const first = options.foreign ? 'the machine has no packages of another architecture' : await tryResolve(roots, [], options)
   if (Array.isArray(first)) return first
   const second = await tryResolve(roots, own, options)
-  if (Array.isArray(second) && (await lastUpdated(options.cacheFolder)) > Date.now() - 86_400_000) return second
+  if (Array.isArray(second) && (await lastUpdated(options)) > Date.now() - 86_400_000) return second
   options.progress?.(0.02, 'fetching package lists')
   const update = await options.runner.run(['apt-get', '-q', ...own, 'update'], { signal: options.signal })
   const third = await tryResolve(roots, own, options)
@@ -155,7 +161,8 @@ async function obtain(each: DebianPackage, options: DebianOptions): Promise<stri
   const temporary = await mkdtemp(join(archives, 'new-'))
   try {
     let words = ''
-    for (const apt of [[], await privateApt(options.cacheFolder)]) {
+    const own = await privateApt(options)
+    for (const apt of options.foreign ? [own] : [[], own]) {
       const argv = [
         'apt-get',
         '-q',
@@ -184,8 +191,8 @@ async function obtain(each: DebianPackage, options: DebianOptions): Promise<stri
 }
 
 /** Options that give apt its own state and cache beside the machine's sources and keys. */
-async function privateApt(cacheFolder: string): Promise<string[]> {
-  const folder = join(cacheFolder, 'apt')
+async function privateApt(options: DebianOptions): Promise<string[]> {
+  const folder = aptFolder(options)
   await mkdir(join(folder, 'lists', 'partial'), { recursive: true })
   await mkdir(join(folder, 'archives', 'partial'), { recursive: true })
   const status = join(folder, 'status')
@@ -197,11 +204,35 @@ async function privateApt(cacheFolder: string): Promise<string[]> {
     'Dir::Cache': folder,
     'APT::Sandbox::User': 'root',
   }
-  return Object.entries(set).flatMap(([key, value]) => ['-o', `${key}=${value}`])
+  const { foreign } = options
+  const other = foreign
+    ? {
+        'Dir::Etc::sourcelist': await foreignSources(folder, foreign.suite, options),
+        'Dir::Etc::sourceparts': '-',
+        'APT::Architecture': foreign.architecture,
+        'APT::Architectures': foreign.architecture,
+      }
+    : {}
+  return Object.entries({ ...set, ...other }).flatMap(([key, value]) => ['-o', `${key}=${value}`])
 }
 
-const lastUpdated = async (cacheFolder: string): Promise<number> =>
-  (await stat(join(cacheFolder, 'apt', 'lists')).catch(() => null))?.mtimeMs ?? 0
+const aptFolder = ({ cacheFolder, foreign }: DebianOptions): string =>
+  join(cacheFolder, foreign ? `apt-${foreign.architecture}-${foreign.suite}` : 'apt')
+
+/** The machine's own mirror. @throws Fault `unavailable` when apt knows none. */
+async function foreignSources(folder: string, suite: string, { runner, signal }: DebianOptions): Promise<string> {
+  const path = join(folder, 'sources.list')
+  if (await isThere(path)) return path
+  const answer = await runner.run(['apt-get', 'indextargets', '--format', '$(COMPONENT) $(SUITE) $(REPO_URI)'], { signal })
+  const mirrors = [...new TextDecoder().decode(answer.stdout).matchAll(/^main (\S+) (\S+)$/gm)]
+  const mirror = (mirrors.find(([, of]) => !/security|updates|backports/.test(of ?? '')) ?? mirrors[0])?.[2]
+  if (mirror === undefined) throw new Fault('unavailable', 'apt: it knows no mirror of Debian')
+  await writeFile(path, `deb ${mirror} ${suite} main\n`)
+  return path
+}
+
+const lastUpdated = async (options: DebianOptions): Promise<number> =>
+  (await stat(join(aptFolder(options), 'lists')).catch(() => null))?.mtimeMs ?? 0
 const isThere = async (path: string): Promise<boolean> => (await stat(path).catch(() => null)) !== null
 const lastLine = (text: string): string | undefined =>
   text

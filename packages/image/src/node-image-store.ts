@@ -2,7 +2,7 @@
  * Images on a host's disk.
  *
  *   <folder>/micro/current -> 3f2a.../          a link, renamed into place: readers see the old image or the new one, whole
- *   <folder>/micro/3f2a.../kernel  initrd  root.qcow2  image.json
+ *   <folder>/micro/3f2a.../kernel  kernel.efi  initrd  root.qcow2  image.json
  *   <folder>/.work-.../                          a build; its leavings are taken away by the next one
  *
  * A version's folder is named by its content's digest and never changed: clones and running guests hold its files. A version that is no
@@ -36,7 +36,7 @@ export interface ImageStoreOptions {
 
 type BuildOptions = NonNullable<Parameters<ImageStore['build']>[1]>
 /** Changes with what a version's folder holds, so that equal inputs of an older program are built anew. */
-const FORMAT = 1
+const FORMAT = 2
 const WORK = '.work-'
 const WORK_MAX_AGE_MS = 3_600_000
 
@@ -140,6 +140,7 @@ async function makeVersion(
   try {
     await chmod(work, 0o755)
     await writeSynced(join(work, 'kernel'), parts.kernel.content)
+    await writeSynced(join(work, 'kernel.efi'), parts.efiKernel)
     await writeSynced(join(work, 'initrd'), parts.initramfs)
     progress?.(0.7, 'making the root disk')
     const disk = join(work, 'root.qcow2')
@@ -150,7 +151,13 @@ async function makeVersion(
       title: 'Micro: a small Linux to begin with',
       digest: `sha256:${digest}`,
       builtAt: options.clock.now(),
-      boot: { kind: 'kernel', kernelPath: 'kernel', initrdPath: 'initrd', commandLine: parts.commandLine },
+      boot: {
+        kind: 'kernel',
+        kernelPath: 'kernel',
+        efiKernelPath: 'kernel.efi',
+        initrdPath: 'initrd',
+        commandLine: parts.commandLine,
+      },
       rootDisk: {
         path: 'root.qcow2',
         format: 'qcow2',
@@ -204,7 +211,9 @@ async function readManifest(version: string): Promise<Image | null> {
   try {
     const image = JSON.parse(text) as Image // written by makeVersion, whole (it was renamed into place)
     if (image.boot.kind !== 'kernel') return image
-    const boot = { ...image.boot, kernelPath: join(version, 'kernel'), initrdPath: join(version, 'initrd') }
+    // An image of before has none.
+    const efi = image.boot.efiKernelPath === undefined ? {} : { efiKernelPath: join(version, 'kernel.efi') }
+    const boot = { ...image.boot, kernelPath: join(version, 'kernel'), ...efi, initrdPath: join(version, 'initrd') }
     return { ...image, boot, rootDisk: { ...image.rootDisk, path: join(version, 'root.qcow2') } }
   } catch (error) {
     throw new Fault('failed', `read ${version}/image.json: no JSON; build the image again`, { cause: error })

@@ -252,3 +252,4 @@ async function exchange(path: string, requests: readonly object[]): Promise<unkn
     socket.destroy()
   }
 }
+export { foreignGuest, type ForeignArchitecture } from './node-foreign-guest.ts'

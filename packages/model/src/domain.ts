@@ -1,5 +1,6 @@
 import { bytes, type Bytes, type EpochMillis } from '@typevisor/base'
 import type { UsbModel } from './device.ts'
+import type { Architecture, BootSource, Firmware } from './firmware.ts'
 import type { DomainId, DomainName, ImageName, VolumeId } from './ids.ts'
 import type { DomainSettings } from './settings.ts'
 import type { DomainSnapshot } from './snapshot.ts'
@@ -28,6 +29,16 @@ export interface DomainSpec {
   readonly hotplugPortCount?: number
   /** A USB controller from the start. Absent: none; the first USB device brings one, which takes a port. */
   readonly usb?: boolean
+  /** Absent: `x86_64`. */
+  readonly architecture?: Architecture
+  /** Absent: `bios`. */
+  readonly firmware?: Firmware
+  /** A TPM 2.0, whose state is the guest's for life. */
+  readonly tpm?: boolean
+  /** What is tried, in this order; absent: the disk. */
+  readonly bootOrder?: readonly BootSource[]
+  /** Instead of what its image boots by: files of the host. Of a caller of the library, never of the API: it could name any file. */
+  readonly boot?: DomainBoot
 }
 
 /** When there is no room for what the guest writes: it waits and goes on when there is, or it gets the error. */
@@ -123,7 +134,14 @@ export type DomainDevice =
 
 /** How the guest is booted. Paths are files of the image, kept with the domain so that an image may be replaced. */
 export type DomainBoot =
-  | { readonly kind: 'kernel'; readonly kernelPath: string; readonly initrdPath: string | null; readonly commandLine: string }
+  | {
+      readonly kind: 'kernel'
+      readonly kernelPath: string
+      /** The same kernel as UEFI loads it; absent: `kernelPath` is for both. */
+      readonly efiKernelPath?: string
+      readonly initrdPath: string | null
+      readonly commandLine: string
+    }
   | { readonly kind: 'disk' }
 
 /** Why a state was entered. `unknown`: nobody watched, and the host keeps no trace of it. */

@@ -39,6 +39,27 @@ export {
   type VcpuStatistics,
 } from './domain.ts'
 export {
+  ARCHITECTURES,
+  architectureOf,
+  BOOT_ORDER_WANT,
+  BOOT_SOURCES,
+  bootOrderOf,
+  FIRMWARE_KINDS,
+  firmwareOf,
+  isBootOrder,
+  type Architecture,
+  type BootSource,
+  type Firmware,
+} from './firmware.ts'
+export {
+  assertGuest,
+  type Capability,
+  type GuestCapabilities,
+  type GuestCheck,
+  type GuestsOffered,
+  type GuestWish,
+} from './guest.ts'
+export {
   isHostEvent,
   spaceState,
   type AgentEvent,

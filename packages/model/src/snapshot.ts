@@ -31,4 +31,6 @@ export interface DomainSnapshot {
   readonly settings?: DomainSettings
   /** The machine's devices then, which a revert puts back. Absent, as in snapshots of before: those that it has. */
   readonly hardware?: DomainHardware
+  /** What firmware and TPM had written down, a file of the host. Absent: the domain has neither, or a snapshot of before. */
+  readonly firmwarePath?: string
 }

@@ -42,6 +42,8 @@ export const DRIVER_OPERATIONS = {
   takeBack: 'take it back',
   correctClock: "set the guest's clock",
   snapshotMemory: 'snapshot memory',
+  keepFirmware: "keep firmware's memory",
+  putFirmwareBack: 'put it back',
   freeze: 'freeze file systems',
   thaw: 'thaw them',
   state: 'say its state',

@@ -5,6 +5,7 @@
  */
 import assert from 'node:assert/strict'
 import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
+import { guestConformance } from './conformance-guests.ts'
 import type { ConformanceRunner } from './conformance-report.ts'
 import {
   SETTING_NAMES,
@@ -14,6 +15,7 @@ import {
   type DomainName,
   type DomainSettings,
   type DomainSpec,
+  type Firmware,
   type ImageName,
   type SettingName,
   type VolumeId,
@@ -75,6 +77,12 @@ export interface DriverWorld {
         sizeBytes(driver: DomainDriver, id: DomainId, disk: string): Promise<number>
         /** What is in the drive; null: nothing. */
         medium(driver: DomainDriver, id: DomainId): Promise<string | null>
+        /** How it was begun, and whether it has a TPM. */
+        beginning(driver: DomainDriver, id: DomainId): Promise<{ readonly firmware: Firmware; readonly tpm: boolean }>
+        /** Has its UEFI firmware keep a variable. */
+        writeNvram(driver: DomainDriver, id: DomainId, variable: string): Promise<void>
+        /** Those variables that it keeps, sorted. */
+        nvram(driver: DomainDriver, id: DomainId): Promise<readonly string[]>
       }
     | { readonly cannot: string }
   /** Gives time to the world while the suite waits. */
@@ -160,7 +168,7 @@ export function describeConformance(
 
     const reopen = async (): Promise<DomainDriver> => {
       await driver.close()
-      driver = await world.open()
+      driver = observed(await world.open())
       listen(driver)
       return driver
     }
@@ -648,6 +656,7 @@ export function describeConformance(
     })
 
     hotplugConformance(test, () => ({ world, driver, can, running, define, until, gone, reopen }))
+    guestConformance(test, () => ({ world, driver, can, running, define, until, gone, reopen }))
 
     test('a guest whose disk is full waits and goes on by itself when there is room, also under another driver; one that was paused meanwhile stays', async (t) => {
       const { fullDisk } = world
@@ -704,7 +713,7 @@ export function describeConformance(
       domain = await set(domain, { memoryTargetBytes: mib(128) })
       await isAt(domain.id, mib(128))
       await driver.close()
-      driver = await world.open()
+      driver = observed(await world.open())
       listen(driver)
       await driver.adopt([domain])
       domain = await set(domain, { memoryTargetBytes: mib(160) })
@@ -735,7 +744,7 @@ export function describeConformance(
       assert.equal(await processors(domain), 3)
       assert.equal((await driver.statistics(domain.id)).vcpus?.length, 3)
       await driver.close()
-      driver = await world.open()
+      driver = observed(await world.open())
       listen(driver)
       await driver.adopt([domain])
       const fewer = async (settings: DomainSettings, count: number): Promise<void> => {
@@ -850,7 +859,7 @@ export function describeConformance(
   })
 }
 
-interface Suite {
+export interface Suite {
   readonly world: DriverWorld
   readonly driver: DomainDriver
   readonly can: DriverCapabilities

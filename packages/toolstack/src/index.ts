@@ -31,6 +31,7 @@ export type {
   DriverEvent,
   DriverState,
   ExecRequest,
+  GuestCapabilities,
   GuestStream,
   SettingsOptions,
   SettingsOutcome,

@@ -2,6 +2,7 @@
 import type { Bytes, EpochMillis } from '@typevisor/base'
 import type { VolumeSource } from '@typevisor/storage'
 import type {
+  Capability,
   Chord,
   DomainBoot,
   DeviceRequest,
@@ -13,6 +14,7 @@ import type {
   DomainSpec,
   DomainStatistics,
   ExecResult,
+  GuestsOffered,
   DomainName,
   GuestAddress,
   MigrationOffer,
@@ -24,8 +26,7 @@ import type {
   VolumeId,
 } from '@typevisor/model'
 
-/** What a driver can do here and now, asked and never guessed. `reason` says why not. */
-export type Capability = { readonly can: true } | { readonly can: false; readonly reason: string }
+export type { Capability, GuestCapabilities } from '@typevisor/model'
 
 export interface DriverCapabilities {
   readonly driver: string
@@ -36,6 +37,8 @@ export interface DriverCapabilities {
   /** Why this accelerator, e.g. `probe guest on /dev/kvm gave no output in 3000 ms`. */
   readonly acceleratorReason: string
   readonly architectures: readonly string[]
+  /** By architecture, what a guest of it can be begun by. Absent, as of agents of before: `x86_64` by `bios` from its disk, and no more. */
+  readonly guests?: GuestsOffered
   readonly save: Capability
   readonly console: Capability
   readonly vnc: Capability
@@ -214,6 +217,17 @@ export interface DomainDriver {
    * is as before and no file is left. Idempotent: of a domain that stands still behind it since, a whole file at `path` is answered.
    */
   snapshotMemory(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }>
+
+  /**
+   * Writes what the guest's firmware and TPM have written down to `path`, of a domain that is there or gone. False: it keeps nothing, and no
+   * file is there. Of a running guest it is as after a power cut.
+   */
+  keepFirmware(domain: DriverDomain, path: string, options?: CallOptions): Promise<boolean>
+  /**
+   * Puts that back, for the next start of a domain that is gone; `nvramOnly`: without what is the TPM's. Idempotent.
+   * @throws Fault `conflict` for a domain that is there, `not_found` and `failed` for a file that is not.
+   */
+  putFirmwareBack(domain: DriverDomain, path: string, options?: CallOptions & { readonly nvramOnly?: boolean }): Promise<void>
 
   /**
    * Makes the domain as `create` does, waiting for its memory and disks from another host; what a call before it left of one that waits is

@@ -167,7 +167,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
         const { input, services, outputs } = context
         const domain = services.ledger.need(input.id)
         if (domain.snapshots.some(({ id }) => id === input.snapshot)) return
-        const { takenAt, quiesced } = outputs['disks'] as unknown as Taken
+        const { takenAt, quiesced, firmwarePath } = outputs['disks'] as unknown as Taken
         const memory = input.memory ? { path: memoryPath(context), sizeBytes: bytes(Number(outputs['memory'])) } : null
         const made: DomainSnapshot = {
           id: input.snapshot,
@@ -179,6 +179,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
           volumes: writableVolumes(domain),
           ...(domain.settings ? { settings: domain.settings } : {}),
           hardware: stayingDevices(domain).hardware,
+          ...(firmwarePath === undefined ? {} : { firmwarePath }),
         }
         await services.ledger.update({ ...domain, snapshots: [...domain.snapshots, made] })
       },
@@ -196,6 +197,7 @@ export const snapshot = defineSaga<SnapshotInput, ToolstackServices>({
 interface Taken {
   readonly takenAt: EpochMillis
   readonly quiesced: boolean
+  readonly firmwarePath?: string
 }
 
 async function takeDisks(context: Context<SnapshotInput>): Promise<{ output: Json }> {
@@ -214,7 +216,15 @@ async function takeDisks(context: Context<SnapshotInput>): Promise<{ output: Jso
     if (isHeld) await services.driver.pause(input.id, { signal })
     const takenAt = services.clock.now()
     for (const volume of volumes) await store.take({ volume, snapshot })
-    return { output: { takenAt, quiesced: isFrozen || input.memory || state === 'stopped' } }
+    const firmwarePath = services.saves.pathOf(input.id, `${snapshot}-firmware`)
+    const hasFirmware = await services.driver.keepFirmware(domain, firmwarePath, { signal })
+    return {
+      output: {
+        takenAt,
+        quiesced: isFrozen || input.memory || state === 'stopped',
+        ...(hasFirmware ? { firmwarePath } : {}),
+      },
+    }
   } finally {
     if (isHeld) await goOn(context)
     if (isFrozen) await services.driver.thaw(input.id)
@@ -254,6 +264,7 @@ async function dropDisks(context: Context<SnapshotInput>): Promise<void> {
   }
   const store = storeOf(services, `snapshot ${domain.name}`)
   for (const volume of writableVolumes(domain)) await store.remove({ volume, snapshot })
+  await dropSaves(context)
 }
 
 async function assertDisks(store: VolumeSnapshots, domain: StoredDomain, { id, name, volumes }: DomainSnapshot): Promise<void> {
@@ -345,6 +356,8 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
           if ((await services.volumes.get(volume)) === null) await store.clone(volume, { volume, snapshot: snapshot.id })
           else await revertVolume(context, store, { volume, snapshot: snapshot.id })
         }
+        const { firmwarePath } = snapshot
+        if (firmwarePath !== undefined) await services.driver.putFirmwareBack(services.ledger.need(input.id), firmwarePath)
       },
     },
     { name: 'machine', do: putBackMachine },
@@ -509,6 +522,16 @@ export const clone = defineSaga<CloneInput, ToolstackServices>({
     },
     seedStep,
     recordStep(equipClone),
+    {
+      /** What its firmware boots by. Its TPM is a new one: two of one identity would vouch for each other. */
+      name: 'firmware',
+      do: async ({ input, services, outputs }) => {
+        const { firmwarePath } = outputs['check'] as unknown as DomainSnapshot
+        const domain = services.ledger.need(input.id)
+        if (firmwarePath !== undefined) await services.driver.putFirmwareBack(domain, firmwarePath, { nvramOnly: true })
+      },
+      undo: ({ input, services }) => services.driver.forget(input.id),
+    },
   ],
 })
 

@@ -18,6 +18,8 @@ export function stateFromDriver(known: DomainStateKind, seen: DriverState): Doma
     case 'crashed':
       return known === 'crashed' ? null : { kind: 'crashed', cause: seen.cause, detail: seen.detail }
     case 'gone':
+      // It powered off, and its process went with that.
+      if (seen.cause === 'guest') return known === 'stopped' ? null : { kind: 'stopped', cause: 'guest', detail: null }
       return known === 'stopped' || known === 'saved' || known === 'crashed'
         ? null
         : { kind: 'crashed', cause: seen.cause, detail: seen.detail }

@@ -101,7 +101,8 @@ export async function dropSaves({ services, input, log }: Context<OfDomain>): Pr
   const remembered = (domain?.snapshots ?? []).flatMap(({ memory }) => (memory ? [memory.path] : []))
   try {
     const dumped = domain?.dump ? [domain.dump.path] : []
-    await services.saves.keepOnly(input.id, [...saved, ...remembered, ...dumped])
+    const firmware = (domain?.snapshots ?? []).flatMap(({ firmwarePath = [] }) => firmwarePath)
+    await services.saves.keepOnly(input.id, [...saved, ...remembered, ...dumped, ...firmware])
   } catch (error) {
     log.warn('domain.save_left', { domain: input.id, error: toFault(error).message })
   }

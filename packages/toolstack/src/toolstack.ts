@@ -470,7 +470,9 @@ class SagaToolstack implements Toolstack {
     const isIn = (path: string | null) => path?.startsWith(`${folder}/`) === true
     if (isDefining()) return true
     const volumes = await this.#options.volumes.list()
-    const booted = this.#ledger.list().flatMap(({ boot }) => (boot.kind === 'kernel' ? [boot.kernelPath, boot.initrdPath] : []))
+    const booted = this.#ledger
+      .list()
+      .flatMap(({ boot }) => (boot.kind === 'kernel' ? [boot.kernelPath, boot.efiKernelPath ?? null, boot.initrdPath] : []))
     return isDefining() || booted.some(isIn) || volumes.some((volume) => isIn(volume.basePath))
   }
 

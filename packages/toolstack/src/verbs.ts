@@ -15,7 +15,7 @@
  *     restore, poweroff, revert and destroy. Only `destroy` insists.
  */
 import { bytes, Fault, millis, type Json } from '@typevisor/base'
-import { assertCan, type DomainId, type VerbName, type VolumeId } from '@typevisor/model'
+import { assertCan, assertGuest, type DomainId, type VerbName, type VolumeId } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
 import { attach, detach, medium, resize, settleDevices, stayingDevices } from './devices.ts'
 import { forgetNotes, set } from './settings.ts'
@@ -47,6 +47,8 @@ const define = defineSaga<DefineInput, ToolstackServices>({
         if (holder && holder.id !== input.id)
           throw new Fault('conflict', `define ${input.spec.name}: domain ${holder.id} has this name`)
         const image = await imageOf(services, input.spec.image)
+        const { guests } = await services.driver.capabilities()
+        assertGuest(input.spec, { what: `define ${input.spec.name}`, boot: image.boot, guests })
         const { memoryBytes, diskBytes } = image.minimum
         const short = (path: string, want: number, got: number) =>
           new Fault('invalid', `${path}: got ${got}, image ${image.name} wants at least ${want}`, {
@@ -66,7 +68,7 @@ const define = defineSaga<DefineInput, ToolstackServices>({
           await services.volumes.remove(rootVolume(input.id))
           await clone()
         }
-        return { output: image.boot as unknown as Json }
+        return { output: (input.spec.boot ?? image.boot) as unknown as Json }
       },
       undo: ({ input, services }) => services.volumes.remove(rootVolume(input.id)),
     },

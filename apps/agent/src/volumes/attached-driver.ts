@@ -177,6 +177,8 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
     takeBack: (...args) => driver.takeBack(...args),
     checkSave: (...args) => driver.checkSave(...args),
     snapshotMemory: (...args) => driver.snapshotMemory(...args),
+    keepFirmware: (...args) => driver.keepFirmware(...args),
+    putFirmwareBack: (...args) => driver.putFirmwareBack(...args),
     freeze: (...args) => driver.freeze(...args),
     thaw: (...args) => driver.thaw(...args),
     correctClock: (...args) => driver.correctClock(...args),

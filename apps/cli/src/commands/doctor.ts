@@ -138,7 +138,7 @@ async function ofPlatform(terminal: Terminal): Promise<Finding[]> {
         'start without --no-agent, or join one: `typevisor host token NAME` there shows how',
       ),
     )
-  findings.push(...hosts.map(ofHost))
+  findings.push(...hosts.map(ofHost), ...hosts.flatMap(guestsOf))
   const stuck = await client.call('operation.list', { query: { state: 'stuck', limit: 100 } })
   for (const { id, name, fault } of stuck.items) {
     const mend = `\`typevisor operation retry ${id}\` tries its undo again; \`typevisor operation abandon ${id}\` lets go of what it holds`
@@ -156,6 +156,14 @@ function ofHost(host: Reply<'host.list'>['items'][number]): Finding {
     `start the agent there: \`typevisor agent --server URL --name ${host.name}\`, with the token of \`typevisor host token ${host.name}\`; if it is gone for good, \`typevisor host delete ${host.name}\``,
   )
 }
+
+/** Nothing is wrong where something optional is missing: it says how it is got. */
+const guestsOf = ({ name, guests }: Reply<'host.list'>['items'][number]): Finding[] =>
+  guests.map(({ architecture, can, cannot }) => {
+    const missing = cannot.map(({ what, reason }) => `no ${what} (${reason})`)
+    const begun = can.length === 0 ? 'none' : can.join(', ')
+    return fine(`host ${name}, ${architecture} guests`, [begun, ...missing].join('; '))
+  })
 
 const MENDS: Partial<Record<FaultCode, string>> = {
   unavailable: 'start it: `npm start`; or set TYPEVISOR_DATA, or TYPEVISOR_URL and TYPEVISOR_TOKEN, if it runs elsewhere',

@@ -13,6 +13,10 @@ const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {
   memoryBytes: 1,
   memoryBytesMax: 1,
   hugePages: false,
+  architecture: 'x86_64',
+  firmware: 'bios',
+  tpm: false,
+  bootOrder: ['disk'],
   settings: {
     memoryTargetBytes: null,
     cpuWeight: null,

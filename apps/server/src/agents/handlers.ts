@@ -1,3 +1,4 @@
+import { ARCHITECTURES, FIRMWARE_KINDS, type Capability, type GuestsOffered } from '@typevisor/model'
 import type { Reply } from '@typevisor/api'
 import { Fault, millis, withDeadline, type IdSource, type Rng } from '@typevisor/base'
 import { newBearer, type SecretCrypto } from '@typevisor/identity'
@@ -24,6 +25,24 @@ const ASK_LIMIT = millis(2000)
 
 type HostHandlers = Pick<Handlers, Extract<keyof Handlers, `host.${string}`>>
 
+function toWireGuests(guests: GuestsOffered | undefined): Reply<'host.get'>['guests'] {
+  if (guests === undefined) return []
+  return ARCHITECTURES.map((architecture) => {
+    const { runs, firmware, tpm, networkBoot } = guests[architecture]
+    if (!runs.can) return { architecture, can: [], cannot: [{ what: 'architecture', reason: runs.reason }] }
+    const each: readonly (readonly [string, Capability])[] = [
+      ...FIRMWARE_KINDS.map((kind) => [kind, firmware[kind]] as const),
+      ['tpm', tpm],
+      ['network', networkBoot],
+    ]
+    return {
+      architecture,
+      can: each.flatMap(([what, { can }]) => (can ? [what] : [])),
+      cannot: each.flatMap(([what, capability]) => (capability.can ? [] : [{ what, reason: capability.reason }])),
+    }
+  })
+}
+
 export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }: HostHandlerOptions): HostHandlers {
   const select = () =>
     db
@@ -49,6 +68,7 @@ export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }:
     memoryBytes: row.memory_bytes,
     instanceCount: row.instance_count ?? 0,
     lastSeenAt: row.last_seen_at?.getTime() ?? null,
+    guests: toWireGuests(agents.get(row.name)?.hello.guests),
     volumeServer: await volumeServerOf(agents, row.name),
   })
   return {

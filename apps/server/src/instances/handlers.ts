@@ -78,6 +78,16 @@ function growthOf(body: ParsedBody<'instance.create'>): Pick<DomainSpec, 'vcpuCo
   }
 }
 
+/** What was so before it could be asked is left out. */
+function begunBy({ architecture, firmware, tpm, bootOrder }: ParsedBody<'instance.create'>): Partial<DomainSpec> {
+  return {
+    ...(architecture === 'x86_64' ? {} : { architecture }),
+    ...(firmware === 'bios' ? {} : { firmware }),
+    ...(tpm ? { tpm } : {}),
+    ...(bootOrder.join() === 'disk' ? {} : { bootOrder }),
+  }
+}
+
 /** @throws Fault `invalid` when a list of CPUs is none. */
 function patchOf(body: Omit<ParsedBody<'instance.set'>, 'timeoutMs'>): SettingsPatch {
   const { memoryBytes, memoryTargetBytes, affinityHard, affinitySoft, vcpuCount, cpuWeight, cpuCapPercent, ...rest } = body
@@ -229,6 +239,7 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         ...growthOf(body),
         hotplugPortCount: body.hotplugPortCount,
         ...(body.usb ? { usb: true } : {}),
+        ...begunBy(body),
       }
       await untilSomeHost(database, agents, body.host, call.signal)
       return begin(call, 'create', spec, { host: body.host, start: body.start })

@@ -81,3 +81,24 @@ test('a host whose port is taken is passed over; where no other is left the port
   refuses([taken], { ...wish, forwards }, 'conflict', 'body.forwards[1].hostPort', /forwarded to web-1/)
   assert.equal(chooseHost([taken], { ...wish, forwards: [{ protocol: 'udp', hostPort: 8080 }] }), 'a')
 })
+
+test('a host that cannot begin such a guest is not chosen; where none can, its reason is told', () => {
+  const CAN = { can: true } as const
+  const none = { can: false, reason: 'this host has no swtpm' } as const
+  const guest = { runs: CAN, firmware: { bios: CAN, uefi: CAN, 'uefi-secure': none }, tpm: none, networkBoot: none }
+  const guests = { x86_64: guest, aarch64: { ...guest, runs: none }, riscv64: { ...guest, runs: none } }
+  const withTpm = { ...guests, x86_64: { ...guest, tpm: CAN } }
+  const memoryBytes = 256 * 1024 * 1024
+  const [large, uefi] = [{ memoryBytes: 4 * memoryBytes }, { ...wish, memoryBytes, firmware: 'uefi' } as const]
+  const offers = [offer('a', { ...large, guests }), offer('b', { memoryBytes: 2 * memoryBytes, guests: withTpm })]
+  assert.equal(chooseHost(offers, uefi), 'a')
+  assert.equal(chooseHost(offers, { ...uefi, tpm: true }), 'b')
+  refuses(offers.slice(1), { ...wish, tpm: true }, 'invalid', 'body.tpm', /uefi/)
+  refuses(offers, { ...wish, firmware: 'uefi' }, 'invalid', 'body.memoryBytes')
+  refuses(offers, { ...uefi, firmware: 'uefi-secure' }, 'unsupported', 'body.firmware', /this host has no swtpm/)
+  refuses(offers, { ...wish, architecture: 'aarch64' }, 'unsupported', 'body.architecture')
+  refuses(offers, { ...wish, bootOrder: [] }, 'invalid', 'body.bootOrder')
+  const older = [offer('a')]
+  assert.equal(chooseHost(older, wish), 'a')
+  refuses(older, { ...wish, memoryBytes, firmware: 'uefi' }, 'unsupported', 'body.firmware')
+})

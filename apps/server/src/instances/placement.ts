@@ -2,7 +2,8 @@
  * Which host takes an instance, and why none does: a pure choice over what the hosts say of themselves. A policy worth the name has its own
  * package; this one is honest and small. Each refusal names the field of the request that would have to be another.
  */
-import { Fault, type FaultCode } from '@typevisor/base'
+import { Fault, toFault, type FaultCode } from '@typevisor/base'
+import { assertGuest, type GuestsOffered, type GuestWish } from '@typevisor/model'
 
 export interface ImageOffer {
   readonly minimumMemoryBytes: number
@@ -18,8 +19,10 @@ export interface HostOffer {
   readonly images: ReadonlyMap<string, ImageOffer>
   /** Who forwards a port of it: `tcp 8080` to the instance's name. */
   readonly takenPorts: ReadonlyMap<string, string>
+  /** Undefined: its agent is of before, or away. */
+  readonly guests?: GuestsOffered | undefined
 }
-export interface PlacementWish {
+export interface PlacementWish extends Omit<GuestWish, 'image'> {
   readonly image: string
   readonly memoryBytes: number
   readonly rootDiskBytes: number
@@ -43,8 +46,10 @@ export function chooseHost(offers: readonly HostOffer[], wish: PlacementWish): s
   if (holding.length === 0) throw lacksImage(offers, connected, wish)
   const fitting = holding.filter((offer) => tooSmall(offer, wish) === null)
   if (fitting.length === 0) throw tooSmall(holding[0] as HostOffer, wish) as Fault // holding is not empty, and none fits
-  const free = fitting.filter((offer) => portTaken(offer, wish) === null)
-  if (free.length === 0) throw portTaken(fitting[0] as HostOffer, wish) as Fault // as above
+  const able = fitting.filter((offer) => cannotBegin(offer, wish) === null)
+  if (able.length === 0) throw cannotBegin(fitting[0] as HostOffer, wish) as Fault // as above
+  const free = able.filter((offer) => portTaken(offer, wish) === null)
+  if (free.length === 0) throw portTaken(able[0] as HostOffer, wish) as Fault // as above
   const best = free.toSorted((a, b) => leftBytes(b) - leftBytes(a) || a.name.localeCompare(b.name))[0] as HostOffer
   if (leftBytes(best) < wish.memoryBytes) {
     const largest = offers
@@ -112,6 +117,15 @@ function tooSmall({ images }: HostOffer, { image, memoryBytes, rootDiskBytes }: 
   if (memoryBytes < minimumMemoryBytes) return short('body.memoryBytes', minimumMemoryBytes, memoryBytes)
   if (rootDiskBytes < minimumDiskBytes) return short('body.rootDiskBytes', minimumDiskBytes, rootDiskBytes)
   return null
+}
+
+function cannotBegin({ name, guests }: HostOffer, wish: PlacementWish): Fault | null {
+  try {
+    assertGuest(wish, { what: `host ${name}`, boot: null, guests, prefix: 'body.' })
+    return null
+  } catch (error) {
+    return toFault(error)
+  }
 }
 
 function portTaken({ name, takenPorts }: HostOffer, { forwards }: PlacementWish): Fault | null {

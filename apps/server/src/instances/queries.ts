@@ -2,7 +2,15 @@
 import { sql } from 'kysely'
 import { Fault } from '@typevisor/base'
 import type { ParsedQuery, Reply } from '@typevisor/api'
-import { formatCpuList, isUuid, type CpuSet, type DomainSnapshot } from '@typevisor/model'
+import {
+  formatCpuList,
+  isUuid,
+  type Architecture,
+  type BootSource,
+  type Firmware,
+  type CpuSet,
+  type DomainSnapshot,
+} from '@typevisor/model'
 import type { SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { Db } from '../db/database.ts'
@@ -37,7 +45,15 @@ const columns = [
   'created_at',
 ] as const
 
-const rowsOf = (db: Db) => db.selectFrom('instance').select(columns).where('destroyed_at', 'is', null)
+/** Absent in specifications of before. */
+const begun = [
+  sql<Architecture>`coalesce(instance.spec ->> 'architecture', 'x86_64')`.as('architecture'),
+  sql<Firmware>`coalesce(instance.spec ->> 'firmware', 'bios')`.as('firmware'),
+  sql<boolean>`coalesce((instance.spec ->> 'tpm')::boolean, false)`.as('tpm'),
+  sql<BootSource[]>`coalesce(instance.spec -> 'bootOrder', '["disk"]')`.as('boot_order'),
+] as const
+
+const rowsOf = (db: Db) => db.selectFrom('instance').select(columns).select(begun).where('destroyed_at', 'is', null)
 export type InstanceRow = Awaited<ReturnType<ReturnType<typeof rowsOf>['execute']>>[number]
 
 export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireInstance {
@@ -52,6 +68,10 @@ export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireIns
     memoryBytes: row.memory_bytes,
     memoryBytesMax: row.memory_bytes_max,
     hugePages: row.huge_pages,
+    architecture: row.architecture,
+    firmware: row.firmware,
+    tpm: row.tpm,
+    bootOrder: row.boot_order,
     settings: toWireSettings(row),
     rootDiskBytes: row.root_disk_bytes,
     labels: row.labels,
@@ -162,6 +182,7 @@ export async function hostOffers(
     return {
       name,
       connected: agents.get(name) !== null,
+      guests: agents.get(name)?.hello.guests,
       memoryBytes: Number(row['memory_bytes']),
       committedBytes: Number(row['committed']),
       images: new Map(images.map(([image, [memory, disk]]) => [image, { minimumMemoryBytes: memory, minimumDiskBytes: disk }])),

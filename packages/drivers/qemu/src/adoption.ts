@@ -26,8 +26,8 @@ import { Fault, toFault, unreachable, type Log, type Millis } from '@typevisor/b
 import type { DomainId } from '@typevisor/model'
 import type { DriverDomain, DriverState } from '@typevisor/toolstack'
 import type { DomainPaths } from './layout.ts'
-import { findQemu, kill, sweep, type LaunchContext } from './launch.ts'
-import { lastWords, type Machine } from './machine.ts'
+import { endTpm, findQemu, kill, sweep, type LaunchContext } from './launch.ts'
+import { endedByGuest, lastWords, type Machine } from './machine.ts'
 import type { ProcessIdentity, QemuHost } from './ports.ts'
 import { QmpClient } from './qmp.ts'
 import { objectOf, textOf } from './read-json.ts'
@@ -78,6 +78,7 @@ export async function adoptDomain(context: AdoptionContext, id: DomainId, paths:
   if (process && (await isAlive(host, process))) {
     if (phase.kind === 'saved') {
       await kill(context, process)
+      await endTpm(context, paths)
       await gone(host, paths, record, { kind: 'gone', cause: 'requested', detail: null })
       return { kind: 'gone' }
     }
@@ -100,6 +101,7 @@ export async function adoptDomain(context: AdoptionContext, id: DomainId, paths:
     }
     return { kind: 'live', record: { ...record, process }, monitor: null, settle }
   }
+  await endTpm(context, paths)
   switch (phase.kind) {
     case 'gone':
       break
@@ -112,6 +114,10 @@ export async function adoptDomain(context: AdoptionContext, id: DomainId, paths:
       break
     case 'live':
     case 'incoming':
+      if (phase.kind === 'live' && (await endedByGuest(host, paths, record))) {
+        await gone(host, paths, record, { kind: 'gone', cause: 'guest', detail: null })
+        break
+      }
       await gone(host, paths, record, { kind: 'gone', cause: 'unknown', detail: await lastWords(host, paths.stderr) })
       break
     default:

@@ -8,8 +8,16 @@
  * Files are given as `OpenFile`s: a path, or `/dev/fdset/N` where QEMU runs as another user and inherits what that user cannot reach.
  */
 import { assert, Fault, KIB, unreachable, type Json } from '@typevisor/base'
-import { pluggedBytesOf, vcpuCountOf, type DomainDevice, type DomainHardware } from '@typevisor/model'
+import {
+  architectureOf,
+  bootOrderOf,
+  pluggedBytesOf,
+  vcpuCountOf,
+  type DomainDevice,
+  type DomainHardware,
+} from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
+import { TARGETS } from './architecture.ts'
 import type { DomainPaths } from './layout.ts'
 
 /** A disk as QEMU opens it: one file, or a chain of files, the guest's own first. */
@@ -26,6 +34,12 @@ export interface CommandLineInput {
   readonly boot:
     | { readonly kind: 'kernel'; readonly kernel: string; readonly initrd: string | null; readonly commandLine: string }
     | { readonly kind: 'disk' }
+  /** UEFI in flash, as files to open; absent: the machine's own beginning. */
+  readonly firmware?: { readonly code: string; readonly nvram: string; readonly needsSmm: boolean }
+  /** What the first NIC boots: a file in a folder that QEMU serves by TFTP. Absent: nothing. */
+  readonly netboot?: { readonly folder: string; readonly file: string }
+  /** The console's log, where QEMU writes it as it begins. */
+  readonly consoleLog?: string
   /** `incoming`: wait for a saved state instead of the reset vector. */
   readonly start: 'fresh' | 'incoming'
   /** Inherited descriptors: 3, 4, ... in this order become sets 1, 2, ... */
@@ -77,13 +91,17 @@ export function commandLine(input: CommandLineInput): string[] {
   const { hardware, spec } = domain
   const machine = checked('hardware.machine', hardware.machine, WORD)
   const cpuModel = checked('hardware.cpuModel', hardware.cpuModel, WORD)
+  const target = TARGETS[architectureOf(spec)]
+  const { firmware } = input
+  const flash = firmware ? ',pflash0=firmware,pflash1=nvram' : ''
+  const smm = firmware?.needsSmm ? ',smm=on' : ''
   const socket = (id: string, path: string): string => `socket,id=${id},path=${quoteOption(path)},server=on,wait=off`
   assert(spec.memoryBytes % KIB === 0, `memory of ${spec.memoryBytes} bytes is no whole number of KiB`)
   const argv = [
     ['-nodefaults', '-no-user-config', '-name', `guest=${quoteOption(domain.name)}`, '-uuid', domain.id],
-    ['-machine', `${machine},vmport=off,dump-guest-core=off${spec.hugePages ? ',memory-backend=ram0' : ''}`],
+    ['-machine', `${machine}${target.machineOptions}${spec.hugePages ? ',memory-backend=ram0' : ''}${smm}${flash}`],
     ['-accel', input.accelerator === 'kvm' ? 'kvm' : 'tcg,thread=multi,tb-size=256'],
-    ['-cpu', `${cpuModel},enforce=on`],
+    ['-cpu', `${cpuModel}${target.cpuOptions}`],
     ['-smp', smp(domain), '-m', memory(domain)],
     ['-rtc', 'base=utc', '-boot', 'strict=on', '-S', '-no-shutdown', '-action', 'panic=pause'],
     ...(spec.hugePages ? [['-object', json(hugePages('ram0', spec.memoryBytes, {}))]] : []),
@@ -91,9 +109,10 @@ export function commandLine(input: CommandLineInput): string[] {
   ].flat()
   for (let set = 1; set <= input.inheritedCount; set += 1) argv.push('-add-fd', `fd=${set + 2},set=${set}`)
   argv.push('-chardev', socket('qmp', paths.qmp), '-mon', 'chardev=qmp,mode=control')
-  argv.push('-chardev', 'null,id=console') // becomes file and pipe by `consoleBackend`, which the command line of 7.2 cannot say
-  argv.push('-device', json({ driver: 'isa-serial', id: 'serial0', chardev: 'console', index: 0 }))
-  argv.push('-device', json({ driver: 'pvpanic', id: 'panic0' }))
+  argv.push(...consoleArguments(input))
+  argv.push('-device', json({ ...target.panicDevice, id: 'panic0' }))
+  if (firmware) argv.push(...firmwareArguments(firmware))
+  if (spec.tpm && target.tpmDevice !== null) argv.push(...tpmArguments(target.tpmDevice, paths))
   let hasVideo = false
   for (const [device, id] of deviceIds(hardware)) {
     hasVideo ||= device.kind === 'video'
@@ -106,6 +125,42 @@ export function commandLine(input: CommandLineInput): string[] {
   }
   if (input.start === 'incoming') argv.push('-incoming', 'defer')
   return argv
+}
+
+function consoleArguments({ domain, paths, consoleLog }: CommandLineInput): string[] {
+  const kind = TARGETS[architectureOf(domain.spec)].console
+  if (kind === 'board-fixed') {
+    // It keeps what it began with. The command line of 7.2 can say a pair of pipes and a log: what is written to the second goes nowhere else.
+    const pipes = quoteOption(paths.consoleInput.replace(/\.in$/, ''))
+    const log = consoleLog === undefined ? '' : `,logfile=${quoteOption(consoleLog)},logappend=on`
+    return ['-chardev', `pipe,id=console,path=${pipes}${log}`, '-serial', 'chardev:console']
+  }
+  // Becomes file and pipe by `consoleBackend`, which the command line of 7.2 cannot say.
+  const backend = ['-chardev', 'null,id=console']
+  if (kind === 'board') return [...backend, '-serial', 'chardev:console']
+  return [...backend, '-device', json({ driver: 'isa-serial', id: 'serial0', chardev: 'console', index: 0 })]
+}
+
+function firmwareArguments({ code, nvram, needsSmm }: NonNullable<CommandLineInput['firmware']>): string[] {
+  const node = (name: string, filename: string, more: JsonFields): string[] => [
+    '-blockdev',
+    json({ driver: 'file', 'node-name': `${name}-file`, filename, ...more }),
+    '-blockdev',
+    json({ driver: 'raw', 'node-name': name, file: `${name}-file`, ...more }),
+  ]
+  const guarded = needsSmm ? ['-global', 'driver=cfi.pflash01,property=secure,value=on'] : []
+  return [...node('firmware', code, { 'read-only': true }), ...node('nvram', nvram, { 'read-only': false }), ...guarded]
+}
+
+const tpmArguments = (driver: string, { tpm }: DomainPaths): string[] => [
+  ...['-chardev', `socket,id=tpm0-channel,path=${quoteOption(tpm)}`, '-tpmdev', 'emulator,id=tpm0-state,chardev=tpm0-channel'],
+  ...['-device', json({ driver, id: 'tpm0', tpmdev: 'tpm0-state' })],
+]
+
+/** Counted from 1, as QEMU's `bootindex`; none: it is not tried. */
+function bootIndex({ spec }: Pick<DriverDomain, 'spec'>, source: 'disk' | 'network'): { readonly bootindex?: number } {
+  const at = bootOrderOf(spec).indexOf(source)
+  return at < 0 ? {} : { bootindex: at + 1 }
 }
 
 /** As many as there are now; places for as many as it may be given. */
@@ -206,6 +261,7 @@ export interface PartsInput {
   readonly domain: Pick<DriverDomain, 'spec' | 'hardware'>
   readonly disks: ReadonlyMap<string, DiskSource>
   readonly boot: { readonly kind: 'kernel' | 'disk' }
+  readonly netboot?: CommandLineInput['netboot']
 }
 
 /** The drive of a CD, behind its controller. */
@@ -223,10 +279,15 @@ export function pluggedParts(device: PluggedDevice, id: string, input: PartsInpu
     }
     case 'nic': {
       const mac = checked(`hardware.devices.${id}.mac`, device.mac, MAC)
-      const front = { driver: 'virtio-net-pci', ...placeOf(device, id), netdev: `${id}-link`, mac, romfile: '' }
+      const isBooted = device.port === undefined && bootOrderOf(input.domain.spec).includes('network')
+      // Its ROM speaks PXE; without one there is nothing of it in the guest's address space.
+      const rom = isBooted ? bootIndex(input.domain, 'network') : { romfile: '' }
+      const front = { driver: 'virtio-net-pci', ...placeOf(device, id), netdev: `${id}-link`, mac, ...rom }
+      const { netboot } = input
+      const tftp = isBooted && netboot ? { tftp: netboot.folder, bootfile: netboot.file } : {}
       // Each link is a network of its own; two of one address would be one too many for the guest.
       const net = device.port === undefined ? {} : { net: `10.0.${3 + Number(device.port.slice('port'.length))}.0/24` }
-      return { ...none, link: { type: 'user', id: `${id}-link`, ...net }, fronts: [front] }
+      return { ...none, link: { type: 'user', id: `${id}-link`, ...net, ...tftp }, fronts: [front] }
     }
     case 'disk':
       return diskParts(device, id, input)
@@ -279,7 +340,7 @@ function diskParts(device: DomainDevice & { kind: 'disk' }, id: string, input: P
     rerror: 'stop',
     // By itself it would have as many as there are vCPUs at this start: another device after each change of their number.
     'num-queues': vcpuCountMax,
-    ...(isRoot && input.boot.kind === 'disk' ? { bootindex: 1 } : {}),
+    ...(isRoot && input.boot.kind === 'disk' ? bootIndex(input.domain, 'disk') : {}),
   }
   return { nodes: backendNodes(source, id, device.readOnly), link: null, fronts: [front] }
 }

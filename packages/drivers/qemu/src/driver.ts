@@ -1,8 +1,12 @@
 /** The QEMU driver behind the toolstack's port; see `index.ts` for the design. */
 import { Fault, millis, toFault, type Bytes, type Clock, type IdSource, type Log, type Millis } from '@typevisor/base'
 import {
+  ARCHITECTURES,
+  architectureOf,
+  assertGuest,
   isDetachable,
   waitsForRoom,
+  type Architecture,
   type Chord,
   type DomainDevice,
   type DomainId,
@@ -31,15 +35,18 @@ import type {
 } from '@typevisor/toolstack'
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
 import { adoptDomain, type Adopted } from './adoption.ts'
+import { TARGETS } from './architecture.ts'
 import { Cgroups } from './cgroups.ts'
 import { readConsoleLog, trimConsoleLog } from './console.ts'
 import { dumpMachine } from './dumping.ts'
 import { EventQueue } from './event-queue.ts'
+import { keepFirmware, putFirmwareBack } from './firmware.ts'
 import { bringUpForwards, parseUserNet } from './forwards.ts'
+import { guestCapabilities } from './guests.ts'
 import { planDevice, planHardware } from './hardware.ts'
 import { changeMedium, fronts, growDisk, plug, unplug, type PlugContext } from './hotplug.ts'
 import { domainPaths, type DomainPaths } from './layout.ts'
-import { kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
+import { endTpm, kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import { assertHugePages, pluggedNow } from './memory.ts'
@@ -64,7 +71,10 @@ export interface QemuDriverOptions {
   readonly clock: Clock
   readonly ids: IdSource
   readonly log: Log
+  /** Of the host's own architecture. */
   readonly qemuBinary?: string
+  /** What guests are given that boot from the network: `boot.ipxe` by BIOS, `boot-x86_64.efi` or `boot-aarch64.efi` by UEFI. Absent: nothing. */
+  readonly netbootFolder?: string
   /** Whom QEMU runs as; null or absent: the caller. */
   readonly user?: ProcessUser | null
   /** Where disks and their bases may lie; absent: anywhere. To be given wherever images of foreign make come in. */
@@ -136,6 +146,8 @@ class Driver implements QemuDriver {
   readonly #probe: () => Promise<Acceleration>
   readonly #events: EventQueue
   readonly #cgroups: Cgroups
+  /** Programs that were found on the host. */
+  readonly #found = new Set<string>()
 
   constructor(options: QemuDriverOptions) {
     this.#options = options
@@ -162,12 +174,14 @@ class Driver implements QemuDriver {
   async capabilities(): Promise<DriverCapabilities> {
     const acceleration = await this.#probe()
     const can = { can: true } as const
+    const guests = await this.#guests()
     return {
       driver: this.name,
       version: acceleration.version,
       accelerator: acceleration.accelerator,
       acceleratorReason: acceleration.reason,
-      architectures: ['x86_64'],
+      architectures: ARCHITECTURES.filter((architecture) => guests[architecture].runs.can),
+      guests,
       save: can,
       console: can,
       vnc: can,
@@ -184,7 +198,17 @@ class Driver implements QemuDriver {
   }
 
   async planHardware(...[id, spec, volumes]: Parameters<DomainDriver['planHardware']>): ReturnType<DomainDriver['planHardware']> {
+    assertGuest(spec, { what: `plan ${spec.name}`, boot: null, guests: await this.#guests() })
     return planHardware(id, spec, volumes)
+  }
+
+  #guests(): ReturnType<typeof guestCapabilities> {
+    const { netbootFolder = null } = this.#options
+    return guestCapabilities({ host: this.#host, binaryOf: (of) => this.#binaryOf(of), found: this.#found, netbootFolder })
+  }
+
+  #binaryOf(architecture: Architecture): string {
+    return architecture === 'x86_64' ? this.#binary : TARGETS[architecture].binary
   }
 
   async planDevice(...[domain, request, volume]: Parameters<DomainDriver['planDevice']>): ReturnType<DomainDriver['planDevice']> {
@@ -361,6 +385,23 @@ class Driver implements QemuDriver {
       }
       throw error
     }
+  }
+
+  keepFirmware(domain: DriverDomain, path: string, options: CallOptions = {}): Promise<boolean> {
+    return this.#exclusive(domain.id, options, () => keepFirmware(this.#host.files, this.#paths(domain.id), path))
+  }
+
+  putFirmwareBack(
+    domain: DriverDomain,
+    path: string,
+    { nvramOnly = false, ...options }: CallOptions & { readonly nvramOnly?: boolean } = {},
+  ): Promise<void> {
+    return this.#exclusive(domain.id, options, async () => {
+      const there = await this.#attach(domain.id)
+      if (there) throw new Fault('conflict', `put firmware of ${domain.name} back: it is ${there.state.kind}, want gone`)
+      const user = this.#options.user ?? null
+      await putFirmwareBack(this.#host.files, this.#paths(domain.id), path, { user, nvramOnly })
+    })
   }
 
   receive(domain: DriverDomain, options: ReceiveOptions = {}): Promise<MigrationTarget> {
@@ -663,13 +704,14 @@ class Driver implements QemuDriver {
     return domainPaths(this.#options, id)
   }
 
-  #launchContext(accelerator: 'tcg' | 'kvm'): LaunchContext {
+  #launchContext(accelerator: 'tcg' | 'kvm', architecture: Architecture = 'x86_64'): LaunchContext {
     return {
       host: this.#host,
       clock: this.#clock,
-      qemuBinary: this.#binary,
+      qemuBinary: this.#binaryOf(architecture),
       user: this.#options.user ?? null,
       diskFolders: this.#options.diskFolders ?? null,
+      netbootFolder: this.#options.netbootFolder ?? null,
       accelerator,
       monitorLimit: this.#limits.monitor,
       startLimit: this.#limits.start,
@@ -696,6 +738,7 @@ class Driver implements QemuDriver {
     ended: (machine) => {
       if (this.#machines.get(machine.id) === machine) this.#machines.delete(machine.id)
       void this.#dropGroup(machine.id)
+      if (machine.record.tpm !== undefined) void this.#exclusive(machine.id, {}, () => this.#endTpm(machine)).catch(() => {})
     },
   })
 
@@ -779,8 +822,11 @@ class Driver implements QemuDriver {
     feed: (launched: Launched) => Promise<void>,
     phase: RunPhase = { kind: 'live' },
   ): Promise<Machine> {
-    const { accelerator } = await this.#probe()
-    const context = this.#launchContext(accelerator)
+    assertGuest({ ...domain.spec, boot: domain.boot }, { what: `start ${domain.name}`, boot: null, guests: await this.#guests() })
+    const architecture = architectureOf(domain.spec)
+    // Another architecture than the host's is emulated.
+    const { accelerator } = architecture === 'x86_64' ? await this.#probe() : { accelerator: 'tcg' as const }
+    const context = this.#launchContext(accelerator, architecture)
     const paths = this.#paths(domain.id)
     if (domain.spec.hugePages) await assertHugePages(this.#host.kernel, domain.spec)
     const launched = await launch(context, domain, paths, kind, signal)
@@ -837,6 +883,12 @@ class Driver implements QemuDriver {
     }
     await machine.exited
     await machine.settled()
+    await this.#endTpm(machine)
+  }
+
+  /** Of a machine that has ended, while no other has taken its place. */
+  async #endTpm({ record, id, paths }: Machine): Promise<void> {
+    if (record.tpm !== undefined && !this.#machines.has(id)) await endTpm({ host: this.#host, clock: this.#clock }, paths)
   }
 
   async #trimLoop(): Promise<void> {

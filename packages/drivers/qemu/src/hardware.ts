@@ -2,13 +2,14 @@
  * What a guest keeps for life. Planned once from the id and this host's QEMU; never planned again, so that a save made today is
  * restored by the QEMU of next year.
  *
- *   slot  1 video   2 agent channel   3 random numbers   4 balloon   5 NIC   6, 7 hot-plug ports, eight each
+ *   slot  1 video (or pvpanic-pci)   2 agent channel   3 random numbers   4 balloon   5 NIC   6, 7 hot-plug ports, eight each
  *         8..1e disks, the root disk first (1e: memory that is plugged later, 1d: the USB controller, where one is asked for)
  *
  * The root bus of Q35 has its own devices at 0 and 1f. Guests number disks by PCI order, so the root disk has the lowest slot.
  */
 import { bytes, Fault, unreachable } from '@typevisor/base'
 import {
+  architectureOf,
   HOTPLUG_PORT_COUNT_MAX,
   isLabel,
   LABEL_WANT,
@@ -20,15 +21,11 @@ import {
   type VolumeId,
 } from '@typevisor/model'
 import { freePort, freeUsbPort, macFor, serialOfName, type DriverDomain } from '@typevisor/toolstack'
+import { TARGETS } from './architecture.ts'
 import { USB_PORT_COUNT } from './command-line.ts'
 
-/** Served by every QEMU from 7.2 on. */
-export const MACHINE = 'pc-q35-7.2'
-/**
- * The highest level that TCG gives in full (`enforce=on`, no warning; measured over every versioned model of QEMU 7.2: Westmere-v1 is
- * its equal with AES), that every KVM host of the last decade has too. Debian and the x86-64-v2 distributions run on it.
- */
-export const CPU_MODEL = 'Nehalem-v1'
+/** Of the host's own architecture. */
+export const { machine: MACHINE, cpuModel: CPU_MODEL } = TARGETS.x86_64
 
 const NIC_SLOT_FIRST = 0x5
 const PORT_SLOT_FIRST = 0x6
@@ -44,9 +41,12 @@ export interface PlannedVolume {
 }
 
 export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly PlannedVolume[]): DomainHardware {
-  const { hotplugPortCount = 0, usb = false } = spec
+  const { usb = false } = spec
+  const { machine, cpuModel, hasVideo, hasHotplug } = TARGETS[architectureOf(spec)]
+  const hotplugPortCount = hasHotplug ? (spec.hotplugPortCount ?? 0) : 0
   const pluggableBytes = (spec.memoryBytesMax ?? spec.memoryBytes) - spec.memoryBytes
   const slotLast = usb ? USB_SLOT - 1 : pluggableBytes > 0 ? MEMORY_SLOT - 1 : DISK_SLOT_LAST
+  if (!hasHotplug) refuseGrowth(spec)
   const diskCountMax = slotLast - DISK_SLOT_FIRST + 1
   if (!Number.isInteger(hotplugPortCount) || hotplugPortCount < 0 || hotplugPortCount > HOTPLUG_PORT_COUNT_MAX)
     throw new Fault('invalid', `hotplugPortCount: got ${hotplugPortCount}, want 0 to ${HOTPLUG_PORT_COUNT_MAX}`)
@@ -58,7 +58,7 @@ export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly P
     names.add(name)
   }
   const devices: DomainDevice[] = [
-    { kind: 'video', name: 'video', address: '1.0' },
+    ...(hasVideo ? [{ kind: 'video', name: 'video', address: '1.0' } as const] : []),
     { kind: 'agent-channel', name: 'agent', address: '2.0' },
     { kind: 'rng', name: 'rng', address: '3.0' },
     { kind: 'balloon', name: 'balloon', address: '4.0' },
@@ -81,7 +81,19 @@ export function planHardware(id: DomainId, spec: DomainSpec, volumes: readonly P
       ? [{ kind: 'memory', name: 'memory', address: `${MEMORY_SLOT.toString(16)}.0`, sizeBytes: bytes(pluggableBytes) } as const]
       : []),
   ]
-  return { machine: MACHINE, cpuModel: CPU_MODEL, devices }
+  return { machine, cpuModel, devices }
+}
+
+function refuseGrowth({ name, architecture, vcpuCount, vcpuCountMax, memoryBytes, memoryBytesMax }: DomainSpec): void {
+  const grows = [
+    ['vcpuCountMax', vcpuCountMax ?? 0, vcpuCount],
+    ['memoryBytesMax', memoryBytesMax ?? 0, memoryBytes],
+  ] as const
+  for (const [path, got, want] of grows)
+    if (got > want)
+      throw new Fault('unsupported', `plan ${name}: ${path}: got ${got}: a guest of ${architecture} keeps what it began with`, {
+        details: [{ path, want: `${want}: a guest of ${architecture} keeps what it began with`, got: String(got) }],
+      })
 }
 
 /** A device that comes later; see `DomainDriver.planDevice`. */

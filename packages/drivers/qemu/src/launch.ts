@@ -10,7 +10,9 @@
  * for its life, and its disks.
  */
 import { Fault, millis, type Clock, type Millis } from '@typevisor/base'
+import { architectureOf } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
+import { TARGETS } from './architecture.ts'
 import { commandLine, consoleBackend } from './command-line.ts'
 import type { DomainPaths } from './layout.ts'
 import { lastWords } from './machine.ts'
@@ -18,6 +20,7 @@ import { openFiles } from './open-files.ts'
 import type { ProcessIdentity, ProcessUser, QemuHost } from './ports.ts'
 import { QmpClient } from './qmp.ts'
 import { findRecord, writeRecord, type RunRecord } from './record.ts'
+import { findTpms, startTpm } from './tpm.ts'
 
 export interface LaunchContext {
   readonly host: QemuHost
@@ -25,6 +28,8 @@ export interface LaunchContext {
   readonly qemuBinary: string
   readonly user: ProcessUser | null
   readonly diskFolders: readonly string[] | null
+  /** What guests are given that boot from the network; null: nothing. */
+  readonly netbootFolder?: string | null
   readonly accelerator: 'tcg' | 'kvm'
   readonly monitorLimit: Millis
   /** For the first word of QEMU's monitor. */
@@ -84,9 +89,15 @@ export async function findQemu({ processes, files }: QemuHost, paths: DomainPath
   return running?.startTimeTicks === recorded.startTimeTicks && running.bootId === recorded.bootId ? [running] : []
 }
 
-/** Ends every QEMU of this domain and drops its run folder. */
+/** Its QEMU has ended; its TPM ends with that by itself, and is seen to. */
+export async function endTpm(context: Pick<LaunchContext, 'host' | 'clock'>, paths: DomainPaths): Promise<void> {
+  for (const process of await findTpms(context.host, paths)) await kill(context, process)
+}
+
+/** Ends every QEMU of this domain, with its TPM, and drops its run folder. */
 export async function sweep(context: Pick<LaunchContext, 'host' | 'clock'>, paths: DomainPaths): Promise<void> {
   for (const process of await findQemu(context.host, paths)) await kill(context, process)
+  await endTpm(context, paths)
   await context.host.files.remove(paths.runFolder)
 }
 
@@ -135,13 +146,18 @@ async function launchIn(
   signal: AbortSignal,
 ): Promise<Launched> {
   const { host } = context
-  await using files = await openFiles(host.files, domain, paths, context.user, context.diskFolders)
+  const target = TARGETS[architectureOf(domain.spec)]
+  await using files = await openFiles(host.files, domain, paths, context.user, context.diskFolders, context.netbootFolder)
+  if (target.console === 'board-fixed') await host.files.makeLink(paths.consoleOutput, '/dev/null')
   const argv = commandLine({
     domain,
     paths,
     accelerator: context.accelerator,
     disks: files.disks,
     boot: files.boot,
+    ...(files.firmware ? { firmware: files.firmware } : {}),
+    ...(files.netboot ? { netboot: files.netboot } : {}),
+    consoleLog: files.consoleLog,
     start,
     inheritedCount: files.setCount,
   })
@@ -155,8 +171,10 @@ async function launchIn(
     phase: { kind: 'starting' },
     process: null,
     state: { kind: 'paused', cause: 'requested' },
+    ...(domain.spec.tpm ? { tpm: null } : {}),
   }
   await writeRecord(host.files, paths.record, starting)
+  const tpm = domain.spec.tpm ? { tpm: await startTpm(context, domain, paths, signal) } : {}
   const process = await host.processes.spawnDetached({
     command: context.qemuBinary,
     argv,
@@ -165,9 +183,10 @@ async function launchIn(
     user: context.user,
     inherit: files.inherit,
   })
-  const record = { ...starting, process }
+  const record = { ...starting, process, ...tpm }
   await writeRecord(host.files, paths.record, record)
   const monitor = await firstMonitor(context, paths, process, signal)
+  if (target.console === 'board-fixed') return { record, monitor, migrationSocket: paths.migration }
   try {
     await monitor.execute(
       'chardev-change',

@@ -1,8 +1,8 @@
 /**
  * Where a domain's things lie. What dies with the host's boot is in the run folder, what outlives the domain's runs in the data folder.
  *
- *   runDir/<id>/   domain.json  qemu.pid  qmp.sock  console.in  agent.sock  vnc.sock  stderr.log  migration.sock  nbd.sock
- *   dataDir/<id>/  console.log  console.json  forwards.json
+ *   runDir/<id>/   domain.json  qemu.pid  qmp.sock  console.in  agent.sock  vnc.sock  stderr.log  migration.sock  nbd.sock  tpm.sock  tpm.pid  tpm.log
+ *   dataDir/<id>/  console.log  console.json  forwards.json  nvram.fd  tpm/
  */
 import { Fault } from '@typevisor/base'
 import { isUuid, type DomainId } from '@typevisor/model'
@@ -26,6 +26,13 @@ export interface DomainPaths {
   readonly consoleLog: string
   readonly consoleIndex: string
   readonly forwards: string
+  /** Where the console's output would go, of a guest whose console is kept by QEMU's own log. */
+  readonly consoleOutput: string
+  readonly nvram: string
+  readonly tpmFolder: string
+  readonly tpm: string
+  readonly tpmPid: string
+  readonly tpmLog: string
 }
 
 /** @throws Fault `invalid` when the id is no UUID (it becomes a folder's name) or a socket's path would be too long. */
@@ -48,6 +55,12 @@ export function domainPaths(dirs: { readonly runDir: string; readonly dataDir: s
     consoleLog: `${dataFolder}/console.log`,
     consoleIndex: `${dataFolder}/console.json`,
     forwards: `${dataFolder}/forwards.json`,
+    consoleOutput: `${runFolder}/console.out`,
+    nvram: `${dataFolder}/nvram.fd`,
+    tpmFolder: `${dataFolder}/tpm`,
+    tpm: `${runFolder}/tpm.sock`,
+    tpmPid: `${runFolder}/tpm.pid`,
+    tpmLog: `${runFolder}/tpm.log`,
   }
   const sizeBytes = new TextEncoder().encode(paths.migration).length
   if (sizeBytes > SOCKET_PATH_SIZE_MAX) {

@@ -15,6 +15,7 @@
 import { Fault, millis, toFault, type Clock, type Log, type Millis } from '@typevisor/base'
 import { waitsForRoom, type DomainHardware, type DomainId } from '@typevisor/model'
 import type { DriverState } from '@typevisor/toolstack'
+import { TARGETS } from './architecture.ts'
 import { ConsoleHub } from './console.ts'
 import { GuestAgent } from './guest-agent.ts'
 import type { DomainPaths } from './layout.ts'
@@ -57,6 +58,19 @@ export async function lastWords(host: QemuHost, path: string): Promise<string | 
     .slice(-LAST_WORDS_LINES)
     .join('\n')
   return text === '' ? null : text
+}
+
+/**
+ * The riscv64 board's own power switch ends QEMU (7.2: hw/misc/sifive_test.c calls exit), whatever `-no-shutdown` says. One that leaves so has
+ * removed its pid file and says nothing; one that is killed has not.
+ */
+export async function endedByGuest(
+  host: QemuHost,
+  paths: Pick<DomainPaths, 'pid' | 'stderr' | 'runFolder'>,
+  { hardware }: Pick<RunRecord, 'hardware'>,
+): Promise<boolean> {
+  if (hardware.machine !== TARGETS.riscv64.machine || (await host.files.size(paths.runFolder)) === null) return false
+  return (await host.files.size(paths.pid)) === null && (await lastWords(host, paths.stderr)) === null
 }
 
 export class Machine {
@@ -361,15 +375,15 @@ export class Machine {
       return
     }
     const wasSaved = this.#record.phase.kind === 'saved'
+    const isExpected = this.#endAsked || wasSaved
+    const byGuest = !isExpected && (await endedByGuest(host, this.paths, this.#record).catch(() => false))
     const detail =
-      this.#endAsked || wasSaved
-        ? null
-        : ((await lastWords(host, this.paths.stderr).catch(() => null)) ?? 'QEMU ended without a word')
+      isExpected || byGuest ? null : ((await lastWords(host, this.paths.stderr).catch(() => null)) ?? 'QEMU ended without a word')
     this.#hasEnded = true
     this.console.close()
     this.agent.close()
     this.#monitor?.close()
-    const state: DriverState = { kind: 'gone', cause: this.#endAsked || wasSaved ? 'requested' : 'process-failed', detail }
+    const state: DriverState = { kind: 'gone', cause: isExpected ? 'requested' : byGuest ? 'guest' : 'process-failed', detail }
     this.#watch = watchFrom(state)
     this.#record = { ...this.#record, state, phase: wasSaved ? this.#record.phase : { kind: 'gone' } }
     if (!this.#endAsked) await this.#write().catch(() => {})

@@ -20,6 +20,10 @@ async function inGuest(driver: DomainDriver, id: DomainId, script: string): Prom
   const { stdout } = await driver.exec(id, { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 })
   return new TextDecoder().decode(stdout)
 }
+/** A shell's words: `vars` is where the firmware's variables are. */
+const EFIVARS = 'vars=/run/efivars; modprobe efivarfs 2>/dev/null; mkdir -p $vars; mount -t efivarfs none $vars 2>/dev/null'
+const TEST_VARIABLE = 'Typevisor.'
+const TEST_VENDOR = '0e9b2f6a-7c11-4d5e-9a53-1f6d3c8b2a40'
 /** A shell's words for the kernel's name of the disk with this serial. */
 const diskNamed = (serial: string): string =>
   `for each in /sys/block/vd*; do [ "$(cat $each/serial)" = ${serial} ] && basename $each; done`
@@ -141,6 +145,22 @@ export async function qemuConformanceWorld({ image, host, clock, ids, log }: Qem
           'modprobe virtio_scsi; modprobe sr_mod; dd if=/dev/sr0 of=/dev/null bs=2048 count=1 2>/dev/null && cat /sys/block/sr0/size'
         const size = (await inGuest(driver, id, script)).trim()
         return size === '' ? null : size
+      },
+      beginning: async (driver, id) => {
+        const script = `${EFIVARS}; [ -d /sys/firmware/efi ] || echo bios; tail -c 1 $vars/SecureBoot-* | od -An -tu1; [ -c /dev/tpm0 ] && echo tpm`
+        const said = words(await inGuest(driver, id, script))
+        const firmware = said.includes('bios') ? 'bios' : said.includes('1') ? 'uefi-secure' : 'uefi'
+        return { firmware, tpm: said.includes('tpm') }
+      },
+      writeNvram: async (driver, id, variable) => {
+        // Attributes first: it is kept, and seen by firmware and system.
+        const script = `${EFIVARS}; printf '\\007\\000\\000\\000x' > $vars/${TEST_VARIABLE}${variable}-${TEST_VENDOR} && echo kept`
+        const said = (await inGuest(driver, id, script)).trim()
+        if (said !== 'kept') throw new Fault('failed', `NVRAM: ${variable} was not kept`)
+      },
+      nvram: async (driver, id) => {
+        const said = words(await inGuest(driver, id, `${EFIVARS}; ls $vars | grep '^${TEST_VARIABLE}'`))
+        return said.map((name) => name.slice(TEST_VARIABLE.length, -TEST_VENDOR.length - 1)).sort()
       },
     },
     processors: ['/bin/sh', '-c', 'nproc'],

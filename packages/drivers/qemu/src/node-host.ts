@@ -436,6 +436,18 @@ const nodeFiles: HostFiles = {
     const hash = createHash('sha256')
     return { update: (content) => void hash.update(content), hex: () => hash.digest('hex') }
   },
+  list: (path) =>
+    guarded('list', path, () =>
+      fs.readdir(path).catch((error: unknown) => {
+        if (codeOf(error) === 'ENOENT') return []
+        throw error
+      }),
+    ),
+  makeLink: (path, target) =>
+    guarded('make', path, async () => {
+      await fs.rm(path, { force: true })
+      await fs.symlink(target, path)
+    }),
   makePipe: (path, { user }) =>
     guarded('make', path, async () => {
       await fs.rm(path, { force: true })

@@ -4,14 +4,15 @@
  *   own user or none   paths as they are
  *   another user       disks and console log are opened by the caller and inherited (`-add-fd`, /dev/fdset/N), so a folder of mode 0700
  *                      is no hindrance; kernel and initrd are inherited too and opened as /proc/self/fd/N, which skips the folders and
- *                      still asks the file's own mode
+ *                      still asks the file's own mode. Firmware and NVRAM are as disks are; what is booted from the network, as kernels are
  *
  * Failure paths: a missing file is `failed` with its path; a kernel or a folder that bars the user is `forbidden`, naming it.
  */
 import { Fault } from '@typevisor/base'
-import type { DomainDevice, VolumeId } from '@typevisor/model'
+import { architectureOf, bootOrderOf, firmwareOf, type DomainDevice, type VolumeId } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import type { CommandLineInput, DiskSource } from './command-line.ts'
+import { readyFirmware } from './firmware.ts'
 import type { DomainPaths } from './layout.ts'
 import type { HostFiles, ProcessUser } from './ports.ts'
 import { readChain } from './qcow2-chain.ts'
@@ -19,6 +20,8 @@ import { readChain } from './qcow2-chain.ts'
 export interface OpenFiles extends AsyncDisposable {
   readonly disks: CommandLineInput['disks']
   readonly boot: CommandLineInput['boot']
+  readonly firmware: CommandLineInput['firmware'] | null
+  readonly netboot: CommandLineInput['netboot'] | null
   readonly consoleLog: string
   /** Descriptors for 3, 4, ...: first those of `-add-fd`, of which there are `setCount`. */
   readonly inherit: readonly number[]
@@ -31,6 +34,7 @@ export async function openFiles(
   paths: DomainPaths,
   user: ProcessUser | null,
   diskFolders: readonly string[] | null,
+  netbootFolder: string | null = null,
 ): Promise<OpenFiles> {
   await using stack = new AsyncDisposableStack()
   const inherit: number[] = []
@@ -48,6 +52,14 @@ export async function openFiles(
     const of = diskOf(device)
     if (of) disks.set(of.name, await diskSource(files, domain, of, diskFolders, asSet))
   }
+  const kind = firmwareOf(domain.spec)
+  const architecture = architectureOf(domain.spec)
+  let firmware: OpenFiles['firmware'] = null
+  if (kind !== 'bios') {
+    const wanted = { architecture, machine: domain.hardware.machine, firmware: kind, name: domain.name }
+    const { code, needsSmm } = await readyFirmware(files, paths, wanted)
+    firmware = { code: await asSet(code, 'read'), nvram: await asSet(paths.nvram, 'write'), needsSmm }
+  }
   const consoleLog = await asSet(paths.consoleLog, 'append')
   const setCount = user ? inherit.length : 0
   // QEMU holds the pipe's writing end itself: opening it for reading never waits, and it never ends when a caller does.
@@ -60,18 +72,37 @@ export async function openFiles(
     if (reason) throw new Fault('forbidden', `boot ${domain.name}: ${reason}`)
     return `/proc/self/fd/${number + 2}`
   }
-  const { boot } = domain
+  const order = bootOrderOf(domain.spec)
+  let netboot: OpenFiles['netboot'] = null
+  if (order.includes('network') && netbootFolder !== null) {
+    const file = kind === 'bios' ? 'boot.ipxe' : `boot-${architecture}.efi`
+    if ((await files.size(`${netbootFolder}/${file}`)) === null)
+      throw new Fault('failed', `boot ${domain.name} from the network: no file ${netbootFolder}/${file}`)
+    const folder = user ? `/proc/self/fd/${(await inherited(netbootFolder, 'read')) + 2}` : netbootFolder
+    netboot = { folder, file }
+  }
+  // Its kernel would be loaded before any device is looked at.
+  const boot = order[0] === 'network' ? ({ kind: 'disk' } as const) : domain.boot
   const opened: CommandLineInput['boot'] =
     boot.kind === 'disk'
       ? boot
       : {
           kind: 'kernel',
-          kernel: await asFile(boot.kernelPath),
+          kernel: await asFile(kind === 'bios' ? boot.kernelPath : (boot.efiKernelPath ?? boot.kernelPath)),
           initrd: boot.initrdPath === null ? null : await asFile(boot.initrdPath),
           commandLine: boot.commandLine,
         }
   const kept = stack.move()
-  return { disks, boot: opened, consoleLog, inherit, setCount, [Symbol.asyncDispose]: () => kept.disposeAsync() }
+  return {
+    disks,
+    boot: opened,
+    firmware,
+    netboot,
+    consoleLog,
+    inherit,
+    setCount,
+    [Symbol.asyncDispose]: () => kept.disposeAsync(),
+  }
 }
 
 export interface DiskOf {

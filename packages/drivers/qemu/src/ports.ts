@@ -121,6 +121,10 @@ export interface HostFiles {
   ensureFile(path: string, options: { user: ProcessUser | null }): Promise<void>
   /** With its parents. Mode 0700, owner `user` or the caller (only the last one is chowned). */
   ensureFolder(path: string, options: { user: ProcessUser | null }): Promise<void>
+  /** Names of what is in a folder; none when it is not there. */
+  list(path: string): Promise<readonly string[]>
+  /** A symbolic link to `target`; an old one at `path` is replaced. */
+  makeLink(path: string, target: string): Promise<void>
   /** A file or a whole folder; nothing there is fine. */
   remove(path: string): Promise<void>
   /** Renames within a folder and syncs that folder. */

@@ -40,6 +40,8 @@ export interface RunRecord {
   readonly phase: RunPhase
   /** null until the process is known. */
   readonly process: ProcessIdentity | null
+  /** Its swtpm; null until that is known. Absent: it has no TPM. */
+  readonly tpm?: ProcessIdentity | null
   /** The last state that was seen, with its cause. */
   readonly state: DriverState
   /** A pause was asked for while the guest waited for room on its disk: it does not go on by itself. */

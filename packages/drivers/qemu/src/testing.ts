@@ -39,7 +39,11 @@ export async function microImage(): Promise<Image> {
   const kept = await images.get(name)
   // One of an older recipe is another guest.
   const recipe = await stat(new URL('../../../image/src/micro.ts', import.meta.url))
-  const isOfNow = kept?.boot.kind === 'kernel' && kept.boot.commandLine === MICRO_COMMAND_LINE && kept.builtAt > recipe.mtimeMs
+  const isOfNow =
+    kept?.boot.kind === 'kernel' &&
+    kept.boot.commandLine === MICRO_COMMAND_LINE &&
+    kept.boot.efiKernelPath !== undefined &&
+    kept.builtAt > recipe.mtimeMs
   return kept && isOfNow ? kept : await images.build(name)
 }
 
@@ -83,6 +87,7 @@ export interface TestDomainOptions {
   readonly boot?: DomainBoot
   /** By device name, the root disk first. */
   readonly volumes?: Readonly<Record<string, VolumeAttachment>>
+  readonly spec?: Partial<DomainSpec>
 }
 
 export function testDomain(options: TestDomainOptions = {}): DriverDomain {
@@ -97,6 +102,7 @@ export function testDomain(options: TestDomainOptions = {}): DriverDomain {
     cloudInit: { hostname: name, user: null, sshKeys: [], userData: null },
     forwards: options.forwards ?? [],
     labels: {},
+    ...options.spec,
   }
   const volumes = Object.entries(options.volumes ?? {}).map(([device, attachment]) => ({
     device,

@@ -1,5 +1,7 @@
 import { Channel, Fault, millis, type Bytes, type Clock, type Rng } from '@typevisor/base'
 import {
+  assertGuest,
+  firmwareOf,
   HOTPLUG_PORT_COUNT_MAX,
   isDetachable,
   waitsForRoom,
@@ -91,6 +93,18 @@ const withPorts = (forwards: readonly PortForward[], first: number): PortForward
 const devicesOf = ({ hardware }: DriverDomain): string =>
   hardware.devices.map(({ name, address }) => `${name}@${address}`).join(' ')
 
+const FIRMWARE_FILE = 'firmware'
+const NO_CODE = { can: false, reason: 'domains in memory run no code of another architecture' } as const
+const NO_TPM = { can: false, reason: 'domains in memory have no TPM' } as const
+const NO_NETWORK = { can: false, reason: 'domains in memory have no network to boot from' } as const
+const NO_SECURE_BOOT = { can: false, reason: 'domains in memory check no signatures' } as const
+const FIRMWARE = { bios: CAN, uefi: CAN, 'uefi-secure': NO_SECURE_BOOT }
+const GUESTS: NonNullable<DriverCapabilities['guests']> = {
+  x86_64: { runs: CAN, firmware: FIRMWARE, tpm: NO_TPM, networkBoot: NO_NETWORK },
+  aarch64: { runs: NO_CODE, firmware: FIRMWARE, tpm: NO_TPM, networkBoot: NO_NETWORK },
+  riscv64: { runs: NO_CODE, firmware: FIRMWARE, tpm: NO_TPM, networkBoot: NO_NETWORK },
+}
+
 class SimDriver implements DomainDriver {
   readonly name = 'sim'
   readonly #hypervisor: SimHypervisor
@@ -118,6 +132,7 @@ class SimDriver implements DomainDriver {
       accelerator: 'none',
       acceleratorReason: 'domains in memory have no processor',
       architectures: ['none'],
+      guests: GUESTS,
       save: CAN,
       console: CAN,
       vnc: { can: false, reason: 'domains in memory have no screen' },
@@ -134,6 +149,7 @@ class SimDriver implements DomainDriver {
   }
 
   async planHardware(id: DomainId, spec: DomainSpec, volumes: readonly { name: string; volume: VolumeId; readOnly: boolean }[]) {
+    assertGuest(spec, { what: `plan ${spec.name}`, boot: null, guests: GUESTS })
     const disks = volumes.map((disk, index): DomainDevice => ({
       kind: 'disk',
       ...disk,
@@ -324,6 +340,22 @@ class SimDriver implements DomainDriver {
     this.#hypervisor.saves.set(path, saveOf(guest))
     if (kind === 'running' || waitsForRoom(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
     return { sizeBytes: 1024 }
+  }
+
+  async keepFirmware(domain: DriverDomain, path: string, options?: CallOptions): Promise<boolean> {
+    await this.#enter('keepFirmware', domain.id, options)
+    if (firmwareOf(domain.spec) === 'bios') return false
+    const kept = { domain: domain.id, machine: FIRMWARE_FILE, vcpuCount: 0, devices: '', memory: 0, whole: true }
+    this.#hypervisor.saves.set(path, kept)
+    return true
+  }
+
+  async putFirmwareBack(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
+    await this.#enter('putFirmwareBack', domain.id, options)
+    if (this.#hypervisor.guests.has(domain.id))
+      throw new Fault('conflict', `put firmware of ${domain.name} back: it is there, want gone`)
+    if (this.#hypervisor.saves.get(path)?.machine !== FIRMWARE_FILE)
+      throw new Fault('not_found', `put firmware of ${domain.name} back: no file ${path}`)
   }
 
   async receive(domain: DriverDomain, options?: ReceiveOptions): Promise<MigrationTarget> {
