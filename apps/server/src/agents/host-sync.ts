@@ -207,7 +207,8 @@ async function takeInPart(tx: SqlExecutor, host: string, event: HostEvent): Prom
 }
 
 /** A guest that waits for room is paused already when it is paused: that is a transition, and no guest resets itself standing still. */
-const isReset = ({ from, to, cause }: DomainEvent): boolean => from === to && !(to === 'paused' && cause === 'requested')
+const isReset = ({ from, to, cause }: DomainEvent): boolean =>
+  from === to && !(to === 'paused' && cause === 'requested') && cause !== 'on-crash' && cause !== 'autostart'
 
 /** The row follows unless it has heard something newer; the event is told in any case. */
 async function takeIn(tx: SqlExecutor, host: string, event: DomainEvent): Promise<void> {

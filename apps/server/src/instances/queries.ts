@@ -2,7 +2,7 @@
 import { sql } from 'kysely'
 import { Fault } from '@typevisor/base'
 import type { ParsedQuery, Reply } from '@typevisor/api'
-import { formatCpuList, isUuid, type CpuSet, type DomainSnapshot } from '@typevisor/model'
+import { AUTOSTART_ORDER_DEFAULT, formatCpuList, isUuid, type CpuSet, type DomainSnapshot } from '@typevisor/model'
 import type { SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { Db } from '../db/database.ts'
@@ -74,6 +74,9 @@ function toWireSettings({ settings, settings_notes: notes }: InstanceRow): WireI
     affinityHard: toWireSets(settings.affinityHard),
     affinitySoft: toWireSets(settings.affinitySoft),
     diskLimits: (settings.diskLimits ?? []).map((limit) => ({ ...limit })),
+    autostart: settings.autostart ?? false,
+    autostartOrder: settings.autostartOrder ?? AUTOSTART_ORDER_DEFAULT,
+    onCrash: settings.onCrash ?? 'keep',
     notes: [...notes],
   }
 }
