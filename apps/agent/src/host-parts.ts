@@ -19,6 +19,8 @@ export interface HostOptions {
   readonly log: Log
   /** Where other hosts reach this one for domains that move: an IP address; absent: 127.0.0.1, for hosts of one machine. */
   readonly migrationAddress?: string | undefined
+  /** Of the host's boot, to see whether it was started anew; absent: as the kernel says. */
+  readonly bootId?: string | undefined
   /** sim only. */
   readonly sim?: { readonly bootMs: number; readonly delayMsMax: number }
 }

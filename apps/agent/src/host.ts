@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { bytes, millis, toFault, type Fault } from '@typevisor/base'
 import type { DomainId, DomainStateKind } from '@typevisor/model'
 import type { AgentPort } from '@typevisor/api/agent-wire'
-import { lockFile, nodeDisk } from '@typevisor/runtime-node'
+import { bootId, lockFile, nodeDisk } from '@typevisor/runtime-node'
 import type { ImageStore } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
 import { openToolstack, type Toolstack } from '@typevisor/toolstack'
@@ -50,7 +50,16 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const disk = watchedDisk(nodeDisk(stateDir), (error) => broken.resolve(toFault(error)))
   const state = stateFile({ disk, name: 'agent.journal', clock, log })
   const links = agentLinks({ address: options.migrationAddress ?? '127.0.0.1', clock })
-  const toolstack = await openToolstack({ ...parts, links, state, clock, ids, log, owner: `agent:${options.name}` })
+  const toolstack = await openToolstack({
+    ...parts,
+    links,
+    state,
+    clock,
+    ids,
+    log,
+    owner: `agent:${options.name}`,
+    bootId: options.bootId ?? bootId(),
+  })
   building.defer(() => toolstack.close())
   parts.heldBy?.(toolstack)
   building.defer(() => parts.lastNotes?.())

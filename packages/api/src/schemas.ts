@@ -18,6 +18,9 @@ import {
   isMac,
   isMediumName,
   isSshKey,
+  AUTOSTART_ORDER_DEFAULT,
+  AUTOSTART_ORDER_MAX,
+  CRASH_ACTIONS,
   SETTING_NAMES,
   SSH_KEY_WANT,
   USB_MODELS,
@@ -67,6 +70,9 @@ export const InstanceSettings = z.strictObject({
   affinityHard: z.array(z.string()).nullable(),
   affinitySoft: z.array(z.string()).nullable(),
   diskLimits: z.array(DiskLimit),
+  autostart: z.boolean().describe('started again with its host, if it ran when that went down'),
+  autostartOrder: z.int(),
+  onCrash: z.enum(CRASH_ACTIONS),
   notes: z.array(z.string()).describe('what the guest has not taken up yet, and why'),
 })
 export const Instance = z.strictObject({
@@ -124,6 +130,7 @@ function refuseSamePort(
   }
 }
 
+const AutostartOrder = z.int().min(0).max(AUTOSTART_ORDER_MAX)
 export const CreateInstance = z.strictObject({
   name: Label.describe('name, as DNS labels are'),
   image: Label.default('micro').describe('image to boot'),
@@ -205,6 +212,12 @@ export const CreateInstance = z.strictObject({
     .default(['disk'])
     .describe('what is tried to boot, in this order'),
   usb: z.boolean().default(false).describe('a USB controller from the start; else the first USB device takes a port for one'),
+  autostart: z.boolean().default(false).describe('start it again with its host, if it ran when that went down'),
+  autostartOrder: AutostartOrder.default(AUTOSTART_ORDER_DEFAULT).describe('lower ones are started first, of equal ones by name'),
+  onCrash: z
+    .enum(CRASH_ACTIONS)
+    .default('keep')
+    .describe('when its guest panics or its process fails: leave it, start it again or power it off; dump-: after a core dump'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
 
@@ -286,6 +299,12 @@ export const SetInstance = z.strictObject({
     .max(64)
     .optional()
     .describe('what a disk may do in a second; takes the place of the limits that it had'),
+  autostart: z.boolean().optional().describe('start it again with its host, if it ran when that went down'),
+  autostartOrder: AutostartOrder.optional().describe('lower ones are started first, of equal ones by name'),
+  onCrash: z
+    .enum(CRASH_ACTIONS)
+    .optional()
+    .describe('when its guest panics or its process fails: leave it, start it again or power it off; dump-: after a core dump'),
   reset: z.array(z.enum(SETTING_NAMES)).max(16).optional().describe('settings that are to be as they were at its creation'),
   timeoutMs: z
     .int()

@@ -2,7 +2,7 @@ import { bytes, type Bytes, type EpochMillis } from '@typevisor/base'
 import type { UsbModel } from './device.ts'
 import type { Architecture, BootSource, Firmware } from './firmware.ts'
 import type { DomainId, DomainName, ImageName, VolumeId } from './ids.ts'
-import type { DomainSettings } from './settings.ts'
+import type { CrashAction, DomainSettings } from './settings.ts'
 import type { DomainSnapshot } from './snapshot.ts'
 
 /** What a caller asks for. Everything here may be chosen by a policy above; nothing is guessed below. */
@@ -27,6 +27,10 @@ export interface DomainSpec {
   readonly hugePages?: boolean
   /** How many devices can be attached to it later, at most 16. Absent: none. */
   readonly hotplugPortCount?: number
+  /** What its settings of these names begin with. */
+  readonly autostart?: boolean
+  readonly autostartOrder?: number
+  readonly onCrash?: CrashAction
   /** A USB controller from the start. Absent: none; the first USB device brings one, which takes a port. */
   readonly usb?: boolean
   /** Absent: `x86_64`. */
@@ -153,6 +157,8 @@ export type DomainCause =
   | 'disk-full' // there is no room for what the guest writes; it goes on by itself when there is
   | 'io-error' // a disk failed; the guest waits until it is let go on
   | 'process-failed' // the emulator ended by itself; its last words are in `detail`
+  | 'autostart' // it ran when its host went down, and was started with it again
+  | 'on-crash' // what its policy for crashes asks for
   | 'adopted' // found running by a new agent
   | 'migrated' // it went to another host, or came from one
   | 'unknown'

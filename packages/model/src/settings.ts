@@ -31,9 +31,29 @@ export interface DomainSettings {
   /** CPUs that they are to run on where these are free. */
   readonly affinitySoft?: readonly CpuSet[]
   readonly diskLimits?: readonly DiskLimit[]
+  /** It is started again when its host was, if it ran then. Absent: it is not. */
+  readonly autostart?: boolean
+  /** Those of lower numbers are started first, of equal ones by name; absent: `AUTOSTART_ORDER_DEFAULT`. */
+  readonly autostartOrder?: number
+  /** Absent: `keep`. */
+  readonly onCrash?: CrashAction
 }
 
-export const SETTING_NAMES = [
+/**
+ * When the guest panics or its process fails: it stays as it is, is powered off, or is started again; `dump-`: after a core dump of its memory,
+ * where there is any left.
+ */
+export const CRASH_ACTIONS = ['keep', 'reboot', 'poweroff', 'dump-keep', 'dump-reboot', 'dump-poweroff'] as const
+export type CrashAction = (typeof CRASH_ACTIONS)[number]
+export const dumpsOnCrash = (action: CrashAction): boolean => action.startsWith('dump-')
+export const restartsOnCrash = (action: CrashAction): boolean => action.endsWith('reboot')
+export const endsOnCrash = (action: CrashAction): boolean => !action.endsWith('keep')
+
+export const AUTOSTART_ORDER_DEFAULT = 100
+export const AUTOSTART_ORDER_MAX = 1_000_000
+
+/** Those that a driver brings about. */
+export const DRIVER_SETTING_NAMES = [
   'vcpuCount',
   'memoryBytes',
   'memoryTargetBytes',
@@ -43,6 +63,12 @@ export const SETTING_NAMES = [
   'affinitySoft',
   'diskLimits',
 ] as const satisfies readonly (keyof DomainSettings)[]
+export type DriverSettingName = (typeof DRIVER_SETTING_NAMES)[number]
+
+/** Those that the toolstack acts on by itself; no driver has to do with them. */
+export const POLICY_NAMES = ['autostart', 'autostartOrder', 'onCrash'] as const satisfies readonly (keyof DomainSettings)[]
+
+export const SETTING_NAMES = [...DRIVER_SETTING_NAMES, ...POLICY_NAMES]
 export type SettingName = (typeof SETTING_NAMES)[number]
 
 /** `reset`: those that are to be again as they were at the definition. A disk's limits take the place of those that it had. */
@@ -73,6 +99,22 @@ export function patched(settings: DomainSettings, { reset = [], diskLimits, ...p
 /** Those that are not the same in both. */
 export const changedSettings = (before: DomainSettings, after: DomainSettings): SettingName[] =>
   SETTING_NAMES.filter((name) => JSON.stringify(before[name]) !== JSON.stringify(after[name]))
+
+export const changedDriverSettings = (before: DomainSettings, after: DomainSettings): DriverSettingName[] =>
+  DRIVER_SETTING_NAMES.filter((name) => JSON.stringify(before[name]) !== JSON.stringify(after[name]))
+
+/** What a new domain's settings begin with. */
+export function policyOf({
+  autostart,
+  autostartOrder,
+  onCrash,
+}: { readonly [N in (typeof POLICY_NAMES)[number]]?: DomainSpec[N] | undefined }): DomainSettings {
+  return {
+    ...(autostart === undefined ? {} : { autostart }),
+    ...(autostartOrder === undefined ? {} : { autostartOrder }),
+    ...(onCrash === undefined ? {} : { onCrash }),
+  }
+}
 
 /** What a saved guest's machine was, out of `then`; the host's own affairs are as they are now. */
 export function machineSettings(now: DomainSettings, then: DomainSettings): DomainSettings {
@@ -119,6 +161,9 @@ export function assertSettings(
   whole('memoryTargetBytes', memoryTargetBytes, 1024 * 1024)
   within('cpuWeight', settings.cpuWeight, 1, 10_000)
   within('cpuCapPercent', settings.cpuCapPercent, 0, 100_000)
+  within('autostartOrder', settings.autostartOrder, 0, AUTOSTART_ORDER_MAX)
+  const { onCrash } = settings
+  if (onCrash !== undefined && !CRASH_ACTIONS.includes(onCrash)) refuse('onCrash', onCrash, CRASH_ACTIONS.join(', '))
   for (const name of ['affinityHard', 'affinitySoft'] as const) {
     for (const set of settings[name] ?? []) if (set.length === 0) refuse(name, 'no CPU', 'at least one CPU for each vCPU')
   }

@@ -8,7 +8,7 @@ import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
 import { guestConformance } from './conformance-guests.ts'
 import type { ConformanceRunner } from './conformance-report.ts'
 import {
-  SETTING_NAMES,
+  DRIVER_SETTING_NAMES,
   waitsForRoom,
   type DeviceRequest,
   type DomainId,
@@ -17,7 +17,7 @@ import {
   type DomainSpec,
   type Firmware,
   type ImageName,
-  type SettingName,
+  type DriverSettingName,
   type VolumeId,
 } from '@typevisor/model'
 import type {
@@ -834,7 +834,9 @@ export function describeConformance(
     })
 
     test('a start with a setting that cannot be is refused, and nothing is left behind', async () => {
-      for (const name of SETTING_NAMES.filter((each: SettingName) => each in HOST_SETTINGS && !can.settings[each].can)) {
+      for (const name of DRIVER_SETTING_NAMES.filter(
+        (each: DriverSettingName) => each in HOST_SETTINGS && !can.settings[each].can,
+      )) {
         const domain = { ...(await define()), settings: HOST_SETTINGS }
         await assert.rejects(driver.create(domain), isFault('unsupported'), name)
         assert.equal((await driver.state(domain.id)).kind, 'gone')

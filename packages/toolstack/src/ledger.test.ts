@@ -121,9 +121,9 @@ test('what happened to a part of the host is told in one order with the rest, an
   }
   assert.deepEqual(seen, ['null>serving', 'null>stopped', 'serving>away'])
   // As many more that the events themselves are forgotten.
-  for (let n = 0; n < 20_000; n += 1) await ledger.noteReset(ID, { cause: 'guest' })
+  for (let n = 0; n < 20_000; n += 1) await ledger.noteUnchanged(ID, { cause: 'guest' })
   await ledger.acknowledge(ledger.lastSequence)
-  for (let n = 0; n < 20_000; n += 1) await ledger.noteReset(ID, { cause: 'guest' })
+  for (let n = 0; n < 20_000; n += 1) await ledger.noteUnchanged(ID, { cause: 'guest' })
   kept.compact()
   ledger = kept.open()
   for await (const { sequence } of ledger.events(0)) {

@@ -37,6 +37,7 @@ type LedgerRecord =
   | { readonly kind: 'part'; readonly newest: HostEvent }
   | { readonly kind: 'horizon'; readonly id: DomainId; readonly fence: Fence }
   | { readonly kind: 'journal'; readonly id: string }
+  | { readonly kind: 'boot'; readonly boot: HostBoot }
   | { readonly kind: 'image'; readonly name: ImageName; readonly command: ImageCommand }
   | { readonly kind: 'acknowledged'; readonly sequence: number }
   | { readonly kind: 'sequence'; readonly sequence: number }
@@ -45,6 +46,12 @@ type LedgerRecord =
 const EVENTS_KEPT = 10_000
 const READER_PAGE = 1024
 const GONE_FENCES_KEPT = 10_000
+
+/** The boot of the host that the toolstack runs in, and the domains that are still to be started with it, the first one first. */
+export interface HostBoot {
+  readonly id: string
+  readonly pending: readonly DomainId[]
+}
 
 export interface TransitionNote {
   readonly cause: DomainCause
@@ -78,6 +85,7 @@ export class Ledger {
   #goneFenceCount = 0
   #horizon: { readonly id: DomainId; readonly fence: Fence } | null = null
   #journal: string | null = null
+  #boot: HostBoot | null = null
   /** There are as many as recipes. */
   readonly #images = new Map<ImageName, ImageCommand>()
   readonly #parts = new Map<HostPart, HostEvent>()
@@ -132,6 +140,14 @@ export class Ledger {
   get journal(): string {
     assert(this.#journal !== null, 'the ledger has begun')
     return this.#journal
+  }
+
+  /** null: none was noted yet. */
+  get boot(): HostBoot | null {
+    return this.#boot
+  }
+  async noteBoot(boot: HostBoot): Promise<void> {
+    await this.#write([{ kind: 'boot', boot }])
   }
 
   /** To be called once the state is open; `id` is used when the journal has none yet. */
@@ -191,8 +207,8 @@ export class Ledger {
     await this.#write([{ kind: 'domain', domain }])
   }
 
-  /** The guest rebooted: an event without a change of state. */
-  async noteReset(id: DomainId, note: TransitionNote): Promise<void> {
+  /** An event without a change of state: the guest rebooted, or something was tried with it and did not come true. */
+  async noteUnchanged(id: DomainId, note: TransitionNote): Promise<void> {
     const domain = this.need(id)
     await this.#write([{ kind: 'event', event: this.#event(id, domain.name, domain.state.kind, domain.state.kind, note) }])
   }
@@ -347,6 +363,9 @@ export class Ledger {
       case 'journal':
         this.#journal = record.id
         return
+      case 'boot':
+        this.#boot = record.boot
+        return
       case 'acknowledged':
         this.#acknowledged = Math.max(this.#acknowledged, record.sequence)
         return
@@ -389,6 +408,7 @@ export class Ledger {
 
   *#snapshot(): Iterable<LedgerRecord> {
     if (this.#journal !== null) yield { kind: 'journal', id: this.#journal }
+    if (this.#boot !== null) yield { kind: 'boot', boot: this.#boot }
     if (this.#horizon !== null) yield { kind: 'horizon', ...this.#horizon }
     yield { kind: 'sequence', sequence: this.#sequence }
     yield { kind: 'acknowledged', sequence: this.#acknowledged }

@@ -22,7 +22,7 @@ import type {
   MigrationProgress,
   MigrationStatistics,
   PortForward,
-  SettingName,
+  DriverSettingName,
   VolumeId,
 } from '@typevisor/model'
 
@@ -51,7 +51,7 @@ export interface DriverCapabilities {
   readonly coreDump: Capability
   readonly keyboard: Capability
   /** What may be set of a domain, also while it runs. */
-  readonly settings: Readonly<Record<SettingName, Capability>>
+  readonly settings: Readonly<Record<DriverSettingName, Capability>>
   /** Whether a guest that runs can be given fewer vCPUs again. */
   readonly vcpuUnplug: Capability
 }

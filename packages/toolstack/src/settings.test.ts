@@ -4,7 +4,7 @@ import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
 import { createSimDriver, SimHypervisor, type SimFaults } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
 import {
-  SETTING_NAMES,
+  DRIVER_SETTING_NAMES,
   type DomainId,
   type DomainName,
   type DomainSpec,
@@ -112,7 +112,7 @@ test('what is set is in force at once and at each start, over saves and another 
 test('what cannot be is refused, and nothing is changed', () => {
   const none = { can: false, reason: 'there is no such scheduler' } as const
   const can = { can: true } as const
-  const all = Object.fromEntries(SETTING_NAMES.map((name) => [name, name === 'cpuWeight' ? none : can]))
+  const all = Object.fromEntries(DRIVER_SETTING_NAMES.map((name) => [name, name === 'cpuWeight' ? none : can]))
   return scene({ settings: all as DriverCapabilities['settings'] }, async ({ set, carryOut, toolstack, hypervisor }) => {
     await assert.rejects(set({ vcpuCount: 5 }), isFault('invalid', /vcpuCount: got 5, want 1 to 4/))
     await assert.rejects(set({ diskLimits: [{ disk: 'x', bytesPerSecond: 1 }] }), isFault('invalid', /a disk of it: root, seed/))

@@ -8,6 +8,7 @@ import { Fault, type Json } from '@typevisor/base'
 import {
   assertCanSet,
   assertSettings,
+  changedDriverSettings,
   changedSettings,
   patched,
   type DomainId,
@@ -40,6 +41,7 @@ async function apply(
 ): Promise<readonly string[]> {
   const domain = services.ledger.need(input.id)
   if (!holdsProcess(domain.state.kind)) return []
+  if (changedDriverSettings(before, after).length === 0) return domain.settingsNotes ?? []
   const timeoutMs = input.timeoutMs ?? SETTINGS_TIMEOUT_MS
   return (await services.driver.applySettings({ ...domain, settings: before }, after, { signal, timeoutMs })).notes
 }
@@ -61,7 +63,7 @@ export const set = defineSaga<SetInput, ToolstackServices>({
         // What was plugged into a guest that stands still could not be taken back.
         if (domain.state.kind === 'paused' && changed.includes('vcpuCount'))
           throw new Fault('conflict', `set ${domain.name}: vcpuCount: it is paused, want stopped or running`)
-        for (const name of changed) {
+        for (const name of changedDriverSettings(before, after)) {
           const capability = can[name]
           if (after[name] !== undefined && !capability.can)
             throw new Fault('unsupported', `set ${domain.name}: ${name}: ${capability.reason}`, {

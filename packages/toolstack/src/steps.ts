@@ -1,5 +1,6 @@
 /** What the sagas of `verbs.ts` and `snapshots.ts` share: their services, and the steps that both have. */
 import { Fault, retryable, toFault, type Clock } from '@typevisor/base'
+import { policyOf, type DomainCause } from '@typevisor/model'
 import type { DomainBoot, DomainId, DomainSpec, ImageName, MigrationProgress, VerbName, VolumeId } from '@typevisor/model'
 import type { SagaId, SagaStep, StepContext } from '@typevisor/saga'
 import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
@@ -56,7 +57,7 @@ export interface Moves {
 }
 
 export type DefineInput = { readonly id: DomainId; readonly spec: DomainSpec }
-export type VerbInput = { readonly id: DomainId; readonly timeoutMs?: number }
+export type VerbInput = { readonly id: DomainId; readonly timeoutMs?: number; readonly cause?: DomainCause }
 
 export type OfDomain = { readonly id: DomainId }
 export type Context<I> = StepContext<I, ToolstackServices>
@@ -136,8 +137,10 @@ export const recordStep = (
     ])
     const sources = { [root.id]: root.source, [seed.id]: seed.source }
     const { id, spec } = input
+    const policy = policyOf(spec)
+    const settings = Object.keys(policy).length === 0 ? {} : { settings: policy }
     await ledger.define({
-      ...(await equip({ id, name: spec.name, spec, hardware, boot, volumes: sources }, context)),
+      ...(await equip({ id, name: spec.name, spec, hardware, boot, volumes: sources, ...settings }, context)),
       driver: driver.name,
       forwards: [],
       state: { kind: 'stopped', cause: 'requested', detail: null },

@@ -10,11 +10,15 @@ export interface StoredDomain extends DriverDomain {
   readonly snapshots: readonly DomainSnapshot[]
   readonly dump?: DomainDump
   readonly settingsNotes?: readonly string[]
+  /** Names its crash, for as long as that has not been dealt with. */
+  readonly crashPending?: string
+  /** When it was started again after a crash, of late. */
+  readonly restarts?: readonly EpochMillis[]
   readonly createdAt: EpochMillis
   readonly migration?: DomainMigration
 }
 
 export function toRecord(stored: StoredDomain): DomainRecord {
-  const { volumes: _volumes, ...record } = stored
+  const { volumes: _volumes, crashPending: _pending, restarts: _restarts, ...record } = stored
   return record
 }

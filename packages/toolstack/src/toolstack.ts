@@ -11,29 +11,31 @@ import {
   type Json,
   type Log,
 } from '@typevisor/base'
-import type {
-  AgentEvent,
-  Chord,
-  DeviceInfo,
-  DeviceRequest,
-  DomainId,
-  DomainRecord,
-  DomainSpec,
-  DomainState,
-  DomainStatistics,
-  ExecResult,
-  GuestAddress,
-  HostEvent,
-  HostPart,
-  ImageName,
-  SettingsPatch,
-  MigrationOffer,
-  MigrationParameters,
-  MigrationProgress,
-  MigrationRequest,
-  MigrationResult,
-  SnapshotId,
-  VerbName,
+import {
+  AUTOSTART_ORDER_DEFAULT,
+  waitsForRoom,
+  type AgentEvent,
+  type Chord,
+  type DeviceInfo,
+  type DeviceRequest,
+  type DomainId,
+  type DomainRecord,
+  type DomainSpec,
+  type DomainState,
+  type DomainStatistics,
+  type ExecResult,
+  type GuestAddress,
+  type HostEvent,
+  type HostPart,
+  type ImageName,
+  type SettingsPatch,
+  type MigrationOffer,
+  type MigrationParameters,
+  type MigrationProgress,
+  type MigrationRequest,
+  type MigrationResult,
+  type SnapshotId,
+  type VerbName,
 } from '@typevisor/model'
 import {
   createSagaEngine,
@@ -50,6 +52,7 @@ import type { ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts'
 import { Ledger, type PartNote } from './ledger.ts'
+import { crashVerdict, recover, type RecoverInput } from './recovery.ts'
 import { MIGRATION_SAGAS, migrationRequest, resultOf } from './migration.ts'
 import type {
   ConsoleOptions,
@@ -84,6 +87,11 @@ export interface ToolstackOptions {
   readonly log: Log
   /** Names this toolstack among the users of the saga store. */
   readonly owner: string
+  /**
+   * Names the boot of the host, such as `/proc/sys/kernel/random/boot_id` does. When it is another than that of the toolstack before, domains
+   * that ran then and are set to `autostart` are started, one after the other by their order. Left out: none is.
+   */
+  readonly bootId?: string | undefined
 }
 
 /**
@@ -267,6 +275,10 @@ class SagaToolstack implements Toolstack {
   }
   readonly #services: ToolstackServices
   #watching: Promise<void> = Promise.resolve()
+  /** What was begun for domains that crashed, and for those that start with the host. */
+  readonly #recovering = new Set<Promise<void>>()
+  /** While it is found what the host's end has left: no domain crashed by itself then. */
+  #hostRebooted = false
 
   constructor(options: ToolstackOptions) {
     this.#options = options
@@ -291,7 +303,7 @@ class SagaToolstack implements Toolstack {
     }
     this.#engine = createSagaEngine({
       store: this.#sagas,
-      sagas: [...Object.values(TOOLSTACK_SAGAS), ...Object.values(MIGRATION_SAGAS)],
+      sagas: [...Object.values(TOOLSTACK_SAGAS), ...Object.values(MIGRATION_SAGAS), recover],
       services: this.#services,
       clock: options.clock,
       log: options.log,
@@ -305,11 +317,94 @@ class SagaToolstack implements Toolstack {
     await this.#ledger.begin(ids.next())
     // A domain that a saga holds is left to it: the saga knows what it was doing, and says so in its own transition.
     for (const saga of await this.#sagas.list({ unfinished: true })) this.#hold(saga.resource as DomainId, saga.id, saga.name)
+    await this.#noteBoot()
     await this.#adopt()
+    this.#hostRebooted = false
     this.#watching = this.#watch()
     await this.#engine.start()
+    this.#inBackground(this.#startPending())
+    for (const { id, crashPending } of this.#ledger.list()) if (crashPending) this.#inBackground(this.#dealWithCrash(id))
     for (const { id, migration } of this.#ledger.list())
       if (migration?.role === 'incoming' && !this.#held.has(id)) void this.#giveUpIfGone(id)
+  }
+
+  /** Before anything is found out: which domains ran when the host went down is what the last toolstack knew. */
+  async #noteBoot(): Promise<void> {
+    const { bootId } = this.#options
+    const { boot } = this.#ledger
+    if (bootId === undefined || boot?.id === bootId) return
+    if (boot === null) return await this.#ledger.noteBoot({ id: bootId, pending: [] })
+    this.#hostRebooted = true
+    const pending = this.#ledger
+      .list()
+      .filter(({ id, state, settings, migration }) => {
+        const ran = state.kind === 'running' || waitsForRoom(state) || boot.pending.includes(id)
+        return settings?.autostart === true && ran && migration === undefined
+      })
+      .toSorted((one, other) => {
+        const order = ({ settings }: StoredDomain): number => settings?.autostartOrder ?? AUTOSTART_ORDER_DEFAULT
+        return order(one) - order(other) || (one.name < other.name ? -1 : 1)
+      })
+    await this.#ledger.noteBoot({ id: bootId, pending: pending.map(({ id }) => id) })
+  }
+
+  #inBackground(work: Promise<void>): void {
+    const settled = work.catch((error: unknown) => {
+      if (!this.#closing.signal.aborted) this.#options.log.error('toolstack.recovery_failed', { error: toFault(error).message })
+    })
+    this.#recovering.add(settled)
+    void settled.finally(() => this.#recovering.delete(settled))
+  }
+
+  async #startPending(): Promise<void> {
+    const { signal } = this.#closing
+    for (let { boot } = this.#ledger; boot !== null; { boot } = this.#ledger) {
+      const [id, ...rest] = boot.pending
+      if (id === undefined) return
+      const done = await this.#recover(id, { id, action: 'reboot', cause: 'autostart' })
+      signal.throwIfAborted()
+      if (done && this.#ledger.get(id)) this.#options.log.info('domain.autostarted', { domain: id })
+      await this.#ledger.noteBoot({ id: boot.id, pending: rest })
+    }
+  }
+
+  async #dealWithCrash(id: DomainId): Promise<void> {
+    const { clock } = this.#options
+    const domain = this.#ledger.get(id)
+    if (!domain?.crashPending) return
+    const { action, restarts, note } = crashVerdict(domain, clock.now())
+    await this.#ledger.update({ ...domain, restarts })
+    if (note !== null) await this.#ledger.noteUnchanged(id, { cause: 'on-crash', detail: note })
+    if (action !== 'keep') await this.#recover(id, { id, action, cause: 'on-crash' })
+    this.#closing.signal.throwIfAborted()
+    const after = this.#ledger.get(id)
+    // It may have crashed again meanwhile, which is another's to deal with.
+    if (after?.crashPending !== domain.crashPending) return
+    const { crashPending: _dealtWith, ...rest } = after
+    await this.#ledger.update(rest)
+  }
+
+  /** Whether it was done; what stands in its way is told as an event. Whoever holds the domain is waited for: it may be crashed no more then. */
+  async #recover(id: DomainId, input: RecoverInput): Promise<boolean> {
+    const { ids, clock, log } = this.#options
+    const { signal } = this.#closing
+    while (!signal.aborted && this.#ledger.get(id)?.state.kind === 'crashed') {
+      try {
+        await this.#command('domain.recover', id, input, { commandId: ids.next(), signal })
+        return true
+      } catch (error) {
+        if (signal.aborted) return false
+        const fault = toFault(error)
+        if (fault.code === 'busy') {
+          await clock.sleep(LOOK_AGAIN, { signal }).catch(() => {})
+          continue
+        }
+        log.warn('domain.not_recovered', { domain: id, cause: input.cause, error: fault.message })
+        if (this.#ledger.get(id)) await this.#ledger.noteUnchanged(id, { cause: input.cause, detail: fault.message })
+        return false
+      }
+    }
+    return false
   }
 
   /** One that was expected when the last toolstack ended, and had not come. */
@@ -549,6 +644,7 @@ class SagaToolstack implements Toolstack {
     this.#closing.abort(new Fault('aborted', 'the toolstack closes'))
     await this.#engine.stop()
     for (const control of this.#moves.controls.values()) control.close()
+    await Promise.allSettled(this.#recovering)
     await this.#options.driver.close()
     await this.#watching
     this.#ledger.close()
@@ -700,7 +796,7 @@ class SagaToolstack implements Toolstack {
     const { domain: id, kind, state, at } = event
     if (!this.#ledger.get(id)) return
     if (kind === 'reset') {
-      await this.#ledger.noteReset(id, { cause: this.#intents.get(id) === 'reboot' ? 'requested' : 'guest' })
+      await this.#ledger.noteUnchanged(id, { cause: this.#intents.get(id) === 'reboot' ? 'requested' : 'guest' })
       return
     }
     // Somebody of ours ended it, and writes what that means.
@@ -748,7 +844,10 @@ class SagaToolstack implements Toolstack {
       : stateFromDriver(domain.state.kind, seen)
     if (next) {
       const cause = 'cause' in next ? next.cause : reconstructed ? 'adopted' : 'guest'
-      await this.#ledger.enter(id, next, { cause, detail: 'detail' in next ? next.detail : null, reconstructed })
+      const isCrash = next.kind === 'crashed' && !this.#hostRebooted && (domain.settings?.onCrash ?? 'keep') !== 'keep'
+      const changed = isCrash ? { ...domain, crashPending: this.#options.ids.next() } : undefined
+      await this.#ledger.enter(id, next, { cause, detail: 'detail' in next ? next.detail : null, reconstructed }, changed)
+      if (isCrash) this.#inBackground(this.#dealWithCrash(id))
     }
     // The process of a guest that is off is kept only until the transition is safe.
     const now = this.#ledger.get(id)?.state.kind

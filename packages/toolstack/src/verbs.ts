@@ -100,7 +100,8 @@ const intending =
     }
   }
 
-const start = defineSaga<VerbInput, ToolstackServices>({
+/** `cause`: of its transitions, where nobody asked. */
+export const start = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.start',
   steps: [
     check('start'),
@@ -122,10 +123,10 @@ const start = defineSaga<VerbInput, ToolstackServices>({
         await noteForwards(services, input.id, signal)
         await forgetNotes(services, input.id, 'made')
         await services.driver.unpause(input.id, { signal })
-        await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+        await services.ledger.enter(input.id, { kind: 'running' }, { cause: input.cause ?? 'requested' })
       }),
-      undo: ({ services, input }) =>
-        services.ledger.enter(input.id, { kind: 'stopped', cause: 'requested', detail: null }, { cause: 'requested' }),
+      undo: ({ services, input: { id, cause = 'requested' } }) =>
+        services.ledger.enter(id, { kind: 'stopped', cause, detail: null }, { cause }),
     },
   ],
 })
@@ -296,6 +297,13 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
   ],
 })
 
+export async function takeDump({ services, input, signal, sagaId }: Context<VerbInput>): Promise<void> {
+  const path = services.saves.pathOf(input.id, sagaId)
+  const { sizeBytes } = await services.driver.dumpCore(input.id, path, { signal })
+  const domain = services.ledger.need(input.id)
+  await services.ledger.update({ ...domain, dump: { path, sizeBytes: bytes(sizeBytes), takenAt: services.clock.now() } })
+}
+
 /** The guest's memory as a core file beside its saves; the newest alone is kept. */
 const dump = defineSaga<VerbInput, ToolstackServices>({
   name: 'domain.dump',
@@ -304,12 +312,7 @@ const dump = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'dump',
       attemptCountMax: 1,
-      do: async ({ services, input, signal, sagaId }) => {
-        const path = services.saves.pathOf(input.id, sagaId)
-        const { sizeBytes } = await services.driver.dumpCore(input.id, path, { signal })
-        const domain = services.ledger.need(input.id)
-        await services.ledger.update({ ...domain, dump: { path, sizeBytes: bytes(sizeBytes), takenAt: services.clock.now() } })
-      },
+      do: takeDump,
     },
     { name: 'drop-saves', do: dropSaves },
   ],

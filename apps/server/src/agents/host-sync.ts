@@ -209,7 +209,8 @@ function partTold(host: string, { part, sequence, from, to, cause, detail, recon
 }
 
 /** A guest that waits for room is paused already when it is paused: that is a transition, and no guest resets itself standing still. */
-const isReset = ({ from, to, cause }: DomainEvent): boolean => from === to && !(to === 'paused' && cause === 'requested')
+const isReset = ({ from, to, cause }: DomainEvent): boolean =>
+  from === to && !(to === 'paused' && cause === 'requested') && cause !== 'on-crash' && cause !== 'autostart'
 
 function transitionTold(event: DomainEvent): Told {
   const { from, to, cause, detail, reconstructed, sequence } = event

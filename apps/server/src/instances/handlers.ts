@@ -8,6 +8,8 @@ import {
   parseCpuList,
   parseDomainName,
   parseImageName,
+  policyOf,
+  AUTOSTART_ORDER_DEFAULT,
   type DeviceInfo,
   type DeviceVerbName,
   type DomainId,
@@ -100,6 +102,7 @@ function patchOf(body: Omit<ParsedBody<'instance.set'>, 'timeoutMs'>): SettingsP
     ...(cpuCapPercent === undefined ? {} : { cpuCapPercent }),
     ...(affinityHard === undefined ? {} : { affinityHard: sets('affinityHard', affinityHard) }),
     ...(affinitySoft === undefined ? {} : { affinitySoft: sets('affinitySoft', affinitySoft) }),
+    ...policyOf(rest),
     ...(rest.diskLimits === undefined ? {} : { diskLimits: rest.diskLimits }),
     ...(rest.reset === undefined ? {} : { reset: rest.reset }),
   }
@@ -240,6 +243,10 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
         hotplugPortCount: body.hotplugPortCount,
         ...(body.usb ? { usb: true } : {}),
         ...begunBy(body),
+        // What is as it is by itself is left to an older agent, too.
+        ...(body.autostart ? { autostart: true } : {}),
+        ...(body.autostartOrder === AUTOSTART_ORDER_DEFAULT ? {} : { autostartOrder: body.autostartOrder }),
+        ...(body.onCrash === 'keep' ? {} : { onCrash: body.onCrash }),
       }
       await untilSomeHost(database, agents, body.host, call.signal)
       return begin(call, 'create', spec, { host: body.host, start: body.start })

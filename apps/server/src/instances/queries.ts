@@ -3,13 +3,14 @@ import { sql } from 'kysely'
 import { Fault } from '@typevisor/base'
 import type { ParsedQuery, Reply } from '@typevisor/api'
 import {
+  AUTOSTART_ORDER_DEFAULT,
   formatCpuList,
   isUuid,
   type Architecture,
   type BootSource,
-  type Firmware,
   type CpuSet,
   type DomainSnapshot,
+  type Firmware,
 } from '@typevisor/model'
 import type { SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
@@ -94,6 +95,9 @@ function toWireSettings({ settings, settings_notes: notes }: InstanceRow): WireI
     affinityHard: toWireSets(settings.affinityHard),
     affinitySoft: toWireSets(settings.affinitySoft),
     diskLimits: (settings.diskLimits ?? []).map((limit) => ({ ...limit })),
+    autostart: settings.autostart ?? false,
+    autostartOrder: settings.autostartOrder ?? AUTOSTART_ORDER_DEFAULT,
+    onCrash: settings.onCrash ?? 'keep',
     notes: [...notes],
   }
 }

@@ -24,12 +24,19 @@ test('what is set is known, also while its host is away, and kept over stop and 
   const { client } = cloud
   const token = await cloud.token('h1')
   const host = await cloud.start('h1', token)
-  const { instance } = await client.call('instance.create', { query, body: { name: 'web', ...GROWS } })
+  const { instance } = await client.call('instance.create', { query, body: { name: 'web', ...GROWS, onCrash: 'reboot' } })
   assert.deepEqual([instance?.vcpuCountMax, instance?.memoryBytesMax, instance?.hugePages], [4, mib(512), false])
   const set = await client.call('instance.set', {
     params,
     query,
-    body: { vcpuCount: 3, memoryBytes: mib(256), memoryTargetBytes: mib(192), affinityHard: ['0-1,3', '2'], cpuWeight: 300 },
+    body: {
+      vcpuCount: 3,
+      memoryBytes: mib(256),
+      memoryTargetBytes: mib(192),
+      affinityHard: ['0-1,3', '2'],
+      cpuWeight: 300,
+      autostart: true,
+    },
   })
   assert.deepEqual([set.operation.state, set.operation.name], ['done', 'instance.set'])
   const limits = [{ disk: 'root', bytesPerSecond: 1_000_000 }]
@@ -48,11 +55,17 @@ test('what is set is known, also while its host is away, and kept over stop and 
     affinityHard: ['0-1,3', '2'],
     affinitySoft: null,
     diskLimits: limits,
+    autostart: true,
+    autostartOrder: 100,
+    onCrash: 'reboot',
     notes: [],
   })
   const { items } = await client.call('event.list', { query: { resource: instance?.id ?? '' } })
   const told = items.filter(({ data }) => data['verb'] === 'set').map(({ data }) => data['settings'])
-  assert.deepEqual(told, ['cpuWeight, diskLimits', 'vcpuCount, memoryBytes, memoryTargetBytes, cpuWeight, affinityHard'])
+  assert.deepEqual(told, [
+    'cpuWeight, diskLimits',
+    'vcpuCount, memoryBytes, memoryTargetBytes, cpuWeight, affinityHard, autostart',
+  ])
 })
 
 test('what cannot be is refused at once, naming the field', async () => {

@@ -8,16 +8,16 @@
  */
 import { Fault, type Clock } from '@typevisor/base'
 import {
-  changedSettings,
+  changedDriverSettings,
   formatCpuList,
   memoryBytesOf,
   parseCpuList,
   pluggedBytesOf,
-  SETTING_NAMES,
+  DRIVER_SETTING_NAMES,
   vcpuCountOf,
   type CpuSet,
   type DomainSettings,
-  type SettingName,
+  type DriverSettingName,
 } from '@typevisor/model'
 import type { Capability, DriverCapabilities, DriverDomain } from '@typevisor/toolstack'
 import { CPU_WEIGHT_DEFAULT, type Cgroups } from './cgroups.ts'
@@ -63,7 +63,7 @@ export async function changeSettings(
   timeoutMs: number,
 ): Promise<string[]> {
   const { machine, clock, signal, host, cgroups } = context
-  const changed = new Set(changedSettings(domain.settings ?? {}, settings))
+  const changed = new Set(changedDriverSettings(domain.settings ?? {}, settings))
   const can = await settingCapabilities(host, cgroups)
   for (const name of changed) assertCan(machine, name, settings, can[name])
   await assertAffinity(host, settings, changed)
@@ -84,7 +84,7 @@ export async function changeSettings(
 /** For a machine that was just made, and has not run. */
 export async function beginSettings(context: SettingsContext, domain: DriverDomain): Promise<void> {
   const { settings = {} } = domain
-  const given = new Set(SETTING_NAMES.filter((name) => settings[name] !== undefined))
+  const given = new Set(DRIVER_SETTING_NAMES.filter((name) => settings[name] !== undefined))
   if (given.size === 0) return
   const can = await settingCapabilities(context.host, context.cgroups)
   for (const name of given) assertCan(context.machine, name, settings, can[name])
@@ -93,7 +93,7 @@ export async function beginSettings(context: SettingsContext, domain: DriverDoma
   await setOnHost(context, domain, settings, given)
 }
 
-function assertCan(machine: Machine, name: SettingName, settings: DomainSettings, capability: Capability): void {
+function assertCan(machine: Machine, name: DriverSettingName, settings: DomainSettings, capability: Capability): void {
   if (settings[name] === undefined || capability.can) return
   throw new Fault('unsupported', `set ${machine.record.name}: ${name}: ${capability.reason}`, {
     details: [{ path: name, want: 'nothing', got: JSON.stringify(settings[name]) }],
@@ -108,10 +108,10 @@ async function setOnHost(
   context: SettingsContext,
   domain: DriverDomain,
   settings: DomainSettings,
-  changed: ReadonlySet<SettingName>,
+  changed: ReadonlySet<DriverSettingName>,
 ): Promise<void> {
   const { machine, host, cgroups, signal } = context
-  const isChanged = (...names: SettingName[]) => names.some((name) => changed.has(name))
+  const isChanged = (...names: DriverSettingName[]) => names.some((name) => changed.has(name))
   // A vCPU that is new has a thread of its own.
   const hasNew = changed.has('vcpuCount')
   const hasShare = settings.cpuWeight !== undefined || settings.cpuCapPercent !== undefined
@@ -133,7 +133,7 @@ const onlineCpus = async ({ kernel }: QemuHost): Promise<CpuSet> => {
 async function assertAffinity(
   host: QemuHost,
   { affinityHard }: DomainSettings,
-  changed: ReadonlySet<SettingName>,
+  changed: ReadonlySet<DriverSettingName>,
 ): Promise<void> {
   if (!affinityHard || !changed.has('affinityHard')) return
   const online = await onlineCpus(host)

@@ -8,8 +8,8 @@ import {
   type Chord,
   type DeviceRequest,
   type DomainDevice,
-  SETTING_NAMES,
-  changedSettings,
+  DRIVER_SETTING_NAMES,
+  changedDriverSettings,
   memoryBytesOf,
   vcpuCountOf,
   type DomainId,
@@ -64,7 +64,7 @@ export interface SimDriverOptions {
 
 const EVENT_QUEUE = 65_536
 const CAN = { can: true } as const
-const CAN_SET = Object.fromEntries(SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
+const CAN_SET = Object.fromEntries(DRIVER_SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
 const NO_TIME = { readTimeNs: 0, writeTimeNs: 0, flushTimeNs: 0 }
 const ENCODER = new TextEncoder()
 
@@ -446,7 +446,7 @@ class SimDriver implements DomainDriver {
     await this.#enter('applySettings', domain.id, options)
     const guest = this.#hypervisor.need(domain.id)
     const can = this.#options.settings ?? CAN_SET
-    const changed = changedSettings(domain.settings ?? {}, settings)
+    const changed = changedDriverSettings(domain.settings ?? {}, settings)
     for (const name of changed) {
       const capability = can[name]
       if (settings[name] !== undefined && !capability.can)

@@ -11,6 +11,9 @@ const settings: Instance['settings'] = {
   affinityHard: ['0-1', '3'],
   affinitySoft: null,
   diskLimits: [],
+  autostart: false,
+  autostartOrder: 100,
+  onCrash: 'keep',
   notes: [],
 }
 // What the draft reads of it.
