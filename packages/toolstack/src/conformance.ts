@@ -415,7 +415,7 @@ export function describeConformance(
         return gone(domain)
       }
       const elsewhere = await makeWorld()
-      const there = await elsewhere.open()
+      const there = observed(await elsewhere.open())
       const receive = async () => {
         const { boot, volumes } = await elsewhere.guest(domain.id)
         return await there.receive({ ...domain, boot, volumes })
@@ -611,6 +611,18 @@ export function describeConformance(
       )
       await driver.destroy(domain.id)
       await assert.rejects(driver.dumpCore(domain.id, path), isFault('conflict'))
+      await gone(domain)
+    })
+
+    test("the guest's clock is set by the host's, or refused", async () => {
+      const domain = await running()
+      if (can.guestAgent.can) {
+        await world.untilBooted(driver, domain.id)
+        await driver.correctClock(domain.id)
+        await driver.correctClock(domain.id)
+      } else await assert.rejects(driver.correctClock(domain.id), isFault('unsupported'))
+      await driver.destroy(domain.id)
+      await assert.rejects(driver.correctClock(domain.id), isFault('conflict'))
       await gone(domain)
     })
 
