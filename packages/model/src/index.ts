@@ -119,6 +119,7 @@ export {
   canDo,
   canSnapshot,
   isVerb,
+  RENAME_VERB,
   SET_VERB,
   DEVICE_VERBS,
   SNAPSHOT_VERBS,
