@@ -161,7 +161,7 @@ test('every command that the docs name is one that there is', () => {
     'down',
     'doctor',
     'install',
-    'support-bundle',
+    'support',
     'completion',
     'help',
     'version',

@@ -1,6 +1,13 @@
 /** The agent's side of every method: the toolstack and the image store behind `AgentPort`. No wire here; `uplink.ts` has it. */
 import { Fault, type Bytes, type Clock, type Log } from '@typevisor/base'
-import { isLabel, type AgentEvent, type DomainId, type ImageName, type MigrationProgress } from '@typevisor/model'
+import {
+  isLabel,
+  parseDomainName,
+  type AgentEvent,
+  type DomainId,
+  type ImageName,
+  type MigrationProgress,
+} from '@typevisor/model'
 import type { ImageStore } from '@typevisor/image'
 import type { MediaFolder, Toolstack } from '@typevisor/toolstack'
 import {
@@ -75,6 +82,10 @@ class AgentService implements AgentPort {
     'domain.set': async ({ id, patch, commandId, fence, timeoutMs }, { signal }) => {
       const limit = timeoutMs === undefined ? {} : { timeoutMs }
       await this.#options.toolstack.set(id, patch, { commandId, fence, signal, ...limit })
+      return this.#reply(id)
+    },
+    'domain.rename': async ({ id, name, commandId, fence }, { signal }) => {
+      await this.#options.toolstack.rename(id, parseDomainName(name), { commandId, fence, signal })
       return this.#reply(id)
     },
     'domain.revert': async ({ id, snapshot, start, commandId, fence }, { signal }) => {

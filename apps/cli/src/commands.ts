@@ -36,6 +36,10 @@ export const COMMANDS: Readonly<Record<string, { summary: string; load: () => Pr
     summary: 'Try what a driver does of all that the toolstack promises: check sim:|qemu:',
     load: async () => (await import('./commands/driver.ts')).driver,
   },
+  'support-bundle': {
+    summary: 'Write what helps to find a fault into a file: findings, versions, logs, counts; no secrets',
+    load: async () => (await import('./commands/support-bundle.ts')).supportBundle,
+  },
   completion: {
     summary: 'Print the completion script of a shell',
     load: async () => (await import('./commands/completion.ts')).completion,

@@ -14,6 +14,7 @@ import type {
   DeviceInfo,
   DeviceRequest,
   DomainId,
+  DomainName,
   DomainRecord,
   DomainSpec,
   DomainStateKind,
@@ -138,6 +139,7 @@ export interface AgentMethods {
     reply: DomainReply
   }
   'domain.set': { params: Command & { id: DomainId; patch: SettingsPatch; timeoutMs?: number }; reply: DomainReply }
+  'domain.rename': { params: Command & { id: DomainId; name: DomainName }; reply: DomainReply }
   'domain.revert': { params: Command & { id: DomainId; snapshot: SnapshotId; start: boolean }; reply: DomainReply }
   'domain.snapshot-delete': { params: Command & { id: DomainId; snapshot: SnapshotId }; reply: DomainReply }
   'domain.clone': {

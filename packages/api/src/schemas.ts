@@ -264,6 +264,7 @@ export const CreateSnapshot = z.strictObject({
     .describe('of a running guest whose memory is not kept: have it freeze its file systems meanwhile; try: if it can'),
   timeoutMs: z.int().min(1).max(60_000).default(10_000).describe('time limit for the guest to freeze its file systems'),
 })
+export const RenameInstance = z.strictObject({ name: Label.describe('name, as DNS labels are; one that no instance has') })
 export const SetInstance = z.strictObject({
   vcpuCount: z.int().min(1).max(64).optional().describe('virtual processors, up to vcpuCountMax of its creation'),
   memoryBytes: z

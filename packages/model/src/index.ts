@@ -140,6 +140,7 @@ export {
   canDo,
   canSnapshot,
   isVerb,
+  RENAME_VERB,
   SET_VERB,
   DEVICE_VERBS,
   SNAPSHOT_VERBS,

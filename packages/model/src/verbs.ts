@@ -54,6 +54,14 @@ export type SnapshotVerbName = keyof typeof SNAPSHOT_VERBS
 export const canSnapshot = (verb: SnapshotVerbName, state: DomainStateKind): boolean =>
   (SNAPSHOT_VERBS[verb].from as readonly DomainStateKind[]).includes(state)
 
+/** Its name is no part of the machine: in every state, but for one that moves. */
+export const RENAME_VERB = {
+  from: ['stopped', 'running', 'paused', 'saved', 'crashed'],
+  to: null,
+  destroys: false,
+  title: 'Rename',
+} as const satisfies Verb
+
 /** What changes a domain's settings. A saved one is restored first: its machine is the one that was saved. */
 export const SET_VERB = {
   from: ['stopped', 'running', 'paused'],

@@ -69,6 +69,7 @@ export const DRIVER_OPERATIONS = {
   screenshot: 'picture of the screen',
   sendKeys: 'press keys',
   dumpCore: 'core dump',
+  rename: 'rename',
   forget: 'forget',
   close: 'let go of all',
 } as const satisfies Record<Exclude<keyof DomainDriver, 'name'>, string>

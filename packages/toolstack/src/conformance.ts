@@ -307,6 +307,16 @@ export function describeConformance(
       await gone(domain)
     })
 
+    test('a domain is renamed while it runs, twice is once, and when it is gone; nothing else of it changes', async () => {
+      const domain = await running()
+      for (let turn = 0; turn < 2; turn += 1) await driver.rename(domain.id, 'renamed' as DomainName)
+      assert.equal((await driver.state(domain.id)).kind, 'running')
+      await assert.rejects(driver.forget(domain.id), isFault('conflict'))
+      await driver.destroy(domain.id)
+      await driver.rename(domain.id, domain.name)
+      await gone(domain)
+    })
+
     test('save ends the domain, restore brings it back with its memory, paused', async () => {
       const domain = await running()
       if (!can.save.can) {

@@ -334,6 +334,7 @@ export class Ledger {
       case 'domain':
         if (!this.#domains.has(record.domain.id) && this.#fences.has(record.domain.id)) this.#goneFenceCount -= 1
         // Those that were written before there were snapshots have none.
+        this.#forgetName(record.domain.id)
         this.#domains.set(record.domain.id, { ...record.domain, snapshots: record.domain.snapshots ?? [] })
         this.#names.set(record.domain.name, record.domain.id)
         return
@@ -344,7 +345,7 @@ export class Ledger {
       }
       case 'gone': {
         const domain = this.#domains.get(record.id)
-        if (domain) this.#names.delete(domain.name)
+        if (domain) this.#forgetName(record.id)
         if (this.#domains.delete(record.id) && this.#fences.has(record.id)) this.#goneFenceCount += 1
         this.#forgetFences()
         return
@@ -378,6 +379,12 @@ export class Ledger {
       case 'event':
         return
     }
+  }
+
+  /** Of one that gets another; whoever has it by now keeps it. */
+  #forgetName(id: DomainId): void {
+    const name = this.#domains.get(id)?.name
+    if (name !== undefined && this.#names.get(name) === id) this.#names.delete(name)
   }
 
   /** Half at a time, so that the walk is paid for by as many domains that went. */

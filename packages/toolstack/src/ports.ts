@@ -339,6 +339,8 @@ export interface DomainDriver {
   /** Writes the guest's memory to a core file at `path`; the guest stands still meanwhile and goes on as it was. On any fault no file is left. */
   dumpCore(id: DomainId, path: string, options?: CallOptions & { readonly format?: CoreFormat }): Promise<{ sizeBytes: number }>
 
+  /** What the host's own records and messages call the domain from now on, also one that is gone. Its guest is not told. Idempotent. */
+  rename(id: DomainId, name: DomainName, options?: CallOptions): Promise<void>
   /** Drops what is kept of the domain on the host (console log, sockets, working folder). The domain must be gone. Idempotent. */
   forget(id: DomainId, options?: CallOptions): Promise<void>
   /** Lets go of everything; domains go on. */

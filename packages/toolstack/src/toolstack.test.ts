@@ -698,3 +698,29 @@ for (const [name, { from, to, cause }] of Object.entries<Happening>(HAPPENINGS))
         await toolstack.close()
       })
     })
+
+test('a domain that is renamed keeps the name over a restart, and leaves the old one to others', async () => {
+  const world = makeWorld()
+  const other = '0192f000-0000-7000-8000-00000000bbbb' as DomainId
+  await world.clock.run(async () => {
+    const before = await world.open()
+    await before.define(ID, spec('web'), command())
+    await before.carryOut('start', ID, command())
+    await before.rename(ID, 'shop' as DomainName, command())
+    assert.equal(world.hypervisor.guests.get(ID)?.domain.name, 'shop')
+    await before.define(other, spec('web'), command())
+    await assert.rejects(before.rename(other, 'shop' as DomainName, command()), isFault('conflict'))
+    // The later holder of a name keeps it when the earlier one goes.
+    await before.rename(ID, 'market' as DomainName, command())
+    await before.rename(other, 'shop' as DomainName, command())
+    await before.carryOut('destroy', ID, command())
+    await before.close()
+    const after = await world.open()
+    assert.deepEqual(
+      after.list().map(({ id, name, spec: { name: inSpec } }) => [id, name, inSpec]),
+      [[other, 'shop', 'shop']],
+    )
+    await assert.rejects(after.define(ID, spec('shop'), command()), isFault('conflict'))
+    await after.close()
+  })
+})

@@ -19,6 +19,7 @@ import {
   type DeviceInfo,
   type DeviceRequest,
   type DomainId,
+  type DomainName,
   type DomainRecord,
   type DomainSpec,
   type DomainState,
@@ -130,6 +131,8 @@ export interface Toolstack {
    * record's `settingsNotes`. @throws Fault `unsupported` for what the driver cannot set, `timeout` when the guest does not take part in time.
    */
   set(id: DomainId, patch: SettingsPatch, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord>
+  /** In every state. The guest is not told. @throws Fault `conflict` when another domain has the name. */
+  rename(id: DomainId, name: DomainName, options: CommandOptions): Promise<DomainRecord>
   /** Takes a snapshot; the domain goes on as it was. @throws Fault `unsupported` where the volumes have no snapshots. */
   snapshot(id: DomainId, request: SnapshotRequest, options: CommandOptions): Promise<DomainRecord>
   /**
@@ -442,6 +445,11 @@ class SagaToolstack implements Toolstack {
   async set(id: DomainId, patch: SettingsPatch, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord> {
     const limit = options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }
     await this.#command('domain.set', id, { id, patch, ...limit } as unknown as Json, options)
+    return toRecord(this.#ledger.need(id))
+  }
+
+  async rename(id: DomainId, name: DomainName, options: CommandOptions): Promise<DomainRecord> {
+    await this.#command('domain.rename', id, { id, name }, options)
     return toRecord(this.#ledger.need(id))
   }
 

@@ -137,6 +137,7 @@ const inputOf = (act: Act): Json => {
   if (act === 'snapshot with memory') return { id: ID, ...REQUEST, memory: true }
   if (act === 'revert') return { id: ID, snapshot: SNAPSHOT, start: false }
   if (act === 'snapshot-delete') return { id: ID, snapshot: SNAPSHOT }
+  if (act === 'rename') return { id: ID, name: 'other' }
   if (act === 'set') return { id: ID, patch: PATCH } as unknown as Json
   return { id: ID }
 }
@@ -154,6 +155,7 @@ async function give(toolstack: Toolstack, act: Act, options: { commandId: string
   if (act === 'snapshot with memory') return toolstack.snapshot(ID, { ...REQUEST, memory: true }, options)
   if (act === 'revert') return toolstack.revert(ID, SNAPSHOT, options)
   if (act === 'snapshot-delete') return toolstack.removeSnapshot(ID, SNAPSHOT, options)
+  if (act === 'rename') return toolstack.rename(ID, 'other' as DomainName, options)
   if (act === 'set') return toolstack.set(ID, PATCH, options)
   assert.ok(isVerb(act))
   return toolstack.carryOut(act, ID, options)
@@ -238,6 +240,11 @@ const LIVES_OF: Readonly<Record<SagaName, readonly [Life, ...Life[]]>> = {
   clone: [
     { before: ['define', 'start', 'snapshot with memory'], end: 'stopped' },
     { before: ['define', 'start', 'attach', 'attach a NIC', 'attach a stick', 'snapshot', 'detach and delete'], end: 'stopped' },
+  ],
+  rename: [
+    { before: ['define'], end: 'stopped' },
+    { before: ['define', 'start'], end: 'running' },
+    { before: ['define', 'start', 'save'], end: 'saved' },
   ],
   set: [
     { before: ['define'], end: 'stopped' },

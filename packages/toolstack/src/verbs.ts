@@ -15,7 +15,7 @@
  *     restore, poweroff, revert and destroy. Only `destroy` insists.
  */
 import { bytes, Fault, millis, type Json } from '@typevisor/base'
-import { assertCan, assertGuest, type DomainId, type VerbName, type VolumeId } from '@typevisor/model'
+import { assertCan, assertGuest, type DomainId, type DomainName, type VerbName, type VolumeId } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
 import { attach, detach, medium, resize, settleDevices, stayingDevices } from './devices.ts'
 import { forgetNotes, set } from './settings.ts'
@@ -32,6 +32,7 @@ import {
   seenBy,
   type Context,
   type DefineInput,
+  type OfDomain,
   type ToolstackServices,
   type VerbInput,
 } from './steps.ts'
@@ -317,6 +318,40 @@ const dump = defineSaga<VerbInput, ToolstackServices>({
     { name: 'drop-saves', do: dropSaves },
   ],
 })
+
+export type RenameInput = OfDomain & { readonly name: DomainName }
+
+/** The guest is not told: what it calls itself, and its seed, are its own. */
+const rename = defineSaga<RenameInput, ToolstackServices>({
+  name: 'domain.rename',
+  steps: [
+    {
+      name: 'check',
+      do: async ({ input, services }) => {
+        const holder = services.ledger.byName(input.name)
+        if (holder && holder.id !== input.id)
+          throw new Fault('conflict', `rename to ${input.name}: domain ${holder.id} has this name`)
+        return { output: services.ledger.need(input.id).name }
+      },
+    },
+    {
+      name: 'rename',
+      do: (context) => call(context, context.input.name),
+      undo: async (context) => {
+        const before = context.outputs['check']
+        if (typeof before === 'string' && context.services.ledger.get(context.input.id)) await call(context, before as DomainName)
+      },
+    },
+  ],
+})
+
+/** The ledger first: a driver's record is of words alone. */
+async function call({ services, input }: Context<RenameInput>, name: DomainName): Promise<void> {
+  const domain = services.ledger.need(input.id)
+  await services.ledger.update({ ...domain, name, spec: { ...domain.spec, name } })
+  await services.driver.rename(input.id, name)
+}
+
 /** Those that it has, kept ones among them, and those of which only a snapshot is left. */
 async function volumesEver({ volumes, ledger }: ToolstackServices, id: DomainId): Promise<ReadonlySet<VolumeId>> {
   const found = (await volumes.list({ prefix: `${id}.` })).map((volume) => volume.id)
@@ -381,6 +416,7 @@ export const TOOLSTACK_SAGAS = {
   revert,
   'snapshot-delete': removeSnapshot,
   clone,
+  rename,
   set,
   attach,
   detach,

@@ -201,6 +201,7 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
     screenshot: (...args) => driver.screenshot(...args),
     sendKeys: (...args) => driver.sendKeys(...args),
     dumpCore: (...args) => driver.dumpCore(...args),
+    rename: (...args) => driver.rename(...args),
     forget: (...args) => driver.forget(...args),
     close: () => driver.close(),
   }

@@ -172,6 +172,33 @@ const MENDS: Partial<Record<FaultCode, string>> = {
   forbidden: 'use a token whose scopes allow to read platform, host and operation',
 }
 
+export async function findingsOf(terminal: Terminal): Promise<Finding[]> {
+  const dataDir = dataDirOf(terminal.env)
+  const findings: Finding[] = [
+    node(),
+    fine('processors', String(availableParallelism())),
+    memory(),
+    space(dataDir),
+    dataDirectory(dataDir),
+    program('qemu-system-x86_64', 'qemu-system-x86'),
+    program('qemu-img', 'qemu-utils'),
+    fine(
+      '/dev/kvm',
+      existsSync('/dev/kvm') ? 'there; used only when a probe guest really runs on it' : 'not there; guests are emulated',
+    ),
+  ]
+  let answers = false
+  try {
+    findings.push(...(await ofPlatform(terminal)))
+    answers = true
+  } catch (error) {
+    const { code, message } = toFault(error)
+    findings.push(wrong('platform', message, MENDS[code] ?? 'look at what the platform prints: `npm start -- --log info`'))
+  }
+  findings.push(...(await volumeServer(dataDir, answers)))
+  return findings
+}
+
 export const doctor: Command = {
   summary: 'Look at what this machine can do and what is wrong',
   usage: 'typevisor doctor [--json]',
@@ -179,29 +206,7 @@ export const doctor: Command = {
   flags: FLAGS,
   async run(words, terminal, json) {
     parseFlags('doctor', FLAGS, words)
-    const dataDir = dataDirOf(terminal.env)
-    const findings: Finding[] = [
-      node(),
-      fine('processors', String(availableParallelism())),
-      memory(),
-      space(dataDir),
-      dataDirectory(dataDir),
-      program('qemu-system-x86_64', 'qemu-system-x86'),
-      program('qemu-img', 'qemu-utils'),
-      fine(
-        '/dev/kvm',
-        existsSync('/dev/kvm') ? 'there; used only when a probe guest really runs on it' : 'not there; guests are emulated',
-      ),
-    ]
-    let answers = false
-    try {
-      findings.push(...(await ofPlatform(terminal)))
-      answers = true
-    } catch (error) {
-      const { code, message } = toFault(error)
-      findings.push(wrong('platform', message, MENDS[code] ?? 'look at what the platform prints: `npm start -- --log info`'))
-    }
-    findings.push(...(await volumeServer(dataDir, answers)))
+    const findings = await findingsOf(terminal)
     if (json) terminal.out(JSON.stringify(findings, null, 2))
     else for (const finding of findings) terminal.out(lineOf(finding))
     return findings.every((finding) => finding.ok) ? EXIT.ok : EXIT.failed

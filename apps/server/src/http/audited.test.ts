@@ -156,6 +156,10 @@ const CASES: Record<Writing, Case> = {
     await (await instance('instance.start')(cloud, name), Promise.resolve())
     return () => cloud.client.call('instance.set', { params: { instance: name }, query: WAIT, body: { cpuWeight: 50 } })
   },
+  'instance.rename': async (cloud, name) => {
+    await (await instance('instance.start')(cloud, name), Promise.resolve())
+    return () => cloud.client.call('instance.rename', { params: { instance: name }, query: WAIT, body: { name: `${name}-2` } })
+  },
   'instance.snapshot': snapshotted(({ client }, { instance: name }) =>
     client.call('instance.snapshot', { params: { instance: name }, query: WAIT, body: { name: 'second' } }),
   ),

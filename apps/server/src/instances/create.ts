@@ -81,7 +81,7 @@ export async function insertInstance(tx: SqlExecutor, agents: AgentRegistry, ins
 }
 
 /** Creations come one at a time, by the lock: what is free here is free until the row is there. */
-async function assertNameFree(tx: SqlExecutor, name: string): Promise<void> {
+export async function assertNameFree(tx: SqlExecutor, name: string): Promise<void> {
   const { rows } = await tx.query('SELECT state_kind, state_detail FROM instance WHERE name = $1 AND destroyed_at IS NULL', [
     name,
   ])

@@ -74,6 +74,15 @@ export const memoryEffect = (instance: string, memoryBytes: number) =>
   sql('UPDATE instance SET memory_bytes = $2 WHERE id = $1 AND destroyed_at IS NULL', instance, memoryBytes)
 
 /** Its settings as the host has them, and the sizes that follow from them; told as snapshots are. */
+/** Unless somebody else has taken the name by now. */
+export const nameEffect = (instance: string, name: string) =>
+  sql(
+    `UPDATE instance SET name = $2, spec = jsonb_set(spec, '{name}', to_jsonb($2::text))
+     WHERE id = $1 AND name <> $2 AND NOT EXISTS (SELECT 1 FROM instance WHERE name = $2 AND destroyed_at IS NULL)`,
+    instance,
+    name,
+  )
+
 export const settingsEffect = (instance: string, { spec, settings = {}, settingsNotes = [] }: DomainRecord) =>
   sql(
     'UPDATE instance SET settings = $2, settings_notes = $3, vcpu_count = $4, memory_bytes = $5 WHERE id = $1 AND destroyed_at IS NULL',

@@ -32,6 +32,7 @@ import {
   beginDeviceVerb,
   beginMigration,
   beginOperation,
+  beginRename,
   beginSet,
   beginSnapshotVerb,
   beginVerb,
@@ -269,6 +270,16 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const id = sagaId(ids.next())
       await database.transaction(async (tx) => {
         await beginSet(tx, agents, id, row, patch, timeoutMs)
+        await recordEntry(tx, call.entry(row.id, row.name))
+      })
+      return accepted(id, row.id, call.query.wait, call.signal)
+    },
+    'instance.rename': async (call) => {
+      const row = await needInstance(db, call.params.instance)
+      call.audit(row.id, row.name)
+      const id = sagaId(ids.next())
+      await database.transaction(async (tx) => {
+        await beginRename(tx, id, row, parseDomainName(call.body.name))
         await recordEntry(tx, call.entry(row.id, row.name))
       })
       return accepted(id, row.id, call.query.wait, call.signal)

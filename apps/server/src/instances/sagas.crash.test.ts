@@ -202,6 +202,7 @@ const {
   set,
   snapshot,
   revert,
+  rename,
   snapshotDelete,
   destroy,
   cleanUp,
@@ -288,6 +289,13 @@ for (const memory of [false, true]) {
     irreversibleFrom: 'carry-out',
   })
 }
+suite({
+  definition: rename,
+  title: 'instance.rename',
+  input: asInput({ id: ID, name: SPEC.name, host: HOST, to: 'other' }),
+  before: ['define', 'start'],
+  irreversibleFrom: 'carry-out',
+})
 suite({
   definition: set,
   title: 'instance.set',

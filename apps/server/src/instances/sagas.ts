@@ -16,6 +16,7 @@ import {
   VERB_NAMES,
   type DeviceRequest,
   type DomainId,
+  type DomainName,
   type DomainSpec,
   type Quiesce,
   type SettingsPatch,
@@ -31,6 +32,7 @@ import {
   eventEffect,
   failedEffect,
   memoryEffect,
+  nameEffect,
   leftBehindEffect,
   observedEffect,
   releaseEffect,
@@ -71,6 +73,8 @@ export type SetInput = OnHost & {
   /** What it held before; more is set aside when the operation begins. */
   readonly memoryBytes: number
 }
+/** `name` is the one of before. */
+export type RenameInput = OnHost & { readonly to: DomainName }
 type OfDevice = OnHost & { readonly device: string }
 export type AttachInput = OfDevice & { readonly request: DeviceRequest }
 export type DetachInput = OfDevice & { readonly timeoutMs: number; readonly force: boolean; readonly deleteVolume: boolean }
@@ -265,6 +269,15 @@ const set = commandSaga<SetInput>(
 )
 const snapshotDelete = commandSaga<OfSnapshot>('snapshot-delete', deleteSnapshot, { told })
 
+const rename = commandSaga<RenameInput>(
+  'rename',
+  (agent, head, { to }, signal) => agent.call('domain.rename', { ...head, name: to }, { signal }),
+  {
+    told: ({ to }) => ({ to }),
+    failed: ({ id, name }) => [nameEffect(id, name)],
+  },
+)
+
 const toldDevice = ({ device }: OfDevice) => ({ device })
 const attach = commandSaga<AttachInput>(
   'attach',
@@ -414,6 +427,7 @@ export const INSTANCE_SAGAS = {
   clone: creation('clone'),
   snapshot,
   revert,
+  rename,
   set,
   snapshotDelete,
   migrate,

@@ -12,6 +12,7 @@ import {
   SNAPSHOT_COUNT_MAX,
   type DeviceVerbName,
   type DomainId,
+  type DomainName,
   type DomainSettings,
   type DomainSnapshot,
   type DomainSpec,
@@ -23,13 +24,13 @@ import {
 } from '@typevisor/model'
 import { pgCreateSaga, postgresSagaStore, type NewSaga, type SagaId, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
-import { PLACEMENT_LOCK } from './create.ts'
-import { memoryEffect } from './effects.ts'
+import { assertNameFree, PLACEMENT_LOCK } from './create.ts'
+import { memoryEffect, nameEffect } from './effects.ts'
 import { letGoOf } from './forget.ts'
 import type { MigrateInput } from './migrate.ts'
 import { assertRoom, chooseHost } from './placement.ts'
 import { hostOffers, type InstanceRow } from './queries.ts'
-import type { SetInput, VerbInput } from './sagas.ts'
+import type { RenameInput, SetInput, VerbInput } from './sagas.ts'
 
 export interface VerbRequest {
   readonly saga: SagaId
@@ -178,6 +179,22 @@ export async function beginSet(
     memoryBytes: held,
   }
   await beginOperation(tx, { id: saga, name: 'instance.set', resource: row.id, input: input as unknown as Json })
+}
+
+/**
+ * Begins a renaming. The name is the instance's at once, so that nobody takes it meanwhile, and the one of before again when the host does not do it.
+ * @throws Fault `not_found`, `busy` or `conflict`.
+ */
+export async function beginRename(tx: SqlExecutor, saga: SagaId, row: InstanceRow, to: DomainName): Promise<void> {
+  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+  const current = await lockRow(tx, row)
+  assertIdle(current, 'rename', row)
+  assertSettled('rename', current.state, row.name)
+  if (to !== row.name) await assertNameFree(tx, to)
+  const input: RenameInput = { id: row.id as DomainId, name: row.name, host: current.host, to }
+  await beginOperation(tx, { id: saga, name: 'instance.rename', resource: row.id, input: input as unknown as Json })
+  const { text, values } = nameEffect(row.id, to)
+  await tx.query(text, values)
 }
 
 export interface MigrateRequest {

@@ -10,6 +10,7 @@ import {
   type Chord,
   type DomainDevice,
   type DomainId,
+  type DomainName,
   type DomainSettings,
   type MigrationStatistics,
   type PortForward,
@@ -675,6 +676,15 @@ class Driver implements QemuDriver {
 
   async forwards(id: DomainId, options: CallOptions = {}): Promise<readonly PortForward[]> {
     return parseUserNet(await (await this.#need(id, 'forwards of', options)).human('info usernet', options))
+  }
+
+  async rename(id: DomainId, name: DomainName, options: CallOptions = {}): Promise<void> {
+    await this.#exclusive(id, options, async () => {
+      const known = this.#known.get(id)
+      if (known) this.#known.set(id, { ...known, name, spec: { ...known.spec, name } })
+      // One that is gone has no record that anything is told from.
+      await (await this.#attach(id))?.setName(name)
+    })
   }
 
   async forget(id: DomainId, options: CallOptions = {}): Promise<void> {

@@ -229,6 +229,11 @@ export class Machine {
     await this.#write()
   }
 
+  async setName(name: string): Promise<void> {
+    this.#record = { ...this.#record, name }
+    await this.#write()
+  }
+
   /** Writes the record; resolves when it is safe. */
   async setPhase(phase: RunPhase): Promise<void> {
     this.#record = { ...this.#record, phase }

@@ -13,6 +13,7 @@ import {
   memoryBytesOf,
   vcpuCountOf,
   type DomainId,
+  type DomainName,
   type DomainSettings,
   type DomainSpec,
   type DomainStatistics,
@@ -652,6 +653,12 @@ class SimDriver implements DomainDriver {
       whole: true,
     })
     return { sizeBytes: 1024 }
+  }
+
+  async rename(id: DomainId, name: DomainName, options?: CallOptions): Promise<void> {
+    await this.#enter('rename', id, options)
+    const guest = this.#hypervisor.guests.get(id)
+    if (guest) guest.domain = { ...guest.domain, name, spec: { ...guest.domain.spec, name } }
   }
 
   async forget(id: DomainId, options?: CallOptions): Promise<void> {
