@@ -114,7 +114,7 @@ test('a start that is killed behind its TPM leaves none', async (t) => {
       },
     },
   })
-  const domain = await b.domain({ spec: { firmware: 'uefi', tpm: true } })
+  const domain = await b.domain({ memoryMib: 256, spec: { firmware: 'uefi', tpm: true } })
   void broken.create(domain).catch(() => {})
   await until(() => spawned.length === 1, 'the TPM is there')
   await until(async () => (await host.files.size(join(b.folder, 'run', domain.id, 'tpm.pid'))) !== null, 'it listens')
@@ -125,7 +125,7 @@ test('a start that is killed behind its TPM leaves none', async (t) => {
 
 test('an NVRAM that fits no build is refused, and nothing is left of the start', async (t) => {
   const b = await bench(t)
-  const domain = await b.domain({ spec: { firmware: 'uefi' } })
+  const domain = await b.domain({ memoryMib: 256, spec: { firmware: 'uefi' } })
   const folder = join(b.folder, 'data', domain.id)
   await mkdir(folder, { recursive: true })
   await writeFile(join(folder, 'nvram.fd'), new Uint8Array(4096))

@@ -9,6 +9,7 @@ import { promisify } from 'node:util'
 import { millis } from '@typevisor/base'
 import { waitsForRoom } from '@typevisor/model'
 import type { QemuDriverLimits } from './driver.ts'
+import { efiDisk, efiProgram, RUNS } from './efi-guest.ts'
 import {
   assertCounts,
   bench,
@@ -64,6 +65,34 @@ test('QEMU runs as its own user, with disks and console log in folders that this
   const whole = await consoleText(b.driver, domain, () => true)
   assertCounts(whole.replaceAll('W', ''))
 })
+
+test(
+  'firmware, NVRAM, TPM and what is booted from the network are handed to that user behind folders that it cannot reach',
+  { skip },
+  async (t) => {
+    const b = await asUser(t)
+    const secret = join(b.folder, 'secret')
+    await mkdir(join(secret, 'netboot'), { recursive: true })
+    await chmod(secret, 0o700)
+    await writeFile(join(secret, 'netboot', 'boot-x86_64.efi'), efiProgram(), { mode: 0o644 })
+    const path = join(secret, 'efi.raw')
+    await writeFile(path, efiDisk(), { mode: 0o600 })
+    const driver = b.open({ netbootFolder: join(secret, 'netboot') })
+    for (const bootOrder of [['disk'], ['network']] as const) {
+      const spec = { firmware: 'uefi', tpm: true, bootOrder } as const
+      const domain = await b.domain({ memoryMib: 256, spec, volumes: { root: { kind: 'file', path, format: 'raw' } } })
+      await driver.create(domain)
+      await driver.unpause(domain.id)
+      await consoleText(driver, domain, (text) => text.includes(RUNS), 60_000)
+      const tpm = Number(await readFile(join(b.folder, 'run', domain.id, 'tpm.pid'), 'utf8'))
+      for (const pid of [tpm, await pidOf(b, domain)]) assert.equal((await userOf(pid))[0], '65534')
+      const save = join(secret, 'guest.save')
+      await driver.save(domain.id, save)
+      await driver.restore(domain, save)
+      await driver.destroy(domain.id)
+    }
+  },
+)
 
 test('a run folder that the QEMU user cannot reach is refused, naming what bars the way', { skip }, async (t) => {
   const b = await bench(t, { user: USER })
