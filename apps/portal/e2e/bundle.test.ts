@@ -1,6 +1,6 @@
 /**
  * The budget of the first load: JavaScript that a browser fetches to show a page, compressed as it is sent. The platform promises less
- * than 300 KB; the portal holds itself to 200.
+ * than 300 KB; the portal holds itself to 210.
  */
 import assert from 'node:assert/strict'
 import { mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises'
@@ -10,7 +10,7 @@ import { after, before, test } from 'node:test'
 import { brotliDecompressSync, gunzipSync } from 'node:zlib'
 import { build } from './built.ts'
 
-const FIRST_LOAD_BYTES_MAX = 200_000
+const FIRST_LOAD_BYTES_MAX = 210_000
 const FIRST_PAGES = ['src/pages/sign-in.tsx', 'src/pages/instances.tsx', 'src/pages/instance/overview.tsx'] as const
 
 type Manifest = Record<string, { file: string; imports?: string[] }>

@@ -168,7 +168,10 @@ test('the overview shows addresses, use and why the guest is in its state', { sk
     .getByText(/10\.0\.2\.\d+\/24/)
     .waitFor({ timeout: 30_000 })
   // Two readings make a rate.
-  await page.getByTestId('usage').getByText(/\d+ %/).waitFor()
+  await page
+    .getByTestId('usage')
+    .getByText(/^\d+ %$/)
+    .waitFor()
   await shoot(page, 'overview-real')
 })
 

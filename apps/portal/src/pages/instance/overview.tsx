@@ -1,7 +1,7 @@
 import { Skeleton, Text } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
 import { useQuery } from '@tanstack/react-query'
-import { useEffect, useRef, useState } from 'react'
+import { lazy, Suspense, useEffect, useRef, useState } from 'react'
 import { messageOf } from '../../api/message.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { isAway, type Instance } from '../../api/verbs.ts'
@@ -9,8 +9,12 @@ import { CopyButton } from '../../ui/copy.tsx'
 import { Ago } from '../../ui/now.tsx'
 import { Panel } from '../../ui/page.tsx'
 import { useInstance } from './instance.tsx'
-import { Parts, Resources } from './resources.tsx'
 import { HISTORY_COUNT, linePoints, NO_HISTORY, withReading, type Rates, type StatisticsHistory } from './rates.ts'
+
+/** Loaded behind the page, whose first load has a bound. */
+const loadResources = () => import('./resources.tsx')
+const Resources = lazy(async () => ({ default: (await loadResources()).Resources }))
+const Parts = lazy(async () => ({ default: (await loadResources()).Parts }))
 
 const READING_MS = 3_000
 const ADDRESSES_MS = 5_000
@@ -24,7 +28,9 @@ export function Overview() {
       )}
       <div className="grid">
         <Facts instance={instance} />
-        <Resources instance={instance} />
+        <Suspense fallback={null}>
+          <Resources instance={instance} />
+        </Suspense>
         <Network instance={instance} />
       </div>
     </div>
@@ -230,7 +236,9 @@ function Usage({ instance }: { readonly instance: Instance }) {
           />
         )}
       </div>
-      <Parts parts={history.parts} />
+      <Suspense fallback={null}>
+        <Parts parts={history.parts} />
+      </Suspense>
     </Panel>
   )
 }
