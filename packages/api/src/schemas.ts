@@ -8,6 +8,7 @@ import {
   BOOT_ORDER_WANT,
   BOOT_SOURCES,
   CHORD_COUNT_MAX,
+  chordsOfText,
   CPU_LIST_WANT,
   DEVICE_KINDS,
   DEVICE_NAME_WANT,
@@ -18,6 +19,7 @@ import {
   isMac,
   isMediumName,
   isSshKey,
+  parseChord,
   AUTOSTART_ORDER_DEFAULT,
   AUTOSTART_ORDER_MAX,
   CRASH_ACTIONS,
@@ -433,15 +435,42 @@ export const ExecReply = z.strictObject({
   truncated: z.boolean(),
 })
 export const Screenshot = z.strictObject({ type: z.literal('image/png'), contentBase64: z.string() })
-export const KeysBody = z.strictObject({
-  keys: z
-    .array(z.string().max(128))
-    .max(CHORD_COUNT_MAX)
-    .optional()
-    .describe('keys pressed together, joined by -, one after the other: ctrl-alt-delete f2 ret'),
-  text: z.string().max(CHORD_COUNT_MAX).optional().describe('typed after them, as on a US keyboard'),
-})
-const GuestPath = z.string().min(1).max(4096).describe('absolute path in the guest')
+/** Whether it is not refused. */
+function taken(parse: () => unknown): boolean {
+  try {
+    parse()
+    return true
+  } catch {
+    return false
+  }
+}
+export const KeysBody = z
+  .strictObject({
+    keys: z
+      .array(
+        z
+          .string()
+          .max(128)
+          .refine((text) => taken(() => parseChord(text)), {
+            error: 'want names of keys with - between, such as ctrl-alt-delete',
+          }),
+      )
+      .max(CHORD_COUNT_MAX)
+      .optional()
+      .describe('keys pressed together, joined by -, one after the other: ctrl-alt-delete f2 ret'),
+    text: z
+      .string()
+      .max(CHORD_COUNT_MAX)
+      .refine((text) => taken(() => chordsOfText(text)), { error: 'want characters of a US keyboard' })
+      .optional()
+      .describe('typed after them, as on a US keyboard'),
+  })
+  .refine(({ keys = [], text = '' }) => keys.length > 0 || text !== '', { path: ['keys'], error: 'want keys or a text' })
+const GuestPath = z
+  .string()
+  .max(4096)
+  .regex(/^\/[^\0]*$/, { error: 'want an absolute path' })
+  .describe('absolute path in the guest')
 /** What one call reads or writes of a file. */
 const GUEST_FILE_BYTES_MAX = 4 * MIB
 export const GuestFileQuery = z.strictObject({
