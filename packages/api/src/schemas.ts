@@ -444,28 +444,26 @@ function taken(parse: () => unknown): boolean {
     return false
   }
 }
-export const KeysBody = z
-  .strictObject({
-    keys: z
-      .array(
-        z
-          .string()
-          .max(128)
-          .refine((text) => taken(() => parseChord(text)), {
-            error: 'want names of keys with - between, such as ctrl-alt-delete',
-          }),
-      )
-      .max(CHORD_COUNT_MAX)
-      .optional()
-      .describe('keys pressed together, joined by -, one after the other: ctrl-alt-delete f2 ret'),
-    text: z
-      .string()
-      .max(CHORD_COUNT_MAX)
-      .refine((text) => taken(() => chordsOfText(text)), { error: 'want characters of a US keyboard' })
-      .optional()
-      .describe('typed after them, as on a US keyboard'),
-  })
-  .refine(({ keys = [], text = '' }) => keys.length > 0 || text !== '', { path: ['keys'], error: 'want keys or a text' })
+export const KeysBody = z.strictObject({
+  keys: z
+    .array(
+      z
+        .string()
+        .max(128)
+        .refine((text) => taken(() => parseChord(text)), {
+          error: 'want names of keys with - between, such as ctrl-alt-delete',
+        }),
+    )
+    .max(CHORD_COUNT_MAX)
+    .optional()
+    .describe('keys pressed together, joined by -, one after the other: ctrl-alt-delete f2 ret'),
+  text: z
+    .string()
+    .max(CHORD_COUNT_MAX)
+    .refine((text) => taken(() => chordsOfText(text)), { error: 'want characters of a US keyboard' })
+    .optional()
+    .describe('typed after them, as on a US keyboard'),
+})
 const GuestPath = z
   .string()
   .max(4096)

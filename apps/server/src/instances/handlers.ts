@@ -373,10 +373,6 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.keys': async (call) => {
       const { keys = [], text = '' } = call.body
       const chords = [...keys.map((chord) => parseChord(chord, 'body.keys')), ...chordsOfText(text, 'body.text')]
-      if (chords.length === 0)
-        throw new Fault('invalid', 'keys: got none, want keys or a text', {
-          details: [{ path: 'body.keys', want: 'keys or a text', got: 'neither' }],
-        })
       const { id, agent, row } = await holder(call.params.instance, call.signal)
       await call.begin(row.id, row.name)
       await agent.call('domain.keys', { id, chords }, { signal: call.signal })
