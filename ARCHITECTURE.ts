@@ -31,7 +31,7 @@ export const PACKAGES: Readonly<Record<string, PackageRule>> = {
   'packages/toolstack': {
     uses: ['saga', 'storage', 'image'],
     kind: 'core',
-    edgeFiles: ['conformance.ts', 'conformance-guests.ts'],
+    edgeFiles: ['conformance.ts', 'conformance-*.ts'],
   },
   'packages/drivers/sim': { uses: ['toolstack'], kind: 'core' },
   'packages/drivers/qemu': { uses: ['image', 'toolstack'], kind: 'core', edgeFiles: ['node-*.ts'] },
