@@ -56,6 +56,13 @@ export class Fault extends Error {
   }
 }
 
+/** A field that cannot be taken as it is: the message and the detail say the same. `what` begins the message. */
+export const fieldFault = (
+  { path, want, got }: FaultDetail,
+  { code = 'invalid', what }: { readonly code?: FaultCode; readonly what?: string } = {},
+): Fault =>
+  new Fault(code, `${what === undefined ? '' : `${what}: `}${path}: got ${got}, want ${want}`, { details: [{ path, want, got }] })
+
 export const retryable = (error: unknown): boolean => error instanceof Fault && FAULTS[error.code].retryable
 
 /** A Fault stays what it is; an abort becomes `aborted`; anything else is a defect and becomes `internal`. */

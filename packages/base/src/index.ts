@@ -13,6 +13,7 @@ export {
   Fault,
   FAULTS,
   faultFromJson,
+  fieldFault,
   retryable,
   toFault,
   type FaultCode,
@@ -20,6 +21,7 @@ export {
   type FaultJson,
   type FaultOptions,
 } from './fault.ts'
+export { joinBytes } from './join-bytes.ts'
 export type { Json } from './json.ts'
 export type { AppendFile, Clock, Disk, IdSource, Log, LogFields, Rng } from './ports.ts'
 export {

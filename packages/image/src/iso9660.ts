@@ -11,7 +11,7 @@
  *
  * References: ECMA-119 (4th edition) sections 8.4, 9.1, 9.4; SUSP 1.12; RRIP 1.12 (NM, PX, RR); Joliet 1995.
  */
-import { assert, Fault } from '@typevisor/base'
+import { assert, Fault, joinBytes } from '@typevisor/base'
 
 export interface IsoFile {
   /** 1 to 64 of A-Z a-z 0-9 . _ -, as the guest shall see it. */
@@ -229,11 +229,11 @@ function directory(
     rock ? susp('PX', both32(mode), both32(links), both32(0), both32(0)) : new Uint8Array(0)
   // SP says that System Use fields are there, CE where the list goes on.
   const first = rock
-    ? join(
+    ? joinBytes([
         susp('SP', Uint8Array.of(0xbe, 0xef, 0)),
         posix(0o040755, 2),
         susp('CE', both32(continuation), both32(0), both32(extensionReference().byteLength)),
-      )
+      ])
     : new Uint8Array(0)
   const records = [
     directoryRecord(self, Uint8Array.of(0), first, stamp),
@@ -242,7 +242,7 @@ function directory(
       .map((file, index) => {
         const node = nodes[index] ?? { extent: 0, dataBytes: 0, folder: false }
         const name = rock ? ascii(shortName(index)) : ucs2(`${file.name};1`)
-        const use = rock ? join(susp('NM', Uint8Array.of(0), ascii(file.name)), posix(0o100444, 1)) : new Uint8Array(0)
+        const use = rock ? joinBytes([susp('NM', Uint8Array.of(0), ascii(file.name)), posix(0o100444, 1)]) : new Uint8Array(0)
         return { name, record: directoryRecord(node, name, use, stamp) }
       })
       .map((each) => each.record),
@@ -259,7 +259,7 @@ function directory(
     parts.push(record)
     used += record.byteLength
   }
-  return join(...parts)
+  return joinBytes(parts)
 }
 
 function directoryRecord(node: Node, identifier: Uint8Array, systemUse: Uint8Array, stamp: Uint8Array): Uint8Array {
@@ -294,8 +294,8 @@ function extensionReference(): Uint8Array {
 }
 
 function susp(signature: string, ...content: Uint8Array[]): Uint8Array {
-  const body = join(...content)
-  return join(ascii(signature), Uint8Array.of(body.byteLength + 4, 1), body)
+  const body = joinBytes(content)
+  return joinBytes([ascii(signature), Uint8Array.of(body.byteLength + 4, 1), body])
 }
 
 function pack(fields: readonly Field[], values: Readonly<Record<string, number | Uint8Array>>): Uint8Array {
@@ -350,13 +350,3 @@ const recordTime = (at: Date): Uint8Array =>
     at.getUTCSeconds(),
     0,
   )
-
-function join(...parts: Uint8Array[]): Uint8Array {
-  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.byteLength, 0))
-  let offset = 0
-  for (const part of parts) {
-    out.set(part, offset)
-    offset += part.byteLength
-  }
-  return out
-}

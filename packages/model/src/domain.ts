@@ -186,6 +186,8 @@ export type DomainStateKind = DomainState['kind']
 /** Nobody paused it: it is to run, as soon as there is room on its disk. */
 export const waitsForRoom = (state: { readonly kind: string; readonly cause?: string }): boolean =>
   state.kind === 'paused' && state.cause === 'disk-full'
+export const isToRun = (state: { readonly kind: string; readonly cause?: string }): boolean =>
+  state.kind === 'running' || waitsForRoom(state)
 
 /** The side of a move to another host that does not run the guest, and does nothing with it but what the move asks for. */
 export interface DomainMigration {

@@ -1,5 +1,5 @@
 /** Whether a host can begin such a guest at all: architecture, firmware, TPM, boot order, by what its driver says that it can. */
-import { Fault } from '@typevisor/base'
+import { Fault, fieldFault } from '@typevisor/base'
 import type { DomainBoot, DomainSpec } from './domain.ts'
 import {
   ARCHITECTURES,
@@ -59,10 +59,8 @@ export interface GuestCheck {
 
 /** @throws Fault `invalid` for what no host can do, `unsupported` with the driver's reason; both name the field. */
 export function assertGuest(spec: GuestWish, { what, boot, guests, prefix = '' }: GuestCheck): void {
-  const invalid = (field: string, want: string, got: string): Fault => {
-    const path = `${prefix}${field}`
-    return new Fault('invalid', `${what}: ${path}: got ${got}, want ${want}`, { details: [{ path, want, got }] })
-  }
+  const invalid = (field: string, want: string, got: string): Fault =>
+    fieldFault({ path: `${prefix}${field}`, want, got }, { what })
   const [architecture, firmware, order] = [architectureOf(spec), firmwareOf(spec), bootOrderOf(spec)]
   if (!ARCHITECTURES.includes(architecture)) throw invalid('architecture', ARCHITECTURES.join(', '), String(architecture))
   if (!FIRMWARE_KINDS.includes(firmware)) throw invalid('firmware', FIRMWARE_KINDS.join(', '), String(firmware))

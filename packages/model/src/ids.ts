@@ -1,4 +1,4 @@
-import { Fault, type Brand } from '@typevisor/base'
+import { fieldFault, type Brand } from '@typevisor/base'
 
 /** UUIDv7. An instance of the cloud and the domain on its host carry the same id. */
 export type DomainId = Brand<string, 'DomainId'>
@@ -25,7 +25,7 @@ function parse<T extends string>(path: string, want: string, ok: (text: string) 
   return (text: unknown): T => {
     if (typeof text !== 'string' || !ok(text)) {
       const got = JSON.stringify(text)?.slice(0, 100) ?? 'nothing'
-      throw new Fault('invalid', `${path}: got ${got}, want ${want}`, { details: [{ path, want, got }] })
+      throw fieldFault({ path, want, got })
     }
     return text as T
   }

@@ -19,6 +19,7 @@ export {
 export {
   DEFAULT_ROOT_DISK_BYTES,
   DISK_FULL,
+  isToRun,
   waitsForRoom,
   type DiskFull,
   type CloudInitSpec,
@@ -138,9 +139,9 @@ export {
   assertCanDevice,
   canDevice,
   canDo,
+  canSet,
   canSnapshot,
   isVerb,
-  RENAME_VERB,
   SET_VERB,
   DEVICE_VERBS,
   SNAPSHOT_VERBS,

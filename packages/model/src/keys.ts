@@ -1,5 +1,5 @@
 /** Keys of a guest's keyboard, by the names that QEMU and libvirt give them (qapi/ui.json, QKeyCode), and how a text is typed with them. */
-import { Fault } from '@typevisor/base'
+import { Fault, fieldFault } from '@typevisor/base'
 
 const LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 const DIGITS = '0123456789'
@@ -120,9 +120,6 @@ export function chordsOfText(text: string, path = 'text'): Chord[] {
     const [plain, shifted] = [PLAIN[character], SHIFTED[character]]
     if (plain !== undefined) return [plain]
     if (shifted !== undefined) return ['shift', shifted]
-    const got = JSON.stringify(character)
-    throw new Fault('invalid', `${path}: got ${got}, want characters of a US keyboard`, {
-      details: [{ path, want: 'characters of a US keyboard', got }],
-    })
+    throw fieldFault({ path, want: 'characters of a US keyboard', got: JSON.stringify(character) })
   })
 }

@@ -4,7 +4,7 @@
  * `memoryBytes` is what the guest's memory is in all: the specification's and what is plugged beside. `memoryTargetBytes` is how much of that
  * the guest is to do with; its balloon driver gives back the rest.
  */
-import { Fault, type Bytes } from '@typevisor/base'
+import { fieldFault, type Bytes } from '@typevisor/base'
 import type { DomainSpec } from './domain.ts'
 
 /** Numbers of host CPUs, ascending. */
@@ -96,12 +96,14 @@ export function patched(settings: DomainSettings, { reset = [], diskLimits, ...p
   return { ...rest, ...Object.fromEntries(given), ...(limits.length === 0 ? {} : { diskLimits: limits }) }
 }
 
-/** Those that are not the same in both. */
-export const changedSettings = (before: DomainSettings, after: DomainSettings): SettingName[] =>
-  SETTING_NAMES.filter((name) => JSON.stringify(before[name]) !== JSON.stringify(after[name]))
+const changedOf =
+  <N extends SettingName>(names: readonly N[]) =>
+  (before: DomainSettings, after: DomainSettings): N[] =>
+    names.filter((name) => JSON.stringify(before[name]) !== JSON.stringify(after[name]))
 
-export const changedDriverSettings = (before: DomainSettings, after: DomainSettings): DriverSettingName[] =>
-  DRIVER_SETTING_NAMES.filter((name) => JSON.stringify(before[name]) !== JSON.stringify(after[name]))
+/** Those that are not the same in both. */
+export const changedSettings = changedOf(SETTING_NAMES)
+export const changedDriverSettings = changedOf(DRIVER_SETTING_NAMES)
 
 /** What a new domain's settings begin with. */
 export function policyOf({
@@ -135,7 +137,7 @@ export function assertSettings(
   disks: readonly string[] | null,
 ): void {
   const refuse = (path: string, got: unknown, want: string): never => {
-    throw new Fault('invalid', `${path}: got ${String(got)}, want ${want}`, { details: [{ path, want, got: String(got) }] })
+    throw fieldFault({ path, want, got: String(got) })
   }
   const within = (path: SettingName, value: number | undefined, min: number, max: number, why = ''): void => {
     if (value !== undefined && !(Number.isSafeInteger(value) && value >= min && value <= max))
@@ -190,10 +192,8 @@ export function parseCpuList(path: string, text: string): CpuSet {
   for (const part of text.trim().split(',')) {
     const [, from, to = from] = /^(\d{1,4})(?:-(\d{1,4}))?$/.exec(part.trim()) ?? []
     const [first, last] = [Number(from), Number(to)]
-    if (from === undefined || last < first || last >= CPU_COUNT_MAX) {
-      const got = JSON.stringify(text.slice(0, 100))
-      throw new Fault('invalid', `${path}: got ${got}, want ${CPU_LIST_WANT}`, { details: [{ path, want: CPU_LIST_WANT, got }] })
-    }
+    if (from === undefined || last < first || last >= CPU_COUNT_MAX)
+      throw fieldFault({ path, want: CPU_LIST_WANT, got: JSON.stringify(text.slice(0, 100)) })
     for (let cpu = first; cpu <= last; cpu += 1) cpus.add(cpu)
   }
   return [...cpus].toSorted((a, b) => a - b)

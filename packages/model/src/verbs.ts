@@ -41,50 +41,38 @@ export const canDo = (verb: VerbName, state: StateFound): boolean => {
   return from.includes(state.kind) || (fromWaiting && waitsForRoom(state))
 }
 
+/** Of those that ask for no more than a state. */
+const allows = ({ from }: Verb, state: DomainStateKind): boolean => from.includes(state)
+/** What changes a machine that is there. A saved domain is restored first: its save is of the machine that it has. */
+const OF_MACHINE = { from: ['stopped', 'running', 'paused'], to: null, destroys: false } as const
+
 /**
  * What needs the name of a snapshot too, and is therefore no plain verb. A saved domain is restored first: what is saved goes on once, and
  * a snapshot of it would be a second copy of a guest that has gone on.
  */
 export const SNAPSHOT_VERBS = {
-  snapshot: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Take a snapshot' },
+  snapshot: { ...OF_MACHINE, title: 'Take a snapshot' },
   revert: { from: ['stopped', 'running', 'paused', 'saved', 'crashed'], to: null, destroys: true, title: 'Revert' },
 } as const satisfies Record<string, Verb>
 
 export type SnapshotVerbName = keyof typeof SNAPSHOT_VERBS
-export const canSnapshot = (verb: SnapshotVerbName, state: DomainStateKind): boolean =>
-  (SNAPSHOT_VERBS[verb].from as readonly DomainStateKind[]).includes(state)
+export const canSnapshot = (verb: SnapshotVerbName, state: DomainStateKind): boolean => allows(SNAPSHOT_VERBS[verb], state)
 
-/** Its name is no part of the machine: in every state, but for one that moves. */
-export const RENAME_VERB = {
-  from: ['stopped', 'running', 'paused', 'saved', 'crashed'],
-  to: null,
-  destroys: false,
-  title: 'Rename',
-} as const satisfies Verb
+/** What changes a domain's settings. */
+export const SET_VERB = { ...OF_MACHINE, title: 'Change' } as const satisfies Verb
+export const canSet = (state: DomainStateKind): boolean => allows(SET_VERB, state)
 
-/** What changes a domain's settings. A saved one is restored first: its machine is the one that was saved. */
-export const SET_VERB = {
-  from: ['stopped', 'running', 'paused'],
-  to: null,
-  destroys: false,
-  title: 'Change',
-} as const satisfies Verb
-
-export function assertCanSet(state: DomainStateKind, name: string): void {
-  if (!(SET_VERB.from as readonly DomainStateKind[]).includes(state)) throw wrongState('set', state, name, SET_VERB)
-}
-/** What names a device too. A saved domain is restored first: its save is of the machine that it has. */
+/** What names a device too. */
 export const DEVICE_VERBS = {
-  attach: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Attach a device' },
-  detach: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Detach' },
-  resize: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Grow the disk' },
-  insert: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Insert a medium' },
-  eject: { from: ['stopped', 'running', 'paused'], to: null, destroys: false, title: 'Eject' },
+  attach: { ...OF_MACHINE, title: 'Attach a device' },
+  detach: { ...OF_MACHINE, title: 'Detach' },
+  resize: { ...OF_MACHINE, title: 'Grow the disk' },
+  insert: { ...OF_MACHINE, title: 'Insert a medium' },
+  eject: { ...OF_MACHINE, title: 'Eject' },
 } as const satisfies Record<string, Verb>
 
 export type DeviceVerbName = keyof typeof DEVICE_VERBS
-export const canDevice = (verb: DeviceVerbName, state: DomainStateKind): boolean =>
-  (DEVICE_VERBS[verb].from as readonly DomainStateKind[]).includes(state)
+export const canDevice = (verb: DeviceVerbName, state: DomainStateKind): boolean => allows(DEVICE_VERBS[verb], state)
 
 /** @throws Fault `conflict` naming the state found and the states wanted. */
 export function assertCan(verb: VerbName, state: StateFound, name: string): void {
@@ -93,6 +81,10 @@ export function assertCan(verb: VerbName, state: StateFound, name: string): void
 /** The same of what needs a snapshot. */
 export function assertCanSnapshot(verb: SnapshotVerbName, state: DomainStateKind, name: string): void {
   if (!canSnapshot(verb, state)) throw wrongState(verb, state, name, SNAPSHOT_VERBS[verb])
+}
+/** The same of its settings. */
+export function assertCanSet(state: DomainStateKind, name: string): void {
+  if (!canSet(state)) throw wrongState('set', state, name, SET_VERB)
 }
 /** The same of what needs a device. */
 export function assertCanDevice(verb: DeviceVerbName, state: DomainStateKind, name: string): void {

@@ -9,6 +9,7 @@
  */
 import {
   Fault,
+  joinBytes,
   toFault,
   type BlockDevice,
   type Extent,
@@ -39,7 +40,6 @@ import {
   INFO_EXPORT,
   INFO_REQUESTS,
   INFO_TYPE,
-  joined,
   META_CONTEXT,
   NBD_MAGIC,
   OFFSET_DATA,
@@ -242,7 +242,7 @@ export async function openExport(connection: ClientConnection, wanted: NbdClient
     const extended = wanted.extendedHeaders === true && (await options.offers(OPT.extendedHeaders))
     const structured = extended || (wanted.structuredReplies !== false && (await options.offers(OPT.structuredReply)))
     const contexts = structured ? await agreeContexts(options, wanted) : new Map<number, string>()
-    const payload = joined([
+    const payload = joinBytes([
       encodeName(wanted.exportName),
       INFO_REQUESTS.encode({ count: 1 }),
       INFO_TYPE.encode({ type: INFO.blockSize }),
@@ -262,7 +262,7 @@ export async function openExport(connection: ClientConnection, wanted: NbdClient
 
 async function agreeContexts(options: Options, wanted: NbdClientOptions): Promise<Map<number, string>> {
   const queries = [BASE_ALLOCATION, ...(wanted.contexts ?? [])]
-  const payload = joined([
+  const payload = joinBytes([
     encodeName(wanted.exportName),
     CONTEXT_QUERIES.encode({ count: queries.length }),
     ...queries.map(encodeName),

@@ -9,7 +9,7 @@
  *
  * Source: NetworkBlockDevice/nbd, doc/proto.md, "Handshake".
  */
-import { Fault, toFault } from '@typevisor/base'
+import { Fault, joinBytes, toFault } from '@typevisor/base'
 import type { Decoded, Field, Layout } from '@typevisor/codec'
 import type { ByteReader } from './byte-reader.ts'
 import type { ByteChannel, ExportSource, MetaContext, NbdExport } from './ports.ts'
@@ -29,7 +29,6 @@ import {
   INFO_EXPORT,
   INFO_REQUESTS,
   INFO_TYPE,
-  joined,
   META_CONTEXT,
   NBD_MAGIC,
   OPT,
@@ -199,7 +198,7 @@ class Negotiation {
   async #list(payload: Uint8Array): Promise<void> {
     wantEmpty(payload)
     for (const { name, description } of await this.#ask(() => this.#source.list()))
-      this.#reply(OPT.list, REP.server, joined([encodeString(name), utf8.encode(description ?? '')]))
+      this.#reply(OPT.list, REP.server, joinBytes([encodeString(name), utf8.encode(description ?? '')]))
     this.#reply(OPT.list, REP.ack)
   }
 
@@ -207,7 +206,7 @@ class Negotiation {
     const name = nameOf(payload)
     const opened = await this.#open(name)
     const answer = EXPORT_ANSWER.encode({ sizeBytes: BigInt(opened.device.sizeBytes), flags: this.#flagsOf(opened) })
-    this.#send(this.#noZeroes ? answer : joined([answer, new Uint8Array(EXPORT_ANSWER_ZERO_BYTES)]))
+    this.#send(this.#noZeroes ? answer : joinBytes([answer, new Uint8Array(EXPORT_ANSWER_ZERO_BYTES)]))
     return this.#agreement(name, opened)
   }
 
@@ -265,7 +264,7 @@ class Negotiation {
   #sendInfo(option: number, of: NbdExport, wanted: ReadonlySet<number>): void {
     const { device } = of
     const info = (payload: Uint8Array) => this.#reply(option, REP.info, payload)
-    const infoText = (type: number, value: string) => info(joined([INFO_TYPE.encode({ type }), utf8.encode(value)]))
+    const infoText = (type: number, value: string) => info(joinBytes([INFO_TYPE.encode({ type }), utf8.encode(value)]))
     info(INFO_EXPORT.encode({ type: INFO.export, sizeBytes: BigInt(device.sizeBytes), flags: this.#flagsOf(of) }))
     if (wanted.has(INFO.name)) infoText(INFO.name, of.name)
     if (wanted.has(INFO.description) && of.description !== undefined) infoText(INFO.description, of.description)
@@ -302,7 +301,7 @@ class Negotiation {
       throw new Refusal(REP.tooBig, `meta contexts: got ${chosen.length}, want at most ${CONTEXT_COUNT_MAX}`)
     for (const [index, { name: contextName }] of chosen.entries()) {
       const contextId = isListing ? 0 : index
-      this.#reply(option, REP.metaContext, joined([META_CONTEXT.encode({ contextId }), utf8.encode(contextName)]))
+      this.#reply(option, REP.metaContext, joinBytes([META_CONTEXT.encode({ contextId }), utf8.encode(contextName)]))
     }
     if (!isListing) this.#contexts = { exportName: name, chosen: chosen.map(({ context }) => context) }
     this.#reply(option, REP.ack)
@@ -310,7 +309,7 @@ class Negotiation {
 
   #reply(option: number, reply: number, payload: Uint8Array = EMPTY): void {
     const header = OPTION_REPLY.encode({ magic: OPTION_REPLY_MAGIC, option, reply, lengthBytes: payload.length })
-    this.#send(payload.length === 0 ? header : joined([header, payload]))
+    this.#send(payload.length === 0 ? header : joinBytes([header, payload]))
   }
 
   #send(content: Uint8Array): void {

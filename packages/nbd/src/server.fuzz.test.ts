@@ -2,14 +2,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { MIB } from '@typevisor/base'
+import { joinBytes, MIB } from '@typevisor/base'
 import { seededRng } from '@typevisor/sim'
 import { ByteBudget } from './byte-budget.ts'
 import { memoryDevice } from './memory-device.ts'
 import { exportOf, linkInMemory, slowDevice, sourceOf } from './testing.ts'
 import { anyRequests, changedSession, feed, opening } from './testing/fuzz.ts'
 import { clientFlags, option, request, wanting } from './testing/raw.ts'
-import { CMD, joined } from './wire.ts'
+import { CMD } from './wire.ts'
 
 const SIZE = 1024 * 1024
 const SECRET = 0x5e
@@ -54,7 +54,7 @@ test('options of any number and length, with any payload, are answered within bo
     })
   await fc.assert(
     fc.asyncProperty(fc.array(anyOption, { maxLength: 12 }), fc.nat(), async (options, seed) => {
-      const said = await feedTwo(joined([clientFlags(), ...options]), seed)
+      const said = await feedTwo(joinBytes([clientFlags(), ...options]), seed)
       assert.ok(said.length < 1_000_000)
     }),
     { numRuns: 300 },
@@ -65,7 +65,7 @@ test('requests of any type, flags, offset and length never reach the other expor
   for (const form of ['simple', 'structured', 'extended'] as const) {
     await fc.assert(
       fc.asyncProperty(anyRequests(form === 'extended', SIZE), fc.nat(), async (requests, seed) => {
-        const said = await feedTwo(joined([opening('open', form), requests]), seed)
+        const said = await feedTwo(joinBytes([opening('open', form), requests]), seed)
         assert.ok(!seen(said))
         assert.ok(said.length < 64 * 1024 * 1024)
       }),
@@ -93,7 +93,7 @@ test('sessions of any bytes, many at once, allocate within their bound and give 
   const promised = fc.integer({ min: 1, max: 40 * MIB }).map((lengthBytes) => request({ type: CMD.write, lengthBytes }))
   const session = fc.oneof(
     changedSession('open', 'structured'),
-    promised.map((one) => joined([opening('open', 'structured'), one])),
+    promised.map((one) => joinBytes([opening('open', 'structured'), one])),
   )
   await fc.assert(
     fc.asyncProperty(fc.array(session, { minLength: 20, maxLength: 40 }), fc.nat(), async (sessions, seed) => {
@@ -117,7 +117,7 @@ test('sessions of any bytes, many at once, allocate within their bound and give 
 
 test('replies that nobody takes are bounded: further requests are left in the kernel', async () => {
   const read = request({ type: CMD.read, lengthBytes: SIZE })
-  const flood = joined([opening('open', 'simple'), ...Array.from({ length: 2000 }, () => read)])
+  const flood = joinBytes([opening('open', 'simple'), ...Array.from({ length: 2000 }, () => read)])
   for (const device of [memoryDevice(SIZE), slowDevice(memoryDevice(SIZE))]) {
     const link = linkInMemory(sourceOf(exportOf('open', device)), seededRng(1), { deaf: true })
     link.client.channel.write(flood, () => {})

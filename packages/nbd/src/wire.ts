@@ -2,6 +2,7 @@
  * The wire format of NBD, and its only source: sizes and offsets everywhere come from these tables.
  * Source: NetworkBlockDevice/nbd, doc/proto.md (with the extension of extended headers, merged in 2023).
  */
+import { joinBytes } from '@typevisor/base'
 import { layout } from '@typevisor/codec'
 
 export const NBD_MAGIC = 0x4e42444d41474943n
@@ -212,15 +213,5 @@ const utf8 = new TextEncoder()
 /** A string with its length before it. */
 export function encodeString(text: string): Uint8Array {
   const content = utf8.encode(text)
-  return joined([STRING.encode({ lengthBytes: content.length }), content])
-}
-
-export function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    whole.set(part, at)
-    at += part.length
-  }
-  return whole
+  return joinBytes([STRING.encode({ lengthBytes: content.length }), content])
 }

@@ -1,4 +1,4 @@
-import { assert, Fault, type AppendFile, type Disk, type Rng } from '@typevisor/base'
+import { assert, Fault, joinBytes, type AppendFile, type Disk, type Rng } from '@typevisor/base'
 
 export type SimDiskOperation = 'read' | 'open' | 'append' | 'sync' | 'truncate' | 'replace' | 'remove' | 'list'
 
@@ -225,13 +225,7 @@ function applied(start: Uint8Array, changes: readonly Change[]): Uint8Array {
       }
     }
   }
-  const whole = new Uint8Array(sizeBytes)
-  let at = 0
-  for (const part of parts) {
-    whole.set(part, at)
-    at += part.length
-  }
-  return whole
+  return joinBytes(parts)
 }
 
 /** The file after a crash: a prefix of the changes that were not synced, the last of them torn. */

@@ -11,7 +11,7 @@
  *
  * A volume that a device brings is named after it, `<domain>.<device>`, and stays when the device is detached, unless it is to go.
  */
-import { bytes, Fault, type Bytes, type Json } from '@typevisor/base'
+import { bytes, Fault, fieldFault, type Bytes, type Json } from '@typevisor/base'
 import {
   assertCanDevice,
   DEVICE_NAME_WANT,
@@ -56,10 +56,8 @@ export type MediumInput = { readonly id: DomainId; readonly name: string; readon
 export const volumeNamed = (id: DomainId, name: string): VolumeId => `${id}.${name}` as VolumeId
 export const volumeOf = (device: DomainDevice): VolumeId | null => ('volume' in device ? (device.volume ?? null) : null)
 
-const invalid = (path: string, want: string, got: unknown): Fault => {
-  const found = got === undefined ? 'nothing' : JSON.stringify(got).slice(0, 100)
-  return new Fault('invalid', `${path}: got ${found}, want ${want}`, { details: [{ path, want, got: found }] })
-}
+const invalid = (path: string, want: string, got: unknown): Fault =>
+  fieldFault({ path, want, got: got === undefined ? 'nothing' : JSON.stringify(got).slice(0, 100) })
 
 /** The domain with these devices, and what its driver opens for those that have a volume. */
 function withDevices(domain: StoredDomain, devices: readonly DomainDevice[], volume: VolumeInfo | null): StoredDomain {

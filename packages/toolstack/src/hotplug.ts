@@ -1,6 +1,6 @@
 /** What drivers share in planning devices that come later: which port is free, what a disk is called in the guest, which MAC comes next. */
 import { Fault } from '@typevisor/base'
-import type { DomainDevice, DomainHardware } from '@typevisor/model'
+import type { DeviceRequest, DomainDevice, DomainHardware, VolumeId } from '@typevisor/model'
 
 const portOf = (device: DomainDevice): string | undefined => ('port' in device ? device.port : undefined)
 
@@ -40,8 +40,22 @@ export function macFor({ devices }: DomainHardware, wanted: string | undefined, 
 }
 
 /** Ports of a controller: the first that has no device. */
-export function freeUsbPort({ devices }: DomainHardware, portCount: number, what: string): string {
+function freeUsbPort({ devices }: DomainHardware, portCount: number, what: string): string {
   const taken = new Set(devices.flatMap((device) => (device.kind === 'usb' ? [device.address] : [])))
   for (let port = 1; port <= portCount; port += 1) if (!taken.has(String(port))) return String(port)
   throw new Fault('exhausted', `attach ${what}: all ${portCount} USB ports have a device, want one detached`)
+}
+
+/** A USB device in a port of the controller; the first one brings a controller, where the machine has none. */
+export function planUsb(
+  hardware: DomainHardware,
+  { name, model }: DeviceRequest & { readonly kind: 'usb' },
+  volume: VolumeId | null,
+  portCount: number,
+): readonly DomainDevice[] {
+  const address = freeUsbPort(hardware, portCount, name)
+  const volumeOf = volume === null ? {} : { volume }
+  const usb: DomainDevice = { kind: 'usb', name, model, address, serial: serialOfName(name), ...volumeOf }
+  if (hardware.devices.some((device) => device.kind === 'usb-controller')) return [usb]
+  return [{ kind: 'usb-controller', name: 'usb', address: '0.0', port: freePort(hardware, name) }, usb]
 }

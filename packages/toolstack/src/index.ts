@@ -62,11 +62,11 @@ export {
   type Toolstack,
   type ToolstackOptions,
 } from './toolstack.ts'
-export { freePort, freeUsbPort, macFor, serialOfName } from './hotplug.ts'
+export { freePort, macFor, planUsb, serialOfName } from './hotplug.ts'
 export { DETACH_DEFAULTS, volumeNamed, volumeOf, type MediaFolder } from './devices.ts'
 export { joinStreams } from './join-streams.ts'
 export type { SaveFolder } from './steps.ts'
 export { CORE_FORMATS } from './ports.ts'
-export { SETTINGS_TIMEOUT_MS } from './settings.ts'
+export { assertSettable, SETTINGS_TIMEOUT_MS } from './settings.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'
 export { TOOLSTACK_SAGAS } from './verbs.ts'

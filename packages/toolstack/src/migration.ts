@@ -21,9 +21,9 @@
  * whoever can ask the target. Snapshots stay behind and are removed with the source's disks: what they hold is on the source's store, and the
  * target's disks are new ones.
  */
-import { assert, Fault, millis, retryable, toFault, withDeadline, type Json } from '@typevisor/base'
+import { assert, Fault, fieldFault, millis, retryable, toFault, withDeadline, type Json } from '@typevisor/base'
 import {
-  waitsForRoom,
+  isToRun,
   type DomainBoot,
   type DomainDevice,
   type DomainHardware,
@@ -40,7 +40,7 @@ import { buildSeed } from '@typevisor/image'
 import { Incoming } from './incoming.ts'
 import { volumeOf } from './devices.ts'
 import { CONTROL, ControlClient } from './migration-control.ts'
-import type { DriverState, MigrationLinks } from './ports.ts'
+import type { DriverCapabilities, DriverState, MigrationLinks } from './ports.ts'
 import { removeAllSnapshots } from './snapshots.ts'
 import { stateFromDriver } from './state.ts'
 import { noteForwards, rootVolume, seedVolume, type Context, type OfDomain, type ToolstackServices } from './steps.ts'
@@ -54,7 +54,7 @@ const GO_LIMIT = millis(10_000)
 const ABANDON_LIMIT = millis(2000)
 
 const refuse = (what: string, path: string, want: string, got: string): Fault =>
-  new Fault('conflict', `${what}: ${path}: got ${got}, want ${want}`, { details: [{ path, want, got }] })
+  fieldFault({ path, want, got }, { code: 'conflict', what })
 
 export function needLinks({ links }: Pick<ToolstackServices, 'links'>, what: string): MigrationLinks {
   if (links) return links
@@ -63,12 +63,17 @@ export function needLinks({ links }: Pick<ToolstackServices, 'links'>, what: str
 
 const isWritable = (device: DomainDevice): device is DomainDevice & { kind: 'disk' } => device.kind === 'disk' && !device.readOnly
 
-/** Whether it can move at all. @throws Fault `conflict`, `unsupported`. */
-async function assertMovable(services: ToolstackServices, domain: StoredDomain, dropSnapshots: boolean): Promise<void> {
+/** Whether it can move at all. @returns what its driver can. @throws Fault `conflict`, `unsupported`. */
+async function assertMovable(
+  services: ToolstackServices,
+  domain: StoredDomain,
+  dropSnapshots: boolean,
+): Promise<DriverCapabilities> {
   const what = `migrate ${domain.name}`
   const { kind } = domain.state
   if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `${what}: it is ${kind}, want running or paused`)
-  const { liveMigration } = await services.driver.capabilities()
+  const capabilities = await services.driver.capabilities()
+  const { liveMigration } = capabilities
   if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
   needLinks(services, what)
   const { length: count } = domain.snapshots
@@ -78,6 +83,7 @@ async function assertMovable(services: ToolstackServices, domain: StoredDomain, 
       `${what}: it has ${count === 1 ? 'a snapshot' : `${count} snapshots`}, which cannot go with it; want them deleted, or dropped by this`,
       { details: [{ path: 'dropSnapshots', want: 'true, or no snapshots', got: String(count) }] },
     )
+  return capabilities
 }
 
 /** What is in a drive, or on a stick, is a copy of this host's. @throws Fault `conflict` that names the device. */
@@ -97,7 +103,7 @@ export async function migrationRequest(
   { dropSnapshots = false }: MigrationParameters,
 ): Promise<MigrationRequest> {
   const domain = services.ledger.need(id)
-  await assertMovable(services, domain, dropSnapshots)
+  const { accelerator } = await assertMovable(services, domain, dropSnapshots)
   const { name, driver, spec, hardware, boot, createdAt, state, settings } = domain
   assertStays(domain)
   const disks = await Promise.all(
@@ -117,8 +123,8 @@ export async function migrationRequest(
     createdAt,
     disks,
     imageDigest: await digestOf(services, domain),
-    accelerator: (await services.driver.capabilities()).accelerator,
-    goesOn: state.kind === 'running' || waitsForRoom(state),
+    accelerator,
+    goesOn: isToRun(state),
   }
 }
 
@@ -317,7 +323,7 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
       do: async ({ input: { id, parameters }, services }) => {
         const domain = services.ledger.need(id)
         await assertMovable(services, domain, parameters.dropSnapshots ?? false)
-        return { output: domain.state.kind === 'running' || waitsForRoom(domain.state) }
+        return { output: isToRun(domain.state) }
       },
     },
     {

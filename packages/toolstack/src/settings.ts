@@ -13,14 +13,32 @@ import {
   patched,
   type DomainId,
   type DomainSettings,
+  type DriverSettingName,
   type SettingsPatch,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
+import type { DriverCapabilities } from './ports.ts'
 import { holdsProcess } from './state.ts'
 import { seenBy, type Context, type ToolstackServices } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
 const NOT_TAKEN_BACK = 'was not taken back'
+
+/** For drivers, too: of what is given, all can be. @throws Fault `unsupported` naming the first that cannot, with the driver's reason. */
+export function assertSettable(
+  domain: string,
+  names: Iterable<DriverSettingName>,
+  settings: DomainSettings,
+  can: DriverCapabilities['settings'],
+): void {
+  for (const name of names) {
+    const capability = can[name]
+    if (settings[name] === undefined || capability.can) continue
+    throw new Fault('unsupported', `set ${domain}: ${name}: ${capability.reason}`, {
+      details: [{ path: name, want: 'nothing', got: JSON.stringify(settings[name]) }],
+    })
+  }
+}
 
 /** A guest under TCG may take some seconds to let go of a processor. */
 export const SETTINGS_TIMEOUT_MS = 30_000
@@ -63,13 +81,7 @@ export const set = defineSaga<SetInput, ToolstackServices>({
         // What was plugged into a guest that stands still could not be taken back.
         if (domain.state.kind === 'paused' && changed.includes('vcpuCount'))
           throw new Fault('conflict', `set ${domain.name}: vcpuCount: it is paused, want stopped or running`)
-        for (const name of changedDriverSettings(before, after)) {
-          const capability = can[name]
-          if (after[name] !== undefined && !capability.can)
-            throw new Fault('unsupported', `set ${domain.name}: ${name}: ${capability.reason}`, {
-              details: [{ path: name, want: 'nothing', got: JSON.stringify(after[name]) }],
-            })
-        }
+        assertSettable(domain.name, changedDriverSettings(before, after), after, can)
         return { output: { before, after, notes: domain.settingsNotes ?? [] } as unknown as Json }
       },
     },

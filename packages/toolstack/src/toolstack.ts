@@ -13,7 +13,7 @@ import {
 } from '@typevisor/base'
 import {
   AUTOSTART_ORDER_DEFAULT,
-  waitsForRoom,
+  isToRun,
   type AgentEvent,
   type Chord,
   type DeviceInfo,
@@ -341,7 +341,7 @@ class SagaToolstack implements Toolstack {
     const pending = this.#ledger
       .list()
       .filter(({ id, state, settings, migration }) => {
-        const ran = state.kind === 'running' || waitsForRoom(state) || boot.pending.includes(id)
+        const ran = isToRun(state) || boot.pending.includes(id)
         return settings?.autostart === true && ran && migration === undefined
       })
       .toSorted((one, other) => {

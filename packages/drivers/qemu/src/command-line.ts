@@ -7,7 +7,7 @@
  *
  * Files are given as `OpenFile`s: a path, or `/dev/fdset/N` where QEMU runs as another user and inherits what that user cannot reach.
  */
-import { assert, Fault, KIB, unreachable, type Json } from '@typevisor/base'
+import { assert, Fault, fieldFault, KIB, unreachable, type Json } from '@typevisor/base'
 import {
   architectureOf,
   bootOrderOf,
@@ -58,10 +58,7 @@ const USB_PORT = /^[1-8]$/
 export const USB_PORT_COUNT = 8
 
 function checked(path: string, value: string, pattern: RegExp): string {
-  if (!pattern.test(value)) {
-    const got = JSON.stringify(value.slice(0, 100))
-    throw new Fault('invalid', `${path}: got ${got}, want ${pattern.source}`, { details: [{ path, want: pattern.source, got }] })
-  }
+  if (!pattern.test(value)) throw fieldFault({ path, want: pattern.source, got: JSON.stringify(value.slice(0, 100)) })
   return value
 }
 

@@ -39,15 +39,28 @@ export interface FirmwareWanted {
   readonly nvramBytes: number | null
 }
 
-/** null: the host has none that fits. */
-export async function findFirmware(files: HostFiles, wanted: FirmwareWanted): Promise<FirmwareBuild | null> {
+/** Those of this host, in the order in which they are tried. */
+export async function firmwareDescriptors(files: HostFiles): Promise<readonly JsonObject[]> {
   const paths = new Map<string, string>()
   for (const folder of DESCRIPTOR_FOLDERS.toReversed())
     for (const name of await files.list(folder)) if (name.endsWith('.json')) paths.set(name, `${folder}/${name}`)
+  const descriptors: JsonObject[] = []
   for (const [, path] of [...paths].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
     const content = await files.read(path, 0, DESCRIPTOR_SIZE_MAX)
     const descriptor = content && parseObject(new TextDecoder().decode(content))
-    const build = descriptor && (await buildOf(files, descriptor, wanted))
+    if (descriptor) descriptors.push(descriptor)
+  }
+  return descriptors
+}
+
+/** null: none of them fits. */
+export async function findFirmware(
+  files: HostFiles,
+  descriptors: readonly JsonObject[],
+  wanted: FirmwareWanted,
+): Promise<FirmwareBuild | null> {
+  for (const descriptor of descriptors) {
+    const build = await buildOf(files, descriptor, wanted)
     if (build) return build
   }
   return null
@@ -90,9 +103,10 @@ export async function readyFirmware(
   wanted: Omit<FirmwareWanted, 'nvramBytes'> & { readonly name: string },
 ): Promise<FirmwareBuild> {
   const nvramBytes = await files.size(paths.nvram)
-  const build = await findFirmware(files, { ...wanted, nvramBytes })
+  const descriptors = await firmwareDescriptors(files)
+  const build = await findFirmware(files, descriptors, { ...wanted, nvramBytes })
   if (!build) {
-    if (nvramBytes === null || !(await findFirmware(files, { ...wanted, nvramBytes: null })))
+    if (nvramBytes === null || !(await findFirmware(files, descriptors, { ...wanted, nvramBytes: null })))
       throw new Fault('unsupported', `start ${wanted.name}: firmware: ${noFirmware(wanted.architecture, wanted.firmware)}`)
     throw new Fault(
       'failed',

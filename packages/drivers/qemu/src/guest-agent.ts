@@ -14,7 +14,7 @@
  *
  * Reference: QEMU 7.2 qga/qapi-schema.json, qga/commands.c.
  */
-import { Fault, millis, retryable, withDeadline, type Clock, type Json, type Millis } from '@typevisor/base'
+import { Fault, joinBytes, millis, retryable, withDeadline, type Clock, type Json, type Millis } from '@typevisor/base'
 import type { ExecResult, GuestAddress } from '@typevisor/model'
 import type { ExecRequest } from '@typevisor/toolstack'
 import { fromBase64, toBase64 } from './base64.ts'
@@ -200,7 +200,7 @@ export class GuestAgent {
         size += content.length
         if (answer['eof'] === true || content.length === 0) break
       }
-      return joined(parts)
+      return joinBytes(parts)
     })
   }
 
@@ -356,16 +356,6 @@ export class GuestAgent {
   #disconnect(fault: Fault): void {
     if (this.#connection) this.#endOf(this.#connection, fault)
   }
-}
-
-const joined = (parts: readonly Uint8Array[]): Uint8Array => {
-  const whole = new Uint8Array(parts.reduce((size, part) => size + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    whole.set(part, at)
-    at += part.length
-  }
-  return whole
 }
 
 function base64(value: unknown, command = 'guest-exec-status'): Uint8Array {

@@ -1,10 +1,11 @@
 /** What guests can be begun by on this host: looked for, with what is missing and how to get it. */
 import { millis, type Millis } from '@typevisor/base'
-import { ARCHITECTURES, type Architecture } from '@typevisor/model'
+import type { Architecture } from '@typevisor/model'
 import type { Capability, GuestCapabilities } from '@typevisor/toolstack'
 import { TARGETS } from './architecture.ts'
-import { findFirmware, noFirmware, type UefiKind } from './firmware.ts'
+import { findFirmware, firmwareDescriptors, noFirmware, type UefiKind } from './firmware.ts'
 import type { QemuHost } from './ports.ts'
+import type { JsonObject } from './read-json.ts'
 import { NO_TPM, TPM_BINARY } from './tpm.ts'
 
 export interface GuestsContext {
@@ -27,13 +28,17 @@ async function isThere({ host, found }: GuestsContext, program: string): Promise
 }
 
 export async function guestCapabilities(context: GuestsContext): Promise<Record<Architecture, GuestCapabilities>> {
-  const each = await Promise.all(ARCHITECTURES.map((architecture) => ofArchitecture(context, architecture)))
-  const [x86_64, aarch64, riscv64] = each
-  if (!x86_64 || !aarch64 || !riscv64) throw new RangeError('one for each architecture')
+  const descriptors = await firmwareDescriptors(context.host.files)
+  const of = (architecture: Architecture) => ofArchitecture(context, descriptors, architecture)
+  const [x86_64, aarch64, riscv64] = await Promise.all([of('x86_64'), of('aarch64'), of('riscv64')])
   return { x86_64, aarch64, riscv64 }
 }
 
-async function ofArchitecture(context: GuestsContext, architecture: Architecture): Promise<GuestCapabilities> {
+async function ofArchitecture(
+  context: GuestsContext,
+  descriptors: readonly JsonObject[],
+  architecture: Architecture,
+): Promise<GuestCapabilities> {
   const { host, binaryOf, netbootFolder } = context
   const target = TARGETS[architecture]
   const binary = binaryOf(architecture)
@@ -41,7 +46,12 @@ async function ofArchitecture(context: GuestsContext, architecture: Architecture
     ? CAN
     : cannot(`this host has no ${binary}: apt-get install ${target.debianPackage}`)
   const uefi = async (firmware: UefiKind): Promise<Capability> => {
-    const build = await findFirmware(host.files, { architecture, machine: target.machine, firmware, nvramBytes: null })
+    const build = await findFirmware(host.files, descriptors, {
+      architecture,
+      machine: target.machine,
+      firmware,
+      nvramBytes: null,
+    })
     return build ? CAN : cannot(noFirmware(architecture, firmware))
   }
   return {

@@ -20,7 +20,7 @@ import {
   type DomainSpec,
   type VolumeId,
 } from '@typevisor/model'
-import { freePort, freeUsbPort, macFor, serialOfName, type DriverDomain } from '@typevisor/toolstack'
+import { freePort, macFor, planUsb, serialOfName, type DriverDomain } from '@typevisor/toolstack'
 import { TARGETS } from './architecture.ts'
 import { USB_PORT_COUNT } from './command-line.ts'
 
@@ -102,15 +102,9 @@ export function planDevice(
   request: DeviceRequest,
   volume: VolumeId | null,
 ): readonly DomainDevice[] {
+  if (request.kind === 'usb') return planUsb(hardware, request, volume, USB_PORT_COUNT)
   const { kind, name } = request
   const serial = serialOfName(name)
-  if (kind === 'usb') {
-    const { model } = request
-    const address = freeUsbPort(hardware, USB_PORT_COUNT, name)
-    const usb: DomainDevice = { kind, name, model, address, serial, ...(volume === null ? {} : { volume }) }
-    if (hardware.devices.some((device) => device.kind === 'usb-controller')) return [usb]
-    return [{ kind: 'usb-controller', name: 'usb', address: '0.0', port: freePort(hardware, name) }, usb]
-  }
   const at = { name, address: '0.0', port: freePort(hardware, name) }
   switch (kind) {
     case 'disk':

@@ -14,6 +14,7 @@ import { architectureOf } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import { TARGETS } from './architecture.ts'
 import { commandLine, consoleBackend } from './command-line.ts'
+import { findChild } from './find-child.ts'
 import type { DomainPaths } from './layout.ts'
 import { lastWords } from './machine.ts'
 import { openFiles } from './open-files.ts'
@@ -71,22 +72,12 @@ export async function waitForExit(
   }
 }
 
-/**
- * The QEMUs of this domain, whether or not anybody got to write them down: by its record, else by the `-pidfile` argument or, of one that has
- * no arguments yet, by its standard error. A domain
- * without a run folder has none, since the folder goes only after its process.
- */
+/** The QEMUs of this domain. One without a run folder has none, since the folder goes only after its process. */
 export async function findQemu({ processes, files }: QemuHost, paths: DomainPaths): Promise<readonly ProcessIdentity[]> {
   if ((await files.size(paths.runFolder)) === null) return []
   const found = await findRecord(files, paths.record)
   const recorded = found.kind === 'record' ? found.record.process : null
-  if (!recorded) {
-    const named = await processes.findByArguments(['-pidfile', paths.pid])
-    // Whoever started it may have been killed before the child became QEMU: it has its arguments only then, and its standard error before.
-    return named.length > 0 ? named : await processes.findByWriting(paths.stderr)
-  }
-  const running = await processes.identity(recorded.pid)
-  return running?.startTimeTicks === recorded.startTimeTicks && running.bootId === recorded.bootId ? [running] : []
+  return findChild(processes, { recorded, arguments: ['-pidfile', paths.pid], stderr: paths.stderr })
 }
 
 /** Its QEMU has ended; its TPM ends with that by itself, and is seen to. */

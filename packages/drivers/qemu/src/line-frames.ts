@@ -4,6 +4,8 @@
  *
  *   feed(chunk) --> [{ kind: 'line', text }, { kind: 'overlong' }, ...]
  */
+import { joinBytes } from '@typevisor/base'
+
 export type Frame = { readonly kind: 'line'; readonly text: string } | { readonly kind: 'overlong' }
 
 const NEWLINE = 0x0a
@@ -49,12 +51,7 @@ export class LineFrames {
   }
 
   #take(): string {
-    const whole = new Uint8Array(this.#sizeBytes)
-    let at = 0
-    for (const part of this.#parts) {
-      whole.set(part, at)
-      at += part.length
-    }
+    const whole = joinBytes(this.#parts)
     this.#parts = []
     this.#sizeBytes = 0
     return this.#decoder.decode(whole)

@@ -14,13 +14,19 @@
  * itself once `completed` was seen: from then on the other side may be told to go.
  */
 import { Fault, millis, toFault, type Clock, type Millis } from '@typevisor/base'
-import type { DomainDevice, DomainHardware, MigrationProgress, MigrationStatistics } from '@typevisor/model'
+import {
+  isToRun,
+  type DomainDevice,
+  type DomainHardware,
+  type MigrationProgress,
+  type MigrationStatistics,
+} from '@typevisor/model'
 import { joinStreams, type MigrateOptions, type MigrationPeer } from '@typevisor/toolstack'
 import { deviceIds } from './command-line.ts'
 import type { Machine } from './machine.ts'
 import type { ProcessUser, QemuHost, SocketListener } from './ports.ts'
 import { listOf, numberOf, objectOf, textOf } from './read-json.ts'
-import { isOver, isToRun, migrationStatus, settleMigration } from './saving.ts'
+import { isOver, migrationStatus, settleMigration } from './saving.ts'
 
 export interface MigratingContext {
   readonly host: QemuHost

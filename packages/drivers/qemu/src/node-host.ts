@@ -133,6 +133,12 @@ function liveThreadsNs(pid: number): number {
 }
 
 function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
+  // Without waiting in between: /proc answers from memory, and each turn of the event loop would cost more than the read.
+  const liveProcesses = (isWanted: (pid: string) => boolean): ProcessIdentity[] =>
+    readdirSync('/proc').flatMap((name) => {
+      const found = /^\d+$/.test(name) && isWanted(name) ? runtime.processIdentity(Number(name)) : null
+      return found ? [found] : []
+    })
   return {
     bootId: async () => runtime.bootId(),
     identity: async (pid) => runtime.processIdentity(pid),
@@ -149,28 +155,12 @@ function nodeProcesses(runtime: RuntimeProcesses): HostProcesses {
       return { pid, startTimeTicks, bootId }
     },
     async findByArguments(sequence) {
-      const found: ProcessIdentity[] = []
       const wanted = `\0${sequence.join('\0')}\0`
-      // Without waiting in between: /proc answers from memory, and each turn of the event loop would cost more than the read.
-      for (const name of readdirSync('/proc')) {
-        if (!/^\d+$/.test(name)) continue
-        const text = commandLineOf(name)
-        if (!text.includes(wanted)) continue
-        const process = runtime.processIdentity(Number(name))
-        if (process) found.push(process)
-      }
-      return found
+      return liveProcesses((pid) => commandLineOf(pid).includes(wanted))
     },
     async findByWriting(path) {
-      const found: ProcessIdentity[] = []
       const real = await fs.realpath(path).catch(() => null)
-      if (real === null) return found
-      for (const name of readdirSync('/proc')) {
-        if (!/^\d+$/.test(name) || Number(name) === process.pid || !writesTo(name, real)) continue
-        const identity = runtime.processIdentity(Number(name))
-        if (identity) found.push(identity)
-      }
-      return found
+      return real === null ? [] : liveProcesses((pid) => Number(pid) !== process.pid && writesTo(pid, real))
     },
     async usage(wanted) {
       const fields = await statFields(wanted.pid)

@@ -14,9 +14,8 @@ import type { Machine } from './machine.ts'
 import { capabilitiesOf, movedDisks, untilFound } from './migrating.ts'
 import type { QemuHost } from './ports.ts'
 import type { QmpClient } from './qmp.ts'
-import { objectOf, textOf } from './read-json.ts'
 import type { DomainPaths } from './layout.ts'
-import { isOver } from './saving.ts'
+import { isOver, migrationStatus } from './saving.ts'
 
 /** Behind the event that all has come QEMU says `inmigrate` for a moment longer, in which the guest stands still. */
 const LOAD_POLL = millis(10)
@@ -45,8 +44,7 @@ export async function beginReceiving(
 
 /** null: it goes on; else whether all has come. */
 export async function hasLoaded(machine: Machine, signal?: AbortSignal): Promise<boolean | null> {
-  const answer = objectOf(await machine.execute('query-migrate', {}, { signal }))
-  const status = textOf(answer['status']) ?? 'none'
+  const { status } = await migrationStatus((...call) => machine.execute(...call), signal)
   if (status === 'completed') return (await machine.runState({ signal })) === 'inmigrate' ? null : true
   return isOver(status) && status !== 'none' ? false : null
 }

@@ -13,8 +13,8 @@
  * Never both: a guest that went on after its save would be restored onto disks that have moved on.
  */
 import { Fault, millis, toFault, type Clock, type Millis } from '@typevisor/base'
-import { waitsForRoom } from '@typevisor/model'
-import type { DriverDomain, DriverState } from '@typevisor/toolstack'
+import { isToRun } from '@typevisor/model'
+import type { DriverDomain } from '@typevisor/toolstack'
 import type { Launched } from './launch.ts'
 import type { Machine } from './machine.ts'
 import type { ByteSocket, ProcessUser, QemuHost } from './ports.ts'
@@ -54,9 +54,6 @@ export const migrationStatus = async (
 }
 
 export const isOver = (status: string): boolean => ['none', 'completed', 'failed', 'cancelled'].includes(status)
-
-/** QEMU forgets by a migration why a guest stood still: one that waits for room finds that out again when it goes on. */
-export const isToRun = (state: DriverState): boolean => state.kind === 'running' || waitsForRoom(state)
 
 type SaveContext = TransferContext & { readonly machine: Machine; readonly path: string }
 
@@ -102,6 +99,7 @@ async function written(context: SaveContext, verb: string, settle: (sizeBytes: n
   )
   // What lies there is of another save; from here on a whole file at `path` is of this one.
   await context.host.files.remove(path)
+  // QEMU forgets by a migration why a guest stood still: one that waits for room finds that out again when it goes on.
   await machine.setPhase({ kind: 'saving', path, wasRunning: isToRun(state) })
   machine.setSaving(true)
   try {

@@ -6,7 +6,7 @@
  * A machine that is made with its settings has its vCPUs from the command line and asks for its plugged memory there; the rest is applied
  * before its first instruction.
  */
-import { Fault, type Clock } from '@typevisor/base'
+import { fieldFault, type Clock } from '@typevisor/base'
 import {
   changedDriverSettings,
   formatCpuList,
@@ -19,7 +19,7 @@ import {
   type DomainSettings,
   type DriverSettingName,
 } from '@typevisor/model'
-import type { Capability, DriverCapabilities, DriverDomain } from '@typevisor/toolstack'
+import { assertSettable, type Capability, type DriverCapabilities, type DriverDomain } from '@typevisor/toolstack'
 import { CPU_WEIGHT_DEFAULT, type Cgroups } from './cgroups.ts'
 import { deviceIds } from './command-line.ts'
 import type { Machine } from './machine.ts'
@@ -65,7 +65,7 @@ export async function changeSettings(
   const { machine, clock, signal, host, cgroups } = context
   const changed = new Set(changedDriverSettings(domain.settings ?? {}, settings))
   const can = await settingCapabilities(host, cgroups)
-  for (const name of changed) assertCan(machine, name, settings, can[name])
+  assertSettable(machine.record.name, changed, settings, can)
   await assertAffinity(host, settings, changed)
   const work = { machine, clock, signal, end: clock.monotonic() + timeoutMs }
   const notes: string[] = []
@@ -87,17 +87,10 @@ export async function beginSettings(context: SettingsContext, domain: DriverDoma
   const given = new Set(DRIVER_SETTING_NAMES.filter((name) => settings[name] !== undefined))
   if (given.size === 0) return
   const can = await settingCapabilities(context.host, context.cgroups)
-  for (const name of given) assertCan(context.machine, name, settings, can[name])
+  assertSettable(context.machine.record.name, given, settings, can)
   await assertAffinity(context.host, settings, given)
   if (given.has('memoryTargetBytes')) await setBalloon(context, domain, settings)
   await setOnHost(context, domain, settings, given)
-}
-
-function assertCan(machine: Machine, name: DriverSettingName, settings: DomainSettings, capability: Capability): void {
-  if (settings[name] === undefined || capability.can) return
-  throw new Fault('unsupported', `set ${machine.record.name}: ${name}: ${capability.reason}`, {
-    details: [{ path: name, want: 'nothing', got: JSON.stringify(settings[name]) }],
-  })
 }
 
 async function setBalloon({ machine, signal }: SettingsContext, domain: DriverDomain, settings: DomainSettings): Promise<void> {
@@ -141,7 +134,7 @@ async function assertAffinity(
     const missing = set.filter((cpu) => !online.includes(cpu))
     if (missing.length === 0) continue
     const [got, want] = [formatCpuList(set), `CPUs of the host: ${formatCpuList(online)}`]
-    throw new Fault('invalid', `affinityHard: got ${got}, want ${want}`, { details: [{ path: 'affinityHard', want, got }] })
+    throw fieldFault({ path: 'affinityHard', want, got })
   }
 }
 

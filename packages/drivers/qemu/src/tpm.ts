@@ -10,6 +10,7 @@
  */
 import { Fault, millis } from '@typevisor/base'
 import type { DriverDomain } from '@typevisor/toolstack'
+import { findChild } from './find-child.ts'
 import type { DomainPaths } from './layout.ts'
 import type { LaunchContext } from './launch.ts'
 import type { ProcessIdentity, QemuHost } from './ports.ts'
@@ -64,19 +65,12 @@ export async function startTpm(
   return process
 }
 
-/** Those of this domain, whether or not anybody got to write them down. */
+/** Those of this domain. */
 export async function findTpms({ processes, files }: QemuHost, paths: DomainPaths): Promise<readonly ProcessIdentity[]> {
   if ((await files.size(paths.runFolder)) === null) return []
   const found = await findRecord(files, paths.record)
-  if (found.kind === 'record') {
-    const { tpm } = found.record
-    if (tpm === undefined) return []
-    if (tpm !== null) {
-      const running = await processes.identity(tpm.pid)
-      return running?.startTimeTicks === tpm.startTimeTicks && running.bootId === tpm.bootId ? [running] : []
-    }
-  }
-  const named = await processes.findByArguments(pidArguments(paths))
-  // One that has not become swtpm yet has its standard error already.
-  return named.length > 0 || (await files.size(paths.tpmLog)) === null ? named : await processes.findByWriting(paths.tpmLog)
+  const recorded = found.kind === 'record' ? found.record.tpm : null
+  // Its record says that it has none.
+  if (recorded === undefined) return []
+  return findChild(processes, { recorded, arguments: pidArguments(paths), stderr: paths.tpmLog })
 }

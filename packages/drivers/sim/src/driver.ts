@@ -1,9 +1,10 @@
-import { Channel, Fault, millis, type Bytes, type Clock, type Rng } from '@typevisor/base'
+import { Channel, Fault, joinBytes, millis, type Bytes, type Clock, type Rng } from '@typevisor/base'
 import {
   assertGuest,
   firmwareOf,
   HOTPLUG_PORT_COUNT_MAX,
   isDetachable,
+  isToRun,
   waitsForRoom,
   type Chord,
   type DeviceRequest,
@@ -23,7 +24,7 @@ import {
   type PortForward,
   type VolumeId,
 } from '@typevisor/model'
-import { freePort, freeUsbPort, macFor, serialOfName } from '@typevisor/toolstack'
+import { assertSettable, freePort, macFor, planUsb, serialOfName } from '@typevisor/toolstack'
 import type {
   CallOptions,
   ConsoleOptions,
@@ -64,6 +65,7 @@ export interface SimDriverOptions {
 }
 
 const EVENT_QUEUE = 65_536
+const USB_PORT_COUNT = 8
 const CAN = { can: true } as const
 const CAN_SET = Object.fromEntries(DRIVER_SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
 const NO_TIME = { readTimeNs: 0, writeTimeNs: 0, flushTimeNs: 0 }
@@ -180,15 +182,9 @@ class SimDriver implements DomainDriver {
     request: DeviceRequest,
     volume: VolumeId | null,
   ): Promise<readonly DomainDevice[]> {
+    if (request.kind === 'usb') return planUsb(hardware, request, volume, USB_PORT_COUNT)
     const { kind, name } = request
     const serial = serialOfName(name)
-    if (kind === 'usb') {
-      const { model } = request
-      const address = freeUsbPort(hardware, 8, name)
-      const usb: DomainDevice = { kind, name, model, address, serial, ...(volume === null ? {} : { volume }) }
-      if (hardware.devices.some((device) => device.kind === 'usb-controller')) return [usb]
-      return [{ kind: 'usb-controller', name: 'usb', address: '0.0', port: freePort(hardware, name) }, usb]
-    }
     const port = freePort(hardware, name)
     const at = { name, address: '0.0', port }
     if (kind === 'nic') {
@@ -284,8 +280,7 @@ class SimDriver implements DomainDriver {
     await this.#enter('pause', id, options)
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind === 'paused' && !waitsForRoom(guest.state)) return
-    if (guest.state.kind !== 'running' && !waitsForRoom(guest.state))
-      throw new Fault('conflict', `pause ${guest.domain.name}: it is ${guest.state.kind}`)
+    if (!isToRun(guest.state)) throw new Fault('conflict', `pause ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
   }
 
@@ -339,7 +334,7 @@ class SimDriver implements DomainDriver {
     const { kind } = guest.state
     if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `snapshot ${guest.domain.name}: it is ${kind}`)
     this.#hypervisor.saves.set(path, saveOf(guest))
-    if (kind === 'running' || waitsForRoom(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
+    if (isToRun(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
     return { sizeBytes: 1024 }
   }
 
@@ -448,11 +443,7 @@ class SimDriver implements DomainDriver {
     const guest = this.#hypervisor.need(domain.id)
     const can = this.#options.settings ?? CAN_SET
     const changed = changedDriverSettings(domain.settings ?? {}, settings)
-    for (const name of changed) {
-      const capability = can[name]
-      if (settings[name] !== undefined && !capability.can)
-        throw new Fault('unsupported', `set ${domain.name}: ${name}: ${capability.reason}`)
-    }
+    assertSettable(domain.name, changed, settings, can)
     if (changed.includes('vcpuCount') && guest.state.kind !== 'running')
       throw new Fault('conflict', `set ${domain.name}: it is ${guest.state.kind}`)
     guest.settings = settings
@@ -615,7 +606,7 @@ class SimDriver implements DomainDriver {
     await this.#enter('writeGuestFile', id, options)
     const { files } = this.#answering(id)
     const before = options?.append ? (files.get(path) ?? new Uint8Array()) : new Uint8Array()
-    files.set(path, Uint8Array.from([...before, ...content]))
+    files.set(path, joinBytes([before, content]))
   }
 
   async setGuestPassword(id: DomainId, user: string, _password: string, options?: CallOptions): Promise<void> {

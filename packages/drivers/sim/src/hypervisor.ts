@@ -2,7 +2,7 @@
  * A hypervisor in memory: what outlives the driver, as QEMU processes outlive the agent. Its guests have no processor; they boot after a
  * delay, write to the serial console, answer a small agent, and do what a test makes them do (`guest`).
  */
-import { epochMillis, Fault, type Clock, type EpochMillis } from '@typevisor/base'
+import { epochMillis, Fault, joinBytes, type Clock, type EpochMillis } from '@typevisor/base'
 import { waitsForRoom, type DomainCause, type DomainId, type DomainSettings } from '@typevisor/model'
 import type { DriverDomain, DriverEvent, DriverState, SaveFolder } from '@typevisor/toolstack'
 
@@ -121,9 +121,7 @@ export class SimHypervisor {
   print(id: DomainId, text: string): void {
     const added = new TextEncoder().encode(text)
     const kept = this.#consoles.get(id) ?? { start: 0, content: new Uint8Array() }
-    const joined = new Uint8Array(kept.content.length + added.length)
-    joined.set(kept.content)
-    joined.set(added, kept.content.length)
+    const joined = joinBytes([kept.content, added])
     const surplus = Math.max(0, joined.length - CONSOLE_KEPT_BYTES)
     this.#consoles.set(id, { start: kept.start + surplus, content: joined.subarray(surplus) })
     for (const reader of this.#consoleReaders.get(id) ?? []) reader(added)

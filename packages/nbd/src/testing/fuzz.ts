@@ -1,11 +1,12 @@
 /** Requests and whole sessions that are wrong in any way, for whatever source is behind the server. */
+import { joinBytes } from '@typevisor/base'
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { seededRng } from '@typevisor/sim'
 import type { ByteBudget } from '../byte-budget.ts'
 import type { ExportSource } from '../ports.ts'
 import { linkInMemory } from '../testing.ts'
-import { BASE_ALLOCATION, CMD, CMD_FLAG, joined, OPT } from '../wire.ts'
+import { BASE_ALLOCATION, CMD, CMD_FLAG, OPT } from '../wire.ts'
 import { asking, clientFlags, option, request, wanting } from './raw.ts'
 
 /** The server's part of one session: what it said to all of it. @throws AssertionError when it met a defect of its own. */
@@ -27,7 +28,7 @@ export async function feed(source: ExportSource, sent: Uint8Array, seed: number,
 export function opening(name: string, form: 'simple' | 'structured' | 'extended', contexts: readonly string[] = []): Uint8Array {
   const agree = { simple: [], structured: [option(OPT.structuredReply)], extended: [option(OPT.extendedHeaders)] }[form]
   const set = form === 'simple' ? [] : [option(OPT.setMetaContext, asking(name, [BASE_ALLOCATION, ...contexts]))]
-  return joined([clientFlags(), ...agree, ...set, option(OPT.go, wanting(name))])
+  return joinBytes([clientFlags(), ...agree, ...set, option(OPT.go, wanting(name))])
 }
 
 /** Requests of any type, with any flags, near the edges of the disk or far from it. */
@@ -53,12 +54,12 @@ export function anyRequests(extended: boolean, sizeBytes: number): fc.Arbitrary<
     .map((record) => {
       const hasPayload = record.type === CMD.write || (extended && (record.flags & CMD_FLAG.payloadLength) !== 0)
       // A payload that does not come is one that ends the session's sense.
-      return joined([
+      return joinBytes([
         request(record, extended),
         new Uint8Array(hasPayload && record.lengthBytes <= 262_144 ? record.lengthBytes : 0),
       ])
     })
-  return fc.array(one, { maxLength: 12 }).map(joined)
+  return fc.array(one, { maxLength: 12 }).map(joinBytes)
 }
 
 /** A session in which all commands are carried out, with bytes changed anywhere. */
@@ -69,7 +70,7 @@ export function changedSession(
 ): fc.Arbitrary<Uint8Array> {
   const extended = form === 'extended'
   const payload = new Uint8Array(4096).fill(1)
-  const good = joined([
+  const good = joinBytes([
     opening(name, form, contexts),
     request({ type: CMD.write, flags: extended ? CMD_FLAG.payloadLength : 0, lengthBytes: 4096, cookie: 1 }, extended),
     payload,

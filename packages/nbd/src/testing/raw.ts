@@ -1,4 +1,5 @@
 /** Sessions byte by byte, for what no honest client says. */
+import { joinBytes } from '@typevisor/base'
 import { seededRng } from '@typevisor/sim'
 import type { ExportSource } from '../ports.ts'
 import { linkInMemory } from '../testing.ts'
@@ -12,7 +13,6 @@ import {
   HANDSHAKE_FIXED_NEWSTYLE,
   HANDSHAKE_NO_ZEROES,
   INFO_REQUESTS,
-  joined,
   OPT,
   OPTION,
   OPTION_MAGIC,
@@ -28,12 +28,12 @@ const NOTHING = new Uint8Array(0)
 
 export const clientFlags = (flags = HANDSHAKE_FIXED_NEWSTYLE | HANDSHAKE_NO_ZEROES): Uint8Array => CLIENT_FLAGS.encode({ flags })
 export const option = (number: number, payload: Uint8Array = NOTHING): Uint8Array =>
-  joined([OPTION.encode({ magic: OPTION_MAGIC, option: number, lengthBytes: payload.length }), payload])
+  joinBytes([OPTION.encode({ magic: OPTION_MAGIC, option: number, lengthBytes: payload.length }), payload])
 /** The payload of GO and INFO. */
-export const wanting = (name: string): Uint8Array => joined([encodeString(name), INFO_REQUESTS.encode({ count: 0 })])
+export const wanting = (name: string): Uint8Array => joinBytes([encodeString(name), INFO_REQUESTS.encode({ count: 0 })])
 /** The payload of LIST_META_CONTEXT and SET_META_CONTEXT. */
 export const asking = (name: string, queries: readonly string[]): Uint8Array =>
-  joined([encodeString(name), CONTEXT_QUERIES.encode({ count: queries.length }), ...queries.map(encodeString)])
+  joinBytes([encodeString(name), CONTEXT_QUERIES.encode({ count: queries.length }), ...queries.map(encodeString)])
 
 export interface RawRequest {
   readonly type: number
@@ -53,7 +53,7 @@ export function request({ type, flags = 0, offset = 0, lengthBytes = 0, cookie =
 export function rawClient(source: ExportSource, options: Parameters<typeof linkInMemory>[2] = {}) {
   const link = linkInMemory(source, seededRng(1), options)
   const { reader, channel } = link.client
-  const send = (...parts: readonly Uint8Array[]): void => channel.write(joined(parts), () => {})
+  const send = (...parts: readonly Uint8Array[]): void => channel.write(joinBytes(parts), () => {})
   return {
     link,
     send,
