@@ -71,19 +71,19 @@ export function hostHandlers({ db, database, agents, engine, ids, rng, crypto }:
     guests: toWireGuests(agents.get(row.name)?.hello.guests),
     volumeServer: await volumeServerOf(agents, row.name),
   })
+  const needHost = async (name: string): Promise<HostRow> => {
+    const row = await select().where('name', '=', name).executeTakeFirst()
+    if (!row) throw new Fault('not_found', `host ${name}: there is none of this name`)
+    return row
+  }
   return {
     'host.list': async () => {
       const items = await Promise.all((await select().orderBy('name').execute()).map(toHost))
       return { items, total: items.length, nextCursor: null }
     },
-    'host.get': async ({ params: { host } }) => {
-      const row = await select().where('name', '=', host).executeTakeFirst()
-      if (!row) throw new Fault('not_found', `host ${host}: there is none of this name`)
-      return toHost(row)
-    },
+    'host.get': async ({ params: { host } }) => toHost(await needHost(host)),
     'host.media': async ({ params: { host }, signal }) => {
-      const row = await select().where('name', '=', host).executeTakeFirst()
-      if (!row) throw new Fault('not_found', `host ${host}: there is none of this name`)
+      await needHost(host)
       const names = await (await agents.need(host, 0, signal)).call('host.media', {}, { signal })
       return { items: names.map((name) => ({ name })), total: names.length, nextCursor: null }
     },

@@ -73,6 +73,10 @@ interface Answer {
   readonly text: string
 }
 
+/** What the guest itself refuses is the guest's word, where the table says that it may come. */
+const isDefect = (name: OperationName, { status, code }: Answer): boolean =>
+  status >= 500 && !(code === 'failed' && VERB_DATA[name].faults.includes('failed'))
+
 const read = async (response: Response): Promise<Answer> => {
   const text = await response.text()
   const { error } = (text === '' ? {} : JSON.parse(text)) as { error?: { code: string; details?: FaultDetail[] } }
@@ -251,7 +255,7 @@ test('each field of each body, missing, wrong, huge or hostile, is refused by it
         const wanted = expectedDetails(name, { ...input, body })
         const answer = await send(server, name, pathOf(name, input.params, {}), JSON.stringify(body))
         const shown = `${name} ${field.name} ${JSON.stringify(body)?.slice(0, 120)}: ${answer.status} ${answer.text.slice(0, 300)}`
-        assert.ok(answer.status < 500 || answer.code === 'failed', shown)
+        assert.ok(!isDefect(name, answer), shown)
         const left = await server.things()
         if (answer.status < 300) before = left
         else assert.deepEqual(left, before, `${shown}: nothing is left`)
@@ -296,8 +300,7 @@ test('each field of each query and each path, wrong, huge or hostile, is refused
     const body = input.body === undefined ? undefined : JSON.stringify(input.body)
     let before = await server.things()
     const leavesNothing = async (answer: Answer, shown: string): Promise<void> => {
-      // What the guest itself refuses is the guest's word.
-      assert.ok(answer.status < 500 || answer.code === 'failed', shown)
+      assert.ok(!isDefect(name, answer), shown)
       const left = await server.things()
       if (answer.status < 300) before = left
       else assert.deepEqual(left, before, `${shown}: nothing is left`)
@@ -436,7 +439,7 @@ test('arbitrary JSON to any operation is answered, without a defect and without 
     fc.asyncProperty(anyBody, async ([name, body]) => {
       const input = inputOf(name)
       const answer = await send(server, name, pathOf(name, input.params, {}), JSON.stringify(body))
-      assert.ok(answer.status < 500, `${name} ${JSON.stringify(body)}: ${answer.status} ${answer.text}`)
+      assert.ok(!isDefect(name, answer), `${name} ${JSON.stringify(body)}: ${answer.status} ${answer.text}`)
       if (answer.status === 400) assert.ok(answer.details.length > 0)
     }),
     { numRuns: 400, interruptAfterTimeLimit: 20_000, markInterruptAsFailure: false },

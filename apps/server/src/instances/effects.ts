@@ -73,7 +73,6 @@ export const snapshotsEffect = (instance: string, { snapshots }: DomainRecord) =
 export const memoryEffect = (instance: string, memoryBytes: number) =>
   sql('UPDATE instance SET memory_bytes = $2 WHERE id = $1 AND destroyed_at IS NULL', instance, memoryBytes)
 
-/** Its settings as the host has them, and the sizes that follow from them; told as snapshots are. */
 /** Unless somebody else has taken the name by now. */
 export const nameEffect = (instance: string, name: string) =>
   sql(
@@ -83,6 +82,7 @@ export const nameEffect = (instance: string, name: string) =>
     name,
   )
 
+/** Its settings as the host has them, and the sizes that follow from them; told as snapshots are. */
 export const settingsEffect = (instance: string, { spec, settings = {}, settingsNotes = [] }: DomainRecord) =>
   sql(
     'UPDATE instance SET settings = $2, settings_notes = $3, vcpu_count = $4, memory_bytes = $5 WHERE id = $1 AND destroyed_at IS NULL',

@@ -1,5 +1,5 @@
 /** The handlers of instances and images: they parse nothing (the table did) and decide little; what takes time is a saga. */
-import { bytes, Fault, type Clock, type IdSource, type Json } from '@typevisor/base'
+import { bytes, Fault, fieldFault, type Clock, type IdSource, type Json } from '@typevisor/base'
 import type { ParsedBody, Reply } from '@typevisor/api'
 import {
   chordsOfText,
@@ -17,7 +17,7 @@ import {
   type SettingsPatch,
   type VerbName,
 } from '@typevisor/model'
-import { pgCreateSaga, sagaId, type SagaEngine, type SagaStore, type SqlExecutor } from '@typevisor/saga'
+import { pgCreateSaga, sagaId, type SagaEngine, type SagaId, type SagaStore, type SqlExecutor } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import { recordEntry } from '../db/audit.ts'
 import type { Db } from '../db/database.ts'
@@ -25,7 +25,7 @@ import type { Call, Handlers } from '../http/handler.ts'
 import { settledWithin, toWireOperation } from '../operations/operation.ts'
 import { insertInstance, untilSomeHost } from './create.ts'
 import { eventEffect } from './effects.ts'
-import { listInstances, needInstance, toWireInstance, toWireSnapshot } from './queries.ts'
+import { listInstances, needInstance, toWireInstance, toWireSnapshot, type InstanceRow } from './queries.ts'
 import { serveStream } from './streams.ts'
 import type { BuildInput, CreateInput } from './sagas.ts'
 import {
@@ -50,8 +50,11 @@ export interface InstanceHandlerOptions {
   readonly clock: Clock
 }
 
-/** All verbs are alike but for the name. */
-type VerbCall = Omit<Call<'instance.start'>, 'operation' | 'query'> & { readonly query: { readonly wait: number } }
+/** Of what every call for an operation on an instance has. */
+interface OperationCall extends Pick<Call<'instance.start'>, 'audit' | 'entry' | 'signal'> {
+  readonly params: { readonly instance: string }
+  readonly query: { readonly wait: number }
+}
 type InstanceHandlers = Pick<Handlers, Extract<keyof Handlers, `instance.${string}` | `image.${string}`>>
 
 const AGENT_READ_WAIT_MS = 0
@@ -64,10 +67,7 @@ const asJson = (value: object): Json => value as Json
 /** How far it may grow. @throws Fault `invalid` naming the field. */
 function growthOf(body: ParsedBody<'instance.create'>): Pick<DomainSpec, 'vcpuCountMax' | 'memoryBytesMax' | 'hugePages'> {
   const { vcpuCount, vcpuCountMax, memoryBytes, memoryBytesMax, hugePages } = body
-  const refuse = (path: string, got: number, want: string): Fault =>
-    new Fault('invalid', `body.${path}: got ${got}, want ${want}`, {
-      details: [{ path: `body.${path}`, want, got: String(got) }],
-    })
+  const refuse = (path: string, got: number, want: string): Fault => fieldFault({ path: `body.${path}`, want, got: String(got) })
   if (vcpuCountMax !== undefined && vcpuCountMax < vcpuCount)
     throw refuse('vcpuCountMax', vcpuCountMax, `at least vcpuCount, ${vcpuCount}`)
   if (memoryBytesMax !== undefined && memoryBytesMax < memoryBytes)
@@ -128,54 +128,35 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     return { operation: toWireOperation(operation, { engine, agents }), instance: row && toWireInstance(row, agents) }
   }
 
+  /** One operation on an instance; `begin` is its transaction, of which the audit entry is a part, and answers the sagas that it let go of. */
+  const operate = async (
+    call: OperationCall,
+    begin: (tx: SqlExecutor, id: SagaId, row: InstanceRow) => Promise<SagaId[] | void>,
+  ) => {
+    const row = await needInstance(db, call.params.instance)
+    call.audit(row.id, row.name)
+    const id = sagaId(ids.next())
+    const dropped = await database.transaction(async (tx) => {
+      const letGo = await begin(tx, id, row)
+      await recordEntry(tx, call.entry(row.id, row.name))
+      return letGo
+    })
+    if (dropped) engine.drop(dropped)
+    return accepted(id, row.id, call.query.wait, call.signal)
+  }
+
   const verb =
     (name: VerbName, force = false) =>
-    async (call: VerbCall) => {
-      const row = await needInstance(db, call.params.instance)
-      call.audit(row.id, row.name)
-      const id = sagaId(ids.next())
-      const dropped = await database.transaction(async (tx) => {
-        const letGo = await beginVerb(tx, agents, { saga: id, row, verb: name, force })
-        await recordEntry(tx, call.entry(row.id, row.name))
-        return letGo
-      })
-      engine.drop(dropped)
-      return accepted(id, row.id, call.query.wait, call.signal)
-    }
+    (call: OperationCall) =>
+      operate(call, (tx, saga, row) => beginVerb(tx, agents, { saga, row, verb: name, force }))
 
   /** Whatever is done with a snapshot of an instance. */
-  const snapshotVerb = async (
-    call: Omit<Call<'instance.snapshot'>, 'operation' | 'body' | 'params'> & { readonly params: { readonly instance: string } },
-    request: SnapshotRequest,
-  ) => {
-    const row = await needInstance(db, call.params.instance)
-    call.audit(row.id, row.name)
-    const id = sagaId(ids.next())
-    await database.transaction(async (tx) => {
-      await beginSnapshotVerb(tx, agents, id, row, request)
-      await recordEntry(tx, call.entry(row.id, row.name))
-    })
-    return accepted(id, row.id, call.query.wait, call.signal)
-  }
+  const snapshotVerb = (call: OperationCall, request: SnapshotRequest) =>
+    operate(call, (tx, id, row) => beginSnapshotVerb(tx, agents, id, row, request))
 
   /** Whatever is done with a device of an instance. */
-  const deviceVerb = async (
-    call: Omit<Call<'instance.attach'>, 'operation' | 'body' | 'params' | 'query'> & {
-      readonly params: { readonly instance: string }
-      readonly query: { readonly wait: number }
-    },
-    name: DeviceVerbName,
-    input: Parameters<typeof beginDeviceVerb>[4],
-  ) => {
-    const row = await needInstance(db, call.params.instance)
-    call.audit(row.id, row.name)
-    const id = sagaId(ids.next())
-    await database.transaction(async (tx) => {
-      await beginDeviceVerb(tx, id, row, name, input)
-      await recordEntry(tx, call.entry(row.id, row.name))
-    })
-    return accepted(id, row.id, call.query.wait, call.signal)
-  }
+  const deviceVerb = (call: OperationCall, name: DeviceVerbName, input: Parameters<typeof beginDeviceVerb>[4]) =>
+    operate(call, (tx, id, row) => beginDeviceVerb(tx, id, row, name, input))
 
   const devicesOf = async (instance: string, signal: AbortSignal) => {
     const { id, agent, row } = await holder(instance, signal)
@@ -262,28 +243,12 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.save': verb('save'),
     'instance.restore': verb('restore'),
     'instance.destroy': (call) => verb('destroy', call.query.force === 'true')(call),
-    'instance.set': async (call) => {
-      const row = await needInstance(db, call.params.instance)
-      call.audit(row.id, row.name)
-      const { timeoutMs, ...body } = call.body
-      const patch = patchOf(body)
-      const id = sagaId(ids.next())
-      await database.transaction(async (tx) => {
-        await beginSet(tx, agents, id, row, patch, timeoutMs)
-        await recordEntry(tx, call.entry(row.id, row.name))
-      })
-      return accepted(id, row.id, call.query.wait, call.signal)
-    },
-    'instance.rename': async (call) => {
-      const row = await needInstance(db, call.params.instance)
-      call.audit(row.id, row.name)
-      const id = sagaId(ids.next())
-      await database.transaction(async (tx) => {
-        await beginRename(tx, id, row, parseDomainName(call.body.name))
-        await recordEntry(tx, call.entry(row.id, row.name))
-      })
-      return accepted(id, row.id, call.query.wait, call.signal)
-    },
+    'instance.set': (call) =>
+      operate(call, (tx, id, row) => {
+        const { timeoutMs, ...body } = call.body
+        return beginSet(tx, agents, id, row, patchOf(body), timeoutMs)
+      }),
+    'instance.rename': (call) => operate(call, (tx, id, row) => beginRename(tx, id, row, parseDomainName(call.body.name))),
     'instance.snapshots': async ({ params }) => {
       const items = (await needInstance(db, params.instance)).snapshots.map(toWireSnapshot)
       return { items, total: items.length, nextCursor: null }
@@ -291,16 +256,9 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
     'instance.snapshot': (call) => snapshotVerb(call, { verb: 'snapshot', ...call.body }),
     'instance.revert': (call) => snapshotVerb(call, { verb: 'revert', name: call.params.snapshot, ...call.body }),
     'instance.snapshot-delete': (call) => snapshotVerb(call, { verb: 'snapshot-delete', name: call.params.snapshot }),
-    'instance.migrate': async (call) => {
-      const row = await needInstance(db, call.params.instance)
-      call.audit(row.id, row.name)
-      const id = sagaId(ids.next())
+    'instance.migrate': (call) => {
       const { host: to, ...parameters } = call.body
-      await database.transaction(async (tx) => {
-        await beginMigration(tx, agents, id, row, { to, parameters })
-        await recordEntry(tx, call.entry(row.id, row.name))
-      })
-      return accepted(id, row.id, call.query.wait, call.signal)
+      return operate(call, (tx, id, row) => beginMigration(tx, agents, id, row, { to, parameters }))
     },
     'instance.devices': async ({ params, signal }) => {
       const { devices: items } = await devicesOf(params.instance, signal)

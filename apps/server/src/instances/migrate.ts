@@ -11,10 +11,11 @@
  * the target's, and the undo is the rest of the move, unless the target says that it never ran there and never will; then the source takes
  * it back. A host that is away is waited for: nobody guesses who has the guest.
  */
-import { Fault, toFault, type FaultJson, type Json } from '@typevisor/base'
-import type { AgentPort, DomainReply } from '@typevisor/api/agent-wire'
+import { Fault, toFault, type Json } from '@typevisor/base'
+import type { DomainReply } from '@typevisor/api/agent-wire'
 import type { DomainId, MigrationParameters, MigrationRequest, MigrationResult } from '@typevisor/model'
 import { defineSaga, type SagaEffect, type StepContext } from '@typevisor/saga'
+import { agentOf, AWAY_ATTEMPTS, failure } from './agent-steps.ts'
 import { eventEffect, observedEffect, releaseEffect, snapshotsEffect } from './effects.ts'
 import type { InstanceServices } from './sagas.ts'
 
@@ -28,13 +29,8 @@ export type MigrateInput = {
 }
 type Context = StepContext<MigrateInput, InstanceServices>
 
-const AGENT_AWAY_LIMIT_MS = 30_000
-const AWAY_ATTEMPTS = 20
 /** How long the end of a move waits for what the source has left to go. */
 const RELEASE_LIMIT_MS = 10_000
-
-const agentOf = ({ services, signal }: Context, host: string): Promise<AgentPort> =>
-  services.agents.need(host, AGENT_AWAY_LIMIT_MS, signal)
 
 const head = ({ sagaId, fence, input }: Context, step: string) => ({ commandId: `${sagaId}.${step}`, fence, id: input.id })
 
@@ -84,13 +80,6 @@ async function undoMove(context: Context): Promise<{ effects: readonly SagaEffec
   const target = await agentOf(context, input.to)
   await target.call('domain.abandon', head(context, 'abandon'), { signal })
 }
-
-const failure = ({ code, message }: FaultJson, operation: string): Record<string, Json> => ({
-  verb: 'migrate',
-  operation,
-  code,
-  message,
-})
 
 export const migrate = defineSaga<MigrateInput, InstanceServices>({
   name: 'instance.migrate',
@@ -154,7 +143,7 @@ export const migrate = defineSaga<MigrateInput, InstanceServices>({
     releaseEffect(input.id, sagaId),
     eventEffect('instance.operation', input.id, input.name, {
       outcome: 'failed',
-      ...failure(fault, sagaId),
+      ...failure('migrate', sagaId, fault),
       from: input.host,
       to: input.to,
     }),

@@ -10,7 +10,7 @@
  *   migrate: `migrate.ts`
  *   clean-up: carry-out of a destroy on a host that came back with what was destroyed meanwhile; the row stays as it is
  */
-import { Fault, retryable, toFault, type Bytes, type FaultJson, type Json } from '@typevisor/base'
+import { Fault, retryable, toFault, type Bytes, type Json } from '@typevisor/base'
 import {
   SETTING_NAMES,
   VERB_NAMES,
@@ -27,6 +27,7 @@ import {
 import { defineSaga, type SagaDefinition, type SagaEffect, type SqlExecutor, type StepContext } from '@typevisor/saga'
 import type { AgentRegistry } from '../agents/registry.ts'
 import type { AgentPort, Command, DomainReply } from '@typevisor/api/agent-wire'
+import { agentOf, AWAY_ATTEMPTS, failure } from './agent-steps.ts'
 import {
   destroyedEffect,
   eventEffect,
@@ -88,14 +89,10 @@ export type VerbInput = OnHost & {
 }
 export type BuildInput = { readonly image: string; readonly host: string }
 
-/** How long a step waits for an agent that is away before it counts as an attempt. */
-const AGENT_AWAY_LIMIT_MS = 30_000
-const AWAY_ATTEMPTS = 20
-
 type Context<I> = StepContext<I, InstanceServices>
 
 async function carryOut<I>(context: Context<I>, host: string, id: DomainId, verb: VerbName, step: string): Promise<DomainReply> {
-  const agent = await context.services.agents.need(host, AGENT_AWAY_LIMIT_MS, context.signal)
+  const agent = await agentOf(context, host)
   const commandId = `${context.sagaId}.${step}`
   const reply = await agent.call('domain.carry-out', { commandId, fence: context.fence, id, verb }, { signal: context.signal })
   if (verb === 'destroy') await lastWords(context, agent, reply)
@@ -141,8 +138,8 @@ const creation = (verb: 'create' | 'clone') =>
         name: 'define',
         attemptCountMax: AWAY_ATTEMPTS,
         do: async (context) => {
-          const { input, services, signal, outputs } = context
-          const agent = await services.agents.need(hostOf(outputs), AGENT_AWAY_LIMIT_MS, signal)
+          const { input, signal, outputs } = context
+          const agent = await agentOf(context, hostOf(outputs))
           const commandId = `${context.sagaId}.define`
           const params = { commandId, fence: context.fence, id: input.id, spec: input.spec }
           const reply = input.from
@@ -174,13 +171,6 @@ const creation = (verb: 'create' | 'clone') =>
     ],
   })
 
-const failure = (verb: string, operation: string, fault: FaultJson): Record<string, Json> => ({
-  verb,
-  operation,
-  code: fault.code,
-  message: fault.message,
-})
-
 type Send<I> = (
   agent: AgentPort,
   head: Command & { readonly id: DomainId },
@@ -202,9 +192,9 @@ function commandSaga<I extends OnHost>(
   }: { told?: (input: I) => Record<string, Json>; undo?: Send<I>; failed?: (input: I) => SagaEffect[] } = {},
 ): SagaDefinition<I, InstanceServices> {
   const sent = async (context: Context<I>, step: string, command: Send<I>) => {
-    const { input, services, signal, sagaId, fence } = context
+    const { input, signal, sagaId, fence } = context
     if (input.host === null) throw new Fault('conflict', `${verb} ${input.name}: it is on no host`)
-    const agent = await services.agents.need(input.host, AGENT_AWAY_LIMIT_MS, signal)
+    const agent = await agentOf(context, input.host)
     const reply = await command(agent, { commandId: `${sagaId}.${step}`, fence, id: input.id }, input, signal)
     if (!reply.domain) throw new Fault('not_found', `${verb} ${input.name}: host ${input.host} does not have it`)
     return { effects: observed(input.id, reply) }
@@ -382,8 +372,8 @@ const buildImage = defineSaga<BuildInput, InstanceServices>({
       name: 'build',
       attemptCountMax: 2,
       do: async (context) => {
-        const { input, services, signal, sagaId, fence } = context
-        const agent = await services.agents.need(input.host, AGENT_AWAY_LIMIT_MS, signal)
+        const { input, signal, sagaId, fence } = context
+        const agent = await agentOf(context, input.host)
         const image = await agent.call(
           'image.build',
           { commandId: `${sagaId}.build`, fence, name: input.image },

@@ -11,7 +11,6 @@ import {
   parseSnapshotName,
   SNAPSHOT_COUNT_MAX,
   type DeviceVerbName,
-  type DomainId,
   type DomainName,
   type DomainSettings,
   type DomainSnapshot,
@@ -54,14 +53,7 @@ export async function beginVerb(tx: SqlExecutor, agents: AgentRegistry, request:
   }
   if (verb === 'destroy') await abandonStuck(tx, row.id)
   if (verb === 'start' || verb === 'restore') await takeRoom(tx, agents, row, verb)
-  const input: VerbInput = {
-    id: row.id as DomainId, // an instance and its domain carry the same id
-    name: row.name,
-    host: current.host,
-    verb,
-    ...(force ? { force } : {}),
-  }
-  await beginOperation(tx, { id: saga, name: `instance.${verb}`, resource: row.id, input: input as Json })
+  await beginOn<VerbInput>(tx, saga, verb, row, current, { verb, ...(force ? { force } : {}) })
   if (verb === 'destroy') {
     await tx.query(
       `UPDATE instance SET state_kind = 'destroying', state_cause = 'requested', state_since = now() WHERE id = $1`,
@@ -96,6 +88,31 @@ async function lockRow(tx: SqlExecutor, row: InstanceRow): Promise<LockedRow> {
   }
 }
 
+/** The same of one that nothing is under way on, and that is in a state of a domain. @throws Fault `not_found`, `busy` or `conflict`. */
+async function settledRow(
+  tx: SqlExecutor,
+  verb: string,
+  row: InstanceRow,
+): Promise<LockedRow & { readonly state: DomainStateKind }> {
+  const current = await lockRow(tx, row)
+  assertIdle(current, verb, row)
+  assertSettled(verb, current.state, row.name)
+  return { ...current, state: current.state as DomainStateKind } // `assertSettled` saw to the others
+}
+
+/** `rest`: what the saga's input has beside id, name and host. */
+async function beginOn<I extends object = Readonly<Record<string, unknown>>>(
+  tx: SqlExecutor,
+  saga: SagaId,
+  verb: string,
+  { id, name }: InstanceRow,
+  { host }: LockedRow,
+  rest: Omit<I, 'id' | 'name' | 'host'>,
+): Promise<void> {
+  const input = { id, name, host, ...rest } as unknown as Json // an instance and its domain carry the same id
+  await beginOperation(tx, { id: saga, name: `instance.${verb}`, resource: id, input })
+}
+
 function assertIdle({ operation }: LockedRow, verb: string, { name }: InstanceRow): void {
   if (operation !== null) throw new Fault('busy', `${verb} ${name}: ${operation} is under way`)
 }
@@ -123,18 +140,15 @@ export async function beginSnapshotVerb(
   request: SnapshotRequest,
 ): Promise<void> {
   const { verb, name } = request
-  const current = await lockRow(tx, row)
-  assertIdle(current, verb, row)
-  assertSettled(verb, current.state, row.name)
-  if (verb !== 'snapshot-delete') assertCanSnapshot(verb, current.state as DomainStateKind, row.name) // `assertSettled` saw to the others
+  const current = await settledRow(tx, verb, row)
+  if (verb !== 'snapshot-delete') assertCanSnapshot(verb, current.state, row.name)
   const known = verb === 'snapshot' ? null : needSnapshot(current.snapshots, name, row)
   if (known === null) assertNew(current.snapshots, name, row)
   if (verb === 'revert' && (request.start || known?.memory)) await takeRoom(tx, agents, row, verb)
   const { verb: _verb, name: _name, ...rest } = request
   // A new one has the id of what makes it.
   const snapshot = known ? { id: known.id, name: known.name } : { id: saga, name: parseSnapshotName(name) }
-  const input = { id: row.id, name: row.name, host: current.host, snapshot, ...rest }
-  await beginOperation(tx, { id: saga, name: `instance.${verb}`, resource: row.id, input: input as Json })
+  await beginOn(tx, saga, verb, row, current, { snapshot, ...rest })
 }
 
 /**
@@ -149,11 +163,8 @@ export async function beginSet(
   patch: SettingsPatch,
   timeoutMs: number,
 ): Promise<void> {
-  const current = await lockRow(tx, row)
-  assertIdle(current, 'set', row)
-  assertSettled('set', current.state, row.name)
-  const kind = current.state as DomainStateKind // `assertSettled` saw to the others
-  assertCanSet(kind, row.name)
+  const current = await settledRow(tx, 'set', row)
+  assertCanSet(current.state, row.name)
   const { rows } = await tx.query('SELECT spec, settings, memory_bytes FROM instance WHERE id = $1', [row.id])
   const spec = rows[0]?.['spec'] as DomainSpec // as `insertInstance` wrote it
   const settings = patched(rows[0]?.['settings'] as DomainSettings, patch) // as `settingsEffect` wrote them
@@ -166,19 +177,11 @@ export async function beginSet(
   }
   const [held, wanted] = [Number(rows[0]?.['memory_bytes']), memoryBytesOf(spec, settings)]
   if (wanted > held) {
-    if (kind !== 'stopped') await takeRoom(tx, agents, { ...row, memory_bytes: wanted }, 'set')
+    if (current.state !== 'stopped') await takeRoom(tx, agents, { ...row, memory_bytes: wanted }, 'set')
     const { text, values } = memoryEffect(row.id, wanted)
     await tx.query(text, values)
   }
-  const input: SetInput = {
-    id: row.id as DomainId, // an instance and its domain carry the same id
-    name: row.name,
-    host: current.host,
-    patch,
-    timeoutMs,
-    memoryBytes: held,
-  }
-  await beginOperation(tx, { id: saga, name: 'instance.set', resource: row.id, input: input as unknown as Json })
+  await beginOn<SetInput>(tx, saga, 'set', row, current, { patch, timeoutMs, memoryBytes: held })
 }
 
 /**
@@ -187,12 +190,9 @@ export async function beginSet(
  */
 export async function beginRename(tx: SqlExecutor, saga: SagaId, row: InstanceRow, to: DomainName): Promise<void> {
   await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
-  const current = await lockRow(tx, row)
-  assertIdle(current, 'rename', row)
-  assertSettled('rename', current.state, row.name)
+  const current = await settledRow(tx, 'rename', row)
   if (to !== row.name) await assertNameFree(tx, to)
-  const input: RenameInput = { id: row.id as DomainId, name: row.name, host: current.host, to }
-  await beginOperation(tx, { id: saga, name: 'instance.rename', resource: row.id, input: input as unknown as Json })
+  await beginOn<RenameInput>(tx, saga, 'rename', row, current, { to })
   const { text, values } = nameEffect(row.id, to)
   await tx.query(text, values)
 }
@@ -214,9 +214,7 @@ export async function beginMigration(
   { to, parameters }: MigrateRequest,
 ): Promise<void> {
   await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
-  const current = await lockRow(tx, row)
-  assertIdle(current, 'migrate', row)
-  assertSettled('migrate', current.state, row.name)
+  const current = await settledRow(tx, 'migrate', row)
   if (current.state !== 'running' && current.state !== 'paused')
     throw new Fault('conflict', `migrate ${row.name}: it is ${current.state}, want running or paused`)
   if (current.host === null) throw new Fault('conflict', `migrate ${row.name}: it is on no host`)
@@ -236,8 +234,7 @@ export async function beginMigration(
       { details: [{ path: 'body.dropSnapshots', want: 'true, or no snapshots', got: String(count) }] },
     )
   }
-  const input: MigrateInput = { id: row.id as DomainId, name: row.name, host: current.host, to, parameters }
-  await beginOperation(tx, { id: saga, name: 'instance.migrate', resource: row.id, input: input as unknown as Json })
+  await beginOn<MigrateInput>(tx, saga, 'migrate', row, current, { to, parameters })
 }
 
 function assertNew(snapshots: readonly DomainSnapshot[], name: string, row: InstanceRow): void {
@@ -260,12 +257,9 @@ export async function beginDeviceVerb(
   verb: DeviceVerbName,
   rest: { readonly device: string } & Readonly<Record<string, Json>>,
 ): Promise<void> {
-  const current = await lockRow(tx, row)
-  assertIdle(current, verb, row)
-  assertSettled(verb, current.state, row.name)
-  assertCanDevice(verb, current.state as DomainStateKind, row.name) // `assertSettled` saw to the others
-  const input = { id: row.id, name: row.name, host: current.host, ...rest }
-  await beginOperation(tx, { id: saga, name: `instance.${verb}`, resource: row.id, input: input as Json })
+  const current = await settledRow(tx, verb, row)
+  assertCanDevice(verb, current.state, row.name)
+  await beginOn(tx, saga, verb, row, current, rest)
 }
 
 /** @throws Fault `not_found`. */
