@@ -11,8 +11,9 @@ import { promisify } from 'node:util'
 import type { Page } from 'playwright-core'
 import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
 import { ensureBuilt } from './built.ts'
-import { faintTexts, namelessControls } from './legible.ts'
+import { faintTexts } from './legible.ts'
 import { startPlatform, type TestPlatform } from './platform.ts'
+import { assertLegible } from './portal.ts'
 
 const run = promisify(execFile)
 const isRoot = process.getuid?.() === 0
@@ -76,24 +77,19 @@ test('a store that fills says so on the page without a reload, and in the list',
   assert.ok([80, 90, 95].includes(percent))
   await event(`over ${percent} %`).waitFor()
   await shoot(page, 'host-fills')
-  for (const scheme of ['light', 'dark'] as const) {
-    for (const width of [390, 1440]) {
-      await using other = await openBrowser({ origin: platform.url, width, height: 844, scheme })
-      await other.page.goto(`${platform.url}/hosts/local`)
-      await signIn(other.page, platform.password)
-      await other.page.getByTestId('event').first().waitFor()
-      await shoot(other.page, `host-fills-${scheme}-${width}`)
-      const over = await other.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
-      assert.equal(over, 0, `${over} px wider than the screen`)
-      assert.deepEqual(await faintTexts(other.page), [], `${scheme}: text too faint`)
-      assert.deepEqual(await namelessControls(other.page), [], 'controls without a name')
-      await other.page.goto(`${platform.url}/hosts`)
-      await other.page.getByTestId('row').first().waitFor()
-      await shoot(other.page, `hosts-fills-${scheme}-${width}`)
-      assert.deepEqual(await faintTexts(other.page), [], `${scheme}, list: text too faint`)
-      assert.deepEqual(other.errors, [])
-    }
-  }
+  await assertLegible(platform, {
+    path: '/hosts/local',
+    ready: 'event',
+    picture: 'host-fills',
+    opened: {
+      what: 'list',
+      picture: 'hosts-fills',
+      open: async (other) => {
+        await other.goto(`${platform.url}/hosts`)
+        await other.getByTestId('row').first().waitFor()
+      },
+    },
+  })
   await rm(join(disks, 'filler'))
   await warning.waitFor({ state: 'detached', ...SLOW })
   await event('enough').waitFor()

@@ -3,12 +3,12 @@ import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
 import { mib } from '@typevisor/base'
-import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
-import { ensureBuilt } from './built.ts'
-import { faintTexts, namelessControls } from './legible.ts'
-import { startPlatform, type TestPlatform } from './platform.ts'
+import { CHROMIUM, hasChromium, shoot, type TestBrowser } from './browser.ts'
+import type { TestPlatform } from './platform.ts'
+import { assertLegible, openPortal, type OpenPortal } from './portal.ts'
 
 const skip = hasChromium() ? false : `no Chromium at ${CHROMIUM}`
+let portal: OpenPortal | undefined
 let platform: TestPlatform
 let browser: TestBrowser
 let page: Page
@@ -21,19 +21,10 @@ const change = () => page.getByTestId('change-resources')
 
 before(async () => {
   if (skip !== false) return
-  await ensureBuilt()
-  platform = await startPlatform({ driver: 'sim' })
-  const body = { name: 'web-1', memoryBytes: mib(256), vcpuCountMax: 4, memoryBytesMax: mib(512) }
-  await platform.client.call('instance.create', { query, body })
-  browser = await openBrowser({ origin: platform.url })
-  ;({ page } = browser)
-  await page.goto(`${platform.url}/instances/web-1`)
-  await signIn(page, platform.password)
+  portal = await openPortal({ memoryBytes: mib(256), vcpuCountMax: 4, memoryBytesMax: mib(512) })
+  ;({ platform, browser, page } = portal)
 })
-after(async () => {
-  await browser?.[Symbol.asyncDispose]()
-  await platform?.[Symbol.asyncDispose]()
-})
+after(() => portal?.[Symbol.asyncDispose]())
 
 test('the card says what it has and how far it may grow; a change shows when it is done', { skip }, async () => {
   await card().getByText('1 vCPU of at most 4').waitFor()
@@ -93,24 +84,19 @@ test('what another sets shows without a reload; what the guest has not taken up 
 
 test('the card and its form fit a phone and can be read, in the dark as in the light', { skip }, async () => {
   await platform.client.call('instance.restore', { params, query })
-  for (const scheme of ['light', 'dark'] as const) {
-    for (const width of [390, 1440]) {
-      await using other = await openBrowser({ origin: platform.url, width, height: 844, scheme })
-      await other.page.goto(`${platform.url}/instances/web-1`)
-      await signIn(other.page, platform.password)
-      await other.page.getByTestId('resources').waitFor()
-      await shoot(other.page, `resources-${scheme}-${width}`)
-      const over = await other.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
-      assert.equal(over, 0, `${over} px wider than the screen`)
-      assert.deepEqual(await faintTexts(other.page), [], `${scheme}: text too faint`)
-      assert.deepEqual(await namelessControls(other.page), [], 'controls without a name')
-      await other.page.getByTestId('change-resources').click()
-      await other.page.getByTestId('resources-form').waitFor()
-      await shoot(other.page, `resources-form-${scheme}-${width}`)
-      assert.deepEqual(await faintTexts(other.page), [], `${scheme}, form: text too faint`)
-      assert.deepEqual(other.errors, [])
-    }
-  }
+  await assertLegible(platform, {
+    path: '/instances/web-1',
+    ready: 'resources',
+    picture: 'resources',
+    opened: {
+      what: 'form',
+      picture: 'resources-form',
+      open: async (other) => {
+        await other.getByTestId('change-resources').click()
+        await other.getByTestId('resources-form').waitFor()
+      },
+    },
+  })
   // What was refused above is in the browser's own log.
   assert.deepEqual(
     browser.errors.filter((error) => !/400/.test(error)),

@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
-import { CHROMIUM, hasChromium, openBrowser, shoot, signIn, type TestBrowser } from './browser.ts'
-import { ensureBuilt } from './built.ts'
-import { faintTexts, namelessControls } from './legible.ts'
-import { startPlatform, type TestPlatform } from './platform.ts'
+import { CHROMIUM, hasChromium, shoot, type TestBrowser } from './browser.ts'
+import type { TestPlatform } from './platform.ts'
+import { assertLegible, openPortal, type OpenPortal } from './portal.ts'
 
 const skip = hasChromium() ? false : `no Chromium at ${CHROMIUM}`
+let portal: OpenPortal | undefined
 let platform: TestPlatform
 let browser: TestBrowser
 let page: Page
@@ -23,18 +23,10 @@ const params = { instance: 'web-1' }
 
 before(async () => {
   if (skip !== false) return
-  await ensureBuilt()
-  platform = await startPlatform({ driver: 'sim' })
-  await platform.client.call('instance.create', { query, body: { name: 'web-1' } })
-  browser = await openBrowser({ origin: platform.url })
-  ;({ page } = browser)
-  await page.goto(`${platform.url}/instances/web-1`)
-  await signIn(page, platform.password)
+  portal = await openPortal()
+  ;({ platform, browser, page } = portal)
 })
-after(async () => {
-  await browser?.[Symbol.asyncDispose]()
-  await platform?.[Symbol.asyncDispose]()
-})
+after(() => portal?.[Symbol.asyncDispose]())
 
 test('an instance without snapshots invites to take one, and a name that is taken is said at the name', { skip }, async () => {
   await page.getByRole('link', { name: 'Snapshots' }).click()
@@ -135,24 +127,19 @@ test('destroying says how many snapshots go too', { skip }, async () => {
 })
 
 test('the snapshots fit a phone and can be read, in the dark as in the light', { skip }, async () => {
-  for (const scheme of ['light', 'dark'] as const) {
-    for (const width of [390, 1440]) {
-      await using other = await openBrowser({ origin: platform.url, width, height: 844, scheme })
-      await other.page.goto(`${platform.url}/instances/web-1/snapshots`)
-      await signIn(other.page, platform.password)
-      await other.page.getByTestId('row').first().waitFor()
-      await shoot(other.page, `snapshots-${scheme}-${width}`)
-      const over = await other.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)
-      assert.equal(over, 0, `${over} px wider than the screen`)
-      assert.deepEqual(await faintTexts(other.page), [], `${scheme}: text too faint`)
-      assert.deepEqual(await namelessControls(other.page), [], 'controls without a name')
-      await other.page.getByTestId('take-snapshot').click()
-      await other.page.getByTestId('snapshot-form').waitFor()
-      await shoot(other.page, `snapshot-take-${scheme}-${width}`)
-      assert.deepEqual(await faintTexts(other.page), [], `${scheme}, form: text too faint`)
-      assert.deepEqual(other.errors, [])
-    }
-  }
+  await assertLegible(platform, {
+    path: '/instances/web-1/snapshots',
+    ready: 'row',
+    picture: 'snapshots',
+    opened: {
+      what: 'form',
+      picture: 'snapshot-take',
+      open: async (other) => {
+        await other.getByTestId('take-snapshot').click()
+        await other.getByTestId('snapshot-form').waitFor()
+      },
+    },
+  })
 })
 
 test('while the host is away what is known is shown, and nothing is offered that it would have to do', { skip }, async () => {

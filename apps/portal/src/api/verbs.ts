@@ -3,8 +3,8 @@ import type { OperationName, Reply, RoleName } from '@typevisor/api'
 import {
   canDevice,
   canDo,
+  canSet,
   canSnapshot,
-  SET_VERB,
   VERB_NAMES,
   VERBS,
   type DeviceVerbName,
@@ -32,54 +32,42 @@ export const isAway = ({ host, hostConnected }: Instance): boolean => host !== n
  */
 export const byForce = (verb: VerbName, instance: Instance): boolean => verb === 'destroy' && isAway(instance)
 
+const forbidden = (operation: OperationName, role: RoleName): string | null =>
+  mayCall(role, operation) ? null : `Your role, ${role}, may not do this`
+const away = (instance: Instance): string | null => (isAway(instance) ? `Host ${instance.host} is not connected` : null)
+const underWay = ({ operation }: Instance): string | null =>
+  operation === null ? null : `${operationTitle(operation.name)} is under way`
+/** `can`: asked of what a domain can be in; the platform's own states allow nothing. */
+const unfit = ({ state: { kind } }: Instance, can: (kind: DomainStateKind) => boolean): string | null =>
+  kind !== 'creating' && kind !== 'failed' && kind !== 'destroying' && can(kind) ? null : `It is ${kind}`
+
 /** null: it can be done. Otherwise the reason why not, to be shown. */
 export function refusal(verb: VerbName, instance: Instance, role: RoleName): string | null {
-  if (!mayCall(role, verbOperation(verb))) return `Your role, ${role}, may not do this`
-  if (byForce(verb, instance)) return null
-  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
-  if (isAway(instance)) return `Host ${instance.host} is not connected`
-  if (!allowed(verb, instance.state)) return `It is ${instance.state.kind}`
-  return null
+  const mayNot = forbidden(verbOperation(verb), role)
+  if (mayNot !== null || byForce(verb, instance)) return mayNot
+  return underWay(instance) ?? away(instance) ?? (allowed(verb, instance.state) ? null : `It is ${instance.state.kind}`)
 }
 
 export type SnapshotAct = 'snapshot' | 'revert' | 'clone' | 'snapshot-delete'
 
 /** The same of what is done with snapshots. A clone is of the snapshot alone: what its instance does meanwhile is no matter. */
 export function snapshotRefusal(act: SnapshotAct, instance: Instance, role: RoleName): string | null {
-  if (!mayCall(role, `instance.${act}`)) return `Your role, ${role}, may not do this`
-  if (isAway(instance)) return `Host ${instance.host} is not connected`
-  if (act === 'clone') return null
-  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
-  const { kind } = instance.state
-  const isSettled = kind !== 'creating' && kind !== 'failed' && kind !== 'destroying'
-  return isSettled && (act === 'snapshot-delete' || canSnapshot(act, kind)) ? null : `It is ${kind}`
+  const mayNot = forbidden(`instance.${act}`, role) ?? away(instance)
+  if (act === 'clone') return mayNot
+  return mayNot ?? underWay(instance) ?? unfit(instance, (kind) => act === 'snapshot-delete' || canSnapshot(act, kind))
 }
 
 /** The same of its settings. */
-export function settingsRefusal(instance: Instance, role: RoleName): string | null {
-  if (!mayCall(role, 'instance.set')) return `Your role, ${role}, may not do this`
-  if (isAway(instance)) return `Host ${instance.host} is not connected`
-  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
-  const { kind } = instance.state
-  return SET_VERB.from.some((each) => each === kind) ? null : `It is ${kind}`
-}
+export const settingsRefusal = (instance: Instance, role: RoleName): string | null =>
+  forbidden('instance.set', role) ?? away(instance) ?? underWay(instance) ?? unfit(instance, canSet)
 
 /** The same of what is done with devices. */
-export function deviceRefusal(act: DeviceVerbName, instance: Instance, role: RoleName): string | null {
-  if (!mayCall(role, `instance.${act}`)) return `Your role, ${role}, may not do this`
-  if (isAway(instance)) return `Host ${instance.host} is not connected`
-  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
-  const { kind } = instance.state
-  const isSettled = kind !== 'creating' && kind !== 'failed' && kind !== 'destroying'
-  return isSettled && canDevice(act, kind) ? null : `It is ${kind}`
-}
+export const deviceRefusal = (act: DeviceVerbName, instance: Instance, role: RoleName): string | null =>
+  forbidden(`instance.${act}`, role) ?? away(instance) ?? underWay(instance) ?? unfit(instance, (kind) => canDevice(act, kind))
 
-/** null: it can move to another host. */
-export function migrateRefusal(instance: Instance, role: RoleName): string | null {
-  if (!mayCall(role, 'instance.migrate')) return `Your role, ${role}, may not do this`
-  if (instance.operation !== null) return `${operationTitle(instance.operation.name)} is under way`
-  return isAway(instance) ? `Host ${instance.host} is not connected` : null
-}
+/** The same of a move to another host; asked of what runs or is paused. */
+export const migrateRefusal = (instance: Instance, role: RoleName): string | null =>
+  forbidden('instance.migrate', role) ?? underWay(instance) ?? away(instance)
 
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */
 export const verbsOf = (instance: Instance): readonly VerbName[] =>

@@ -22,7 +22,7 @@ export function FormDialog({ opened, onClose, title, children }: DialogProps) {
   )
 }
 
-interface SmallFormProps<F extends string, T> {
+export interface SmallFormProps<F extends string, T> {
   readonly fields: readonly F[]
   readonly send: () => Promise<T>
   readonly onSent: (reply: T) => void

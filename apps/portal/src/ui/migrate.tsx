@@ -2,13 +2,13 @@
 import { Checkbox, Menu } from '@mantine/core'
 import { useQuery } from '@tanstack/react-query'
 import { createContext, useContext, useState, type ReactNode } from 'react'
-import { useActivity } from '../api/activity-provider.tsx'
 import { call } from '../api/client.ts'
 import { apiQuery } from '../api/queries.ts'
 import { useSession } from '../api/session.ts'
 import { migrateRefusal, type Instance } from '../api/verbs.ts'
 import { NativeSelect } from '../forms/native-select.tsx'
-import { FormDialog, SmallForm } from '../forms/small-form.tsx'
+import { OperationForm } from '../forms/operation-form.tsx'
+import { FormDialog } from '../forms/small-form.tsx'
 import { Icon } from './icons.tsx'
 
 const MigrateContext = createContext<(instance: Instance) => void>(() => undefined)
@@ -46,22 +46,18 @@ export function MigrateItem({ instance }: { readonly instance: Instance }) {
 }
 
 function Migrate({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
-  const { follow } = useActivity()
   const hosts = useQuery(apiQuery('host.list', {}))
   const others = (hosts.data?.items ?? []).filter(({ name, connected }) => connected && name !== instance.host)
   const [chosen, setChosen] = useState<string | null>(null)
   const [dropSnapshots, setDropSnapshots] = useState(false)
   const host = chosen ?? others[0]?.name ?? ''
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={['host', 'dropSnapshots']}
       send={() => call('instance.migrate', { params: { instance: instance.id }, query: {}, body: { host, dropSnapshots } })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action="Migrate"
-      onCancel={onClose}
       disabled={host === ''}
       testId="migrate-form"
     >
@@ -96,6 +92,6 @@ function Migrate({ instance, onClose }: { readonly instance: Instance; readonly 
           )}
         </>
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }

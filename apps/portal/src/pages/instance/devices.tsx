@@ -5,13 +5,14 @@ import { Fault, formatBytes, MIB, parseBytes } from '@typevisor/base'
 import { DEVICE_KINDS, USB_MODELS, type DeviceKind, type DeviceVerbName, type UsbModel } from '@typevisor/model'
 import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
-import { useActivity } from '../../api/activity-provider.tsx'
 import { call } from '../../api/client.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
 import { deviceRefusal, type Instance } from '../../api/verbs.ts'
 import { NativeSelect } from '../../forms/native-select.tsx'
-import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
+import { OperationForm } from '../../forms/operation-form.tsx'
+import { FormDialog } from '../../forms/small-form.tsx'
+import { WORD_PROPS } from '../../forms/word-props.ts'
 import { DataTable, type Column } from '../../table/data-table.tsx'
 import { Icon } from '../../ui/icons.tsx'
 import { Failure, Rows } from '../../ui/page.tsx'
@@ -179,7 +180,6 @@ function DeviceMenu({ instance, device, onAsk }: MenuProps) {
 
 const MENU_TEXT: Readonly<Record<Act, string>> = { detach: 'Detach', resize: 'Grow', insert: 'Insert a medium', eject: 'Eject' }
 
-const NAME_PROPS = { spellCheck: false, autoCapitalize: 'none', autoComplete: 'off' } as const
 const KIND_TEXT: Readonly<Record<DeviceKind, string>> = { disk: 'Disk', nic: 'Network card', cd: 'CD drive', usb: 'USB device' }
 const NEW_NAME: Readonly<Record<DeviceKind, string>> = { disk: 'data', nic: 'lan', cd: 'cd', usb: 'usb-1' }
 
@@ -198,7 +198,6 @@ function sizeOf(text: string): number {
 }
 
 function Attach({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
-  const { follow } = useActivity()
   const [kind, setKind] = useState<DeviceKind>('disk')
   const [device, setDevice] = useState<string | null>(null)
   const [size, setSize] = useState('1 GiB')
@@ -213,15 +212,12 @@ function Attach({ instance, onClose }: { readonly instance: Instance; readonly o
     ...(kind === 'usb' && { model }),
   })
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={['kind', 'device', 'sizeBytes', 'medium', 'model']}
       send={async () => call('instance.attach', { params: { instance: instance.id }, query: {}, body: body() })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action="Attach it"
-      onCancel={onClose}
       testId="attach-form"
     >
       {(errors) => (
@@ -261,7 +257,7 @@ function Attach({ instance, onClose }: { readonly instance: Instance; readonly o
             onChange={(event) => setDevice(event.currentTarget.value)}
             error={errors.device}
             data-testid="field-device"
-            {...NAME_PROPS}
+            {...WORD_PROPS}
           />
           {hasVolume && (
             <TextInput
@@ -278,7 +274,7 @@ function Attach({ instance, onClose }: { readonly instance: Instance; readonly o
           )}
         </>
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }
 
@@ -317,7 +313,6 @@ function MediumField({ instance, value, onChange, error, empty }: MediumFieldPro
 }
 
 function Detach({ instance, device, onClose }: OfDevice) {
-  const { follow } = useActivity()
   const isKept = device.state === 'kept'
   const [deletes, setDeletes] = useState(isKept)
   const [force, setForce] = useState(device.state === 'leaving')
@@ -326,15 +321,12 @@ function Detach({ instance, device, onClose }: OfDevice) {
   const query = { force: force ? 'true' : 'false', delete: deletes ? 'true' : 'false' } as const
   const { kind } = instance.state
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={['force', 'delete']}
       send={() => call('instance.detach', { params, query })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action={isKept ? 'Delete it' : 'Detach it'}
-      onCancel={onClose}
       disabled={isKept && !deletes}
       testId="detach-form"
     >
@@ -360,24 +352,20 @@ function Detach({ instance, device, onClose }: OfDevice) {
           )}
         </>
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }
 
 function Resize({ instance, device, onClose }: OfDevice) {
-  const { follow } = useActivity()
   const [size, setSize] = useState(() => formatBytes(2 * (device.sizeBytes ?? 0)))
   const params = { instance: instance.id, device: device.name }
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={['sizeBytes']}
       send={async () => call('instance.resize', { params, query: {}, body: { sizeBytes: sizeOf(size) } })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action="Grow it"
-      onCancel={onClose}
       testId="resize-form"
     >
       {(errors) => (
@@ -391,50 +379,42 @@ function Resize({ instance, device, onClose }: OfDevice) {
           data-testid="field-size"
         />
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }
 
 function Insert({ instance, device, onClose }: OfDevice) {
-  const { follow } = useActivity()
   const [medium, setMedium] = useState('')
   const params = { instance: instance.id, device: device.name }
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={['medium']}
       send={() => call('instance.insert', { params, query: {}, body: { medium } })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action="Insert it"
-      onCancel={onClose}
       disabled={medium === ''}
       testId="insert-form"
     >
       {(errors) => (
         <MediumField instance={instance} value={medium} onChange={setMedium} error={errors.medium} empty="Choose one" />
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }
 
 function Eject({ instance, device, onClose }: OfDevice) {
-  const { follow } = useActivity()
   const params = { instance: instance.id, device: device.name }
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={[]}
       send={() => call('instance.eject', { params, query: {} })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action="Eject it"
-      onCancel={onClose}
       testId="eject-form"
     >
       {() => <p>{device.medium} is taken out, also where the guest has it in use.</p>}
-    </SmallForm>
+    </OperationForm>
   )
 }

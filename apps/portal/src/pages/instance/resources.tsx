@@ -2,11 +2,12 @@
 import { Button, TextInput, Tooltip } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
 import { useState } from 'react'
-import { useActivity } from '../../api/activity-provider.tsx'
 import { call } from '../../api/client.ts'
 import { useSession } from '../../api/session.ts'
 import { settingsRefusal, type Instance } from '../../api/verbs.ts'
-import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
+import { OperationForm } from '../../forms/operation-form.tsx'
+import { FormDialog } from '../../forms/small-form.tsx'
+import { WORD_PROPS } from '../../forms/word-props.ts'
 import { Icon } from '../../ui/icons.tsx'
 import { Panel } from '../../ui/page.tsx'
 import type { PartRates } from './rates.ts'
@@ -88,10 +89,7 @@ function LimitRow({ disk, bytes, operations }: { readonly disk: string; readonly
 }
 
 const FIELDS = ['vcpuCount', 'memoryBytes', 'memoryTargetBytes', 'cpuWeight', 'cpuCapPercent', 'affinityHard'] as const
-const WORD = { spellCheck: false, autoCapitalize: 'none', autoComplete: 'off' } as const
-
 function ChangeResources({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
-  const { follow } = useActivity()
   const [draft, setDraft] = useState(() => draftOf(instance))
   const { vcpuCountMax, memoryBytes, memoryBytesMax } = instance
   const growsVcpus = vcpuCountMax > 1
@@ -108,19 +106,16 @@ function ChangeResources({ instance, onClose }: { readonly instance: Instance; r
       }}
       error={error}
       data-testid={`field-${key}`}
-      {...WORD}
+      {...WORD_PROPS}
     />
   )
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={FIELDS}
       send={async () => call('instance.set', { params: { instance: instance.id }, query: {}, body: bodyOf(draft, instance) })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action="Change it"
-      onCancel={onClose}
       testId="resources-form"
     >
       {(errors) => (
@@ -154,7 +149,7 @@ function ChangeResources({ instance, onClose }: { readonly instance: Instance; r
           )}
         </>
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }
 

@@ -11,7 +11,9 @@ import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
 import { snapshotRefusal, type Instance } from '../../api/verbs.ts'
 import { NativeSelect } from '../../forms/native-select.tsx'
-import { FormDialog, SmallForm } from '../../forms/small-form.tsx'
+import { OperationForm } from '../../forms/operation-form.tsx'
+import { FormDialog } from '../../forms/small-form.tsx'
+import { WORD_PROPS } from '../../forms/word-props.ts'
 import { DataTable, type Column } from '../../table/data-table.tsx'
 import { Confirm } from '../../ui/confirm.tsx'
 import { Icon } from '../../ui/icons.tsx'
@@ -171,8 +173,6 @@ function nameOfNow(): string {
   return `${day}-${two(now.getHours())}${two(now.getMinutes())}`
 }
 
-const NAME_PROPS = { spellCheck: false, autoCapitalize: 'none', autoComplete: 'off' } as const
-
 const QUIESCE_TEXT: Readonly<Record<Quiesce, { readonly title: string; readonly means: string }>> = {
   try: { title: 'If it can', means: 'By the agent in the guest, if it answers: the disks then need no recovery' },
   must: { title: 'It must', means: 'Without an answer of the agent in the guest no snapshot is taken' },
@@ -180,7 +180,6 @@ const QUIESCE_TEXT: Readonly<Record<Quiesce, { readonly title: string; readonly 
 }
 
 function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
-  const { follow } = useActivity()
   const [name, setName] = useState(nameOfNow)
   const [memory, setMemory] = useState(false)
   const [quiesce, setQuiesce] = useState<Quiesce>('try')
@@ -188,15 +187,12 @@ function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; read
   const isLive = kind === 'running' || kind === 'paused'
   const body = { name: name.trim(), memory: memory && isLive, quiesce }
   return (
-    <SmallForm
+    <OperationForm
+      name={instance.name}
+      onClose={onClose}
       fields={['name', 'memory', 'quiesce']}
       send={() => call('instance.snapshot', { params: { instance: instance.id }, query: {}, body })}
-      onSent={(accepted) => {
-        follow(accepted, instance.name)
-        onClose()
-      }}
       action="Take it"
-      onCancel={onClose}
       testId="snapshot-form"
     >
       {(errors) => (
@@ -208,7 +204,7 @@ function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; read
             onChange={(event) => setName(event.currentTarget.value)}
             error={errors.name}
             data-testid="field-snapshot-name"
-            {...NAME_PROPS}
+            {...WORD_PROPS}
           />
           <Checkbox
             label="Keep its memory too"
@@ -241,7 +237,7 @@ function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; read
           )}
         </>
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }
 
@@ -254,21 +250,17 @@ interface OfSnapshot {
 const NAME_LENGTH_MAX = 63
 
 function Clone({ instance, snapshot, onClose }: OfSnapshot) {
-  const { follow } = useActivity()
   const [name, setName] = useState(() => `${instance.name}-${snapshot.name}`.slice(0, NAME_LENGTH_MAX).replace(/-+$/, ''))
   const [starts, setStarts] = useState(true)
   const body = { name: name.trim(), start: starts }
   const params = { instance: instance.id, snapshot: snapshot.name }
   return (
-    <SmallForm
+    <OperationForm
+      name={body.name}
+      onClose={onClose}
       fields={['name', 'start']}
       send={() => call('instance.clone', { params, query: {}, body })}
-      onSent={(accepted) => {
-        follow(accepted, body.name)
-        onClose()
-      }}
       action="Clone it"
-      onCancel={onClose}
       testId="clone-form"
     >
       {(errors) => (
@@ -280,7 +272,7 @@ function Clone({ instance, snapshot, onClose }: OfSnapshot) {
             onChange={(event) => setName(event.currentTarget.value)}
             error={errors.name}
             data-testid="field-clone-name"
-            {...NAME_PROPS}
+            {...WORD_PROPS}
           />
           <Checkbox
             label="Start it at once"
@@ -291,7 +283,7 @@ function Clone({ instance, snapshot, onClose }: OfSnapshot) {
           />
         </>
       )}
-    </SmallForm>
+    </OperationForm>
   )
 }
 
