@@ -21,6 +21,7 @@ import {
 } from '@typevisor/runtime-node'
 import { nbdVolumeStore, nodeCommandRunner, nodeMasterRecords, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import type { Toolstack } from '@typevisor/toolstack'
+import { cacheFolder } from './cache-folder.ts'
 import { mediaFolder, saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
@@ -55,17 +56,15 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const host = createNodeHost(processes)
   const runDir = await openRunFolder(runParent(), dataDir)
   await sweepRunFolders(runParent(), (pidFile) => host.processes.findByArguments(['-pidfile', pidFile]), log)
-  const cacheFolder = isRoot()
-    ? '/var/cache/typevisor'
-    : join(process.env['XDG_CACHE_HOME'] ?? join(process.env['HOME'] ?? '/', '.cache'), 'typevisor')
-  await mkdir(cacheFolder, { recursive: true })
+  const cache = cacheFolder()
+  await mkdir(cache, { recursive: true })
   const imagesFolder = await folder(join(dataDir, 'images'), 0o755)
   // Before the toolstack says what it holds, all is held.
   let holders: Pick<Toolstack, 'holdsFiles'> = { holdsFiles: async () => true }
   const inUse = (folder: string) => holders.holdsFiles(folder)
-  const images = withBuildProcess(createImageStore({ folder: imagesFolder, cacheFolder, clock, log, inUse }), {
+  const images = withBuildProcess(createImageStore({ folder: imagesFolder, cacheFolder: cache, clock, log, inUse }), {
     folder: imagesFolder,
-    cacheFolder,
+    cacheFolder: cache,
   })
   await using building = new AsyncDisposableStack()
   const disksFolder = await folder(join(dataDir, 'disks'), 0o700)

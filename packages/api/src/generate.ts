@@ -1,6 +1,6 @@
 /**
- * Writes what is made of tables: `generated/verbs.ts` and the record of the API (`docs/api/v1.json`). Tests compare, so that it cannot be forgotten. A change of the API that would break its users is refused; `--break` writes it all the same,
- * with a word in the changelog.
+ * Writes what is made of tables: `generated/verbs.ts` and the record of the API (`docs/api/v1.json`). Tests compare, so that it cannot be
+ * forgotten. A change of the API that would break its users is refused; `--break` writes it all the same, with a word in the changelog.
  */
 import { z } from 'zod'
 import { OPERATIONS, type OperationDefinition } from './table.ts'

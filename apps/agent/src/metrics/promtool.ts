@@ -7,12 +7,10 @@ import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { cacheFolder } from '../cache-folder.ts'
 
 const run = promisify(execFile)
-const CACHE =
-  process.geteuid?.() === 0
-    ? '/var/cache/typevisor'
-    : join(process.env['XDG_CACHE_HOME'] ?? join(process.env['HOME'] ?? '/', '.cache'), 'typevisor')
+const CACHE = cacheFolder()
 
 async function promtool(): Promise<string> {
   if (spawnSync('promtool', ['--version']).error === undefined) return 'promtool'

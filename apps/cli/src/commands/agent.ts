@@ -72,8 +72,8 @@ export function parseAgent(words: readonly string[], env: NodeJS.ProcessEnv): Ag
 }
 
 function portNumber(flag: string, value: string | undefined): number | undefined {
-  if (value === undefined || (/^\d{1,5}$/.test(value) && Number(value) <= 65_535))
-    return value === undefined ? value : Number(value)
+  if (value === undefined) return undefined
+  if (/^\d{1,5}$/.test(value) && Number(value) <= 65_535) return Number(value)
   throw new Fault('invalid', `${flag}: got ${JSON.stringify(value)}, want 0 to 65535 (0: any free one)`)
 }
 

@@ -1,38 +1,17 @@
 /** Devices of instances from the command line, as docs/cli.md shows them: on a real guest, on volumes of a server of their own. */
 import assert from 'node:assert/strict'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { run as runWords } from './child.ts'
+import { documented, succeeds } from './documented.ts'
 import { openPlatform } from './harness.ts'
-
-const DOCS = fileURLToPath(new URL('../../../../docs/cli.md', import.meta.url))
-
-/** Lines of the section's code block, without their comments. */
-async function documented(): Promise<string[][]> {
-  const section = (await readFile(DOCS, 'utf8')).split('## Devices of instances')[1] ?? ''
-  const [, block = ''] = /```\n([\s\S]*?)```/.exec(section) ?? []
-  return block
-    .trim()
-    .split('\n')
-    .map((line) =>
-      line
-        .replace(/\s+#.*$/, '')
-        .split(' ')
-        .slice(1),
-    )
-}
 
 for (const driver of ['sim', 'qemu'] as const) {
   test(`what the docs show of devices is done, with ${driver}`, { timeout: 300_000 }, async () => {
     await using world = await openPlatform({ driver })
     const env = { TYPEVISOR_DATA: world.dataDir }
-    const run = async (...words: string[]): Promise<string> => {
-      const { code, said } = await runWords(words, env)
-      assert.equal(code, 0, `${words.join(' ')}: ${said}`)
-      return said
-    }
+    const run = succeeds(env)
     const inGuest = async (script: string): Promise<string> => {
       const { stdoutBase64 } = await world.client.call('instance.exec', {
         params: { instance: 'web-1' },
@@ -65,7 +44,7 @@ for (const driver of ['sim', 'qemu'] as const) {
       await writeFile(join(world.dataDir, 'agent', 'media', 'debian.iso'), 'no real iso'.padEnd(10_000))
     }
     await run('instance', 'create', 'web-1', '--wait', 'agent')
-    const lines = await documented()
+    const lines = documented('Devices of instances')
     assert.equal(lines.length, 11)
     for (const words of lines) {
       const said = await run(...words)

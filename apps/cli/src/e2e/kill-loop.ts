@@ -15,7 +15,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, toFault } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
 import type { Client } from '@typevisor/api/client'
-import { canDevice, canSnapshot, SET_VERB, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
+import { canDevice, canSet, canSnapshot, VERBS, type DomainStateKind, type VerbName } from '@typevisor/model'
 import { seededRng, type SeededRng } from '@typevisor/sim'
 import { guestsOf, machine, runTagOf, until, type Life, type Machine } from './child.ts'
 import { cgroupsOf, strays } from './strays.ts'
@@ -227,7 +227,7 @@ class Loop {
     const ways = this.#snapshotWays(client, row, snapshots, hasRoom, signal)
     const plugs = rng.chance(0.4) ? await this.#deviceWays(client, row, signal) : []
     if (plugs.length > 0) this.#accepted(await rng.pick(plugs)())
-    else if (rng.chance(0.3) && SET_VERB.from.some((kind) => kind === row.state.kind)) {
+    else if (rng.chance(0.3) && canSet(row.state.kind as DomainStateKind)) {
       const query = { wait: rng.below(2) }
       this.#accepted(await client.call('instance.set', { params, query, body: this.#settings() }, { signal }))
     } else if (ways.length > 0 && rng.chance(0.5)) this.#accepted(await rng.pick(ways)())

@@ -1,28 +1,10 @@
 /** Settings of instances from the command line, as docs/cli.md shows them, on a real guest. */
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { mib } from '@typevisor/base'
 import { run as runWords } from './child.ts'
+import { documented } from './documented.ts'
 import { openPlatform } from './harness.ts'
-
-const DOCS = fileURLToPath(new URL('../../../../docs/cli.md', import.meta.url))
-
-/** Lines of the section's code block, without their comments. */
-function documented(): string[][] {
-  const section = readFileSync(DOCS, 'utf8').split('## Settings of instances')[1] ?? ''
-  const [, block = ''] = /```\n([\s\S]*?)```/.exec(section) ?? []
-  return block
-    .trim()
-    .split('\n')
-    .map((line) =>
-      line
-        .replace(/\s+#.*$/, '')
-        .split(' ')
-        .slice(1),
-    )
-}
 
 for (const driver of ['sim', 'qemu'] as const) {
   test(`what the docs show of settings is done, with ${driver}`, { timeout: 300_000 }, async () => {
@@ -42,7 +24,7 @@ for (const driver of ['sim', 'qemu'] as const) {
     }
     if (driver === 'qemu') await run('image', 'build', 'micro')
     const said: string[] = []
-    for (const words of documented()) said.push(await run(...words))
+    for (const words of documented('Settings of instances')) said.push(await run(...words))
     assert.match(said.at(-2) ?? '', /vcpus max +3\n/)
     assert.match(said.at(-2) ?? '', /memory target +320 MiB/)
     assert.match(said.at(-1) ?? '', /INDEX +CPU TIME +WAIT TIME/)

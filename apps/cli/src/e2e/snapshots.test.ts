@@ -1,43 +1,22 @@
 /** Snapshots of instances from the command line, as docs/cli.md shows them: on a real guest, on volumes of a server of their own. */
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { run as runWords } from './child.ts'
+import { documented, succeeds } from './documented.ts'
 import { openPlatform } from './harness.ts'
-
-const DOCS = fileURLToPath(new URL('../../../../docs/cli.md', import.meta.url))
-
-/** Lines of the section's code block, without their comments. */
-function documented(): string[][] {
-  const section = readFileSync(DOCS, 'utf8').split('## Snapshots of instances')[1] ?? ''
-  const [, block = ''] = /```\n([\s\S]*?)```/.exec(section) ?? []
-  return block
-    .trim()
-    .split('\n')
-    .map((line) =>
-      line
-        .replace(/\s+#.*$/, '')
-        .split(' ')
-        .slice(1),
-    )
-}
 
 for (const driver of ['sim', 'qemu'] as const) {
   test(`what the docs show of snapshots is done, with ${driver}`, { timeout: 300_000 }, async () => {
     await using world = await openPlatform({ driver })
-    const run = async (...words: string[]): Promise<string> => {
-      const { code, said } = await runWords(words, { TYPEVISOR_DATA: world.dataDir })
-      assert.equal(code, 0, `${words.join(' ')}: ${said}`)
-      return said
-    }
+    const env = { TYPEVISOR_DATA: world.dataDir }
+    const run = succeeds(env)
     const state = async (name: string) => {
       const { state: now } = await world.client.call('instance.get', { params: { instance: name } })
       return now.kind
     }
     if (driver === 'qemu') await run('image', 'build', 'micro')
     await run('instance', 'create', 'web-1', '--wait', 'agent')
-    const lines = documented()
+    const lines = documented('Snapshots of instances')
     assert.equal(lines.length, 7)
     const said: string[] = []
     for (const words of lines) said.push(await run(...words))
@@ -51,7 +30,7 @@ for (const driver of ['sim', 'qemu'] as const) {
       items.map(({ name }) => name),
       ['busy'],
     )
-    const asked = await runWords(['instance', 'destroy', 'web-1'], { TYPEVISOR_DATA: world.dataDir })
+    const asked = await runWords(['instance', 'destroy', 'web-1'], env)
     assert.equal(asked.code, 2)
     assert.match(asked.said, /web-1 is removed with its disks and its snapshot\. Say --yes/)
     await run('instance', 'destroy', 'web-1', '--yes')
