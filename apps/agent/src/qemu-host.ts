@@ -11,6 +11,7 @@ import {
   bootId,
   isRoot,
   processIdentity,
+  sendDescriptor,
   setThreadAffinity,
   signalProcess,
   spawnDetached,
@@ -52,7 +53,16 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const { dataDir, version, clock, ids, log } = options
   const user = isRoot() ? guestUser() : null
   const owner = user ? { uid: user.uid, gid: user.gid } : null
-  const processes = { bootId, spawnDetached, processIdentity, waitForExit, signalProcess, setThreadAffinity, whyNoAffinity }
+  const processes = {
+    bootId,
+    spawnDetached,
+    processIdentity,
+    waitForExit,
+    signalProcess,
+    setThreadAffinity,
+    whyNoAffinity,
+    sendDescriptor,
+  }
   const host = createNodeHost(processes)
   const runDir = await openRunFolder(runParent(), dataDir)
   await sweepRunFolders(runParent(), (pidFile) => host.processes.findByArguments(['-pidfile', pidFile]), log)
