@@ -42,6 +42,7 @@ export type {
   MigrationStream,
   MigrationTarget,
   ReceiveOptions,
+  TakeOverOptions,
   VolumeAttachment,
 } from './ports.ts'
 export {

@@ -282,9 +282,14 @@ const go = defineSaga<OfDomain, ToolstackServices>({
           throw new Fault('failed', `go ${domain.name}: it ended before it ran here: ${seen.detail ?? 'without a word'}`)
         const { migration, ...rest } = domain
         assert(migration, 'it is expected')
-        if (seen.kind !== 'gone') await driver.takeOver(input.id, { signal })
+        const incoming = moves.incoming.get(input.id)
         let hasGoneOn = seen.kind === 'running'
-        if (seen.kind === 'paused' && migration.goesOn) {
+        if (seen.kind !== 'gone') {
+          const { goneOnAt } = await driver.takeOver(input.id, { signal, goesOn: migration.goesOn && seen.kind === 'paused' })
+          if (incoming) incoming.goneOnAt = goneOnAt
+          hasGoneOn ||= goneOnAt !== null
+        }
+        if (seen.kind === 'paused' && migration.goesOn && !hasGoneOn) {
           try {
             await driver.unpause(input.id, { signal })
             hasGoneOn = true
@@ -298,7 +303,7 @@ const go = defineSaga<OfDomain, ToolstackServices>({
         await noteForwards(services, input.id, signal).catch((error: unknown) =>
           log.warn('migration.forwards_unknown', { domain: input.id, error: toFault(error).message }),
         )
-        moves.incoming.get(input.id)?.close()
+        incoming?.close()
         moves.incoming.delete(input.id)
         // By as much as it stood still its clock is late. One that has no agent is left to its own ways of keeping time.
         if (hasGoneOn)
@@ -415,15 +420,22 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
   moves.sending.set(input.id, withdrawn)
   try {
     const either = AbortSignal.any([signal, withdrawn.signal])
+    const beganAt = services.clock.monotonic()
     const control = await controlOf(context, either)
     moves.controls.set(sagaId, control)
+    let loaded: Promise<unknown> | null = null
     const whole = AbortSignal.any([either, control.lost])
     const { dropSnapshots: _dropSnapshots, ...parameters } = input.parameters
     const statistics = await driver.migrateTo(
       input.id,
       {
         open: (channel) => links.connect(input.offer, channel, { signal: whole }),
-        disksDone: () => control.ask('disks-done', { signal: whole }),
+        disksDone: async () => {
+          await control.ask('disks-done', { signal: whole })
+          // What is left comes by itself: the answer is on its way when it has.
+          loaded = control.ask('loaded', { signal: whole })
+          loaded.catch(() => {})
+        },
       },
       {
         ...parameters,
@@ -435,9 +447,9 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
       },
     )
     control.sentAt = services.clock.monotonic()
-    await control.ask('loaded', { signal: whole })
+    await (loaded ?? control.ask('loaded', { signal: whole }))
     either.throwIfAborted()
-    return statistics
+    return { ...statistics, totalMs: Math.round(control.sentAt - beganAt) }
   } finally {
     moves.sending.delete(input.id)
   }
@@ -452,8 +464,8 @@ async function gone(context: Context<MigrateInput>): Promise<Gone> {
     await withDeadline({ limit: GO_LIMIT, clock: services.clock, what: 'migration: go' }, async (signal) => {
       const control = services.moves.controls.get(sagaId) ?? (await controlOf(context, signal))
       services.moves.controls.set(sagaId, control)
-      await control.ask('go', { signal })
-      sinceMs = control.sentAt === null ? 0 : services.clock.monotonic() - control.sentAt
+      const said = await control.ask('go', { signal })
+      if (control.sentAt !== null) sinceMs = Math.max(0, services.clock.monotonic() - control.sentAt - (said.sinceMs ?? 0))
     })
     return { confirmed: true, sinceMs: Math.round(sinceMs) }
   } catch (error) {

@@ -168,6 +168,10 @@ export interface MigrationTarget {
   loaded(options?: CallOptions): Promise<void>
 }
 
+export interface TakeOverOptions extends CallOptions {
+  readonly goesOn?: boolean | undefined
+}
+
 export interface ReceiveOptions extends CallOptions {
   /** As the source will use it. */
   readonly channelCount?: number | undefined
@@ -235,8 +239,11 @@ export interface DomainDriver {
    * @throws Fault `unsupported`; `failed` when this host cannot run it as it is.
    */
   receive(domain: DriverDomain, options?: ReceiveOptions): Promise<MigrationTarget>
-  /** What was received is an ordinary paused domain from here on. @throws Fault `conflict` when not all of it has come. Idempotent. */
-  takeOver(id: DomainId, options?: CallOptions): Promise<void>
+  /**
+   * What was received is an ordinary paused domain from here on. With `goesOn` it is let go on at once; one that does not is seen by its state,
+   * and `unpause` says why. @returns when it was let go on, by `Clock.monotonic`. @throws Fault `conflict` when not all of it has come. Idempotent.
+   */
+  takeOver(id: DomainId, options?: TakeOverOptions): Promise<{ readonly goneOnAt: number | null }>
   /**
    * Sends disks and memory; resolves when all is sent and the guest stands still behind it, with its disks let go of. It goes on by `takeBack`
    * alone. On any fault, and when aborted, the domain goes on as before. A caller that is killed meanwhile leaves it to `takeBack`.

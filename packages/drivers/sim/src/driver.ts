@@ -44,6 +44,7 @@ import type {
   MigrationPeer,
   MigrationTarget,
   ReceiveOptions,
+  TakeOverOptions,
 } from '@typevisor/toolstack'
 import { SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
 import { streamPair } from './stream-pair.ts'
@@ -269,6 +270,11 @@ class SimDriver implements DomainDriver {
     if (guest.incoming !== undefined)
       throw new Fault('conflict', `unpause ${guest.domain.name}: it comes from another host, and was not taken over`)
     if (guest.state.kind !== 'paused') throw new Fault('conflict', `unpause ${guest.domain.name}: it is ${guest.state.kind}`)
+    this.#goOn(guest)
+  }
+
+  #goOn(guest: SimGuest): void {
+    const { id } = guest.domain
     this.#hypervisor.enter(id, { kind: 'running' })
     if (guest.bootedAt === null) this.#hypervisor.boot(guest)
     this.#hypervisor.answer(guest)
@@ -383,11 +389,14 @@ class SimDriver implements DomainDriver {
     }
   }
 
-  async takeOver(id: DomainId, options?: CallOptions): Promise<void> {
+  async takeOver(id: DomainId, options?: TakeOverOptions): Promise<{ goneOnAt: number | null }> {
     await this.#enter('takeOver', id, options)
     const guest = this.#hypervisor.need(id)
     if (guest.incoming) throw new Fault('conflict', `take over ${guest.domain.name}: not all of it has come`)
     delete guest.incoming
+    if (!options?.goesOn || guest.state.kind !== 'paused') return { goneOnAt: null }
+    this.#goOn(guest)
+    return { goneOnAt: this.#options.clock.monotonic() }
   }
 
   async migrateTo(id: DomainId, peer: MigrationPeer, options: MigrateOptions = {}): Promise<MigrationStatistics> {
