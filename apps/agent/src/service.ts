@@ -8,6 +8,7 @@ import {
   type ImageName,
   type MigrationProgress,
 } from '@typevisor/model'
+import { knownSpec } from '@typevisor/model/requests'
 import type { ImageStore } from '@typevisor/image'
 import type { MediaFolder, Toolstack } from '@typevisor/toolstack'
 import {
@@ -63,7 +64,7 @@ class AgentService implements AgentPort {
 
   readonly #methods: Methods = {
     'domain.define': async ({ id, spec, commandId, fence }, { signal }) => {
-      await this.#options.toolstack.define(id, spec, { commandId, fence, signal })
+      await this.#options.toolstack.define(id, knownSpec(spec), { commandId, fence, signal })
       return this.#reply(id)
     },
     'domain.carry-out': async ({ id, verb, commandId, fence, timeoutMs }, { signal }) => {
@@ -97,7 +98,7 @@ class AgentService implements AgentPort {
       return this.#reply(id)
     },
     'domain.clone': async ({ id, spec, from, commandId, fence }, { signal }) => {
-      await this.#options.toolstack.clone(id, spec, from, { commandId, fence, signal })
+      await this.#options.toolstack.clone(id, knownSpec(spec), from, { commandId, fence, signal })
       return this.#reply(id)
     },
     'domain.migration-request': ({ id, parameters }) => this.#options.toolstack.migrationRequest(id, parameters),

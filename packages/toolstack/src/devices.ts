@@ -14,10 +14,8 @@
 import { bytes, Fault, fieldFault, type Bytes, type Json } from '@typevisor/base'
 import {
   assertCanDevice,
-  DEVICE_NAME_WANT,
   isDetachable,
   isDeviceName,
-  isMac,
   isMediumName,
   type DeviceInfo,
   type DeviceRequest,
@@ -101,17 +99,6 @@ function needDevice(domain: StoredDomain, name: string): DomainDevice {
 const wantsVolume = (device: DeviceRequest): device is DeviceRequest & { kind: 'disk' | 'usb' } =>
   device.kind === 'disk' || (device.kind === 'usb' && device.model === 'storage')
 
-/** Also of what does not come through an API. */
-function assertRequest(device: DeviceRequest): void {
-  if (!isDeviceName(device.name)) throw invalid('name', DEVICE_NAME_WANT, device.name)
-  if (device.kind === 'nic' && device.mac !== undefined && !isMac(device.mac))
-    throw invalid('mac', 'six pairs of 0-9 and a-f with : between, of no group (the second digit even)', device.mac)
-  if (device.kind === 'cd' && device.medium !== undefined && !isMediumName(device.medium))
-    throw invalid('medium', 'the name of an image of the media folder', device.medium)
-  if (device.kind === 'usb' && device.model !== 'storage' && device.sizeBytes !== undefined)
-    throw invalid('sizeBytes', 'nothing: only a storage device has a volume', device.sizeBytes)
-}
-
 export async function needMedium({ media }: ToolstackServices, name: string): Promise<{ path: string; sizeBytes: number }> {
   if (!media) throw new Fault('unsupported', `medium ${name}: this host keeps no media`)
   const found = isMediumName(name) ? await media.find(name) : null
@@ -174,7 +161,6 @@ export const attach = defineSaga<AttachInput, ToolstackServices>({
       do: async (context) => {
         const { input, services } = context
         const { device } = input
-        assertRequest(device)
         const domain = await begin(context, 'attach')
         if (domain.hardware.devices.some(({ name }) => name === device.name))
           throw new Fault('conflict', `attach ${device.name} to ${domain.name}: it has a device of this name`, {
