@@ -362,7 +362,9 @@ export class Store {
     assertSize(sizeBytes)
     const entry = this.#volume(name)
     const before = entry.record.sizeBytes
-    if (sizeBytes < before) await this.trim(entry, sizeBytes / BLOCK_BYTES, (before - sizeBytes) / BLOCK_BYTES, false)
+    // What was written to the end while it was cut off lies behind it: it is taken away before that end is moved.
+    const [first, last] = [Math.min(before, sizeBytes), Math.max(before, sizeBytes)]
+    await this.trim(entry, first / BLOCK_BYTES, (last - first) / BLOCK_BYTES, false)
     await this.#change(() => {
       if (this.state.catalog.byName(name) !== entry) throw new Fault('not_found', `resize ${name}: it is not there any more`)
       return [this.#changed(entry, { sizeBytes })]

@@ -111,6 +111,7 @@ class VolumeDevice implements BlockDevice {
 
   async zero(offset: number, lengthBytes: number, options: ZeroOptions = {}): Promise<void> {
     const end = offset + lengthBytes
+    this.#assertWithin(offset, lengthBytes)
     const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
     if (first >= last) await this.write(offset, new Uint8Array(lengthBytes))
     else {
@@ -250,6 +251,7 @@ class VolumeDevice implements BlockDevice {
   /** @returns false when it has to wait: for a node, for room in the journal, for space. */
   #writeNow(offset: number, source: Uint8Array): boolean {
     if (((offset | source.length) & (BLOCK_BYTES - 1)) !== 0 || this.readOnly) return false
+    if (offset + source.length > this.sizeBytes) return false
     const { writer } = this.#store
     const first = offset / BLOCK_BYTES
     try {
@@ -274,6 +276,8 @@ class VolumeDevice implements BlockDevice {
       assertMayWrite(this.#entry, this.#opening)
       await this.#store.roomFor(this.#entry, ...this.#taken(first, count))
       writer.commit()
+      // It may be smaller than it was when it was asked for.
+      this.#assertWithin(offset, source.length)
       try {
         if (this.#take(offset, source, first, count, mayBlock)) {
           writer.commit()
@@ -286,6 +290,11 @@ class VolumeDevice implements BlockDevice {
           throw error
       }
     }
+  }
+
+  #assertWithin(offset: number, lengthBytes: number): void {
+    if (offset + lengthBytes > this.sizeBytes)
+      throw new Fault('invalid', `${this.#entry.name}: got ${offset}+${lengthBytes}, want within ${this.sizeBytes}`)
   }
 
   /** What a write of a range takes in: whole units of a compressed volume. */
