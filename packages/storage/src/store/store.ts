@@ -450,7 +450,10 @@ export class Store {
         }
       this.writer.commit()
       if (lostEnd === null && entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
-        await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
+        await deviceOf(this, entry, { opening, reachesBehindEnd: true }).write(
+          block * BLOCK_BYTES,
+          new Uint8Array(step * BLOCK_BYTES),
+        )
         done += step
         continue
       }

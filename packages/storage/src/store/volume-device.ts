@@ -28,6 +28,8 @@ interface DeviceOptions {
   readonly readOnly?: boolean
   /** Left out: as anybody. */
   readonly opening?: Opening
+  /** The store's own, which empties what lies behind the end too. */
+  readonly reachesBehindEnd?: boolean
 }
 
 /**
@@ -42,22 +44,25 @@ export function deviceOf(store: Store, entry: Entry, options: DeviceOptions = {}
   if (entry.isLocked) throw lockedFault(entry)
   const opening = options.opening ?? Opening.plain(entry)
   const isLeased = entry.record.leaseHolder !== null && !opening.isHolder
-  return new VolumeDevice(store, entry, options.readOnly === true || entry.kind !== 'volume' || isLeased, opening)
+  const readOnly = options.readOnly === true || entry.kind !== 'volume' || isLeased
+  return new VolumeDevice(store, entry, readOnly, opening, options.reachesBehindEnd === true)
 }
 
 class VolumeDevice implements BlockDevice {
   readonly #store: Store
   readonly #entry: Entry
   readonly #opening: Opening
+  readonly #reachesBehindEnd: boolean
   readonly readOnly: boolean
   readonly blockBytesMin = 1
   readonly blockBytesPreferred = BLOCK_BYTES
   readonly now: ImmediateBlockDevice
 
-  constructor(store: Store, entry: Entry, readOnly: boolean, opening: Opening) {
+  constructor(store: Store, entry: Entry, readOnly: boolean, opening: Opening, reachesBehindEnd: boolean) {
     this.#store = store
     this.#entry = entry
     this.#opening = opening
+    this.#reachesBehindEnd = reachesBehindEnd
     this.readOnly = readOnly
     this.now = {
       read: (offset, lengthBytes, target, targetStart) => this.#readNow(offset, lengthBytes, target, targetStart, false),
@@ -293,7 +298,7 @@ class VolumeDevice implements BlockDevice {
   }
 
   #assertWithin(offset: number, lengthBytes: number): void {
-    if (offset + lengthBytes > this.sizeBytes)
+    if (offset + lengthBytes > this.sizeBytes && !this.#reachesBehindEnd)
       throw new Fault('invalid', `${this.#entry.name}: got ${offset}+${lengthBytes}, want within ${this.sizeBytes}`)
   }
 
