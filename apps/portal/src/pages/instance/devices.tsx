@@ -34,7 +34,9 @@ const STATE_TEXT: Readonly<Record<Device['state'], string>> = {
 }
 
 const whatOf = ({ kind, mac, medium, model, readOnly, forwards }: Device): string => {
-  const ports = forwards.map(({ hostPort, guestPort }) => ` ${hostPort} to ${guestPort}`).join(',')
+  const ports = forwards
+    .map(({ hostPort, guestPort }) => ` ${hostPort === 0 ? 'of its choice' : hostPort} to ${guestPort}`)
+    .join(',')
   if (mac !== null) return `${mac}${ports === '' ? '' : `, ports${ports}`}`
   if (kind === 'cd') return medium ?? 'empty'
   return model ?? (readOnly === true ? 'read-only' : '')
