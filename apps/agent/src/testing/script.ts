@@ -163,8 +163,9 @@ interface Migrating {
   readonly following: Promise<void>
 }
 
-/** How many answers may have to wait for how long, and why: see docs/one-script.md. */
-const GAP_MS_MAX = 8000
+/** While it moves, with what it takes to find its new port, on a busy machine without hardware virtualization (seen: 450 to 750 ms); and else. */
+const GAP_MS_MAX = 5000
+const OTHER_GAP_MS_MAX = 2000
 
 export interface Walk extends AsyncDisposable {
   /** A step has been done: it was the next one, and guest and host show it. */
@@ -453,6 +454,7 @@ export function assertPings({ askedMs, answers }: PingReport, portNow: number): 
   assert.ok(gapMs <= GAP_MS_MAX, `it did not answer for ${gapMs} ms`)
   const gapsMs = answers.slice(1).map(({ atMs }, index) => atMs - (answers[index]?.atMs ?? 0))
   const otherGapMs = Math.max(...gapsMs.filter((_, index) => index !== there - 1))
+  assert.ok(otherGapMs <= OTHER_GAP_MS_MAX, `while it did not move it did not answer for ${otherGapMs} ms`)
   return `${answers.length} answers, ${lost.length} lost in the one gap of ${Math.round(gapMs)} ms, by ${first.count - last.count} counts; else at most ${Math.round(otherGapMs)} ms apart`
 }
 
