@@ -151,8 +151,14 @@ scene('what cannot be is refused, and leaves nothing', async ({ toolstack, attac
   await assert.rejects(attach({ kind: 'disk', name: 'data' }), isFault('invalid', /want a size/, 'sizeBytes'))
   await assert.rejects(attach({ ...data, name: 'root' }), isFault('conflict', /has a device of this name/, 'name'))
   await assert.rejects(attach({ ...data, name: 'port0' }), isFault('conflict', /has a device of this name/, 'name'))
-  await assert.rejects(attach({ kind: 'nic', name: 'lan', mac: '01:00:5e:00:00:01' }), isFault('invalid', /of no group/, 'device.mac'))
-  await assert.rejects(attach({ kind: 'cd', name: 'cd', medium: '../etc/passwd' }), isFault('invalid', /media folder/, 'device.medium'))
+  await assert.rejects(
+    attach({ kind: 'nic', name: 'lan', mac: '01:00:5e:00:00:01' }),
+    isFault('invalid', /of no group/, 'device.mac'),
+  )
+  await assert.rejects(
+    attach({ kind: 'cd', name: 'cd', medium: '../etc/passwd' }),
+    isFault('invalid', /media folder/, 'device.medium'),
+  )
   await assert.rejects(attach({ kind: 'cd', name: 'cd', medium: 'none.img' }), isFault('not_found', /no such image/, 'medium'))
   await assert.rejects(toolstack.detach(ID, 'root', command()), isFault('unsupported', /since its definition/))
   await assert.rejects(toolstack.detach(ID, 'port0', command()), isFault('not_found', /none of this name/))
