@@ -56,7 +56,7 @@ const DOES: Readonly<Record<StepName, () => Promise<void>>> = {
     const { vcpuCountMax, memoryBytes, rootDiskBytes, guestPort } = SCRIPT.create
     await page.getByTestId('create').click()
     await field('name').fill(INSTANCE)
-    await page.getByTestId('more').locator('summary').click()
+    for (const part of await page.getByTestId('create-form').locator('details > summary').all()) await part.click()
     await field('memory').fill(formatBytes(memoryBytes))
     await field('disk').fill(formatBytes(rootDiskBytes))
     await field('vcpuCountMax').fill(String(vcpuCountMax))
