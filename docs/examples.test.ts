@@ -163,6 +163,7 @@ test('every command that the docs name is one that there is', () => {
     'docs/install.md',
     'docs/cli.md',
     'docs/volumes.md',
+    'docs/one-script.md',
     'docs/architecture.md',
     'CONTRIBUTING.md',
   ]) {
@@ -183,6 +184,8 @@ test('every file that the docs link to is there', () => {
     'docs/library.md',
     'docs/volumes.md',
     'docs/cli.md',
+    'docs/toolstack.md',
+    'docs/one-script.md',
     'CONTRIBUTING.md',
   ]) {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {

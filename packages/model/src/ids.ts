@@ -37,5 +37,6 @@ export const parseVolumeId = parse<VolumeId>('volume', 'a UUID or a UUID and a n
 )
 export const parseHostId = parse<HostId>('host', LABEL_WANT, isLabel)
 export const parseDomainName = parse<DomainName>('name', LABEL_WANT, isLabel)
+export const parseSnapshotId = parse<SnapshotId>('snapshot', 'a UUID', isUuid)
 export const parseSnapshotName = parse<SnapshotName>('snapshot', LABEL_WANT, isLabel)
 export const parseImageName = parse<ImageName>('image', LABEL_WANT, isLabel)

@@ -78,6 +78,7 @@ export {
   parseDomainName,
   parseHostId,
   parseImageName,
+  parseSnapshotId,
   parseSnapshotName,
   parseVolumeId,
   type DomainId,

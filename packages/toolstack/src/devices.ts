@@ -22,6 +22,7 @@ import {
   type DeviceVerbName,
   type DomainDevice,
   type DomainId,
+  type PortForward,
   type VolumeId,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
@@ -455,6 +456,7 @@ export async function describeDevices(
   const devices = domain.hardware.devices.filter(({ kind }) => kind !== 'port')
   const used = new Set(devices.map(volumeOf))
   const kept = [...found.values()].filter(({ id }) => !used.has(id))
+  const inEffect = forwardsInEffect(domain)
   return [
     ...devices.map((device): DeviceInfo => {
       const volume = volumeOf(device)
@@ -468,7 +470,7 @@ export async function describeDevices(
         address: device.address,
         sizeBytes: (volume === null ? null : found.get(volume)?.virtualBytes) ?? null,
         readOnly: device.kind === 'disk' ? device.readOnly : null,
-        ...(device.kind === 'nic' ? { mac: device.mac, forwards: device.forwards } : {}),
+        ...(device.kind === 'nic' ? { mac: device.mac, forwards: device.forwards.map(inEffect) } : {}),
         ...(device.kind === 'cd' ? { medium: device.medium } : {}),
         ...(device.kind === 'usb' ? { model: device.model } : {}),
       }
@@ -482,6 +484,20 @@ export async function describeDevices(
       sizeBytes: virtualBytes,
     })),
   ]
+}
+
+/** With the port that the host chose, where no other card asks it to choose for the same port of the guest. */
+function forwardsInEffect({ hardware, forwards }: StoredDomain): (wish: PortForward) => PortForward {
+  const wishes = hardware.devices.flatMap((device) => (device.kind === 'nic' ? device.forwards : []))
+  const isSame = (one: PortForward, other: PortForward): boolean =>
+    one.protocol === other.protocol && one.guestPort === other.guestPort
+  return (wish) => {
+    if (wish.hostPort !== 0) return wish
+    const [chosen, ...others] = forwards.filter(
+      (each) => isSame(each, wish) && !wishes.some((fixed) => isSame(fixed, each) && fixed.hostPort === each.hostPort),
+    )
+    return others.length === 0 ? (chosen ?? wish) : wish
+  }
 }
 
 const NOTHING = {

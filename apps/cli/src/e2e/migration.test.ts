@@ -1,30 +1,11 @@
 /** Live migration between the agents of two hosts, each a process of its own with a folder and a volume server of its own: real guests on QEMU. */
 import assert from 'node:assert/strict'
-import { readdir, rm } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { Client } from '@typevisor/api/client'
-import {
-  endAll,
-  guestsOf,
-  machine,
-  relay,
-  run,
-  typevisor,
-  until,
-  type Child,
-  type Life,
-  type Machine,
-  type Relay,
-} from './child.ts'
-import { temporaryFolder } from './harness.ts'
-
-interface Host {
-  readonly name: string
-  readonly dataDir: string
-  readonly token: string
-  agent: Child
-}
+import { guestsOf, run, until, type Life } from './child.ts'
+import { twoHosts, type JoinedHost as Host, type TwoHosts } from './two-hosts.ts'
 
 const MEMORY = 192 * 1024 * 1024
 /** Bytes a second, so slow that there is a time in which something can be killed: while disks go, whose holes count too, and behind them. */
@@ -47,46 +28,15 @@ const untilAnswers = (client: Client, instance: string) =>
   )
 
 describe('between two agents', { timeout: 600_000 }, () => {
-  let server: Machine
+  let world: TwoHosts
   let life: Life
-  let hosts: Host[]
-  /** Of whichever server there is. */
-  let address: Relay
-  const startAgent = (host: Omit<Host, 'agent'>): Child =>
-    typevisor(['agent', '--server', address.url, '--name', host.name, '--data', host.dataDir], {
-      TYPEVISOR_HOST_TOKEN: host.token,
-    })
-  const cli = (...words: string[]) => run(words, { TYPEVISOR_DATA: server.dataDir })
+  const cli = (...words: string[]) => run(words, { TYPEVISOR_DATA: world.server.dataDir })
 
   before(async () => {
-    server = await machine()
-    life = await server.start('--no-agent')
-    address = await relay()
-    address.target = life.url
-    hosts = []
-    for (const name of ['left', 'right']) {
-      const dataDir = await temporaryFolder()
-      const { secret: token } = await life.client.call('host.token', { body: { name } })
-      hosts.push({ name, dataDir, token, agent: startAgent({ name, dataDir, token }) })
-    }
-    for (const { name } of hosts) {
-      await until(`${name} is connected`, async () =>
-        (await life.client.call('host.list', {})).items.some((host) => host.name === name && host.connected),
-      )
-      const params = { image: 'micro' }
-      const { operation } = await life.client.call('image.build', { params, body: { host: name }, query: { wait: 60 } })
-      assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
-    }
+    world = await twoHosts()
+    ;({ life } = world)
   })
-  after(async () => {
-    for (const { agent, dataDir } of hosts) {
-      await agent.kill('SIGTERM')
-      await endAll(dataDir, dataDir)
-      await rm(dataDir, { recursive: true, force: true })
-    }
-    await address[Symbol.asyncDispose]()
-    await server[Symbol.asyncDispose]()
-  })
+  after(() => world[Symbol.asyncDispose]())
 
   const nameOf = ({ name }: Host): string => name
   const row = () => life.client.call('instance.get', { params: { instance: 'mover' } })
@@ -94,7 +44,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
   const bootId = () => exec(life.client, 'mover', 'cat /proc/sys/kernel/random/boot_id')
   const hostOf = async (): Promise<[here: Host, there: Host]> => {
     const { host } = await row()
-    const [left, right] = hosts as [Host, Host]
+    const [left, right] = world.hosts
     return host === 'left' ? [left, right] : [right, left]
   }
 
@@ -200,10 +150,10 @@ describe('between two agents', { timeout: 600_000 }, () => {
       await Promise.all(victims.map(({ agent }) => agent.kill(by)))
       if (kill === 'server') {
         await life.child.kill('SIGKILL')
-        life = await server.start('--no-agent')
-        address.target = life.url
+        life = await world.server.start('--no-agent')
+        world.address.target = life.url
       }
-      for (const host of victims) host.agent = startAgent(host)
+      for (const host of victims) host.agent = world.startAgent(host)
       const ended = await until('the operation ends', async () => {
         const found = await look().catch(() => null)
         return found && found.state !== 'running' && found.state !== 'undoing' ? found : null
@@ -238,6 +188,6 @@ describe('between two agents', { timeout: 600_000 }, () => {
     }
     const gone = await client.call('instance.destroy', { params, query: { wait: 60 } })
     assert.equal(gone.operation.state, 'done')
-    for (const { dataDir } of hosts) assert.equal(guestsOf(dataDir).size, 0)
+    for (const { dataDir } of world.hosts) assert.equal(guestsOf(dataDir).size, 0)
   })
 })

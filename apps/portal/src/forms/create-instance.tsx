@@ -1,4 +1,4 @@
-import { ActionIcon, Button, Checkbox, Drawer, Group, Stack, Text, Textarea, TextInput } from '@mantine/core'
+import { ActionIcon, Button, Checkbox, Drawer, Stack, Text, Textarea, TextInput } from '@mantine/core'
 import { Fault, formatBytes } from '@typevisor/base'
 import { DISK_FULL } from '@typevisor/model'
 import { useMutation, useQuery } from '@tanstack/react-query'
@@ -12,6 +12,7 @@ import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
 import { FaultAlert } from './fault-alert.tsx'
 import { faultErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
+import { Forwards } from './forwards.tsx'
 import { NativeSelect } from './native-select.tsx'
 import {
   DISK_FULL_TEXT,
@@ -23,7 +24,6 @@ import {
   suggestName,
   toBody,
   withSize,
-  type ForwardDraft,
   type InstanceDraft,
 } from './instance-draft.ts'
 
@@ -33,6 +33,8 @@ const FIELDS = [
   'vcpuCount',
   'memory',
   'disk',
+  'vcpuCountMax',
+  'memoryMax',
   'host',
   'sshKeys',
   'user',
@@ -42,7 +44,8 @@ const FIELDS = [
   'diskFull',
 ] as const
 type Field = (typeof FIELDS)[number]
-const ALIASES = { memoryBytes: 'memory', rootDiskBytes: 'disk' } as const
+const ALIASES = { memoryBytes: 'memory', rootDiskBytes: 'disk', memoryBytesMax: 'memoryMax' } as const
+const SIZED: ReadonlySet<Field> = new Set(['memory', 'disk', 'memoryMax'])
 
 /** Keys are public; whoever creates one machine will want the same on the next. */
 const KEYS_STORE = 'typevisor-ssh-keys'
@@ -104,9 +107,7 @@ export function CreateInstance({ onClose, taken }: Props) {
   }
   const shownElsewhere = Object.keys(errors.at).length > 0
   const lines = [...(creating.error !== null && !shownElsewhere ? [messageOf(creating.error)] : []), ...errors.rest]
-  const inMore = (
-    ['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys', 'diskFull'] as const
-  ).some((field) => errors.at[field] !== undefined)
+  const inMore = FIELDS.some((field) => field !== 'name' && field !== 'image' && errors.at[field] !== undefined)
 
   return (
     <Drawer
@@ -231,14 +232,14 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
     if (open) setOpened(true)
   }, [open])
   const text = (
-    field: 'vcpuCount' | 'memory' | 'disk' | 'user',
+    field: 'vcpuCount' | 'memory' | 'disk' | 'vcpuCountMax' | 'memoryMax' | 'user',
     label: string,
     more: { placeholder?: string; inputMode?: 'numeric' } = {},
   ) => (
     <TextInput
       label={label}
       value={draft[field]}
-      error={field === 'memory' || field === 'disk' ? inSizes(errors.at[field] ?? '') : errors.at[field]}
+      error={SIZED.has(field) ? inSizes(errors.at[field] ?? '') : errors.at[field]}
       onChange={(event) => change({ [field]: event.currentTarget.value })}
       spellCheck={false}
       autoComplete="off"
@@ -270,6 +271,10 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
           {text('vcpuCount', 'vCPUs', { inputMode: 'numeric' })}
           {text('memory', 'Memory')}
           {text('disk', 'Disk')}
+        </div>
+        <div className="field-row">
+          {text('vcpuCountMax', 'vCPUs at most', { inputMode: 'numeric', placeholder: 'no more' })}
+          {text('memoryMax', 'Memory at most', { placeholder: 'no more' })}
         </div>
         <NativeSelect
           label="Host"
@@ -322,69 +327,5 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
         />
       </Stack>
     </details>
-  )
-}
-
-const NEW_FORWARD: ForwardDraft = { protocol: 'tcp', hostPort: '', guestPort: '22' }
-
-function Forwards({
-  forwards,
-  error,
-  onChange,
-}: {
-  readonly forwards: readonly ForwardDraft[]
-  readonly error: string | undefined
-  readonly onChange: (forwards: readonly ForwardDraft[]) => void
-}) {
-  const changed = (index: number, part: Partial<ForwardDraft>) =>
-    onChange(forwards.map((each, at) => (at === index ? { ...each, ...part } : each)))
-  return (
-    <div role="group" aria-label="Port forwards">
-      <span className="field-label">Ports of the host that reach the guest</span>
-      {forwards.map((forward, index) => (
-        <Group key={index} gap={6} wrap="nowrap" mb={6} align="center">
-          <span className="select">
-            <select
-              aria-label="Protocol"
-              value={forward.protocol}
-              onChange={(event) => changed(index, { protocol: event.currentTarget.value === 'udp' ? 'udp' : 'tcp' })}
-            >
-              <option value="tcp">tcp</option>
-              <option value="udp">udp</option>
-            </select>
-          </span>
-          <TextInput
-            aria-label="Port of the host"
-            placeholder="host chooses"
-            inputMode="numeric"
-            value={forward.hostPort}
-            onChange={(event) => changed(index, { hostPort: event.currentTarget.value })}
-            style={{ flex: 1 }}
-          />
-          <span aria-hidden="true">→</span>
-          <TextInput
-            aria-label="Port of the guest"
-            placeholder="guest"
-            inputMode="numeric"
-            value={forward.guestPort}
-            onChange={(event) => changed(index, { guestPort: event.currentTarget.value })}
-            style={{ flex: 1 }}
-          />
-          <ActionIcon aria-label="Remove this forward" onClick={() => onChange(forwards.filter((_, at) => at !== index))}>
-            <Icon name="close" size={16} />
-          </ActionIcon>
-        </Group>
-      ))}
-      <Button
-        size="xs"
-        variant="default"
-        leftSection={<Icon name="plus" size={15} />}
-        onClick={() => onChange([...forwards, NEW_FORWARD])}
-        data-testid="add-forward"
-      >
-        Add a port
-      </Button>
-      {error !== undefined && <div className="field-error">{error}</div>}
-    </div>
   )
 }

@@ -66,6 +66,14 @@ test('a size with a fraction is sent as the whole mebibytes that the server take
   assert.deepEqual([made.body.memoryBytes, made.body.rootDiskBytes], [1331 * 1024 ** 2, 10_957 * 1024 ** 2])
 })
 
+test('room to grow is sent when it is asked for, and not otherwise', () => {
+  const [grows, stays] = [toBody({ ...newDraft('a'), vcpuCountMax: '4', memoryMax: '1G' }), toBody(newDraft('a'))]
+  assert.ok(grows.ok && stays.ok)
+  assert.deepEqual([grows.body.vcpuCountMax, grows.body.memoryBytesMax], [4, 1024 ** 3])
+  assert.ok(!('vcpuCountMax' in stays.body) && !('memoryBytesMax' in stays.body))
+  schemas.CreateInstance.parse(grows.body)
+})
+
 test('what has no meaning is refused at its field', () => {
   const made = toBody({
     ...newDraft('a'),

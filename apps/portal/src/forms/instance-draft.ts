@@ -5,13 +5,7 @@
 import { formatBytes, GIB, MIB, parseBytes, type FaultDetail } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
 import type { DiskFull } from '@typevisor/model'
-
-export interface ForwardDraft {
-  readonly protocol: 'tcp' | 'udp'
-  /** Empty: the host chooses. */
-  readonly hostPort: string
-  readonly guestPort: string
-}
+import { forwardsOf, type ForwardDraft } from './forward-draft.ts'
 
 export interface InstanceDraft {
   readonly name: string
@@ -20,6 +14,9 @@ export interface InstanceDraft {
   readonly vcpuCount: string
   readonly memory: string
   readonly disk: string
+  /** What it may be given while it runs; empty: no more than it begins with. */
+  readonly vcpuCountMax: string
+  readonly memoryMax: string
   readonly host: string
   readonly sshKeys: string
   readonly user: string
@@ -76,6 +73,8 @@ export const newDraft = (name: string): InstanceDraft => ({
   image: 'micro',
   size: 'tiny',
   ...sizeFields(SIZES.tiny),
+  vcpuCountMax: '',
+  memoryMax: '',
   host: '',
   sshKeys: '',
   user: '',
@@ -186,14 +185,7 @@ export function toBody(draft: InstanceDraft): DraftResult {
     if (at < 1) wrong('labels', 'key=value', line)
     else labels[line.slice(0, at).trim()] = line.slice(at + 1).trim()
   }
-  const forwards = draft.forwards.map((forward, index) => ({
-    protocol: forward.protocol,
-    hostPort:
-      forward.hostPort.trim() === ''
-        ? 0
-        : whole(`forwards[${index}].hostPort`, forward.hostPort, 'a port, or nothing: the host chooses'),
-    guestPort: whole(`forwards[${index}].guestPort`, forward.guestPort, '1 to 65535'),
-  }))
+  const forwards = forwardsOf(draft.forwards, wrong)
   const sshKeys = linesOf(draft.sshKeys)
   const user = draft.user.trim()
   const body: Body<'instance.create'> = {
@@ -202,6 +194,8 @@ export function toBody(draft: InstanceDraft): DraftResult {
     vcpuCount: whole('vcpuCount', draft.vcpuCount, 'a whole number'),
     memoryBytes: size('memoryBytes', draft.memory),
     rootDiskBytes: size('rootDiskBytes', draft.disk),
+    ...(draft.vcpuCountMax.trim() !== '' && { vcpuCountMax: whole('vcpuCountMax', draft.vcpuCountMax, 'a whole number') }),
+    ...(draft.memoryMax.trim() !== '' && { memoryBytesMax: size('memoryBytesMax', draft.memoryMax) }),
     start: draft.start,
     ...(draft.diskFull !== 'pause' && { diskFull: draft.diskFull }),
     ...(draft.host !== '' && { host: draft.host }),
