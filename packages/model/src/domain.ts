@@ -198,6 +198,8 @@ export interface DomainMigration {
   readonly role: 'incoming' | 'handed-over'
   /** It was running, and runs on the side that has it in the end. */
   readonly goesOn: boolean
+  /** Of an incoming one that does not run: what it is here once it is told to go; null until all of it has come. Absent: it runs. */
+  readonly arrives?: DomainState | null
 }
 
 export interface DomainRecord {

@@ -25,7 +25,7 @@ import * as runtime from '@typevisor/runtime-node'
 import { stateFile } from '@typevisor/saga'
 import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import { openToolstack, type Toolstack } from '@typevisor/toolstack'
-import { saveFolder } from '../host-parts.ts'
+import { saveFolder } from '../save-folder.ts'
 import { agentLinks } from './links.ts'
 
 const runCount = Number(process.argv[2] ?? 7)
