@@ -332,7 +332,7 @@ export const MigrateInstance = z.strictObject({
     .min(64 * 1024)
     .max(2 ** 50)
     .optional()
-    .describe('bytes a second, of its memory and of each disk; left out: as fast as it goes'),
+    .describe('bytes a second, of its memory and of each disk (of one that does not run, of all); left out: as fast as it goes'),
   autoConverge: z.boolean().default(false).describe('slow it down when it writes faster than its memory goes'),
   channelCount: z.int().min(0).max(16).default(0).describe('streams for its memory beside the one that there always is'),
   dropSnapshots: z.boolean().default(false).describe('delete its snapshots, which cannot go with it'),

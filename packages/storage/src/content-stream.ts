@@ -86,11 +86,7 @@ export async function* decodeContent(chunks: AsyncIterable<Uint8Array>): AsyncGe
   }
 }
 
-async function* decodeParts(
-  reader: ChunkReader,
-  name: string,
-  sizeBytes: number,
-): AsyncGenerator<ContentPart, void, undefined> {
+async function* decodeParts(reader: ChunkReader, name: string, sizeBytes: number): AsyncGenerator<ContentPart, void, undefined> {
   let [position, totalBytes] = [0, 0]
   while (true) {
     const head = CONTENT_PART.decode(await reader.take(CONTENT_PART.sizeBytes, `the parts of ${name}`))
@@ -111,7 +107,7 @@ async function* decodeParts(
 type Readable = Pick<BlockDevice, 'read' | 'extents' | 'sizeBytes'>
 
 async function* dataOf(device: Readable): AsyncGenerator<{ offset: number; lengthBytes: number }, void, undefined> {
-  for (let at = 0; at < device.sizeBytes; ) {
+  for (let at = 0; at < device.sizeBytes;) {
     for (const { lengthBytes, zero } of await device.extents(at, device.sizeBytes - at, EXTENT_COUNT)) {
       if (!zero) yield { offset: at, lengthBytes }
       at += lengthBytes

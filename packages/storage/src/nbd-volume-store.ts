@@ -14,15 +14,7 @@ import { runChecked } from './command.ts'
 import { Lines } from './lines.ts'
 import { nbdVolumeLeases } from './nbd-volume-leases.ts'
 import type { ServerCaller } from './node-volume-server.ts'
-import type {
-  CommandRunner,
-  OpenVolume,
-  SnapshotRef,
-  VolumeInfo,
-  VolumeLeases,
-  VolumeSnapshots,
-  VolumeStore,
-} from './ports.ts'
+import type { CommandRunner, OpenVolume, SnapshotRef, VolumeInfo, VolumeLeases, VolumeSnapshots, VolumeStore } from './ports.ts'
 import { checkBase, inspect, sizeFor } from './qcow2.ts'
 import { BLOCK_BYTES } from './store/format.ts'
 import type { VolumeDescription } from './store/store.ts'
@@ -135,7 +127,8 @@ class NbdVolumeStore implements VolumeStore {
   async open(id: VolumeId): Promise<OpenVolume> {
     const [served, file] = [await this.#find(id), await this.#options.files.get(id)]
     if (!served && !file) throw new Fault('not_found', `open volume ${id}: there is none of this id`)
-    if (!served) throw new Fault('unsupported', `open volume ${id}: it is a file of before there were volumes, which its guest alone reads`)
+    if (!served)
+      throw new Fault('unsupported', `open volume ${id}: it is a file of before there were volumes, which its guest alone reads`)
     const device = await this.#options.connect(id)
     return Object.assign(device, {
       [Symbol.asyncDispose]: async () => {

@@ -149,7 +149,9 @@ export function volumeStoreConformance(
       await Promise.all(ids.map((id) => store.remove(id)))
       assert.deepEqual(await store.list(), [])
     })
-    test('what is written to an opened volume is read from it, holes are told, and it is free at once afterwards', async ({ store }) => {
+    test('what is written to an opened volume is read from it, holes are told, and it is free at once afterwards', async ({
+      store,
+    }) => {
       if (!store.open) return
       await store.create(idOf(1, '.data'), mib(8))
       {

@@ -49,7 +49,8 @@ export class ColdTarget implements MigrationTarget {
 
   async connect(channel: string): Promise<MigrationStream> {
     const { name } = this.#domain
-    if (channel !== CONTENT) throw new Fault('not_found', `receive ${name}: got channel ${JSON.stringify(channel)}, want ${CONTENT}`)
+    if (channel !== CONTENT)
+      throw new Fault('not_found', `receive ${name}: got channel ${JSON.stringify(channel)}, want ${CONTENT}`)
     if (this.#taking) throw new Fault('conflict', `receive ${name}: its content came already`)
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>()
     const writer = writable.getWriter()
@@ -64,9 +65,9 @@ export class ColdTarget implements MigrationTarget {
     this.#taking = taking
     return {
       // Nothing goes back; it ends when all was taken in, or could not be.
-      readable: (async function* () {
-        await taking
-      })(),
+      readable: {
+        [Symbol.asyncIterator]: () => ({ next: () => taking.then(() => ({ done: true, value: undefined })) }),
+      },
       async write(content) {
         await writer.ready
         await writer.write(content)

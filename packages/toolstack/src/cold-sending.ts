@@ -43,7 +43,10 @@ export async function coldVolumes({ volumes }: Pick<ToolstackServices, 'volumes'
 }
 
 /** @throws Fault `unsupported` where the store gives its volumes to guests alone. */
-export function needContents({ volumes }: Pick<ToolstackServices, 'volumes'>, what: string): (id: VolumeInfo['id']) => Promise<OpenVolume> {
+export function needContents(
+  { volumes }: Pick<ToolstackServices, 'volumes'>,
+  what: string,
+): (id: VolumeInfo['id']) => Promise<OpenVolume> {
   if (volumes.open) return volumes.open.bind(volumes)
   throw new Fault('unsupported', `${what}: the volumes of this host are read by their guests alone; it can move while it runs`)
 }

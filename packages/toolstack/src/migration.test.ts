@@ -86,7 +86,8 @@ async function world(clock: VirtualClock, seed: number, delayMsMax = 0): Promise
           get(of, method) {
             const value: unknown = Reflect.get(of, method)
             if (typeof value !== 'function') return value
-            if (['events', 'read', 'pathOf'].includes(String(method))) return (...args: unknown[]) => value.apply(of, args) as unknown
+            if (['events', 'read', 'pathOf'].includes(String(method)))
+              return (...args: unknown[]) => value.apply(of, args) as unknown
             return async (...args: unknown[]): Promise<unknown> => {
               if (isDead) return never
               const answer: unknown = await value.apply(of, args)
@@ -370,7 +371,11 @@ async function coldGuest(both: World, kind: ColdKind): Promise<void> {
     await toolstack.attach(ID, { kind: 'disk', name, sizeBytes: mib(8) }, { commandId: `attach ${name}` })
   await toolstack.detach(ID, 'kept', { commandId: 'detach' })
   await toolstack.carryOut(kind === 'saved' ? 'save' : 'shutdown', ID, { commandId: kind })
-  for (const [index, id] of [ROOT, DATA, KEPT].entries()) volumes.write(id, CONTENT.map((byte) => byte ^ index))
+  for (const [index, id] of [ROOT, DATA, KEPT].entries())
+    volumes.write(
+      id,
+      CONTENT.map((byte) => byte ^ index),
+    )
 }
 
 /** It is on one host as it was, and the other has nothing of it. */
@@ -381,9 +386,17 @@ async function assertColdOn(both: World, side: 'source' | 'target', what: string
   const record = here.toolstack.get(ID)
   assert.deepEqual([record?.state.kind, record?.migration], [kind, undefined], what)
   assert.equal(here.hypervisor.saves.size, kind === 'saved' ? 1 : 0, what)
-  assert.deepEqual((await here.volumes.list()).map(({ id }) => id), [DATA, KEPT, ROOT, `${ID}.seed`], what)
+  assert.deepEqual(
+    (await here.volumes.list()).map(({ id }) => id),
+    [DATA, KEPT, ROOT, `${ID}.seed`],
+    what,
+  )
   for (const [index, id] of [ROOT, DATA, KEPT].entries())
-    assert.deepEqual(here.volumes.content(id), CONTENT.map((byte) => byte ^ index), `${what}: ${id}`)
+    assert.deepEqual(
+      here.volumes.content(id),
+      CONTENT.map((byte) => byte ^ index),
+      `${what}: ${id}`,
+    )
   // Whoever stood over both may have asked for something that comes to nothing behind our back.
   await patient(both, () => here.toolstack.carryOut(kind === 'saved' ? 'restore' : 'start', ID, { commandId: `${what} on` }))
   assert.equal(await counted(here.toolstack), kind === 'saved' ? 2 : 1, what)
@@ -405,14 +418,18 @@ const coldScene = (title: string, kind: ColdKind, body: (world: World, clock: Vi
     })
   })
 
-coldScene('a saved domain goes to another host with its memory and disks, goes on there, and goes back stopped', 'saved', async (both) => {
-  assert.equal(await migrate(both, 'first'), 'target')
-  await assertColdOn(both, 'target', 'there', 'saved')
-  await both.target.toolstack.carryOut('shutdown', ID, { commandId: 'shutdown' })
-  const back = { ...both, source: both.target, target: both.source }
-  assert.equal(await migrate(back, 'second'), 'target')
-  await assertColdOn(both, 'source', 'back', 'stopped')
-})
+coldScene(
+  'a saved domain goes to another host with its memory and disks, goes on there, and goes back stopped',
+  'saved',
+  async (both) => {
+    assert.equal(await migrate(both, 'first'), 'target')
+    await assertColdOn(both, 'target', 'there', 'saved')
+    await both.target.toolstack.carryOut('shutdown', ID, { commandId: 'shutdown' })
+    const back = { ...both, source: both.target, target: both.source }
+    assert.equal(await migrate(back, 'second'), 'target')
+    await assertColdOn(both, 'source', 'back', 'stopped')
+  },
+)
 
 coldScene('it is told how far it is, goes no faster than allowed, and holes are not sent', 'saved', async (both, clock) => {
   const { source, target } = both
@@ -454,13 +471,17 @@ coldScene('what does not fit is refused before anything is sent, and nothing is 
   await assertColdOn(both, 'target', 'without its snapshots', 'saved')
 })
 
-coldScene('a live move with a volume that is in no device is refused, since nobody would carry it', 'saved', async ({ source }) => {
-  await source.toolstack.carryOut('restore', ID, { commandId: 'restore' })
-  await assert.rejects(source.toolstack.migrationRequest(ID), (error: unknown) => {
-    assert.ok(error instanceof Fault && error.code === 'conflict')
-    return error.details[0]?.path === 'devices.kept'
-  })
-})
+coldScene(
+  'a live move with a volume that is in no device is refused, since nobody would carry it',
+  'saved',
+  async ({ source }) => {
+    await source.toolstack.carryOut('restore', ID, { commandId: 'restore' })
+    await assert.rejects(source.toolstack.migrationRequest(ID), (error: unknown) => {
+      assert.ok(error instanceof Fault && error.code === 'conflict')
+      return error.details[0]?.path === 'devices.kept'
+    })
+  },
+)
 
 coldScene('what cannot be taken in is told in the words of who takes it in, and it is where it was', 'saved', async (both) => {
   const { source, target } = both

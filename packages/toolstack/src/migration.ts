@@ -47,15 +47,7 @@ import { CONTROL, ControlClient } from './migration-control.ts'
 import type { DriverCapabilities, DriverState, MigrationLinks, MigrationTarget } from './ports.ts'
 import { removeAllSnapshots } from './snapshots.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
-import {
-  dropSaves,
-  noteForwards,
-  seedVolume,
-  volumesEver,
-  type Context,
-  type OfDomain,
-  type ToolstackServices,
-} from './steps.ts'
+import { dropSaves, noteForwards, seedVolume, volumesEver, type Context, type OfDomain, type ToolstackServices } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
 export type ReceiveInput = OfDomain & { readonly request: MigrationRequest; readonly channelCount: number }

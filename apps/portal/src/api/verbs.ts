@@ -65,7 +65,10 @@ export const settingsRefusal = (instance: Instance, role: RoleName): string | nu
 export const deviceRefusal = (act: DeviceVerbName, instance: Instance, role: RoleName): string | null =>
   forbidden(`instance.${act}`, role) ?? away(instance) ?? underWay(instance) ?? unfit(instance, (kind) => canDevice(act, kind))
 
-/** The same of a move to another host; asked of what runs or is paused. */
+/** Whether a move to another host is offered at all. */
+export const canMove = ({ state: { kind } }: Instance): boolean => ['running', 'paused', 'saved', 'stopped'].includes(kind)
+
+/** The same of such a move. */
 export const migrateRefusal = (instance: Instance, role: RoleName): string | null =>
   forbidden('instance.migrate', role) ?? underWay(instance) ?? away(instance)
 

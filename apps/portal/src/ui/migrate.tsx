@@ -5,7 +5,7 @@ import { createContext, useContext, useState, type ReactNode } from 'react'
 import { call } from '../api/client.ts'
 import { apiQuery } from '../api/queries.ts'
 import { useSession } from '../api/session.ts'
-import { migrateRefusal, type Instance } from '../api/verbs.ts'
+import { canMove, migrateRefusal, type Instance } from '../api/verbs.ts'
 import { NativeSelect } from '../forms/native-select.tsx'
 import { OperationForm } from '../forms/operation-form.tsx'
 import { FormDialog } from '../forms/small-form.tsx'
@@ -30,7 +30,7 @@ export function MigrateProvider({ children }: { readonly children: ReactNode }) 
 export function MigrateItem({ instance }: { readonly instance: Instance }) {
   const { account } = useSession()
   const begin = useContext(MigrateContext)
-  if (instance.state.kind !== 'running' && instance.state.kind !== 'paused') return null
+  if (!canMove(instance)) return null
   const reason = migrateRefusal(instance, account.role)
   return (
     <Menu.Item
@@ -43,6 +43,13 @@ export function MigrateItem({ instance }: { readonly instance: Instance }) {
       Migrate{'\u2026'}
     </Menu.Item>
   )
+}
+
+/** What is to be expected of it meanwhile. */
+function whatGoes({ host, state }: Instance): string {
+  if (state.kind === 'saved') return `Its saved memory and its disks go from ${host}; it is restored there when you ask for it.`
+  if (state.kind === 'stopped') return `Its disks go from ${host}; it is stopped there, as it is here.`
+  return `It goes on running while its memory and its disk go from ${host}, and stands still for a moment at the end.`
 }
 
 function Migrate({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
@@ -63,9 +70,7 @@ function Migrate({ instance, onClose }: { readonly instance: Instance; readonly 
     >
       {(errors) => (
         <>
-          <p className="dim">
-            It goes on running while its memory and its disk go from {instance.host}, and stands still for a moment at the end.
-          </p>
+          <p className="dim">{whatGoes(instance)}</p>
           <NativeSelect
             label="To"
             {...(hosts.isSuccess && others.length === 0 && { description: 'No other host is connected' })}

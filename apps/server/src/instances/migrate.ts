@@ -1,9 +1,9 @@
 /**
- * An instance moves to another host while it runs: two agents do it, and this stands over both.
+ * An instance moves to another host, while it runs or as it stands: two agents do it, and this stands over both.
  *
  *   request  source: what the target has to know
  *   move     target: expects it --offer--> source: sends it, hands it over, and has the target go          undo: see below
- *   settle   target: runs it, if it does not yet; the row is of the target from this transaction on; what the source may have left goes
+ *   settle   target: has it, and runs it, if it does not yet; the row is of the target from this transaction on; what the source may have left goes
  *
  * The offer has a token in it and is never written down here: the target answers the same again as long as it expects the domain.
  *
@@ -103,7 +103,7 @@ export const migrate = defineSaga<MigrateInput, InstanceServices>({
         const request = outputs['request'] as unknown as MigrationRequest // as the step before wrote it
         const target = await agentOf(context, to)
         const expecting = { ...head(context, 'receive'), request, channelCount: parameters.channelCount }
-        const offer = await target.call('domain.receive', expecting, { signal })
+        const offer = await target.call(request.cold ? 'domain.receive-cold' : 'domain.receive', expecting, { signal })
         const source = await agentOf(context, host)
         const result = await source.call(
           'domain.migrate',

@@ -215,8 +215,8 @@ export async function beginMigration(
 ): Promise<void> {
   await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
   const current = await settledRow(tx, 'migrate', row)
-  if (current.state !== 'running' && current.state !== 'paused')
-    throw new Fault('conflict', `migrate ${row.name}: it is ${current.state}, want running or paused`)
+  if (current.state === 'crashed')
+    throw new Fault('conflict', `migrate ${row.name}: it is crashed, want running, paused, saved or stopped`)
   if (current.host === null) throw new Fault('conflict', `migrate ${row.name}: it is on no host`)
   if (current.host === to)
     throw new Fault('conflict', `migrate ${row.name}: it is on host ${to} already`, {
@@ -225,7 +225,10 @@ export async function beginMigration(
   const { rows } = await tx.query('SELECT spec FROM instance WHERE id = $1', [row.id])
   const spec = rows[0]?.['spec'] as DomainSpec // as `insertInstance` wrote it
   const ports = spec.forwards.map(({ hostPort }) => hostPort).filter((port) => port !== 0)
-  chooseHost(await hostOffers(tx, agents, row.id, ports), { ...spec, host: to })
+  const offers = await hostOffers(tx, agents, row.id, ports)
+  // What does not run holds no memory there.
+  const isCold = current.state === 'stopped' || current.state === 'saved'
+  chooseHost(isCold ? offers.map((offer) => ({ ...offer, committedBytes: 0 })) : offers, { ...spec, host: to })
   if (current.snapshots.length > 0 && parameters.dropSnapshots !== true) {
     const count = current.snapshots.length
     throw new Fault(

@@ -984,7 +984,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
   'instance.migrate': {
     method: 'POST',
     path: '/api/v1/instances/:instance/migrate',
-    summary: 'Move it to another host while it runs',
+    summary: 'Move it to another host, while it runs or as it stands',
     role: 'operator',
     scope: 'instance:write',
     transport: 'http',
@@ -1018,7 +1018,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
         name: 'bandwidthBytes',
         type: 'size',
         required: false,
-        description: 'bytes a second, of its memory and of each disk; left out: as fast as it goes',
+        description: 'bytes a second, of its memory and of each disk (of one that does not run, of all); left out: as fast as it goes',
         minimum: 65536,
         maximum: 1125899906842624,
       },
