@@ -348,6 +348,11 @@ export const CloneInstance = z.strictObject({
   labels: LabelMap.optional().describe('labels for search; left out: those of the old one'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
+export const CopyInstance = z.strictObject({
+  ...CloneInstance.shape,
+  quiesce: CreateSnapshot.shape.quiesce,
+  timeoutMs: CreateSnapshot.shape.timeoutMs,
+})
 
 const DeviceName = z.string().refine(isDeviceName, { error: `want ${DEVICE_NAME_WANT}` })
 const DiskBytes = z

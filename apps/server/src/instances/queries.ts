@@ -170,9 +170,9 @@ export async function hostOffers(
     `SELECT host.name, host.memory_bytes,
        (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance
         WHERE instance.host = host.name AND destroyed_at IS NULL AND id <> $1
-          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.create', 'instance.clone', 'instance.start', 'instance.restore', 'instance.revert')))
+          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.create', 'instance.clone', 'instance.copy', 'instance.start', 'instance.restore', 'instance.revert')))
        + (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance JOIN saga ON saga.id = instance.operation_id::text
-        WHERE destroyed_at IS NULL AND instance.id <> $1 AND operation_name = 'instance.migrate' AND state_kind IN ('running', 'paused')
+        WHERE destroyed_at IS NULL AND instance.id <> $1 AND operation_name = 'instance.migrate' AND instance.state_kind IN ('running', 'paused')
           AND saga.input ->> 'to' = host.name AND instance.host <> host.name) AS committed,
        (SELECT coalesce(jsonb_object_agg(image.name, jsonb_build_array(image.minimum_memory_bytes, image.virtual_bytes)), '{}')
         FROM image WHERE image.host = host.name) AS images
