@@ -13,6 +13,7 @@ import {
   DEVICE_KINDS,
   DEVICE_NAME_WANT,
   DISK_FULL,
+  DUMP_FORMATS,
   FIRMWARE_KINDS,
   isBootOrder,
   isDeviceName,
@@ -77,6 +78,12 @@ export const InstanceSettings = z.strictObject({
   onCrash: z.enum(CRASH_ACTIONS),
   notes: z.array(z.string()).describe('what the guest has not taken up yet, and why'),
 })
+const CoreDump = z.strictObject({
+  path: z.string().describe('on its host'),
+  format: z.enum(DUMP_FORMATS),
+  sizeBytes: z.int(),
+  takenAt: Timestamp,
+})
 export const Instance = z.strictObject({
   id: Id,
   name: Label,
@@ -99,6 +106,7 @@ export const Instance = z.strictObject({
   state: InstanceState,
   operation: z.strictObject({ id: Id, name: z.string() }).nullable().describe('the operation that holds the instance now'),
   snapshotCount: z.int().describe('snapshots that go with it when it is destroyed'),
+  dump: CoreDump.nullable().describe('the newest core dump of its memory'),
   createdAt: Timestamp,
 })
 export const Snapshot = z.strictObject({

@@ -225,8 +225,14 @@ export interface DomainRecord {
   readonly migration?: DomainMigration
 }
 
+export const DUMP_FORMATS = ['elf', 'kdump'] as const
+export type DumpFormat = (typeof DUMP_FORMATS)[number]
+
 export interface DomainDump {
+  /** On its host. */
   readonly path: string
+  /** `elf`: for gdb and crash; `kdump`: compressed, for crash. Absent, of an agent of before: `elf`. */
+  readonly format?: DumpFormat
   readonly sizeBytes: Bytes
   readonly takenAt: EpochMillis
 }

@@ -15,7 +15,7 @@
  *     restore, poweroff, revert and destroy. Only `destroy` insists.
  */
 import { bytes, Fault, millis, type Json } from '@typevisor/base'
-import { assertCan, assertGuest, type DomainName, type VerbName } from '@typevisor/model'
+import { assertCan, assertGuest, type DomainDump, type DomainName, type VerbName } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
 import { attach, detach, medium, resize, settleDevices, stayingDevices } from './devices.ts'
 import { forgetNotes, set } from './settings.ts'
@@ -302,11 +302,14 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
   ],
 })
 
-export async function takeDump({ services, input, signal, sagaId }: Context<VerbInput>): Promise<void> {
+export async function takeDump({ services, input, signal, sagaId }: Context<VerbInput>): Promise<DomainDump> {
   const path = services.saves.pathOf(input.id, sagaId)
-  const { sizeBytes } = await services.driver.dumpCore(input.id, path, { signal })
+  const format = 'elf'
+  const { sizeBytes } = await services.driver.dumpCore(input.id, path, { signal, format })
   const domain = services.ledger.need(input.id)
-  await services.ledger.update({ ...domain, dump: { path, sizeBytes: bytes(sizeBytes), takenAt: services.clock.now() } })
+  const dump = { path, format, sizeBytes: bytes(sizeBytes), takenAt: services.clock.now() } as const
+  await services.ledger.update({ ...domain, dump })
+  return dump
 }
 
 /** The guest's memory as a core file beside its saves; the newest alone is kept. */
@@ -317,7 +320,7 @@ const dump = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'dump',
       attemptCountMax: 1,
-      do: takeDump,
+      do: async (context) => void (await takeDump(context)),
     },
     { name: 'drop-saves', do: dropSaves },
   ],

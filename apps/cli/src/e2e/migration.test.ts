@@ -100,6 +100,17 @@ describe('between two agents', { timeout: 600_000 }, () => {
   const query = { wait: 60 }
 
   const nameOf = ({ name }: Host): string => name
+  /** It has a number in its memory that grows, and the name of its boot on its disk. */
+  async function countUp(): Promise<void> {
+    const counting = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
+    await exec(life.client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${counting}`)
+    await until('it counts', () =>
+      count().then(
+        (found) => found > 5,
+        () => false,
+      ),
+    )
+  }
   const row = () => life.client.call('instance.get', { params: { instance: 'mover' } })
   const count = async () => Number(await exec(life.client, 'mover', 'cat /run/count'))
   const bootId = () => exec(life.client, 'mover', 'cat /proc/sys/kernel/random/boot_id')
@@ -137,14 +148,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
     const { instance } = await client.call('instance.create', { body, query: { wait: 60 } })
     assert.equal(instance?.state.kind, 'running')
     await untilAnswers(client, 'mover')
-    const counting = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
-    await exec(client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${counting}`)
-    await until('it counts', () =>
-      count().then(
-        (found) => found > 5,
-        () => false,
-      ),
-    )
+    await countUp()
     // What came and was changed while it runs goes with it.
     await done(client.call('instance.set', { params, query, body: { vcpuCount: 2 } }))
     const data = { kind: 'disk', device: 'data', sizeBytes: 16 * 1024 * 1024 } as const
@@ -271,6 +275,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
     await untilAnswers(client, 'mover')
     assert.equal(await exec(client, 'mover', 'cat /root/kept /root/later'), `${before.boot}\nwritten`)
     await until('it sees the disk', async () => (await exec(client, 'mover', `${disk}; head -c 12 $d`)) === 'kept on data')
+    await countUp()
   })
 
   for (const kill of ['source', 'target', 'server'] as const) {

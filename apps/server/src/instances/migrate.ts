@@ -16,7 +16,7 @@ import type { DomainReply } from '@typevisor/api/agent-wire'
 import type { DomainId, MigrationParameters, MigrationRequest, MigrationResult } from '@typevisor/model'
 import { defineSaga, type SagaEffect, type StepContext } from '@typevisor/saga'
 import { agentOf, AWAY_ATTEMPTS, failure } from './agent-steps.ts'
-import { eventEffect, observedEffect, releaseEffect, snapshotsEffect } from './effects.ts'
+import { dumpEffect, eventEffect, observedEffect, releaseEffect, snapshotsEffect } from './effects.ts'
 import type { InstanceServices } from './sagas.ts'
 
 export type MigrateInput = {
@@ -38,7 +38,12 @@ const head = ({ sagaId, fence, input }: Context, step: string) => ({ commandId: 
 function movedEffects({ id, to }: MigrateInput, { domain, sequence }: DomainReply): SagaEffect[] {
   if (!domain) throw new Fault('failed', `migrate ${id}: host ${to} runs it and does not list it`)
   const text = 'UPDATE instance SET host = $2, state_sequence = 0 WHERE id = $1 AND destroyed_at IS NULL AND host <> $2'
-  return [{ kind: 'sql', text, values: [id, to] }, observedEffect(id, domain, sequence), snapshotsEffect(id, domain)]
+  return [
+    { kind: 'sql', text, values: [id, to] },
+    observedEffect(id, domain, sequence),
+    snapshotsEffect(id, domain),
+    dumpEffect(id, domain),
+  ]
 }
 
 /** @throws Fault `failed` or `conflict` when it never ran on the target and never will. */

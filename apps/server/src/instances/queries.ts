@@ -9,6 +9,7 @@ import {
   type Architecture,
   type BootSource,
   type CpuSet,
+  type DomainDump,
   type DomainSnapshot,
   type Firmware,
 } from '@typevisor/model'
@@ -34,6 +35,7 @@ const columns = [
   'snapshots',
   'settings',
   'settings_notes',
+  'dump',
   'vcpu_count_max',
   'memory_bytes_max',
   'huge_pages',
@@ -81,9 +83,17 @@ export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireIns
     operation:
       row.operation_id !== null && row.operation_name !== null ? { id: row.operation_id, name: row.operation_name } : null,
     snapshotCount: row.snapshots.length,
+    dump: row.dump && toWireDump(row.dump),
     createdAt: row.created_at.getTime(),
   }
 }
+
+const toWireDump = ({ path, format = 'elf', sizeBytes, takenAt }: DomainDump): WireInstance['dump'] => ({
+  path,
+  format,
+  sizeBytes,
+  takenAt,
+})
 
 const toWireSets = (sets: readonly CpuSet[] | undefined): string[] | null => sets?.map(formatCpuList) ?? null
 

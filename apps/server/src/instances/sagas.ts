@@ -31,6 +31,7 @@ import type { AgentPort, Command, DomainReply } from '@typevisor/api/agent-wire'
 import { agentOf, AWAY_ATTEMPTS, failure } from './agent-steps.ts'
 import {
   destroyedEffect,
+  dumpEffect,
   eventEffect,
   failedEffect,
   memoryEffect,
@@ -113,7 +114,13 @@ async function lastWords<I>({ services, signal }: Context<I>, agent: AgentPort, 
 
 const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] =>
   domain
-    ? [observedEffect(id, domain, sequence), snapshotsEffect(id, domain), settingsEffect(id, domain), rootDiskEffect(id, domain)]
+    ? [
+        observedEffect(id, domain, sequence),
+        snapshotsEffect(id, domain),
+        settingsEffect(id, domain),
+        rootDiskEffect(id, domain),
+        dumpEffect(id, domain),
+      ]
     : []
 
 const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
