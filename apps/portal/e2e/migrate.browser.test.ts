@@ -45,3 +45,17 @@ test('with one host there is nowhere to go; on another that joins it runs on', {
   const { host, state } = await platform.client.call('instance.get', { params: { instance: 'web-1' } })
   assert.deepEqual([host, state.kind], ['other', 'running'])
 })
+
+test('one that is saved moves as it stands, and the dialog says so', { skip, timeout: 60_000 }, async () => {
+  const params = { instance: 'web-1' }
+  await platform.client.call('instance.save', { params, query: { wait: 20 } })
+  await page.locator('[data-testid="state"][data-state="saved"]').waitFor()
+  await page.getByTestId('verbs').click()
+  await page.getByTestId('verb-migrate').click()
+  await page.getByTestId('migrate-form').getByText('Its saved memory and its disks go from other').waitFor()
+  await page.getByRole('button', { name: 'Migrate' }).click()
+  await page.getByTestId('migrate-form').waitFor({ state: 'detached' })
+  await page.getByText('local', { exact: true }).first().waitFor()
+  const { host, state } = await platform.client.call('instance.get', { params })
+  assert.deepEqual([host, state.kind], ['local', 'saved'])
+})

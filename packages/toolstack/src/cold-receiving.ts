@@ -1,5 +1,5 @@
 /** A domain that does not run comes from another host; `cold-sending.ts` has the design. */
-import { assert, Fault, fieldFault } from '@typevisor/base'
+import { assert, Fault, fieldFault, formatBytes } from '@typevisor/base'
 import type { DomainState, MigrationRequest, VolumeId } from '@typevisor/model'
 import { bytesOfFile, decodeContent, writeParts, type ContentSection } from '@typevisor/storage'
 import { CONTENT, FIRMWARE, MEMORY, needContents, type ColdState } from './cold-sending.ts'
@@ -10,14 +10,23 @@ import type { StoredDomain } from './stored-domain.ts'
 type Cold = MigrationRequest & { readonly cold: NonNullable<MigrationRequest['cold']> }
 export const isColdRequest = (request: MigrationRequest): request is Cold => request.cold !== undefined
 
-/** @throws Fault `conflict`, `unsupported`. */
-export function assertTakesCold(services: ToolstackServices, { name, cold, accelerator }: Cold, can: DriverCapabilities): void {
+/** @throws Fault `conflict`, `unsupported`, `exhausted`. */
+export async function assertTakesCold(
+  services: ToolstackServices,
+  { name, cold, accelerator }: Cold,
+  can: DriverCapabilities,
+): Promise<void> {
   const what = `receive ${name}`
   needContents(services, what)
   if (cold.savedBytes === null) return
   if (!can.save.can) throw new Fault('unsupported', `${what}: ${can.save.reason}`)
   if (accelerator !== can.accelerator)
     throw fieldFault({ path: 'accelerator', want: accelerator, got: can.accelerator }, { code: 'conflict', what })
+  const freeBytes = await services.saves.freeBytes()
+  if (freeBytes < cold.savedBytes) {
+    const [got, want] = [formatBytes(freeBytes), formatBytes(cold.savedBytes)]
+    throw new Fault('exhausted', `${what}: ${got} are free for its saved memory, want ${want}`)
+  }
 }
 
 /** Whether this host could start it at all: its machine, processor, firmware and devices. Nothing of it is left. */

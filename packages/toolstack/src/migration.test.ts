@@ -456,6 +456,9 @@ coldScene('what does not fit is refused before anything is sent, and nothing is 
     const received = target.toolstack.receive(ID, { ...request, ...changes }, { commandId: JSON.stringify(changes) })
     await assert.rejects(received, isFault('conflict'), JSON.stringify(changes))
   }
+  target.hypervisor.freeBytes = 1000
+  await assert.rejects(target.toolstack.receive(ID, request, { commandId: 'no room' }), isFault('exhausted'))
+  target.hypervisor.freeBytes = Infinity
   assert.deepEqual([target.toolstack.list(), await target.volumes.list()], [[], []])
   // What is not in anybody's memory may go on by another processor.
   const stopped = { ...request, accelerator: 'kvm', cold: { savedBytes: null } }

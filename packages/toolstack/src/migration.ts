@@ -175,7 +175,7 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
         const can = await driver.capabilities()
         const { liveMigration, accelerator } = can
         if (request.driver !== driver.name) throw refuse(what, 'driver', request.driver, driver.name)
-        if (isColdRequest(request)) assertTakesCold(services, request, can)
+        if (isColdRequest(request)) await assertTakesCold(services, request, can)
         else if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
         else if (request.accelerator !== accelerator) throw refuse(what, 'accelerator', request.accelerator, accelerator)
         return { output: (await bootHere(services, request)) as unknown as Json }
