@@ -1,4 +1,4 @@
-/** An instance moves to another host, asked for in the portal: the dialog offers the hosts that are there, and the page follows it. */
+/** An instance moves to another host, and is copied, asked for in the portal: the dialogs offer what there is, and the page follows. */
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import type { Page } from 'playwright-core'
@@ -58,4 +58,22 @@ test('one that is saved moves as it stands, and the dialog says so', { skip, tim
   await page.getByText('local', { exact: true }).first().waitFor()
   const { host, state } = await platform.client.call('instance.get', { params })
   assert.deepEqual([host, state.kind], ['local', 'saved'])
+})
+
+test('a copy of it as it is now is made, and is followed', { skip, timeout: 60_000 }, async () => {
+  await platform.client.call('instance.restore', { params: { instance: 'web-1' }, query: { wait: 20 } })
+  await page.locator('[data-testid="state"][data-state="running"]').waitFor()
+  await page.getByTestId('verbs').click()
+  await page.getByTestId('verb-copy').click()
+  await page.getByTestId('field-quiesce').selectOption('must')
+  await shoot(page, 'copy')
+  assert.deepEqual([await faintTexts(page), await namelessControls(page)], [[], []])
+  await page.getByTestId('field-copy-name').fill('web-1')
+  await page.getByRole('button', { name: 'Copy it' }).click()
+  await page.getByTestId('copy-form').getByText('web-1').first().waitFor()
+  await page.getByTestId('field-copy-name').fill('web-9')
+  await page.getByRole('button', { name: 'Copy it' }).click()
+  await page.getByTestId('copy-form').waitFor({ state: 'detached' })
+  const state = async () => (await platform.client.call('instance.get', { params: { instance: 'web-9' } })).state.kind
+  for (const end = performance.now() + 20_000; (await state()) !== 'running';) assert.ok(performance.now() < end, await state())
 })

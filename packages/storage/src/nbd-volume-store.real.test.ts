@@ -321,3 +321,13 @@ test('a folder with a path too long for a socket is served all the same', async 
     await rm(root, { recursive: true, force: true })
   }
 })
+
+test('a file of before, and a seed, are opened by nobody but their guest', { skip: noQemuImg }, async () => {
+  const under = await world()
+  try {
+    await under.store.put(id(1), Uint8Array.of(1))
+    await assert.rejects(under.store.open(id(1)), (error: unknown) => error instanceof Fault && error.code === 'unsupported')
+  } finally {
+    await under.close()
+  }
+})

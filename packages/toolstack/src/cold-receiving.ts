@@ -36,6 +36,9 @@ export async function assertStarts({ driver }: ToolstackServices, domain: Stored
   await driver.forget(domain.id)
 }
 
+/** Two flashes and a TPM's state, with room to spare. */
+const FIRMWARE_BYTES_MAX = 128 * 1024 * 1024
+
 export class ColdTarget implements MigrationTarget {
   readonly #services: ToolstackServices
   readonly #domain: StoredDomain
@@ -121,11 +124,11 @@ export class ColdTarget implements MigrationTarget {
     for await (const section of decodeContent(chunks)) {
       const { name, sizeBytes } = section
       if (!this.#due.delete(name)) throw new Fault('invalid', `receive ${this.#domain.name}: got ${name}, which is not due`)
-      if (name === MEMORY) await this.#takeFile(section, this.#memoryPath, this.#cold.savedBytes ?? 0)
+      if (name === MEMORY) await this.#takeFile(section, this.#memoryPath)
       else if (name !== FIRMWARE) await this.#takeVolume(section)
       else {
         hasFirmware = sizeBytes > 0
-        if (hasFirmware) await this.#takeFile(section, this.#firmwarePath, sizeBytes)
+        if (hasFirmware) await this.#takeFile(section, this.#firmwarePath)
         else await Array.fromAsync(section.parts)
       }
     }
@@ -140,10 +143,12 @@ export class ColdTarget implements MigrationTarget {
     await writeParts(device, parts)
   }
 
-  async #takeFile(section: ContentSection, path: string, wantBytes: number): Promise<void> {
-    const { sizeBytes } = await this.#services.saves.write(path, bytesOfFile(section))
-    if (sizeBytes !== wantBytes)
-      throw new Fault('failed', `receive ${this.#domain.name}: ${section.name} has ${sizeBytes} bytes, want ${wantBytes}`)
+  async #takeFile(section: ContentSection, path: string): Promise<void> {
+    const { name, sizeBytes } = section
+    const wanted = name === MEMORY ? this.#cold.savedBytes : Math.min(sizeBytes, FIRMWARE_BYTES_MAX)
+    if (sizeBytes !== wanted)
+      throw new Fault('invalid', `receive ${this.#domain.name}: ${name} has ${sizeBytes} bytes, want ${wanted}`)
+    await this.#services.saves.write(path, bytesOfFile(section))
   }
 
   /** From the end of this on it is kept over the end of this process. */

@@ -72,6 +72,11 @@ export const canMove = ({ state: { kind } }: Instance): boolean => ['running', '
 export const migrateRefusal = (instance: Instance, role: RoleName): string | null =>
   forbidden('instance.migrate', role) ?? underWay(instance) ?? away(instance)
 
+/** Whether a copy of it is offered at all, and why none can be made now. */
+export const canCopy = (instance: Instance): boolean => unfit(instance, (kind) => canSnapshot('snapshot', kind)) === null
+export const copyRefusal = (instance: Instance, role: RoleName): string | null =>
+  forbidden('instance.copy', role) ?? underWay(instance) ?? away(instance)
+
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */
 export const verbsOf = (instance: Instance): readonly VerbName[] =>
   VERB_NAMES.filter((verb) => allowed(verb, instance.state) || byForce(verb, instance))
