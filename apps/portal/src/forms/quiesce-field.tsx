@@ -4,7 +4,7 @@ import { NativeSelect } from './native-select.tsx'
 
 const TEXT: Readonly<Record<Quiesce, { readonly title: string; readonly means: string }>> = {
   try: { title: 'If it can', means: 'By the agent in the guest, if it answers: the disks then need no recovery' },
-  must: { title: 'It must', means: 'Without an answer of the agent in the guest its disks are not taken' },
+  must: { title: 'It must', means: 'Without an answer of the agent in the guest no snapshot is taken' },
   no: { title: 'No', means: 'The disks recover as after a power cut' },
 }
 
