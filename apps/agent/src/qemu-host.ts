@@ -20,11 +20,19 @@ import {
   whyNoAffinity,
   type SystemUser,
 } from '@typevisor/runtime-node'
-import { nbdVolumeStore, nodeCommandRunner, nodeMasterRecords, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
+import {
+  nbdVolumeStore,
+  nodeCommandRunner,
+  nodeMasterRecords,
+  nodeVolumeFiles,
+  openServed,
+  qcow2VolumeStore,
+} from '@typevisor/storage'
 import type { Toolstack } from '@typevisor/toolstack'
 import { cacheFolder } from './cache-folder.ts'
-import { mediaFolder, saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
+import { mediaFolder, type HostOptions, type HostParts } from './host-parts.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
+import { saveFolder } from './save-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
 import { leaseHolder } from './volumes/holder.ts'
 import { keepVolumeServer } from './volumes/keeper.ts'
@@ -92,7 +100,8 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     log,
   })
   const masters = await nodeMasterRecords(join(disksFolder, 'masters'))
-  const volumes = nbdVolumeStore({ call: server.call, holder, files, masters, runner, socketPathOf, log })
+  const connect = (exportName: string) => openServed(disksFolder, exportName)
+  const volumes = nbdVolumeStore({ call: server.call, holder, files, masters, runner, socketPathOf, connect, clock, log })
   const qemu = createQemuDriver({
     dataDir: await folder(join(dataDir, 'domains'), 0o711),
     runDir,

@@ -102,8 +102,8 @@ class AgentService implements AgentPort {
       return this.#reply(id)
     },
     'domain.migration-request': ({ id, parameters }) => this.#options.toolstack.migrationRequest(id, parameters),
-    'domain.receive': ({ id, request, channelCount, commandId, fence }, { signal }) =>
-      this.#options.toolstack.receive(id, request, { commandId, fence, channelCount, signal }),
+    'domain.receive': (params, context) => this.#receive(params, context),
+    'domain.receive-cold': (params, context) => this.#receive(params, context),
     'domain.migrate': ({ id, offer, parameters, commandId, fence }, { signal, progress }) => {
       const onProgress = (now: MigrationProgress): void => progress(fractionOf(now), wordsOf(now))
       return this.#options.toolstack.migrate(id, offer, { ...parameters, commandId, fence, signal, onProgress })
@@ -244,6 +244,13 @@ class AgentService implements AgentPort {
   openStream(kind: StreamKind, domain: DomainId, options?: StreamOptions): Promise<AgentStream> {
     const { toolstack } = this.#options
     return kind === 'console' ? toolstack.openConsole(domain, options) : toolstack.openVnc(domain, options)
+  }
+
+  #receive(
+    { id, request, channelCount, commandId, fence }: AgentParams<'domain.receive'>,
+    { signal }: CallContext,
+  ): Promise<AgentReply<'domain.receive'>> {
+    return this.#options.toolstack.receive(id, request, { commandId, fence, channelCount, signal })
   }
 
   #reply(id: DomainId): DomainReply {

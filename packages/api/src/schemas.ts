@@ -12,6 +12,7 @@ import {
   CRASH_ACTIONS,
   DEVICE_KINDS,
   DISK_FULL,
+  DUMP_FORMATS,
   FIRMWARE_KINDS,
   MEMORY_TARGET_BYTES_MIN,
   parseChord,
@@ -99,6 +100,12 @@ export const InstanceSettings = z.strictObject({
   onCrash: z.enum(CRASH_ACTIONS),
   notes: z.array(z.string()).describe('what the guest has not taken up yet, and why'),
 })
+const CoreDump = z.strictObject({
+  path: z.string().describe('on its host'),
+  format: z.enum(DUMP_FORMATS),
+  sizeBytes: z.int(),
+  takenAt: Timestamp,
+})
 export const Instance = z.strictObject({
   id: Id,
   name: Label,
@@ -121,6 +128,7 @@ export const Instance = z.strictObject({
   state: InstanceState,
   operation: z.strictObject({ id: Id, name: z.string() }).nullable().describe('the operation that holds the instance now'),
   snapshotCount: z.int().describe('snapshots that go with it when it is destroyed'),
+  dump: CoreDump.nullable().describe('the newest core dump of its memory'),
   createdAt: Timestamp,
 })
 export const Snapshot = z.strictObject({
@@ -279,6 +287,11 @@ export const CloneInstance = z.strictObject({
     .describe('ports of the host that reach the guest; left out: those of the old one, with host ports that the host chooses'),
   labels: Labels.optional().describe('labels for search; left out: those of the old one'),
   start: z.boolean().default(true).describe('boot it at once'),
+})
+export const CopyInstance = z.strictObject({
+  ...CloneInstance.shape,
+  quiesce: CreateSnapshot.shape.quiesce,
+  timeoutMs: CreateSnapshot.shape.timeoutMs,
 })
 
 /** What each kind takes beside its name. */

@@ -192,7 +192,7 @@ export const MIGRATION_FIELDS = {
     .min(64 * 1024)
     .max(2 ** 50)
     .optional()
-    .describe('bytes a second, of its memory and of each disk; left out: as fast as it goes'),
+    .describe('bytes a second, of its memory and of each disk (of one that does not run, of all); left out: as fast as it goes'),
   autoConverge: z.boolean().describe('slow it down when it writes faster than its memory goes'),
   channelCount: z.int().min(0).max(16).describe('streams for its memory beside the one that there always is'),
   dropSnapshots: z.boolean().describe('delete its snapshots, which cannot go with it'),

@@ -43,7 +43,7 @@ volumeStoreConformance('memory', async () => {
     store,
     base: { path: '/images/base.raw', format: 'raw' },
     missingBase: { path: '/images/none.raw', format: 'raw' },
-    open: async ({ id: volume }) => store.open(volume),
+    open: ({ id: volume }) => store.open(volume),
     close: async () => {},
   }
 })

@@ -15,6 +15,7 @@
  *     out at `openToolstack` and marked `reconstructed`.
  *   - `close` and SIGKILL end no guest.
  * Failure paths: a verb that fails is undone; an undo that fails leaves a stuck saga, and the domain is held until it is destroyed.
+ * Moves to another host: `migration.ts`, while it runs; `cold-sending.ts`, while it does not. Exactly one host has it, whatever is killed.
  * Not here: which host, how much memory, when to start again: callers decide. Wire formats of hypervisors: drivers.
  * Modelled on libxenlight's contract (Xen, tools/libs/light): policy-free, asynchronous, capabilities asked and never guessed.
  */

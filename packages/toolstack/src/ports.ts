@@ -1,5 +1,6 @@
 /** The port behind which every hypervisor stands. `sim` is its first driver, `qemu` the first real one; one conformance suite runs on all. */
 import type { Bytes, EpochMillis } from '@typevisor/base'
+import { DUMP_FORMATS, type DumpFormat } from '@typevisor/model'
 import type { VolumeSource } from '@typevisor/storage'
 import type {
   Capability,
@@ -115,8 +116,8 @@ export interface ConsoleOptions extends CallOptions {
 }
 
 /** `elf`: for gdb. `kdump`: compressed, makedumpfile's flattened format, for crash. */
-export const CORE_FORMATS = ['elf', 'kdump'] as const
-export type CoreFormat = (typeof CORE_FORMATS)[number]
+export const CORE_FORMATS = DUMP_FORMATS
+export type CoreFormat = DumpFormat
 
 export interface ExecRequest {
   readonly argv: readonly string[]

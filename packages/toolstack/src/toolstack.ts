@@ -273,6 +273,7 @@ class SagaToolstack implements Toolstack {
   readonly #closing = new AbortController()
   readonly #moves: Moves = {
     incoming: new Map(),
+    arriving: new Map(),
     sending: new Map(),
     controls: new Map(),
     listeners: new Map(),
@@ -331,7 +332,7 @@ class SagaToolstack implements Toolstack {
     this.#inBackground(this.#startPending())
     for (const { id, crashPending } of this.#ledger.list()) if (crashPending) this.#inBackground(this.#dealWithCrash(id))
     for (const { id, migration } of this.#ledger.list())
-      if (migration?.role === 'incoming' && !this.#held.has(id)) void this.#giveUpIfGone(id)
+      if (migration?.role === 'incoming' && !migration.arrives && !this.#held.has(id)) void this.#giveUpIfGone(id)
   }
 
   /** Before anything is found out: which domains ran when the host went down is what the last toolstack knew. */

@@ -27,7 +27,7 @@ import * as runtime from '@typevisor/runtime-node'
 import { stateFile } from '@typevisor/saga'
 import { nodeCommandRunner, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
 import { openToolstack } from '@typevisor/toolstack'
-import { saveFolder } from '../host-parts.ts'
+import { saveFolder } from '../save-folder.ts'
 import { agentLinks } from './links.ts'
 
 const HOST = '--host'

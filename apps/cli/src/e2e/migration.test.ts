@@ -1,9 +1,10 @@
-/** Live migration between the agents of two hosts, each a process of its own with a folder and a volume server of its own: real guests on QEMU. */
+/** Migration between the agents of two hosts, each a process of its own with a folder and a volume server of its own: real guests on QEMU. */
 import assert from 'node:assert/strict'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { Client } from '@typevisor/api/client'
+import { askServer } from '@typevisor/storage'
 import { guestsOf, run, until, type Life } from './child.ts'
 import { twoHosts, type JoinedHost as Host, type TwoHosts } from './two-hosts.ts'
 
@@ -18,6 +19,9 @@ async function exec(client: Client, instance: string, script: string): Promise<s
   assert.equal(exitCode, 0, script)
   return Buffer.from(stdoutBase64, 'base64').toString().trim()
 }
+
+/** Finds the disk that was attached as `data`. */
+const disk = 'd=/dev/$(for each in /sys/block/vd*; do [ "$(cat $each/serial)" = data ] && basename $each; done)'
 
 const untilAnswers = (client: Client, instance: string) =>
   until(`the guest of ${instance} answers`, () =>
@@ -38,7 +42,25 @@ describe('between two agents', { timeout: 600_000 }, () => {
   })
   after(() => world[Symbol.asyncDispose]())
 
+  const params = { instance: 'mover' }
+  const done = async (call: Promise<{ operation: { state: string; fault: unknown } }>) => {
+    const { operation } = await call
+    assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
+  }
+  const query = { wait: 60 }
+
   const nameOf = ({ name }: Host): string => name
+  /** It has a number in its memory that grows, and the name of its boot on its disk. */
+  async function countUp(): Promise<void> {
+    const counting = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
+    await exec(life.client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${counting}`)
+    await until('it counts', () =>
+      count().then(
+        (found) => found > 5,
+        () => false,
+      ),
+    )
+  }
   const row = () => life.client.call('instance.get', { params: { instance: 'mover' } })
   const count = async () => Number(await exec(life.client, 'mover', 'cat /run/count'))
   const bootId = () => exec(life.client, 'mover', 'cat /proc/sys/kernel/random/boot_id')
@@ -76,26 +98,12 @@ describe('between two agents', { timeout: 600_000 }, () => {
     const { instance } = await client.call('instance.create', { body, query: { wait: 60 } })
     assert.equal(instance?.state.kind, 'running')
     await untilAnswers(client, 'mover')
-    const counting = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
-    await exec(client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${counting}`)
-    await until('it counts', () =>
-      count().then(
-        (found) => found > 5,
-        () => false,
-      ),
-    )
+    await countUp()
     // What came and was changed while it runs goes with it.
-    const params = { instance: 'mover' }
-    const query = { wait: 60 }
-    const done = async (call: Promise<{ operation: { state: string; fault: unknown } }>) => {
-      const { operation } = await call
-      assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
-    }
     await done(client.call('instance.set', { params, query, body: { vcpuCount: 2 } }))
     const data = { kind: 'disk', device: 'data', sizeBytes: 16 * 1024 * 1024 } as const
     await done(client.call('instance.attach', { params, query, body: data }))
     await done(client.call('instance.attach', { params, query, body: { kind: 'cd', device: 'cd' } }))
-    const disk = 'd=/dev/$(for each in /sys/block/vd*; do [ "$(cat $each/serial)" = data ] && basename $each; done)'
     await until('it sees the disk', () =>
       exec(client, 'mover', `${disk}; echo kept on data | dd of=$d conv=fsync 2>/dev/null`).then(
         () => true,
@@ -166,11 +174,97 @@ describe('between two agents', { timeout: 600_000 }, () => {
     })
   }
 
+  /** It is saved or stopped on one host; the other one has nothing of it, in its folders and in its store of volumes. */
+  async function assertRests(what: string, kind: string): Promise<Host> {
+    const [here, there] = await hostOf()
+    const { id, state, operation } = await row()
+    assert.deepEqual([state.kind, operation], [kind, null], what)
+    for (const { dataDir } of world.hosts) assert.equal(guestsOf(dataDir).size, 0, what)
+    for (const folder of ['volumes', 'domains', 'saves']) assert.deepEqual(await readdir(join(there.dataDir, folder)), [], what)
+    assert.equal((await readdir(join(here.dataDir, 'saves'))).length, kind === 'saved' ? 1 : 0, what)
+    assert.deepEqual(await volumesOf(there, id), [], what)
+    assert.deepEqual(await volumesOf(here, id), [`${id}.data`, `${id}.root`], what)
+    return here
+  }
+  async function volumesOf({ dataDir }: Host, id: string): Promise<string[]> {
+    const server = await askServer(join(dataDir, 'disks'))
+    assert.ok(server)
+    const names = (await server.call('list', {})).map(({ name }) => name)
+    server.close()
+    return names.filter((name) => name.startsWith(id)).toSorted()
+  }
+
+  test('saved on one host it goes to the other and is restored there, with its clock right; stopped, it goes back', async () => {
+    const { client } = life
+    const before = { count: await count(), boot: await bootId() }
+    const [source, target] = await hostOf()
+    await done(client.call('instance.save', { params, query }))
+    const savedAt = Date.now()
+    const { code, said } = await cli('instance', 'migrate', 'mover', '--to', target.name)
+    assert.equal(code, 0, said)
+    assert.equal(await assertRests('saved, moved', 'saved'), target)
+    // So long that a clock that stood still would be seen.
+    await until('it was saved for a while', () => Date.now() - savedAt > 6000)
+    await done(client.call('instance.restore', { params, query }))
+    assert.equal(await assertWhole('restored', before), target)
+    await until('its clock is right', async () => {
+      const lateMs = Date.now() - Number(await exec(client, 'mover', 'date +%s')) * 1000
+      return lateMs >= -100 && lateMs < 1600
+    })
+    // A volume that is kept of a detached disk goes with one that is stopped, and with no other.
+    await exec(client, 'mover', 'echo written >/root/later; sync')
+    await done(client.call('instance.detach', { params: { ...params, device: 'data' }, query }))
+    const live = await client.call('instance.migrate', { params, query, body: { host: source.name } })
+    assert.deepEqual([live.operation.state, live.operation.fault?.code], ['undone', 'conflict'])
+    await done(client.call('instance.shutdown', { params, query }))
+    const back = await cli('instance', 'migrate', 'mover', '--to', source.name)
+    assert.equal(back.code, 0, back.said)
+    assert.equal(await assertRests('stopped, moved', 'stopped'), source)
+    await done(client.call('instance.attach', { params, query, body: { kind: 'disk', device: 'data' } }))
+    await done(client.call('instance.start', { params, query }))
+    await untilAnswers(client, 'mover')
+    assert.equal(await exec(client, 'mover', 'cat /root/kept /root/later'), `${before.boot}\nwritten`)
+    await until('it sees the disk', async () => (await exec(client, 'mover', `${disk}; head -c 12 $d`)) === 'kept on data')
+    await countUp()
+  })
+
+  for (const kill of ['source', 'target', 'server'] as const) {
+    test(`a saved one is on its way and the ${kill} is killed: one host has it whole, the other nothing`, async () => {
+      const boot = await bootId()
+      const [source, target] = await hostOf()
+      await done(life.client.call('instance.save', { params, query }))
+      const body = { host: target.name, bandwidthBytes: SLOWLY }
+      const { operation } = await life.client.call('instance.migrate', { params, body })
+      const look = () => life.client.call('operation.get', { params: { operation: operation.id } })
+      await until('it is on its way', async () => {
+        const { state, step, progress } = await look()
+        return state !== 'running' || (step === 'move' && (progress ?? 0) >= 0.05)
+      })
+      const victim = { source, target, server: null }[kill]
+      if (victim) {
+        await victim.agent.kill('SIGKILL')
+        victim.agent = world.startAgent(victim)
+      } else {
+        await life.child.kill('SIGKILL')
+        life = await world.server.start('--no-agent')
+        world.address.target = life.url
+      }
+      const ended = await until('the operation ends', async () => {
+        const found = await look().catch(() => null)
+        return found && found.state !== 'running' && found.state !== 'undoing' ? found : null
+      })
+      assert.equal(ended.state, kill === 'server' ? 'done' : 'undone', JSON.stringify(ended.fault))
+      assert.equal(await assertRests(kill, 'saved'), kill === 'server' ? target : source)
+      await done(life.client.call('instance.restore', { params, query }))
+      await untilAnswers(life.client, 'mover')
+      assert.equal(await bootId(), boot)
+    })
+  }
+
   test('a move is cancelled, and the guest goes on where it was; what does not fit is refused', async () => {
     const { client } = life
     const before = { count: await count(), boot: await bootId() }
     const [source, target] = await hostOf()
-    const params = { instance: 'mover' }
     const { operation } = await client.call('instance.migrate', { params, body: { host: target.name, bandwidthBytes: SLOWLY } })
     await until('it goes', async () => {
       const { progress } = await client.call('operation.get', { params: { operation: operation.id } })
@@ -186,8 +280,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
     ] as const) {
       await assert.rejects(client.call('instance.migrate', { params, body: { host } }), { code })
     }
-    const gone = await client.call('instance.destroy', { params, query: { wait: 60 } })
-    assert.equal(gone.operation.state, 'done')
+    await done(client.call('instance.destroy', { params, query }))
     for (const { dataDir } of world.hosts) assert.equal(guestsOf(dataDir).size, 0)
   })
 })

@@ -90,6 +90,7 @@ const TITLES: Record<string, string> = {
   snapshot: 'Snapshot',
   revert: 'Revert',
   clone: 'Clone',
+  copy: 'Copy',
   migrate: 'Migrate',
   'snapshot-delete': 'Delete snapshot',
   attach: 'Attach device',
@@ -105,7 +106,9 @@ export const operationTitle = (name: string): string => TITLES[name.split('.').a
 
 const STEPS: Record<string, string> = {
   place: 'choosing a host',
+  take: 'a snapshot of its disks',
   define: 'making its disk',
+  drop: 'the snapshot goes',
   start: 'booting',
   'carry-out': 'on its host',
   build: 'building',

@@ -1,13 +1,25 @@
 /** The verbs of an instance as buttons and menu items, and what they need: the call, the confirmation, the operation's following. */
 import { ActionIcon, Button, Menu, Tooltip } from '@mantine/core'
-import { createContext, useCallback, useContext, useMemo, useState, type ReactNode } from 'react'
+import { createContext, lazy, useCallback, useContext, useMemo, useState, type ReactNode } from 'react'
 import { useActivity } from '../api/activity-provider.tsx'
 import { call } from '../api/client.ts'
 import { useSession } from '../api/session.ts'
-import { byForce, firstVerb, refusal, VERBS, verbsOf, type Instance, type VerbName } from '../api/verbs.ts'
+import {
+  byForce,
+  canCopy,
+  canMove,
+  copyRefusal,
+  firstVerb,
+  migrateRefusal,
+  refusal,
+  VERBS,
+  verbsOf,
+  type Instance,
+  type VerbName,
+} from '../api/verbs.ts'
 import { Confirm } from './confirm.tsx'
 import { Icon, type IconName } from './icons.tsx'
-import { MigrateItem, MigrateProvider } from './migrate.tsx'
+import { instanceDialog } from './instance-dialog.tsx'
 import { useComplaints } from './notices.tsx'
 
 const ICONS: Record<VerbName, IconName> = {
@@ -22,6 +34,20 @@ const ICONS: Record<VerbName, IconName> = {
   poweroff: 'power',
   destroy: 'trash',
 }
+
+/** Loaded when they are asked for. */
+const Migrate = instanceDialog({
+  title: 'Migrate',
+  icon: 'right',
+  testId: 'verb-migrate',
+  Form: lazy(async () => ({ default: (await import('./migrate.tsx')).MigrateInstance })),
+})
+const Copy = instanceDialog({
+  title: 'Copy',
+  icon: 'copy',
+  testId: 'verb-copy',
+  Form: lazy(async () => ({ default: (await import('./copy-instance.tsx')).CopyInstance })),
+})
 
 /** Verbs that are sent at once for a choice of many; more would queue in the browser anyway. */
 const LANES = 4
@@ -74,7 +100,9 @@ export function VerbProvider({ children }: { readonly children: ReactNode }) {
   const value = useMemo(() => begin, [begin])
   return (
     <VerbContext value={value}>
-      <MigrateProvider>{children}</MigrateProvider>
+      <Migrate.Provider>
+        <Copy.Provider>{children}</Copy.Provider>
+      </Migrate.Provider>
       <ConfirmVerb asked={asked} onClose={() => setAsked(null)} onConfirm={confirmed} />
     </VerbContext>
   )
@@ -154,7 +182,8 @@ export function VerbItems({ instance }: { readonly instance: Instance }) {
   return (
     <>
       {gentle.map(item)}
-      <MigrateItem instance={instance} />
+      {canMove(instance) && <Migrate.Item instance={instance} reason={migrateRefusal(instance, account.role)} />}
+      {canCopy(instance) && <Copy.Item instance={instance} reason={copyRefusal(instance, account.role)} />}
       {gentle.length > 0 && hard.length > 0 && <Menu.Divider />}
       {hard.map(item)}
     </>
