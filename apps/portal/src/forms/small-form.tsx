@@ -5,7 +5,7 @@ import { useMutation } from '@tanstack/react-query'
 import type { FormEvent, ReactNode } from 'react'
 import { messageOf } from '../api/message.ts'
 import { FaultAlert } from './fault-alert.tsx'
-import { fieldErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
+import { faultErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
 
 interface DialogProps {
   readonly opened: boolean
@@ -24,6 +24,8 @@ export function FormDialog({ opened, onClose, title, children }: DialogProps) {
 
 export interface SmallFormProps<F extends string, T> {
   readonly fields: readonly F[]
+  /** The field of a name, where a conflict that names none is said. */
+  readonly taken?: F
   readonly send: () => Promise<T>
   readonly onSent: (reply: T) => void
   readonly action: string
@@ -35,6 +37,7 @@ export interface SmallFormProps<F extends string, T> {
 
 export function SmallForm<F extends string, T>({
   fields,
+  taken,
   send,
   onSent,
   action,
@@ -45,7 +48,8 @@ export function SmallForm<F extends string, T>({
 }: SmallFormProps<F, T>) {
   const sending = useMutation<T>({ mutationFn: send, onSuccess: onSent })
   const { error } = sending
-  const errors: FieldErrors<F> = error instanceof Fault ? fieldErrors(error.details, fields) : NO_ERRORS
+  const errors: FieldErrors<F> =
+    error instanceof Fault ? faultErrors(error, fields, taken === undefined ? {} : { taken }) : NO_ERRORS
   const submit = (event: FormEvent) => {
     event.preventDefault()
     sending.mutate()

@@ -1,10 +1,11 @@
 import { Skeleton, Text } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
 import { useQuery } from '@tanstack/react-query'
-import { lazy, Suspense, useEffect, useRef, useState } from 'react'
+import { Suspense, useEffect, useRef, useState } from 'react'
 import { messageOf } from '../../api/message.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { isAway, type Instance } from '../../api/verbs.ts'
+import { lazyPart } from '../../lazy-page.ts'
 import { CopyButton } from '../../ui/copy.tsx'
 import { Ago } from '../../ui/now.tsx'
 import { Panel } from '../../ui/page.tsx'
@@ -12,9 +13,8 @@ import { useInstance } from './instance.tsx'
 import { HISTORY_COUNT, linePoints, NO_HISTORY, withReading, type Rates, type StatisticsHistory } from './rates.ts'
 
 /** Loaded behind the page, whose first load has a bound. */
-const loadResources = () => import('./resources.tsx')
-const Resources = lazy(async () => ({ default: (await loadResources()).Resources }))
-const Parts = lazy(async () => ({ default: (await loadResources()).Parts }))
+const Resources = lazyPart(async () => (await import('./resources.tsx')).Resources)
+const Parts = lazyPart(async () => (await import('./resources.tsx')).Parts)
 
 const READING_MS = 3_000
 const ADDRESSES_MS = 5_000
