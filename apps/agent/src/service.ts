@@ -139,6 +139,10 @@ class AgentService implements AgentPort {
       return this.#reply(id)
     },
     'domain.devices': ({ id }) => this.#options.toolstack.devices(id),
+    'domain.dumps': async ({ id }) => {
+      const dump = this.#options.toolstack.get(id)?.dump
+      return dump === undefined ? [] : [dump]
+    },
     'domain.list': async () => ({ domains: this.#options.toolstack.list(), sequence: this.#options.toolstack.lastSequence() }),
     'domain.statistics': ({ id }, { signal }) => this.#options.toolstack.statistics(id, { signal }),
     'domain.addresses': ({ id }, { signal }) => this.#options.toolstack.addresses(id, { signal }),

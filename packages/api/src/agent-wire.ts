@@ -13,6 +13,7 @@ import type {
   Chord,
   DeviceInfo,
   DeviceRequest,
+  DomainDump,
   DomainId,
   DomainName,
   DomainRecord,
@@ -170,6 +171,8 @@ export interface AgentMethods {
   /** `medium` null: out with what is there. */
   'domain.medium': { params: Command & { id: DomainId; name: string; medium: string | null }; reply: DomainReply }
   'domain.devices': { params: { id: DomainId }; reply: readonly DeviceInfo[] }
+  /** The newest first; an agent of before answers `unsupported`. */
+  'domain.dumps': { params: { id: DomainId }; reply: readonly DomainDump[] }
   'domain.list': { params: Record<string, never>; reply: { domains: readonly DomainRecord[]; sequence: number } }
   'domain.statistics': { params: { id: DomainId }; reply: DomainStatistics }
   'domain.addresses': { params: { id: DomainId }; reply: readonly GuestAddress[] }

@@ -417,6 +417,11 @@ export const Device = z.strictObject({
   medium: z.string().nullable().describe('what is in a CD drive'),
   model: z.string().nullable(),
 })
+export const CoreDump = z.strictObject({
+  path: z.string().describe('file of its host'),
+  sizeBytes: z.int(),
+  takenAt: Timestamp,
+})
 export const Medium = z.strictObject({ name: z.string() })
 
 export const ExecBody = z.strictObject({
@@ -485,7 +490,10 @@ export const GuestFileQuery = z.strictObject({
 export const GuestFile = z.strictObject({ contentBase64: z.string() })
 export const PutGuestFile = z.strictObject({
   path: GuestPath,
-  contentBase64: z.base64().max((GUEST_FILE_BYTES_MAX * 4) / 3 + 4),
+  contentBase64: z
+    .base64()
+    .max((GUEST_FILE_BYTES_MAX * 4) / 3 + 4)
+    .describe('what is written, at most 4 MiB'),
   append: z.boolean().default(false).describe('write behind what is there; otherwise it replaces it'),
 })
 export const GuestPassword = z.strictObject({

@@ -10,6 +10,7 @@ import { messageOf } from '../api/message.ts'
 import { apiQuery } from '../api/queries.ts'
 import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
+import { ADVANCED_FIELDS, AdvancedFields } from './advanced-fields.tsx'
 import { FaultAlert } from './fault-alert.tsx'
 import { faultErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
 import { NativeSelect } from './native-select.tsx'
@@ -40,9 +41,10 @@ const FIELDS = [
   'forwards',
   'labels',
   'diskFull',
+  ...ADVANCED_FIELDS,
 ] as const
 type Field = (typeof FIELDS)[number]
-const ALIASES = { memoryBytes: 'memory', rootDiskBytes: 'disk' } as const
+const ALIASES = { memoryBytes: 'memory', memoryBytesMax: 'memoryMax', rootDiskBytes: 'disk' } as const
 
 /** Keys are public; whoever creates one machine will want the same on the next. */
 const KEYS_STORE = 'typevisor-ssh-keys'
@@ -107,6 +109,7 @@ export function CreateInstance({ onClose, taken }: Props) {
   const inMore = (
     ['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys', 'diskFull'] as const
   ).some((field) => errors.at[field] !== undefined)
+  const inAdvanced = ADVANCED_FIELDS.some((field) => errors.at[field] !== undefined)
 
   return (
     <Drawer
@@ -140,6 +143,7 @@ export function CreateInstance({ onClose, taken }: Props) {
           <ImageField value={draft.image} error={errors.at.image} onChange={(image) => change({ image })} />
           <SizeField draft={draft} onChange={setDraft} />
           <MoreFields draft={draft} errors={errors} change={change} open={inMore} />
+          <AdvancedFields draft={draft} errors={errors} change={change} open={inAdvanced} />
           <Checkbox
             label="Start it at once"
             checked={draft.start}

@@ -1,5 +1,5 @@
 /** A form of a few fields in a dialog: sends one body, puts the fault's details at the fields. */
-import { Button, Group, Modal, Stack } from '@mantine/core'
+import { Button, Group, Modal, Stack, Tooltip } from '@mantine/core'
 import { Fault } from '@typevisor/base'
 import { useMutation } from '@tanstack/react-query'
 import type { FormEvent, ReactNode } from 'react'
@@ -11,12 +11,20 @@ interface DialogProps {
   readonly opened: boolean
   readonly onClose: () => void
   readonly title: string
+  /** `xl`: for what is looked at. */
+  readonly size?: 'md' | 'xl'
   readonly children: ReactNode
 }
 
-export function FormDialog({ opened, onClose, title, children }: DialogProps) {
+export function FormDialog({ opened, onClose, title, size = 'md', children }: DialogProps) {
   return (
-    <Modal opened={opened} onClose={onClose} title={<strong>{title}</strong>} closeButtonProps={{ 'aria-label': 'Close' }}>
+    <Modal
+      opened={opened}
+      onClose={onClose}
+      size={size}
+      title={<strong>{title}</strong>}
+      closeButtonProps={{ 'aria-label': 'Close' }}
+    >
       {opened && children}
     </Modal>
   )
@@ -31,6 +39,8 @@ export interface SmallFormProps<F extends string, T> {
   readonly action: string
   readonly onCancel?: () => void
   readonly disabled?: boolean
+  /** Why it cannot be sent now, whatever is in it. */
+  readonly refusal?: string
   readonly testId: string
   readonly children: (errors: FieldErrors<F>['at']) => ReactNode
 }
@@ -43,6 +53,7 @@ export function SmallForm<F extends string, T>({
   action,
   onCancel,
   disabled = false,
+  refusal,
   testId,
   children,
 }: SmallFormProps<F, T>) {
@@ -69,9 +80,11 @@ export function SmallForm<F extends string, T>({
               Cancel
             </Button>
           )}
-          <Button type="submit" loading={sending.isPending} disabled={disabled}>
-            {action}
-          </Button>
+          <Tooltip label={refusal ?? ''} disabled={refusal === undefined}>
+            <Button type="submit" loading={sending.isPending} disabled={disabled || refusal !== undefined}>
+              {action}
+            </Button>
+          </Tooltip>
         </Group>
       </Stack>
     </form>

@@ -264,6 +264,11 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const { devices: items } = await devicesOf(params.instance, signal)
       return { items, total: items.length, nextCursor: null }
     },
+    'instance.dumps': async ({ params, signal }) => {
+      const { id, agent } = await holder(params.instance, signal)
+      const items = (await agent.call('domain.dumps', { id }, { signal })).map((dump) => ({ ...dump }))
+      return { items, total: items.length, nextCursor: null }
+    },
     'instance.device': async ({ params, signal }) => {
       const { devices, row } = await devicesOf(params.instance, signal)
       const found = devices.find(({ name }) => name === params.device)

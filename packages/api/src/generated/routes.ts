@@ -27,6 +27,7 @@ export const ROUTE_DATA: Readonly<Record<OperationName, RouteData>> = {
   'instance.save': { method: 'POST', path: '/api/v1/instances/:instance/save', role: 'operator' },
   'instance.restore': { method: 'POST', path: '/api/v1/instances/:instance/restore', role: 'operator' },
   'instance.dump': { method: 'POST', path: '/api/v1/instances/:instance/dump', role: 'operator' },
+  'instance.dumps': { method: 'GET', path: '/api/v1/instances/:instance/dumps', role: 'viewer' },
   'instance.destroy': { method: 'POST', path: '/api/v1/instances/:instance/destroy', role: 'operator' },
   'instance.set': { method: 'PATCH', path: '/api/v1/instances/:instance', role: 'operator' },
   'instance.rename': { method: 'POST', path: '/api/v1/instances/:instance/rename', role: 'operator' },

@@ -675,6 +675,21 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
     ],
     body: [],
   },
+  'instance.dumps': {
+    method: 'GET',
+    path: '/api/v1/instances/:instance/dumps',
+    summary: 'Its core dumps: where they are on its host, the newest alone is kept',
+    role: 'viewer',
+    scope: 'instance:read',
+    transport: 'http',
+    saga: false,
+    status: 200,
+    faults: ['not_found', 'conflict', 'unavailable', 'unsupported'],
+    cli: { positional: ['instance'], confirms: false },
+    params: [{ name: 'instance', type: 'string', required: true, description: 'id or name of the instance' }],
+    query: [],
+    body: [],
+  },
   'instance.destroy': {
     method: 'POST',
     path: '/api/v1/instances/:instance/destroy',
@@ -1519,7 +1534,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
     query: [],
     body: [
       { name: 'path', type: 'string', required: true, description: 'absolute path in the guest' },
-      { name: 'contentBase64', type: 'base64', required: true, description: '' },
+      { name: 'contentBase64', type: 'base64', required: true, description: 'what is written, at most 4 MiB' },
       {
         name: 'append',
         type: 'boolean',
