@@ -32,7 +32,7 @@ test('a file goes into a guest and comes back by as much as one call promises, a
   })
 })
 
-test('a core dump is told with its file on the host, the newest alone, also one that a crash brought', async () => {
+test('a core dump is told with its file on the host, the newest alone', async () => {
   await using cloud = await testCloud()
   const { client } = cloud
   await cloud.start('h1', await cloud.token('h1'))

@@ -1,6 +1,7 @@
 /** What becomes of an instance that crashes or whose host starts anew, and the core dump of its memory. */
 import { Button, Checkbox, Text, TextInput, Tooltip } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
+import { dumpsOnCrash } from '@typevisor/model'
 import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
 import { call } from '../../api/client.ts'
@@ -77,6 +78,8 @@ export function Recovery({ instance }: { readonly instance: Instance }) {
   )
 }
 
+const WRITING_MS = 3_000
+
 /** Asked of its host: one that it wrote by itself is no change of the instance. */
 function Dump({ instance }: { readonly instance: Instance }) {
   const asked = useQuery({
@@ -84,6 +87,8 @@ function Dump({ instance }: { readonly instance: Instance }) {
     enabled: instance.host !== null && !isAway(instance),
     staleTime: 0,
     retry: false,
+    // What its host writes of a guest that stays crashed is no event.
+    refetchInterval: instance.state.kind === 'crashed' && dumpsOnCrash(instance.settings.onCrash) ? WRITING_MS : false,
   })
   const [dump] = asked.data?.items ?? []
   if (dump !== undefined)
