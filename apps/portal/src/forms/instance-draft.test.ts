@@ -82,6 +82,25 @@ test('what has no meaning is refused at its field', () => {
     )
 })
 
+test('the advanced part sends what was asked for alone, and the server takes it', () => {
+  const plain = toBody(newDraft('a'))
+  assert.ok(plain.ok)
+  for (const field of ['firmware', 'tpm', 'vcpuCountMax', 'memoryBytesMax', 'hugePages', 'onCrash', 'autostart'] as const)
+    assert.ok(!(field in plain.body), field)
+  const draft = { ...newDraft('a'), tpm: true, vcpuCountMax: ' 4 ', memoryMax: '1.5 GiB', autostartOrder: '7' }
+  const made = toBody({ ...draft, firmware: 'uefi', hugePages: true, onCrash: 'dump-keep', autostart: true })
+  assert.ok(made.ok)
+  const { firmware, tpm, vcpuCountMax, memoryBytesMax, hugePages, onCrash, autostart, autostartOrder } =
+    schemas.CreateInstance.parse(made.body)
+  assert.deepEqual([firmware, tpm, vcpuCountMax, memoryBytesMax, hugePages], ['uefi', true, 4, 1536 * 1024 ** 2, true])
+  assert.deepEqual([onCrash, autostart, autostartOrder], ['dump-keep', true, 7])
+  const bios = toBody(draft)
+  assert.ok(bios.ok)
+  assert.deepEqual([bios.body.tpm, bios.body.autostartOrder], [undefined, undefined], 'what has no meaning is left out')
+  const wrong = toBody({ ...draft, vcpuCountMax: 'many', memoryMax: 'more' })
+  assert.deepEqual(wrong.ok ? [] : wrong.details.map(({ path }) => path), ['vcpuCountMax', 'memoryBytesMax'])
+})
+
 test('sizes that the server counts in bytes are told as people type them', () => {
   assert.equal(inSizes('want at least 67108864, got 1048576'), 'want at least 64 MiB, got 1 MiB')
 })

@@ -101,7 +101,13 @@ function Dump({ instance }: { readonly instance: Instance }) {
   if (asked.isSuccess) return <span data-testid="core-dump">None</span>
   return (
     <Text component="span" c="dimmed">
-      {isAway(instance) ? 'Known when its host is back' : asked.error === null ? '\u2013' : messageOf(asked.error)}
+      {isAway(instance)
+        ? 'Known when its host is back'
+        : asked.error === null
+          ? '\u2013'
+          : asked.error.code === 'unsupported'
+            ? 'The agent of its host is too old to tell'
+            : messageOf(asked.error)}
     </Text>
   )
 }
