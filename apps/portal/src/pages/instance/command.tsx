@@ -52,10 +52,12 @@ export function Command() {
           Run
         </Button>
       </form>
-      <div style={{ marginTop: 16, display: 'grid', gap: 10 }}>
-        {running.error !== null && <FaultAlert title="The command was not run to its end" lines={faultLines(running.error)} />}
-        {running.data !== undefined && <Output {...running.data} />}
-      </div>
+      {(running.error !== null || running.data !== undefined) && (
+        <div style={{ marginTop: 16, display: 'grid', gap: 10 }}>
+          {running.error !== null && <FaultAlert title="The command was not run to its end" lines={faultLines(running.error)} />}
+          {running.data !== undefined && <Output {...running.data} />}
+        </div>
+      )}
     </Panel>
   )
 }

@@ -1,6 +1,6 @@
 /** What goes through the agent in the guest: commands, files, passwords of its accounts. */
 import { Button, Text, TextInput, Tooltip } from '@mantine/core'
-import { formatBytes } from '@typevisor/base'
+import { Fault, formatBytes } from '@typevisor/base'
 import { useMutation, useQuery } from '@tanstack/react-query'
 import { useId, useRef, useState, type ReactNode } from 'react'
 import { fromBase64, toBase64 } from '../../api/base64.ts'
@@ -9,6 +9,7 @@ import { faultLines, messageOf } from '../../api/message.ts'
 import { useSession } from '../../api/session.ts'
 import { guestRefusal, isAway, type Instance } from '../../api/verbs.ts'
 import { FaultAlert } from '../../forms/fault-alert.tsx'
+import { fieldErrors } from '../../forms/field-errors.ts'
 import { PasswordField } from '../../forms/password-field.tsx'
 import { SmallForm } from '../../forms/small-form.tsx'
 import { WORD_PROPS } from '../../forms/word-props.ts'
@@ -80,7 +81,7 @@ interface TransferFootProps {
 
 function TransferFoot({ action, refusal, disabled, transfer: { isPending, count, cancel } }: TransferFootProps) {
   return (
-    <div style={{ display: 'flex', alignItems: 'center', flexWrap: 'wrap', gap: 8 }}>
+    <div style={{ display: 'flex', flexDirection: 'row-reverse', alignItems: 'center', flexWrap: 'wrap', gap: 8 }}>
       <Tooltip label={refusal ?? ''} disabled={refusal === null}>
         <Button type="submit" loading={isPending} disabled={disabled || refusal !== null}>
           {action}
@@ -100,22 +101,32 @@ function TransferFoot({ action, refusal, disabled, transfer: { isPending, count,
   )
 }
 
+/** What the server says of the path, for its field. */
+const pathError = (error: Error | null): string | undefined =>
+  error instanceof Fault ? fieldErrors(error.details, ['path']).at.path : undefined
+
 const PathField = ({
   label,
   value,
   onChange,
+  error,
   testId,
+  description,
 }: {
   readonly label: string
+  readonly description?: string
   readonly value: string
   readonly onChange: (path: string) => void
+  readonly error: string | undefined
   readonly testId: string
 }) => (
   <TextInput
     label={label}
+    {...(description !== undefined && { description })}
     placeholder="/etc/motd"
     value={value}
     onChange={(event) => onChange(event.currentTarget.value)}
+    error={error}
     styles={{ input: { fontFamily: 'var(--mantine-font-family-monospace)' } }}
     data-testid={testId}
     {...WORD_PROPS}
@@ -157,17 +168,20 @@ function ReadFile({ instance }: { readonly instance: Instance }) {
     return { path: asked, content }
   })
   const { data } = reading
+  const badPath = pathError(reading.error)
   return (
     <Panel title="Read a file" testId="read-file">
       <FileForm onSubmit={() => reading.mutate(path.trim())} testId="read-file-form">
-        <PathField label="Path in the guest" value={path} onChange={setPath} testId="field-read-path" />
+        <PathField label="Path in the guest" value={path} onChange={setPath} error={badPath} testId="field-read-path" />
         <TransferFoot
           action="Read it"
           refusal={guestRefusal('instance.file-get', instance, account.role)}
           disabled={path.trim() === ''}
           transfer={reading}
         />
-        {reading.error !== null && <FaultAlert title="The file was not read" lines={faultLines(reading.error)} />}
+        {reading.error !== null && badPath === undefined && (
+          <FaultAlert title="The file was not read" lines={faultLines(reading.error)} />
+        )}
         {data !== undefined && <FileRead {...data} />}
       </FileForm>
     </Panel>
@@ -219,6 +233,7 @@ function PutFile({ instance }: { readonly instance: Instance }) {
     )
     return { path: asked.path, sizeBytes: content.length }
   })
+  const badPath = pathError(putting.error)
   const choose = (chosen: File | null) => {
     setFile(chosen)
     if (chosen !== null && (path === '' || path.endsWith('/'))) setPath(`${path === '' ? '/tmp/' : path}${chosen.name}`)
@@ -238,23 +253,29 @@ function PutFile({ instance }: { readonly instance: Instance }) {
             data-testid="field-file"
           />
         </div>
-        <PathField label="Path in the guest" value={path} onChange={setPath} testId="field-put-path" />
+        <PathField
+          label="Path in the guest"
+          description="What is there under this name is replaced"
+          value={path}
+          onChange={setPath}
+          error={badPath}
+          testId="field-put-path"
+        />
         <TransferFoot
           action="Put it"
           refusal={guestRefusal('instance.file-put', instance, account.role)}
           disabled={file === null || path.trim() === ''}
           transfer={putting}
         />
-        {putting.error !== null && <FaultAlert title="The file was not put whole" lines={faultLines(putting.error)} />}
+        {putting.error !== null && badPath === undefined && (
+          <FaultAlert title="The file was not put whole" lines={faultLines(putting.error)} />
+        )}
         {putting.data !== undefined && (
           <Text size="sm" role="status" style={{ overflowWrap: 'anywhere' }} data-testid="file-put">
             <span className="mono">{putting.data.path}</span> has its{' '}
             <span className="num">{formatBytes(putting.data.sizeBytes)}</span>.
           </Text>
         )}
-        <Text size="sm" c="dimmed">
-          What is there under this name is replaced.
-        </Text>
       </FileForm>
     </Panel>
   )

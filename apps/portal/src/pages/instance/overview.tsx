@@ -28,7 +28,7 @@ export function Overview() {
       {(instance.state.kind === 'running' || instance.state.kind === 'paused') && !isAway(instance) && (
         <Usage instance={instance} />
       )}
-      <div className="grid">
+      <div className="grid pairs">
         <Facts instance={instance} />
         <Suspense fallback={<Coming title="Resources" />}>
           <Resources instance={instance} />

@@ -18,3 +18,7 @@ test('what was changed is sent, an order that was emptied is reset, and nothing 
   })
   assert.deepEqual(bodyOf({ ...draftOf(instance), order: '' }, instance), { reset: ['autostartOrder'] })
 })
+
+test('an order that is no number is refused', () => {
+  assert.throws(() => bodyOf({ ...draftOf(instance), order: 'first' }, instance), { code: 'invalid' })
+})

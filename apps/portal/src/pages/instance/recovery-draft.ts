@@ -2,6 +2,7 @@
 import type { Body } from '@typevisor/api'
 import type { CrashAction } from '@typevisor/model'
 import type { Instance } from '../../api/verbs.ts'
+import { wholeOf } from '../../forms/whole.ts'
 
 export interface RecoveryDraft {
   readonly onCrash: CrashAction
@@ -16,12 +17,13 @@ export const draftOf = ({ settings: { onCrash, autostart, autostartOrder } }: In
   order: String(autostartOrder),
 })
 
+/** @throws Fault `invalid` of an order that is no number. */
 export function bodyOf({ onCrash, autostart, order }: RecoveryDraft, { settings }: Instance): Body<'instance.set'> {
   const text = order.trim()
   return {
     ...(onCrash === settings.onCrash ? {} : { onCrash }),
     ...(autostart === settings.autostart ? {} : { autostart }),
-    ...(text === '' || text === String(settings.autostartOrder) ? {} : { autostartOrder: Number(text) }),
+    ...(text === '' || text === String(settings.autostartOrder) ? {} : { autostartOrder: wholeOf('autostartOrder', text) }),
     ...(text === '' ? { reset: ['autostartOrder' as const] } : {}),
   }
 }

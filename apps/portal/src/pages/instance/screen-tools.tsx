@@ -1,5 +1,6 @@
 /** Beside the screen: keys that go to the guest by the API, whether its screen is open or not, and a picture of what it shows. */
 import { Button, Menu, Textarea, TextInput, Tooltip } from '@mantine/core'
+import { chordsOfText, parseChord } from '@typevisor/model'
 import { useMutation } from '@tanstack/react-query'
 import { useEffect, useState, type RefObject } from 'react'
 import { fromBase64 } from '../../api/base64.ts'
@@ -85,12 +86,13 @@ function TypeKeys({ instance, onClose }: { readonly instance: Instance; readonly
   return (
     <SmallForm
       fields={['keys', 'text']}
-      send={() =>
-        call('instance.keys', {
-          params: { instance: instance.id },
-          body: { ...(chords.length > 0 && { keys: chords }), ...(text !== '' && { text }) },
-        })
-      }
+      send={async () => {
+        // Here they are refused by the key that there is not.
+        for (const chord of chords) parseChord(chord)
+        chordsOfText(text)
+        const body = { ...(chords.length > 0 && { keys: chords }), ...(text !== '' && { text }) }
+        await call('instance.keys', { params: { instance: instance.id }, body })
+      }}
       onSent={onClose}
       onCancel={onClose}
       action="Send them"

@@ -181,6 +181,7 @@ function ScreenBar({ instance, glass, status, frame }: BarProps) {
         </Button>
       )}
       <Button
+        className="spare"
         size="compact-xs"
         variant="default"
         disabled={status.kind !== 'open'}
