@@ -48,10 +48,11 @@ function AgentNotice({ instance }: { readonly instance: Instance }) {
       <Icon name="info" />
       <div>
         <strong>{isOn ? 'No agent answers in the guest' : `It is ${kind}`}</strong>
-        <p>
+        <p title={fault === null ? undefined : messageOf(fault)}>
+          Commands, files and passwords go through the agent in the guest (qemu-guest-agent)
           {fault === null
-            ? 'Commands, files and passwords go through the agent in the guest, which answers while it runs.'
-            : `${messageOf(fault)}. Commands, files and passwords go through qemu-guest-agent: a guest that boots starts it in a while, one without it cannot be reached this way.`}
+            ? ', which answers while it runs.'
+            : '. It may still be booting, or has none; it is asked again every few seconds.'}
         </p>
       </div>
     </div>
@@ -272,7 +273,7 @@ function PutFile({ instance }: { readonly instance: Instance }) {
         )}
         {putting.data !== undefined && (
           <Text size="sm" role="status" style={{ overflowWrap: 'anywhere' }} data-testid="file-put">
-            <span className="mono">{putting.data.path}</span> has its{' '}
+            <span className="mono">{putting.data.path}</span> is written,{' '}
             <span className="num">{formatBytes(putting.data.sizeBytes)}</span>.
           </Text>
         )}
