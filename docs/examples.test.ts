@@ -174,6 +174,7 @@ test('every command that the docs name is one that there is', () => {
     'README.md',
     'docs/install.md',
     'docs/cli.md',
+    'docs/portal.md',
     'docs/volumes.md',
     'docs/architecture.md',
     'CONTRIBUTING.md',
@@ -195,6 +196,7 @@ test('every file that the docs link to is there', () => {
     'docs/library.md',
     'docs/volumes.md',
     'docs/cli.md',
+    'docs/portal.md',
     'CONTRIBUTING.md',
   ]) {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {

@@ -15,6 +15,9 @@ import { startPlatform, type TestPlatform } from './platform.ts'
 const QEMU = '/usr/bin/qemu-system-x86_64'
 const skip = !hasChromium() ? `no Chromium at ${CHROMIUM}` : !existsSync(QEMU) ? `no QEMU at ${QEMU}` : false
 const BOOT_MS = 60_000
+const UEFI = ['/usr/share/qemu/firmware', '/usr/bin/swtpm']
+const missing = UEFI.find((path) => !existsSync(path))
+const skipUefi = skip !== false ? skip : missing === undefined ? false : `no ${missing}`
 let platform: TestPlatform
 let browser: TestBrowser
 let page: Page
@@ -119,8 +122,8 @@ test('a command runs in the guest through its agent', { skip, timeout: 60_000 },
   await shoot(page, 'command')
 })
 
-async function inGuest(...argv: string[]): Promise<string> {
-  const { stdoutBase64 } = await platform.client.call('instance.exec', { params: { instance: 'hello' }, body: { argv } })
+async function inGuest(instance: string, ...argv: string[]): Promise<string> {
+  const { stdoutBase64 } = await platform.client.call('instance.exec', { params: { instance }, body: { argv } })
   return Buffer.from(stdoutBase64, 'base64').toString()
 }
 
@@ -130,7 +133,7 @@ test('files go into the guest and come back, and a password of it is set', { ski
   await page.getByRole('button', { name: 'Put it' }).click()
   await page.getByTestId('file-put').waitFor({ timeout: 60_000 })
   const digest = createHash('sha256').update(content).digest('hex')
-  assert.match(await inGuest('sha256sum', '/tmp/data.bin'), new RegExp(`^${digest}`))
+  assert.match(await inGuest('hello', 'sha256sum', '/tmp/data.bin'), new RegExp(`^${digest}`))
   await page.getByTestId('field-read-path').fill('/tmp/data.bin')
   await page.getByRole('button', { name: 'Read it' }).click()
   await page.getByTestId('file-read').waitFor({ timeout: 60_000 })
@@ -140,17 +143,17 @@ test('files go into the guest and come back, and a password of it is set', { ski
   await page.getByTestId('field-read-path').fill('/no/such/file')
   await page.getByRole('button', { name: 'Read it' }).click()
   await page.getByTestId('read-file').getByText('No such file').waitFor()
-  const shadow = await inGuest('cat', '/etc/shadow')
+  const shadow = await inGuest('hello', 'cat', '/etc/shadow')
   await page.getByLabel('New password', { exact: true }).fill('a long password')
   await page.getByRole('button', { name: 'Set it' }).click()
   await page.getByTestId('password-set').waitFor({ timeout: 30_000 })
-  assert.notEqual(await inGuest('cat', '/etc/shadow'), shadow)
+  assert.notEqual(await inGuest('hello', 'cat', '/etc/shadow'), shadow)
   await shoot(page, 'guest-real')
 })
 
 /** Interrupts of the guest's keyboard controller so far: two bytes come from each key, when it goes down and when it comes up. */
 async function keyboardCount(): Promise<number> {
-  return Number(/^ *1: +(\d+) .*i8042$/m.exec(await inGuest('cat', '/proc/interrupts'))?.[1])
+  return Number(/^ *1: +(\d+) .*i8042$/m.exec(await inGuest('hello', 'cat', '/proc/interrupts'))?.[1])
 }
 
 /** How many colours the guest's picture has: one is a blank screen. */
@@ -273,12 +276,12 @@ test('a guest that panics is dumped and started again, as its page was told to',
   await page.getByTestId('field-onCrash').selectOption('dump-reboot')
   await page.getByRole('button', { name: 'Change it' }).click()
   await page.getByTestId('recovery').getByText('Core dump, then it is started again').waitFor()
-  const boot = await inGuest('cat', '/proc/sys/kernel/random/boot_id')
+  const boot = await inGuest('hello', 'cat', '/proc/sys/kernel/random/boot_id')
   const told = page.getByTestId('core-dump').locator('.mono')
   const before = await told.textContent()
-  await inGuest('sh', '-c', 'echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger').catch(() => '')
+  await inGuest('hello', 'sh', '-c', 'echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger').catch(() => '')
   const limit = Date.now() + 180_000
-  const otherBoot = async () => (await inGuest('cat', '/proc/sys/kernel/random/boot_id').catch(() => boot)) !== boot
+  const otherBoot = async () => (await inGuest('hello', 'cat', '/proc/sys/kernel/random/boot_id').catch(() => boot)) !== boot
   while (!(await otherBoot())) {
     assert.ok(Date.now() < limit, 'it was not started again')
     await page.waitForTimeout(500)
@@ -291,7 +294,7 @@ test('a guest that panics is dumped and started again, as its page was told to',
 })
 
 test('where no agent runs in the guest the page says so', { skip, timeout: 120_000 }, async () => {
-  await inGuest('sh', '-c', 'mv /usr/lib/typevisor/agent /root/; kill $(pidof qemu-ga)').catch(() => '')
+  await inGuest('hello', 'sh', '-c', 'mv /usr/lib/typevisor/agent /root/; kill $(pidof qemu-ga)').catch(() => '')
   await page.getByRole('link', { name: 'Guest' }).click()
   await page.reload()
   await page.getByTestId('agent-notice').getByText('No agent answers in the guest').waitFor({ timeout: 60_000 })
@@ -319,6 +322,42 @@ test('an instance that cannot start says why, and can be removed', { skip, timeo
   await page.getByTestId('confirm-go').click()
   await page.getByText('There is no instance clash').waitFor({ timeout: 30_000 })
 })
+
+test(
+  'a guest with Secure Boot, a TPM and room to grow is made by the form, and has them',
+  { skip: skipUefi, timeout: 240_000 },
+  async () => {
+    await page.goto(`${platform.url}/instances?create=true`)
+    await page.getByTestId('field-name').fill('safe')
+    await page.getByTestId('advanced').locator('summary').click()
+    await page.getByTestId('field-firmware').selectOption('uefi-secure')
+    await page.getByTestId('field-tpm').check()
+    await page.getByTestId('field-vcpuCountMax').fill('2')
+    await shoot(page, 'create-secure')
+    await page.getByTestId('create-go').click()
+    await page.locator('[data-testid="state"][data-state="running"]').waitFor({ timeout: BOOT_MS })
+    await page.getByTestId('facts').getByText('UEFI with Secure Boot, with a TPM').waitFor()
+    await page
+      .getByTestId('network')
+      .getByText(/10\.0\.2\.\d+\/24/)
+      .waitFor({ timeout: 120_000 })
+    const script =
+      'mkdir -p /run/vars; modprobe efivarfs; mount -t efivarfs none /run/vars; tail -c 1 /run/vars/SecureBoot-* | od -An -tu1; [ -c /dev/tpm0 ] && echo tpm; nproc'
+    const look = async () => (await inGuest('safe', 'sh', '-c', script)).trim().split(/\s+/)
+    assert.deepEqual(await look(), ['1', 'tpm', '1'])
+    await page.getByTestId('change-resources').click()
+    await page.getByTestId('field-vcpuCount').fill('2')
+    await page.getByRole('button', { name: 'Change it' }).click()
+    await page.getByTestId('resources').getByText('2 vCPU').waitFor({ timeout: 60_000 })
+    assert.equal((await look()).at(-1), '2')
+    await shoot(page, 'secure')
+    await page.getByTestId('verbs').click()
+    await page.getByTestId('verb-destroy').click()
+    await page.getByTestId('confirm-word').fill('safe')
+    await page.getByTestId('confirm-go').click()
+    await page.getByText('There is no instance safe').waitFor({ timeout: 30_000 })
+  },
+)
 
 test('nothing was asked of another origin, and the content policy refused nothing', { skip }, () => {
   assert.deepEqual(browser.foreign, [])
