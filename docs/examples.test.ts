@@ -162,6 +162,7 @@ test('every command that the docs name is one that there is', () => {
     'README.md',
     'docs/install.md',
     'docs/cli.md',
+    'docs/portal.md',
     'docs/volumes.md',
     'docs/one-script.md',
     'docs/architecture.md',
@@ -186,6 +187,7 @@ test('every file that the docs link to is there', () => {
     'docs/cli.md',
     'docs/toolstack.md',
     'docs/one-script.md',
+    'docs/portal.md',
     'CONTRIBUTING.md',
   ]) {
     for (const [, target] of read(path).matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {

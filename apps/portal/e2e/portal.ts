@@ -27,6 +27,7 @@ export async function openPortal(
   const { page } = browser
   await page.goto(`${platform.url}/instances/web-1`)
   await signIn(page, platform.password)
+  await page.getByRole('heading', { name: 'web-1' }).waitFor()
   const opened = opening.move()
   return { platform, browser, page, [Symbol.asyncDispose]: () => opened.disposeAsync() }
 }

@@ -103,13 +103,3 @@ test('the card and its form fit a phone and can be read, in the dark as in the l
     [],
   )
 })
-
-test('where its newest core dump lies shows when there is one', { skip }, async () => {
-  assert.equal(await page.getByTestId('dump').count(), 0)
-  const { instance } = await platform.client.call('instance.dump', { params, query })
-  const { dump } = instance ?? {}
-  assert.ok(dump)
-  await page.getByTestId('dump').getByText(dump.path).waitFor()
-  await page.getByTestId('dump').getByText('elf, on local').waitFor()
-  await shoot(page, 'dump')
-})

@@ -1,5 +1,5 @@
 /**
- * A page as a chunk of its own, for times when the platform is away or has been replaced meanwhile:
+ * A page, or a part of one, as a chunk of its own, for times when the platform is away or has been replaced meanwhile:
  *
  *   fetch --fails--> does the platform answer? --no--> ask again, with the page's skeleton shown under the banner of the lost connection
  *                              |                         |
@@ -10,6 +10,7 @@
  */
 import { lazyRouteComponent, type RouteComponent } from '@tanstack/react-router'
 import { Fault } from '@typevisor/base'
+import { lazy, type ComponentType, type LazyExoticComponent } from 'react'
 import { call } from './api/client.ts'
 
 const ASK_MS = 1_000
@@ -24,18 +25,24 @@ async function answers(): Promise<boolean> {
   }
 }
 
+async function loaded<T>(importer: () => Promise<T>): Promise<T> {
+  try {
+    return await importer()
+  } catch (error) {
+    if (await answers()) throw error
+    do await new Promise((resolve) => setTimeout(resolve, ASK_MS))
+    while (!(await answers()))
+    location.reload()
+    return new Promise<never>(() => {})
+  }
+}
+
 /** `name` is the component that the chunk exports. */
 export function lazyPage<T extends object, K extends keyof T & string>(importer: () => Promise<T>, name: K): RouteComponent {
   // The router looks into the page's type, and the page's into the router's: named here, neither has to be worked out.
-  return lazyRouteComponent(async () => {
-    try {
-      return await importer()
-    } catch (error) {
-      if (await answers()) throw error
-      do await new Promise((resolve) => setTimeout(resolve, ASK_MS))
-      while (!(await answers()))
-      location.reload()
-      return new Promise<never>(() => {})
-    }
-  }, name)
+  return lazyRouteComponent(() => loaded(importer), name)
 }
+
+/** What is not there at the first look, such as a dialog: its chunk comes when it is first drawn. */
+export const lazyPart = <P extends object>(importer: () => Promise<ComponentType<P>>): LazyExoticComponent<ComponentType<P>> =>
+  lazy(async () => ({ default: await loaded(importer) }))

@@ -90,8 +90,8 @@ const tabs = [
   }),
   createRoute({
     getParentRoute: () => instance,
-    path: 'command',
-    component: lazyPage(() => import('./pages/instance/command.tsx'), 'Command'),
+    path: 'guest',
+    component: lazyPage(() => import('./pages/instance/guest.tsx'), 'Guest'),
   }),
   createRoute({
     getParentRoute: () => instance,

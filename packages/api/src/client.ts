@@ -1,13 +1,13 @@
 /**
  * The typed client, for the portal, the command line and anybody's program: `client.call('instance.create', { body: { name: 'web-1' } })`.
- * What goes in and comes out is typed by the table; nothing of it but `VERB_DATA` is there at run time. Works where `fetch` is.
+ * What goes in and comes out is typed by the table; nothing of it but `ROUTE_DATA` is there at run time. Works where `fetch` is.
  *
  * Whatever goes wrong is a Fault: the server's own by its code; `unavailable` when nobody answers or the answer is none of ours; `aborted`
  * when the caller's signal says so.
  */
 import { Fault, faultFromJson, retryable } from '@typevisor/base'
 import type { Body, OperationName, Params, Query, Reply } from './table.ts'
-import { VERB_DATA } from './generated/verbs.ts'
+import { ROUTE_DATA } from './generated/routes.ts'
 
 type StreamOperation = 'instance.console' | 'instance.vnc'
 export type CallOperation = Exclude<OperationName, StreamOperation | 'event.stream'>
@@ -71,7 +71,7 @@ interface AnyInput {
 
 /** The operation's path with its parameters and query, encoded. @throws Fault `invalid` when a parameter is missing. */
 export function pathOf(name: OperationName, input: AnyInput): string {
-  const path = VERB_DATA[name].path.replaceAll(/:(\w+)/g, (_, key: string) => {
+  const path = ROUTE_DATA[name].path.replaceAll(/:(\w+)/g, (_, key: string) => {
     const value = input.params?.[key]
     // '.' and '..' would be taken for steps in the path, however they are encoded.
     if (value === undefined || value === '' || value === '.' || value === '..') {
@@ -102,7 +102,7 @@ export function createClient(options: ClientOptions): Client {
     signal: AbortSignal | undefined,
     accept: string,
   ): Promise<Response> {
-    const { method } = VERB_DATA[name]
+    const { method } = ROUTE_DATA[name]
     const csrf = method === 'GET' ? null : valueOf(options.csrf)
     const path = pathOf(name, input)
     let response: Response

@@ -1,9 +1,10 @@
 /**
- * Writes what is made of tables: `generated/verbs.ts` and the record of the API (`docs/api/v1.json`). Tests compare, so that it cannot be
+ * Writes what is made of tables: `generated/verbs.ts`, `generated/routes.ts` and the record of the API (`docs/api/v1.json`). Tests compare, so that it cannot be
  * forgotten. A change of the API that would break its users is refused; `--break` writes it all the same, with a word in the changelog.
  */
 import { z } from 'zod'
 import { OPERATIONS, type OperationDefinition } from './table.ts'
+import type { RouteData } from './routes.ts'
 import type { FieldType, VerbData, VerbField } from './verbs.ts'
 
 type JsonSchema = { readonly [key: string]: unknown }
@@ -80,6 +81,11 @@ export function verbData(): Record<string, VerbData> {
   )
 }
 
+export const routeData = (): Record<string, RouteData> =>
+  Object.fromEntries(
+    Object.entries<OperationDefinition>(OPERATIONS).map(([name, { method, path, role }]) => [name, { method, path, role }]),
+  )
+
 /** TypeScript as people write it: bare keys, single quotes, short things on one line. */
 function print(value: unknown, indent: string): string {
   if (typeof value === 'string') return `'${JSON.stringify(value).slice(1, -1).replaceAll('\\"', '"').replaceAll("'", "\\'")}'`
@@ -95,16 +101,22 @@ function print(value: unknown, indent: string): string {
   return `${open}\n${parts.map((part) => `${inner}${part},\n`).join('')}${indent}${close}`
 }
 
-export const verbsSource = (): string =>
+const sourceOf = (from: string, type: string, name: string, value: unknown): string =>
   [
     '/** Generated from table.ts by generate.ts; not edited by hand. */',
     "import type { OperationName } from '../table.ts'",
-    "import type { VerbData } from '../verbs.ts'",
+    `import type { ${type} } from '../${from}.ts'`,
     '',
     '// oxfmt-ignore',
-    `export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = ${print(verbData(), '')}`,
+    `export const ${name}: Readonly<Record<OperationName, ${type}>> = ${print(value, '')}`,
     '',
   ].join('\n')
+
+/** Files of `generated/` by their names. */
+export const generatedSources = (): Readonly<Record<string, string>> => ({
+  'verbs.ts': sourceOf('verbs', 'VerbData', 'VERB_DATA', verbData()),
+  'routes.ts': sourceOf('routes', 'RouteData', 'ROUTE_DATA', routeData()),
+})
 
 if (import.meta.main) {
   const { readFileSync, writeFileSync } = await import('node:fs')
@@ -117,5 +129,5 @@ if (import.meta.main) {
     process.exit(1)
   }
   writeFileSync(record, `${JSON.stringify(surface(), null, 1)}\n`)
-  writeFileSync(at('./generated/verbs.ts'), verbsSource())
+  for (const [file, source] of Object.entries(generatedSources())) writeFileSync(at(`./generated/${file}`), source)
 }

@@ -413,7 +413,10 @@ export const GuestFileQuery = z.strictObject({
 export const GuestFile = z.strictObject({ contentBase64: z.string() })
 export const PutGuestFile = z.strictObject({
   path: GuestPath,
-  contentBase64: z.base64().max((GUEST_FILE_BYTES_MAX * 4) / 3 + 4),
+  contentBase64: z
+    .base64()
+    .max((GUEST_FILE_BYTES_MAX * 4) / 3 + 4)
+    .describe('what is written, at most 4 MiB'),
   append: z.boolean().default(false).describe('write behind what is there; otherwise it replaces it'),
 })
 export const GuestPassword = z.strictObject({

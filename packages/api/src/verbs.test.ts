@@ -3,13 +3,14 @@ import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { ROLES } from '@typevisor/identity'
-import { verbsSource } from './generate.ts'
+import { generatedSources } from './generate.ts'
 import { Role } from './schemas.ts'
 import { OPERATION_NAMES, OPERATIONS, type OperationDefinition } from './table.ts'
 import { VERB_DATA, type VerbField } from './verbs.ts'
 
-test('the generated verbs are what the table says now; `node packages/api/src/generate.ts` writes them', () => {
-  assert.equal(readFileSync(new URL('./generated/verbs.ts', import.meta.url), 'utf8'), verbsSource())
+test('the generated files are what the table says now; `node packages/api/src/generate.ts` writes them', () => {
+  for (const [file, source] of Object.entries(generatedSources()))
+    assert.equal(readFileSync(new URL(`./generated/${file}`, import.meta.url), 'utf8'), source, file)
 })
 
 test('fields whose names end in Bytes are sizes, and every field has a type that the command line knows', () => {
@@ -29,9 +30,13 @@ test('fields whose names end in Bytes are sizes, and every field has a type that
   )
 })
 
-test('neither the verbs nor the client loads a schema library', () => {
-  for (const file of ['verbs.ts', 'client.ts']) {
-    const url = new URL(file, import.meta.url).href
+test('neither the verbs nor the client loads a schema library, and the client not the words of the command line', () => {
+  for (const [file, generated] of [
+    ['verbs.ts', 'verbs'],
+    ['routes.ts', 'routes'],
+    ['client.ts', 'routes'],
+  ]) {
+    const url = new URL(file ?? '', import.meta.url).href
     const loaded = execFileSync(process.execPath, [
       '--input-type=module',
       '-e',
@@ -41,7 +46,7 @@ test('neither the verbs nor the client loads a schema library', () => {
        await import(${JSON.stringify(url)})
        console.log(seen.join('\\n'))`,
     ]).toString()
-    assert.match(loaded, /generated\/verbs\.ts/)
+    assert.deepEqual(loaded.match(/(?<=generated\/)\w+/g), [generated])
     assert.doesNotMatch(loaded, /zod|schemas\.ts|table\.ts|node:/)
   }
 })

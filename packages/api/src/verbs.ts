@@ -1,7 +1,9 @@
 /**
- * The table as light data, for whoever must start fast or stay small: the command line and the browser's client. It is generated from the
- * table (`generate.ts`; a test sees that it is fresh) and pulls in no schema library.
+ * The table as light data, for the command line, which must start fast: each operation with its fields and the words for them. It is
+ * generated from the table (`generate.ts`; a test sees that it is fresh) and pulls in no schema library.
  */
+import type { RouteData } from './routes.ts'
+
 export { VERB_DATA } from './generated/verbs.ts'
 
 export type FieldType = 'string' | 'integer' | 'number' | 'boolean' | 'size' | 'base64' | 'array' | 'map' | 'object'
@@ -23,11 +25,8 @@ export interface VerbField {
   readonly fields?: readonly VerbField[]
 }
 
-export interface VerbData {
-  readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE'
-  readonly path: string
+export interface VerbData extends RouteData {
   readonly summary: string
-  readonly role: 'none' | 'viewer' | 'operator' | 'admin'
   readonly scope: string
   readonly transport: 'http' | 'stream' | 'events'
   readonly saga: boolean

@@ -11,3 +11,9 @@ export const messageOf = (error: unknown): string =>
     : error instanceof Error
       ? error.message
       : String(error)
+
+/** The same with the places that the server names, for what has no fields to put them at. */
+export const faultLines = (error: unknown): string[] => [
+  messageOf(error),
+  ...(error instanceof Fault ? error.details.map((detail) => `${detail.path}: want ${detail.want}, got ${detail.got}`) : []),
+]

@@ -1,6 +1,17 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { byForce, firstVerb, refusal, settingsRefusal, verbsOf, verbsOfAll, type Instance } from './verbs.ts'
+import {
+  byForce,
+  firstVerb,
+  guestRefusal,
+  refusal,
+  renameRefusal,
+  screenRefusal,
+  settingsRefusal,
+  verbsOf,
+  verbsOfAll,
+  type Instance,
+} from './verbs.ts'
 
 const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {}): Instance => ({
   id: 'i-1',
@@ -113,4 +124,25 @@ test('settings are changed of what stands, runs or is paused, by whoever may, wh
   assert.equal(settingsRefusal(instance('running', { hostConnected: false }), 'admin'), 'Host local is not connected')
   const operation = { id: 'o-1', name: 'instance.start' }
   assert.equal(settingsRefusal(instance('stopped', { operation }), 'admin'), 'Start is under way')
+})
+
+test('a name is given in any state that a machine can be in, where its host answers', () => {
+  for (const kind of ['stopped', 'running', 'paused', 'saved', 'crashed'] as const)
+    assert.equal(renameRefusal(instance(kind), 'operator'), null)
+  for (const kind of ['creating', 'destroying', 'failed'] as const)
+    assert.equal(renameRefusal(instance(kind), 'operator'), `It is ${kind}`)
+  assert.match(renameRefusal(instance('running'), 'viewer') ?? '', /viewer/)
+  assert.equal(renameRefusal(instance('running', { hostConnected: false }), 'admin'), 'Host local is not connected')
+})
+
+test('a guest that runs is spoken to; a picture is also of one that stands still', () => {
+  for (const operation of ['instance.exec', 'instance.file-get', 'instance.file-put', 'instance.password'] as const) {
+    assert.equal(guestRefusal(operation, instance('running'), 'operator'), null)
+    assert.equal(guestRefusal(operation, instance('paused'), 'operator'), 'It is paused')
+    assert.match(guestRefusal(operation, instance('running'), 'viewer') ?? '', /viewer/)
+  }
+  assert.equal(screenRefusal('instance.keys', instance('paused'), 'operator'), 'It is paused')
+  for (const kind of ['running', 'paused', 'crashed'] as const)
+    assert.equal(screenRefusal('instance.screenshot', instance(kind), 'viewer'), null)
+  assert.equal(screenRefusal('instance.screenshot', instance('stopped'), 'operator'), 'It is stopped')
 })

@@ -65,6 +65,30 @@ export const settingsRefusal = (instance: Instance, role: RoleName): string | nu
 export const deviceRefusal = (act: DeviceVerbName, instance: Instance, role: RoleName): string | null =>
   forbidden(`instance.${act}`, role) ?? away(instance) ?? underWay(instance) ?? unfit(instance, (kind) => canDevice(act, kind))
 
+/** The same of another name; it may be given in any state. */
+export const renameRefusal = (instance: Instance, role: RoleName): string | null =>
+  forbidden('instance.rename', role) ?? away(instance) ?? underWay(instance) ?? unfit(instance, () => true)
+
+/** The same of what the agent in its guest does. */
+export const guestRefusal = (
+  operation: 'instance.exec' | 'instance.file-get' | 'instance.file-put' | 'instance.password',
+  instance: Instance,
+  role: RoleName,
+): string | null => forbidden(operation, role) ?? away(instance) ?? unfit(instance, (kind) => kind === 'running')
+
+/** The same of keys and of pictures: a screen is there while the machine is. */
+export const screenRefusal = (
+  operation: 'instance.keys' | 'instance.screenshot',
+  instance: Instance,
+  role: RoleName,
+): string | null =>
+  forbidden(operation, role) ??
+  away(instance) ??
+  unfit(
+    instance,
+    (kind) => kind === 'running' || (operation === 'instance.screenshot' && (kind === 'paused' || kind === 'crashed')),
+  )
+
 /** Whether a move to another host is offered at all. */
 export const canMove = ({ state: { kind } }: Instance): boolean => ['running', 'paused', 'saved', 'stopped'].includes(kind)
 

@@ -10,6 +10,7 @@ import { messageOf } from '../api/message.ts'
 import { apiQuery } from '../api/queries.ts'
 import { path } from '../paths.ts'
 import { Icon } from '../ui/icons.tsx'
+import { ADVANCED_FIELDS, AdvancedFields } from './advanced-fields.tsx'
 import { FaultAlert } from './fault-alert.tsx'
 import { faultErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
 import { Forwards } from './forwards.tsx'
@@ -33,8 +34,6 @@ const FIELDS = [
   'vcpuCount',
   'memory',
   'disk',
-  'vcpuCountMax',
-  'memoryMax',
   'host',
   'sshKeys',
   'user',
@@ -42,10 +41,10 @@ const FIELDS = [
   'forwards',
   'labels',
   'diskFull',
+  ...ADVANCED_FIELDS,
 ] as const
 type Field = (typeof FIELDS)[number]
-const ALIASES = { memoryBytes: 'memory', rootDiskBytes: 'disk', memoryBytesMax: 'memoryMax' } as const
-const SIZED: ReadonlySet<Field> = new Set(['memory', 'disk', 'memoryMax'])
+const ALIASES = { memoryBytes: 'memory', memoryBytesMax: 'memoryMax', rootDiskBytes: 'disk' } as const
 
 /** Keys are public; whoever creates one machine will want the same on the next. */
 const KEYS_STORE = 'typevisor-ssh-keys'
@@ -107,7 +106,10 @@ export function CreateInstance({ onClose, taken }: Props) {
   }
   const shownElsewhere = Object.keys(errors.at).length > 0
   const lines = [...(creating.error !== null && !shownElsewhere ? [messageOf(creating.error)] : []), ...errors.rest]
-  const inMore = FIELDS.some((field) => field !== 'name' && field !== 'image' && errors.at[field] !== undefined)
+  const inMore = (
+    ['vcpuCount', 'memory', 'disk', 'host', 'user', 'userData', 'forwards', 'labels', 'sshKeys', 'diskFull'] as const
+  ).some((field) => errors.at[field] !== undefined)
+  const inAdvanced = ADVANCED_FIELDS.some((field) => errors.at[field] !== undefined)
 
   return (
     <Drawer
@@ -141,6 +143,7 @@ export function CreateInstance({ onClose, taken }: Props) {
           <ImageField value={draft.image} error={errors.at.image} onChange={(image) => change({ image })} />
           <SizeField draft={draft} onChange={setDraft} />
           <MoreFields draft={draft} errors={errors} change={change} open={inMore} />
+          <AdvancedFields draft={draft} errors={errors} change={change} open={inAdvanced} />
           <Checkbox
             label="Start it at once"
             checked={draft.start}
@@ -232,14 +235,14 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
     if (open) setOpened(true)
   }, [open])
   const text = (
-    field: 'vcpuCount' | 'memory' | 'disk' | 'vcpuCountMax' | 'memoryMax' | 'user',
+    field: 'vcpuCount' | 'memory' | 'disk' | 'user',
     label: string,
     more: { placeholder?: string; inputMode?: 'numeric' } = {},
   ) => (
     <TextInput
       label={label}
       value={draft[field]}
-      error={SIZED.has(field) ? inSizes(errors.at[field] ?? '') : errors.at[field]}
+      error={field === 'memory' || field === 'disk' ? inSizes(errors.at[field] ?? '') : errors.at[field]}
       onChange={(event) => change({ [field]: event.currentTarget.value })}
       spellCheck={false}
       autoComplete="off"
@@ -271,10 +274,6 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
           {text('vcpuCount', 'vCPUs', { inputMode: 'numeric' })}
           {text('memory', 'Memory')}
           {text('disk', 'Disk')}
-        </div>
-        <div className="field-row">
-          {text('vcpuCountMax', 'vCPUs at most', { inputMode: 'numeric', placeholder: 'no more' })}
-          {text('memoryMax', 'Memory at most', { placeholder: 'no more' })}
         </div>
         <NativeSelect
           label="Host"

@@ -4,9 +4,10 @@ import { Fault } from '@typevisor/base'
 import { faultErrors, fieldErrors, fieldOf } from './field-errors.ts'
 
 test('a detail finds its field by the first part of its path', () => {
-  assert.deepEqual(['name', 'body.name', 'forwards[1].hostPort', 'labels.a/b', ''].map(fieldOf), [
+  assert.deepEqual(['name', 'body.name', 'query.path', 'forwards[1].hostPort', 'labels.a/b', ''].map(fieldOf), [
     'name',
     'name',
+    'path',
     'forwards',
     'labels',
     '',

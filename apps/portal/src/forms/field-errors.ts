@@ -12,7 +12,7 @@ export interface FieldErrors<F extends string> {
 export const NO_ERRORS: FieldErrors<never> = { at: {}, rest: [] }
 
 /** `body.forwards[1].hostPort` -> `forwards`; `labels.a/b` -> `labels`. */
-export const fieldOf = (detailPath: string): string => /^(?:body\.)?([A-Za-z0-9_]+)/.exec(detailPath)?.[1] ?? ''
+export const fieldOf = (detailPath: string): string => /^(?:(?:body|query)\.)?([A-Za-z0-9_]+)/.exec(detailPath)?.[1] ?? ''
 
 /** `aliases` names the form's field for a wire field, where the two differ. */
 export function fieldErrors<F extends string>(
@@ -26,7 +26,7 @@ export function fieldErrors<F extends string>(
     const wire = fieldOf(detail.path)
     const field = aliases[wire] ?? fields.find((name) => name === wire)
     const inner = detail.path
-      .replace(/^body\./, '')
+      .replace(/^(?:body|query)\./, '')
       .slice(wire.length)
       .replace(/^\./, '')
     const said = `${inner === '' ? '' : `${inner}: `}${detail.want.replace(/^(?!want |at )/, 'want ')}${detail.got === '' ? '' : `, got ${detail.got}`}`

@@ -66,14 +66,6 @@ test('a size with a fraction is sent as the whole mebibytes that the server take
   assert.deepEqual([made.body.memoryBytes, made.body.rootDiskBytes], [1331 * 1024 ** 2, 10_957 * 1024 ** 2])
 })
 
-test('room to grow is sent when it is asked for, and not otherwise', () => {
-  const [grows, stays] = [toBody({ ...newDraft('a'), vcpuCountMax: '4', memoryMax: '1G' }), toBody(newDraft('a'))]
-  assert.ok(grows.ok && stays.ok)
-  assert.deepEqual([grows.body.vcpuCountMax, grows.body.memoryBytesMax], [4, 1024 ** 3])
-  assert.ok(!('vcpuCountMax' in stays.body) && !('memoryBytesMax' in stays.body))
-  schemas.CreateInstance.parse(grows.body)
-})
-
 test('what has no meaning is refused at its field', () => {
   const made = toBody({
     ...newDraft('a'),
@@ -88,6 +80,25 @@ test('what has no meaning is refused at its field', () => {
       made.details.map((detail) => detail.path),
       ['labels', 'forwards[0].hostPort', 'forwards[0].guestPort', 'vcpuCount', 'memoryBytes'],
     )
+})
+
+test('the advanced part sends what was asked for alone, and the server takes it', () => {
+  const plain = toBody(newDraft('a'))
+  assert.ok(plain.ok)
+  for (const field of ['firmware', 'tpm', 'vcpuCountMax', 'memoryBytesMax', 'hugePages', 'onCrash', 'autostart'] as const)
+    assert.ok(!(field in plain.body), field)
+  const draft = { ...newDraft('a'), tpm: true, vcpuCountMax: ' 4 ', memoryMax: '1.5 GiB', autostartOrder: '7' }
+  const made = toBody({ ...draft, firmware: 'uefi', hugePages: true, onCrash: 'dump-keep', autostart: true })
+  assert.ok(made.ok)
+  const { firmware, tpm, vcpuCountMax, memoryBytesMax, hugePages, onCrash, autostart, autostartOrder } =
+    schemas.CreateInstance.parse(made.body)
+  assert.deepEqual([firmware, tpm, vcpuCountMax, memoryBytesMax, hugePages], ['uefi', true, 4, 1536 * 1024 ** 2, true])
+  assert.deepEqual([onCrash, autostart, autostartOrder], ['dump-keep', true, 7])
+  const bios = toBody(draft)
+  assert.ok(bios.ok)
+  assert.deepEqual([bios.body.tpm, bios.body.autostartOrder], [undefined, undefined], 'what has no meaning is left out')
+  const wrong = toBody({ ...draft, vcpuCountMax: 'many', memoryMax: 'more' })
+  assert.deepEqual(wrong.ok ? [] : wrong.details.map(({ path }) => path), ['vcpuCountMax', 'memoryBytesMax'])
 })
 
 test('sizes that the server counts in bytes are told as people type them', () => {

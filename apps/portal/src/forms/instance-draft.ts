@@ -4,7 +4,7 @@
  */
 import { formatBytes, GIB, MIB, parseBytes, type FaultDetail } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
-import type { DiskFull } from '@typevisor/model'
+import { AUTOSTART_ORDER_DEFAULT, type CrashAction, type DiskFull, type Firmware } from '@typevisor/model'
 import { forwardsOf, type ForwardDraft } from './forward-draft.ts'
 
 export interface InstanceDraft {
@@ -14,9 +14,6 @@ export interface InstanceDraft {
   readonly vcpuCount: string
   readonly memory: string
   readonly disk: string
-  /** What it may be given while it runs; empty: no more than it begins with. */
-  readonly vcpuCountMax: string
-  readonly memoryMax: string
   readonly host: string
   readonly sshKeys: string
   readonly user: string
@@ -24,6 +21,17 @@ export interface InstanceDraft {
   readonly forwards: readonly ForwardDraft[]
   readonly labels: string
   readonly diskFull: DiskFull
+  readonly firmware: Firmware
+  /** Of a guest that begins by UEFI. */
+  readonly tpm: boolean
+  /** Empty: as many as it begins with. */
+  readonly vcpuCountMax: string
+  /** Empty: as much as it begins with. */
+  readonly memoryMax: string
+  readonly hugePages: boolean
+  readonly onCrash: CrashAction
+  readonly autostart: boolean
+  readonly autostartOrder: string
   readonly start: boolean
 }
 
@@ -73,8 +81,6 @@ export const newDraft = (name: string): InstanceDraft => ({
   image: 'micro',
   size: 'tiny',
   ...sizeFields(SIZES.tiny),
-  vcpuCountMax: '',
-  memoryMax: '',
   host: '',
   sshKeys: '',
   user: '',
@@ -82,6 +88,14 @@ export const newDraft = (name: string): InstanceDraft => ({
   forwards: [],
   labels: '',
   diskFull: 'pause',
+  firmware: 'bios',
+  tpm: false,
+  vcpuCountMax: '',
+  memoryMax: '',
+  hugePages: false,
+  onCrash: 'keep',
+  autostart: false,
+  autostartOrder: String(AUTOSTART_ORDER_DEFAULT),
   start: true,
 })
 
@@ -151,6 +165,9 @@ export function suggestName(random: () => number, taken: ReadonlySet<string> = n
   return `${pick(ADJECTIVES)}-${pick(NOUNS)}-${Math.floor(random() * 10_000)}`
 }
 
+/** What it is begun by; a TPM that was asked for is left out with BIOS, which has none. */
+const begun = ({ firmware, tpm }: InstanceDraft) => (firmware === 'bios' ? {} : { firmware, ...(tpm && { tpm: true }) })
+
 export type DraftResult =
   | { readonly ok: true; readonly body: Body<'instance.create'> }
   | { readonly ok: false; readonly details: readonly FaultDetail[] }
@@ -187,6 +204,7 @@ export function toBody(draft: InstanceDraft): DraftResult {
   }
   const forwards = forwardsOf(draft.forwards, wrong)
   const sshKeys = linesOf(draft.sshKeys)
+  const given = (text: string): boolean => text.trim() !== ''
   const user = draft.user.trim()
   const body: Body<'instance.create'> = {
     name: draft.name.trim(),
@@ -194,10 +212,17 @@ export function toBody(draft: InstanceDraft): DraftResult {
     vcpuCount: whole('vcpuCount', draft.vcpuCount, 'a whole number'),
     memoryBytes: size('memoryBytes', draft.memory),
     rootDiskBytes: size('rootDiskBytes', draft.disk),
-    ...(draft.vcpuCountMax.trim() !== '' && { vcpuCountMax: whole('vcpuCountMax', draft.vcpuCountMax, 'a whole number') }),
-    ...(draft.memoryMax.trim() !== '' && { memoryBytesMax: size('memoryBytesMax', draft.memoryMax) }),
     start: draft.start,
     ...(draft.diskFull !== 'pause' && { diskFull: draft.diskFull }),
+    ...begun(draft),
+    ...(given(draft.vcpuCountMax) && { vcpuCountMax: whole('vcpuCountMax', draft.vcpuCountMax, 'a whole number') }),
+    ...(given(draft.memoryMax) && { memoryBytesMax: size('memoryBytesMax', draft.memoryMax) }),
+    ...(draft.hugePages && { hugePages: true }),
+    ...(draft.onCrash !== 'keep' && { onCrash: draft.onCrash }),
+    ...(draft.autostart && {
+      autostart: true,
+      ...(given(draft.autostartOrder) && { autostartOrder: whole('autostartOrder', draft.autostartOrder, 'a whole number') }),
+    }),
     ...(draft.host !== '' && { host: draft.host }),
     ...(sshKeys.length > 0 && { sshKeys }),
     ...(user !== '' && { user }),

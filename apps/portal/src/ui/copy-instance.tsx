@@ -6,7 +6,7 @@ import { call } from '../api/client.ts'
 import { OperationForm } from '../forms/operation-form.tsx'
 import { QuiesceField } from '../forms/quiesce-field.tsx'
 import { WORD_PROPS } from '../forms/word-props.ts'
-import type { DialogFormProps } from './instance-dialog.tsx'
+import type { DialogFormProps } from './instance-dialogs.tsx'
 
 const NAME_LENGTH_MAX = 63
 

@@ -7,7 +7,7 @@ import { apiQuery } from '../api/queries.ts'
 import type { Instance } from '../api/verbs.ts'
 import { NativeSelect } from '../forms/native-select.tsx'
 import { OperationForm } from '../forms/operation-form.tsx'
-import type { DialogFormProps } from './instance-dialog.tsx'
+import type { DialogFormProps } from './instance-dialogs.tsx'
 
 /** What is to be expected of it meanwhile. */
 function whatGoes({ host, state }: Instance): string {

@@ -1,13 +1,15 @@
 /** What can be said to an operation: to turn round while it runs; when it is stuck, to try its undo again or to let go. */
 import { Button } from '@mantine/core'
 import { useMutation, useQueryClient } from '@tanstack/react-query'
-import { useState } from 'react'
+import { Suspense, useState } from 'react'
 import { useActivity } from '../api/activity-provider.tsx'
 import { decisionsOf, operationTitle, resourceText, type Decision, type Operation } from '../api/activity.ts'
 import { call } from '../api/client.ts'
 import { useSession } from '../api/session.ts'
-import { Confirm } from './confirm.tsx'
+import { lazyPart } from '../lazy-page.ts'
 import { useComplaints } from './notices.tsx'
+
+const Confirm = lazyPart(async () => (await import('./confirm.tsx')).Confirm)
 
 const LOOKS: Record<Decision, { text: string; hint: string; refused: string }> = {
   cancel: { text: 'Cancel', hint: 'What it has done so far is undone', refused: 'was not cancelled' },
@@ -60,23 +62,27 @@ export function OperationButtons({ operation, name = resourceText(operation) }: 
           {LOOKS[decision].text}
         </Button>
       ))}
-      <Confirm
-        opened={abandoning}
-        onClose={() => setAbandoning(false)}
-        onConfirm={() => deciding.mutate('abandon')}
-        busy={deciding.isPending}
-        title={`Abandon: ${title}?`}
-        text={
-          <>
-            <p>
-              Nothing more is undone: what is left of it on its host stays as it is. In return {name} is let go of, and can be
-              used, tried again or destroyed.
-            </p>
-            <p className="dim">Destroying an instance abandons by itself what is stuck on it.</p>
-          </>
-        }
-        action="Abandon"
-      />
+      {decisions.includes('abandon') && (
+        <Suspense fallback={null}>
+          <Confirm
+            opened={abandoning}
+            onClose={() => setAbandoning(false)}
+            onConfirm={() => deciding.mutate('abandon')}
+            busy={deciding.isPending}
+            title={`Abandon: ${title}?`}
+            text={
+              <>
+                <p>
+                  Nothing more is undone: what is left of it on its host stays as it is. In return {name} is let go of, and can be
+                  used, tried again or destroyed.
+                </p>
+                <p className="dim">Destroying an instance abandons by itself what is stuck on it.</p>
+              </>
+            }
+            action="Abandon"
+          />
+        </Suspense>
+      )}
     </span>
   )
 }

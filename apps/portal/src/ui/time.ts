@@ -25,3 +25,10 @@ export function lasting(durationMs: number): string {
 
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' })
 export const exactTime = (atMs: number): string => exact.format(atMs)
+
+/** `2026-11-27-0907`, by the clock on the wall: of what is named after the moment. */
+export function momentName(moment: Date): string {
+  const two = (value: number) => String(value).padStart(2, '0')
+  const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`
+  return `${day}-${two(moment.getHours())}${two(moment.getMinutes())}`
+}

@@ -1,6 +1,6 @@
 /** The verbs of an instance as buttons and menu items, and what they need: the call, the confirmation, the operation's following. */
 import { ActionIcon, Button, Menu, Tooltip } from '@mantine/core'
-import { createContext, lazy, useCallback, useContext, useMemo, useState, type ReactNode } from 'react'
+import { createContext, Suspense, useCallback, useContext, useMemo, useState, type ReactNode } from 'react'
 import { useActivity } from '../api/activity-provider.tsx'
 import { call } from '../api/client.ts'
 import { useSession } from '../api/session.ts'
@@ -12,14 +12,15 @@ import {
   firstVerb,
   migrateRefusal,
   refusal,
+  renameRefusal,
   VERBS,
   verbsOf,
   type Instance,
   type VerbName,
 } from '../api/verbs.ts'
-import { Confirm } from './confirm.tsx'
+import { lazyPart } from '../lazy-page.ts'
 import { Icon, type IconName } from './icons.tsx'
-import { instanceDialog } from './instance-dialog.tsx'
+import type { AskedVerb, Dialog } from './instance-dialogs.tsx'
 import { useComplaints } from './notices.tsx'
 
 const ICONS: Record<VerbName, IconName> = {
@@ -35,40 +36,32 @@ const ICONS: Record<VerbName, IconName> = {
   destroy: 'trash',
 }
 
-/** Loaded when they are asked for. */
-const Migrate = instanceDialog({
-  title: 'Migrate',
-  icon: 'right',
-  testId: 'verb-migrate',
-  Form: lazy(async () => ({ default: (await import('./migrate.tsx')).MigrateInstance })),
-})
-const Copy = instanceDialog({
-  title: 'Copy',
-  icon: 'copy',
-  testId: 'verb-copy',
-  Form: lazy(async () => ({ default: (await import('./copy-instance.tsx')).CopyInstance })),
-})
-
 /** Verbs that are sent at once for a choice of many; more would queue in the browser anyway. */
 const LANES = 4
 
 type Do = (verb: VerbName, instances: readonly Instance[]) => void
-const VerbContext = createContext<Do>(() => undefined)
-export const useVerbs = (): Do => useContext(VerbContext)
-
-interface Asked {
-  readonly verb: VerbName
-  readonly instances: readonly Instance[]
+interface Verbs {
+  readonly begin: Do
+  readonly ask: (dialog: Dialog) => void
 }
+const VerbContext = createContext<Verbs>({ begin: () => undefined, ask: () => undefined })
+export const useVerbs = (): Do => useContext(VerbContext).begin
+
+const loadDialogs = async () => (await import('./instance-dialogs.tsx')).InstanceDialogs
+/** Loaded when a menu opens or something is asked: the first load has a bound. */
+const InstanceDialogs = lazyPart(loadDialogs)
+/** What fails here is tried again, and told, when it is wanted. */
+const prefetchDialogs = () => void loadDialogs().catch(() => undefined)
 
 /** Stands above the pages, so that a confirmation outlives the menu that asked for it. */
 export function VerbProvider({ children }: { readonly children: ReactNode }) {
-  const [asked, setAsked] = useState<Asked | null>(null)
+  const [dialog, setDialog] = useState<Dialog | null>(null)
+  const [opened, setOpened] = useState(false)
   const { follow } = useActivity()
   const { complain } = useComplaints()
 
   const send = useCallback(
-    async ({ verb, instances }: Asked) => {
+    async ({ verb, instances }: AskedVerb) => {
       const queue = [...instances]
       const lane = async () => {
         for (let instance = queue.shift(); instance !== undefined; instance = queue.shift()) {
@@ -89,75 +82,36 @@ export function VerbProvider({ children }: { readonly children: ReactNode }) {
     [follow, complain],
   )
 
-  const begin = useCallback<Do>(
-    (verb, instances) => (VERBS[verb].destroys ? setAsked({ verb, instances }) : void send({ verb, instances })),
-    [send],
-  )
-  const confirmed = () => {
-    if (asked !== null) void send(asked)
-    setAsked(null)
-  }
-  const value = useMemo(() => begin, [begin])
+  const value = useMemo<Verbs>(() => {
+    const ask = (asked: Dialog) => {
+      setDialog(asked)
+      setOpened(true)
+    }
+    const begin: Do = (verb, instances) =>
+      VERBS[verb].destroys ? ask({ kind: 'confirm', verb, instances }) : void send({ verb, instances })
+    return { begin, ask }
+  }, [send])
   return (
     <VerbContext value={value}>
-      <Migrate.Provider>
-        <Copy.Provider>{children}</Copy.Provider>
-      </Migrate.Provider>
-      <ConfirmVerb asked={asked} onClose={() => setAsked(null)} onConfirm={confirmed} />
+      {children}
+      {/* Closed it stays, so that it fades with what it said. */}
+      {dialog !== null && (
+        <Suspense fallback={null}>
+          <InstanceDialogs
+            dialog={dialog}
+            opened={opened}
+            onClose={() => setOpened(false)}
+            onConfirm={(asked) => void send(asked)}
+          />
+        </Suspense>
+      )}
     </VerbContext>
-  )
-}
-
-function snapshotsText(instances: readonly Instance[]): string {
-  const count = instances.reduce((sum, instance) => sum + instance.snapshotCount, 0)
-  return count === 0 ? '' : count === 1 ? ' and a snapshot' : ` and ${count} snapshots`
-}
-
-function ConfirmVerb({
-  asked,
-  onClose,
-  onConfirm,
-}: {
-  readonly asked: Asked | null
-  readonly onClose: () => void
-  readonly onConfirm: () => void
-}) {
-  const [first] = asked?.instances ?? []
-  const count = asked?.instances.length ?? 0
-  const what = count === 1 ? (first?.name ?? '') : `${count} instances`
-  const title = asked === null ? '' : VERBS[asked.verb].title
-  const away = asked?.instances.filter((instance) => byForce(asked.verb, instance)) ?? []
-  const lost =
-    asked?.verb === 'destroy'
-      ? `${what} will be removed with ${count === 1 ? 'its' : 'their'} disks${snapshotsText(asked.instances)}. This cannot be undone.`
-      : `The power of ${what} is cut at once. What the guest has not written to its disks is lost.`
-  const hosts = [...new Set(away.map((instance) => instance.host))].join(', ')
-  return (
-    <Confirm
-      opened={asked !== null}
-      onClose={onClose}
-      onConfirm={onConfirm}
-      title={`${title} ${what}?`}
-      text={
-        <>
-          <p>{lost}</p>
-          {away.length > 0 && (
-            <p data-testid="by-force">
-              {count > away.length ? `${away.length} of them: host` : 'Host'} {hosts} is not connected, so this is done by force:
-              removed from the platform now, and ended on the host if it ever comes back.
-            </p>
-          )}
-        </>
-      }
-      word={count === 1 ? (first?.name ?? '') : String(count)}
-      action={title}
-    />
   )
 }
 
 export function VerbItems({ instance }: { readonly instance: Instance }) {
   const { account } = useSession()
-  const begin = useVerbs()
+  const { begin, ask } = useContext(VerbContext)
   const verbs = verbsOf(instance)
   const item = (verb: VerbName) => {
     const reason = refusal(verb, instance, account.role)
@@ -178,12 +132,26 @@ export function VerbItems({ instance }: { readonly instance: Instance }) {
   }
   const gentle = verbs.filter((verb) => !VERBS[verb].destroys)
   const hard = verbs.filter((verb) => VERBS[verb].destroys)
+  const asking = (kind: 'migrate' | 'copy' | 'rename', icon: IconName, title: string, reason: string | null) => (
+    <Menu.Item
+      leftSection={<Icon name={icon} size={16} />}
+      disabled={reason !== null}
+      title={reason ?? undefined}
+      onClick={() => ask({ kind, instance })}
+      data-testid={`verb-${kind}`}
+    >
+      {title}
+      {'\u2026'}
+    </Menu.Item>
+  )
+  const { kind } = instance.state
   if (verbs.length === 0) return <Menu.Label>Nothing can be done while it is {instance.state.kind}</Menu.Label>
   return (
     <>
       {gentle.map(item)}
-      {canMove(instance) && <Migrate.Item instance={instance} reason={migrateRefusal(instance, account.role)} />}
-      {canCopy(instance) && <Copy.Item instance={instance} reason={copyRefusal(instance, account.role)} />}
+      {canMove(instance) && asking('migrate', 'right', 'Migrate', migrateRefusal(instance, account.role))}
+      {canCopy(instance) && asking('copy', 'copy', 'Copy', copyRefusal(instance, account.role))}
+      {kind !== 'failed' && asking('rename', 'edit', 'Rename', renameRefusal(instance, account.role))}
       {gentle.length > 0 && hard.length > 0 && <Menu.Divider />}
       {hard.map(item)}
     </>
@@ -192,7 +160,7 @@ export function VerbItems({ instance }: { readonly instance: Instance }) {
 
 export function VerbMenu({ instance }: { readonly instance: Instance }) {
   return (
-    <Menu width={190}>
+    <Menu width={190} onOpen={prefetchDialogs}>
       <Menu.Target>
         <ActionIcon aria-label={`Actions of ${instance.name}`} data-testid="row-menu">
           <Icon name="dots" />
@@ -226,7 +194,7 @@ export function VerbButtons({ instance }: { readonly instance: Instance }) {
           </Button>
         </Tooltip>
       )}
-      <Menu width={200}>
+      <Menu width={200} onOpen={prefetchDialogs}>
         <Menu.Target>
           <Button variant="default" rightSection={<Icon name="dots" />} data-testid="verbs">
             Actions

@@ -75,9 +75,10 @@ const progress = (request: FastifyRequest): Progress => {
   return known
 }
 
-/** Bytes of the largest body: a command's input is larger than any description. */
+/** Bytes of the largest body: a command's input and a file are larger than any description. */
 const BODY_BYTES_MAX = 1024 * 1024
-const EXEC_BODY_BYTES_MAX = 8 * 1024 * 1024
+const CONTENT_BODY_BYTES_MAX = 8 * 1024 * 1024
+const CARRIES_CONTENT: ReadonlySet<OperationName> = new Set(['instance.exec', 'instance.file-put'])
 
 /** Handlers of one table whose members differ by the operation's name: called with the call of that same name. */
 type AnyHandler = (call: unknown, socket?: unknown) => Promise<unknown>
@@ -108,7 +109,7 @@ function addRoute(app: FastifyInstance, options: RouteOptions, name: OperationNa
     method: operation.method,
     url: operation.path,
     onRequest: [limiter, guard],
-    bodyLimit: name === 'instance.exec' ? EXEC_BODY_BYTES_MAX : BODY_BYTES_MAX,
+    bodyLimit: CARRIES_CONTENT.has(name) ? CONTENT_BODY_BYTES_MAX : BODY_BYTES_MAX,
   }
   if (operation.transport === 'stream') addStream(app, options, name as StreamName, common)
   else if (operation.transport === 'events') addEvents(app, options, common)

@@ -1587,7 +1587,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
     query: [],
     body: [
       { name: 'path', type: 'string', required: true, description: 'absolute path in the guest' },
-      { name: 'contentBase64', type: 'base64', required: true, description: '' },
+      { name: 'contentBase64', type: 'base64', required: true, description: 'what is written, at most 4 MiB' },
       {
         name: 'append',
         type: 'boolean',

@@ -1,15 +1,16 @@
 import { Button, Text, TextInput } from '@mantine/core'
 import type { Reply } from '@typevisor/api'
-import { Fault } from '@typevisor/base'
 import { useMutation } from '@tanstack/react-query'
 import { useState, type FormEvent } from 'react'
+import { fromBase64 } from '../../api/base64.ts'
 import { call } from '../../api/client.ts'
-import { messageOf } from '../../api/message.ts'
+import { faultLines } from '../../api/message.ts'
+import { useSession } from '../../api/session.ts'
+import { guestRefusal } from '../../api/verbs.ts'
 import { FaultAlert } from '../../forms/fault-alert.tsx'
 import { Panel } from '../../ui/page.tsx'
 import { lasting } from '../../ui/time.ts'
 import { parseCommandLine } from './command-line.ts'
-import { fromBase64 } from './console-ports.ts'
 import { useInstance } from './instance.tsx'
 
 /** Runs one command in the guest through its agent: an argument vector, no shell. */
@@ -28,7 +29,8 @@ export function Command() {
     event.preventDefault()
     if (line.ok) running.mutate(line.argv)
   }
-  const off = instance.state.kind !== 'running'
+  const { account } = useSession()
+  const reason = guestRefusal('instance.exec', instance, account.role)
   return (
     <Panel title="Run a command in the guest">
       <form onSubmit={submit} style={{ display: 'flex', gap: 8, alignItems: 'flex-start' }}>
@@ -46,27 +48,19 @@ export function Command() {
           autoCapitalize="none"
           data-testid="command"
         />
-        <Button
-          type="submit"
-          loading={running.isPending}
-          disabled={!line.ok || off}
-          title={off ? `It is ${instance.state.kind}` : undefined}
-        >
+        <Button type="submit" loading={running.isPending} disabled={!line.ok || reason !== null} title={reason ?? undefined}>
           Run
         </Button>
       </form>
-      <div style={{ marginTop: 16, display: 'grid', gap: 10 }}>
-        {running.error !== null && <FaultAlert title="The command was not run to its end" lines={faultLines(running.error)} />}
-        {running.data !== undefined && <Output {...running.data} />}
-      </div>
+      {(running.error !== null || running.data !== undefined) && (
+        <div style={{ marginTop: 16, display: 'grid', gap: 10 }}>
+          {running.error !== null && <FaultAlert title="The command was not run to its end" lines={faultLines(running.error)} />}
+          {running.data !== undefined && <Output {...running.data} />}
+        </div>
+      )}
     </Panel>
   )
 }
-
-const faultLines = (error: Error): string[] => [
-  messageOf(error),
-  ...(error instanceof Fault ? error.details.map((detail) => `${detail.path}: want ${detail.want}, got ${detail.got}`) : []),
-]
 
 const decode = (base64: string): string => new TextDecoder().decode(fromBase64(base64))
 

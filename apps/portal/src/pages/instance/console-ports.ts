@@ -1,5 +1,6 @@
 /** The browser's side of a console session: the kept output over HTTP, the live one over a WebSocket. */
 import { Fault } from '@typevisor/base'
+import { fromBase64 } from '../../api/base64.ts'
 import { call, client } from '../../api/client.ts'
 import type { ConsolePorts, ConsoleSocket, SocketHandlers } from './console-session.ts'
 
@@ -46,8 +47,4 @@ function connect(address: string, handlers: SocketHandlers): ConsoleSocket {
     },
     close: () => socket.close(),
   }
-}
-
-export function fromBase64(text: string): Uint8Array {
-  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0))
 }

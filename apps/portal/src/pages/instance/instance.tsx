@@ -1,7 +1,7 @@
 import { Button, Text } from '@mantine/core'
-import { useQuery } from '@tanstack/react-query'
-import { Outlet, useParams } from '@tanstack/react-router'
-import { createContext, useContext } from 'react'
+import { useQuery, useQueryClient } from '@tanstack/react-query'
+import { Outlet, useNavigate, useParams } from '@tanstack/react-router'
+import { createContext, useContext, useEffect } from 'react'
 import { decisionsOf, isUnfinished, operationTitle } from '../../api/activity.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useMay, useSession } from '../../api/session.ts'
@@ -32,7 +32,7 @@ export const LIVE: ReadonlySet<Instance['state']['kind']> = new Set(['running', 
 const PARTS = {
   console: 'Console',
   screen: 'Screen',
-  command: 'Command',
+  guest: 'Guest',
   devices: 'Devices',
   snapshots: 'Snapshots',
   events: 'Events',
@@ -43,6 +43,8 @@ export function InstancePage() {
   const found = useQuery(apiQuery('instance.get', { params: { instance: name } }))
   const may = useMay()
   const part = usePart(PARTS)
+  const isRenamed = useNewName(found.error?.code === 'not_found' ? found.data : undefined)
+  if (isRenamed) return <Rows count={8} />
   // One whose making failed is still there, with its reason, until it is destroyed.
   if (found.error?.code === 'not_found')
     return (
@@ -79,7 +81,7 @@ export function InstancePage() {
           { title: 'Overview', at: path.instance(name), first: true },
           ...(may('instance.console') ? [{ title: PARTS.console, at: path.console(name) }] : []),
           ...(may('instance.vnc') ? [{ title: PARTS.screen, at: path.screen(name) }] : []),
-          ...(may('instance.exec') ? [{ title: PARTS.command, at: path.command(name) }] : []),
+          ...(may('instance.exec') ? [{ title: PARTS.guest, at: path.guest(name) }] : []),
           { title: PARTS.devices, at: path.devices(name) },
           { title: PARTS.snapshots, at: path.snapshots(name) },
           { title: PARTS.events, at: path.events(name) },
@@ -89,6 +91,24 @@ export function InstancePage() {
       <Outlet key={instance.id} />
     </InstanceContext>
   )
+}
+
+/** `gone`: an instance that was here under this name and is not any more. If it has another name now, the page goes on there, on the same tab. */
+function useNewName(gone: Instance | undefined): boolean {
+  const navigate = useNavigate()
+  const queryClient = useQueryClient()
+  const { data, isPending } = useQuery({
+    ...apiQuery('instance.get', { params: { instance: gone?.id ?? '' } }),
+    enabled: gone !== undefined,
+  })
+  const renamed = gone !== undefined && data !== undefined && data.name !== gone.name ? data : null
+  useEffect(() => {
+    if (renamed === null) return
+    // There at once: the tab stays as it is, with its connections.
+    queryClient.setQueryData(apiQuery('instance.get', { params: { instance: renamed.name } }).queryKey, renamed)
+    void navigate({ to: '.', params: { instance: renamed.name }, replace: true })
+  }, [renamed?.name])
+  return gone !== undefined && (isPending || renamed !== null)
 }
 
 /** Its host is away: what that means for what is shown, and the way out when it never comes back. */

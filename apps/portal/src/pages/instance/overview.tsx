@@ -1,23 +1,25 @@
 import { Skeleton, Text } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
 import { useQuery } from '@tanstack/react-query'
-import { lazy, Suspense, useEffect, useRef, useState } from 'react'
+import { Suspense, useEffect, useRef, useState } from 'react'
 import { messageOf } from '../../api/message.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { isAway, type Instance } from '../../api/verbs.ts'
+import { FIRMWARE_TEXT } from '../../forms/firmware-text.ts'
+import { lazyPart } from '../../lazy-page.ts'
 import { CopyButton } from '../../ui/copy.tsx'
 import { Ago } from '../../ui/now.tsx'
 import { Panel } from '../../ui/page.tsx'
+import { addressesQuery } from './addresses.ts'
 import { useInstance } from './instance.tsx'
 import { HISTORY_COUNT, linePoints, NO_HISTORY, withReading, type Rates, type StatisticsHistory } from './rates.ts'
 
 /** Loaded behind the page, whose first load has a bound. */
-const loadResources = () => import('./resources.tsx')
-const Resources = lazy(async () => ({ default: (await loadResources()).Resources }))
-const Parts = lazy(async () => ({ default: (await loadResources()).Parts }))
+const Resources = lazyPart(async () => (await import('./resources.tsx')).Resources)
+const Recovery = lazyPart(async () => (await import('./recovery.tsx')).Recovery)
+const Parts = lazyPart(async () => (await import('./resources.tsx')).Parts)
 
 const READING_MS = 3_000
-const ADDRESSES_MS = 5_000
 
 export function Overview() {
   const instance = useInstance()
@@ -26,16 +28,26 @@ export function Overview() {
       {(instance.state.kind === 'running' || instance.state.kind === 'paused') && !isAway(instance) && (
         <Usage instance={instance} />
       )}
-      <div className="grid">
+      <div className="grid pairs">
         <Facts instance={instance} />
-        <Suspense fallback={null}>
+        <Suspense fallback={<Coming title="Resources" />}>
           <Resources instance={instance} />
         </Suspense>
         <Network instance={instance} />
+        <Suspense fallback={<Coming title="Crashes and restarts" />}>
+          <Recovery instance={instance} />
+        </Suspense>
       </div>
     </div>
   )
 }
+
+/** A card whose code is under way, so that the others have their places. */
+const Coming = ({ title }: { readonly title: string }) => (
+  <Panel title={title}>
+    <Skeleton height={18} width="60%" />
+  </Panel>
+)
 
 function Facts({ instance }: { readonly instance: Instance }) {
   const labels = Object.entries(instance.labels)
@@ -53,6 +65,15 @@ function Facts({ instance }: { readonly instance: Instance }) {
           {instance.host ?? <span className="dim">none yet</span>}
           {!instance.hostConnected && instance.host !== null && <span className="dim"> (not connected)</span>}
         </dd>
+        {(instance.firmware !== 'bios' || instance.tpm) && (
+          <>
+            <dt>Firmware</dt>
+            <dd>
+              {FIRMWARE_TEXT[instance.firmware]}
+              {instance.tpm && ', with a TPM'}
+            </dd>
+          </>
+        )}
         <dt>Root disk</dt>
         <dd className="num">{formatBytes(instance.rootDiskBytes)}</dd>
         <dt>Created</dt>
@@ -82,13 +103,7 @@ function Facts({ instance }: { readonly instance: Instance }) {
 
 function Network({ instance }: { readonly instance: Instance }) {
   const running = instance.state.kind === 'running' && !isAway(instance)
-  const addresses = useQuery({
-    ...apiQuery('instance.addresses', { params: { instance: instance.id } }),
-    enabled: running,
-    retry: false,
-    // The guest's agent answers some seconds after the boot; once it has, an event or a visit asks again.
-    refetchInterval: (query) => (query.state.data === undefined ? ADDRESSES_MS : false),
-  })
+  const addresses = useQuery(addressesQuery(instance, running))
   const devices = (addresses.data?.items ?? []).filter((device) => device.device !== 'lo')
   return (
     <Panel title="Network" testId="network">

@@ -34,6 +34,7 @@ test('what was changed is sent, what was emptied is reset, and nothing else', ()
   })
 })
 
-test('a size that is none is refused', () => {
+test('a size or a number that is none is refused', () => {
+  assert.throws(() => bodyOf({ ...draftOf(instance), cpuWeight: 'heavy' }, instance), { code: 'invalid' })
   assert.throws(() => bodyOf({ ...draftOf(instance), memory: 'much' }, instance), { code: 'invalid' })
 })

@@ -3,6 +3,7 @@ import { formatBytes, parseBytes } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
 import type { SettingName } from '@typevisor/model'
 import type { Instance } from '../../api/verbs.ts'
+import { wholeOf } from '../../forms/whole.ts'
 
 export interface ResourceDraft {
   readonly vcpuCount: string
@@ -27,7 +28,7 @@ export const draftOf = ({ vcpuCount, memoryBytes, settings }: Instance): Resourc
   affinityHard: settings.affinityHard?.join(' ') ?? '',
 })
 
-/** What is empty is as at the creation. @throws Fault `invalid` of a size that is none. */
+/** What is empty is as at the creation. @throws Fault `invalid` of a size or a number that is none. */
 export function bodyOf(draft: ResourceDraft, instance: Instance): SetBody {
   const before = draftOf(instance)
   const changed = (Object.keys(draft) as (keyof ResourceDraft)[]).filter((key) => draft[key].trim() !== before[key])
@@ -44,7 +45,7 @@ export function bodyOf(draft: ResourceDraft, instance: Instance): SetBody {
   const reset = changed.filter((key) => draft[key].trim() === '').map((key) => names[key])
   const number = (key: 'vcpuCount' | 'cpuWeight' | 'cpuCapPercent') => {
     const value = given(key)
-    return value === null ? {} : { [key]: Number(value) }
+    return value === null ? {} : { [key]: wholeOf(key, value) }
   }
   const bytes = (key: 'memory' | 'memoryTarget') => {
     const value = given(key)

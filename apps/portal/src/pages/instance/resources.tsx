@@ -8,31 +8,10 @@ import { settingsRefusal, type Instance } from '../../api/verbs.ts'
 import { OperationForm } from '../../forms/operation-form.tsx'
 import { FormDialog } from '../../forms/small-form.tsx'
 import { WORD_PROPS } from '../../forms/word-props.ts'
-import { CopyButton } from '../../ui/copy.tsx'
 import { Icon } from '../../ui/icons.tsx'
-import { Ago } from '../../ui/now.tsx'
 import { Panel } from '../../ui/page.tsx'
 import type { PartRates } from './rates.ts'
 import { bodyOf, draftOf, type ResourceDraft } from './resource-draft.ts'
-
-/** The newest core dump, a file of the host. */
-function Dump({ dump, host }: { readonly dump: NonNullable<Instance['dump']>; readonly host: string | null }) {
-  return (
-    <dl className="facts" data-testid="dump">
-      <dt>Core dump</dt>
-      <dd>
-        <span className="num">{formatBytes(dump.sizeBytes)}</span>{' '}
-        <span className="dim">
-          {dump.format}, on {host},
-        </span>{' '}
-        <Ago at={dump.takenAt} />
-        <div>
-          <span className="mono">{dump.path}</span> <CopyButton text={dump.path} what="the path" />
-        </div>
-      </dd>
-    </dl>
-  )
-}
 
 export function Resources({ instance }: { readonly instance: Instance }) {
   const { account } = useSession()
@@ -74,7 +53,6 @@ export function Resources({ instance }: { readonly instance: Instance }) {
           <LimitRow key={disk} disk={disk} bytes={bytesPerSecond} operations={operationsPerSecond} />
         ))}
       </dl>
-      {instance.dump !== null && <Dump dump={instance.dump} host={instance.host} />}
       {settings.notes.map((note) => (
         <p key={note} className="dim" data-testid="settings-note">
           {note}

@@ -3,12 +3,14 @@ import { ActionIcon, Button, Tooltip } from '@mantine/core'
 import RFB from '@novnc/novnc'
 import { useEffect, useRef, useState, type RefObject } from 'react'
 import { client } from '../../api/client.ts'
+import type { Instance } from '../../api/verbs.ts'
 import { path } from '../../paths.ts'
 import { Icon, type IconName } from '../../ui/icons.tsx'
 import { TextLink } from '../../ui/link.tsx'
 import { Badge } from '../../ui/state-badge.tsx'
 import { interruptibleWait } from './console-ports.ts'
 import { LIVE, useInstance } from './instance.tsx'
+import { KeysMenu, PictureButton } from './screen-tools.tsx'
 import { ScreenSession, type ScreenHandlers, type ScreenStatus } from './screen-session.ts'
 
 /** Keysyms of X11 (keysymdef.h). */
@@ -62,7 +64,7 @@ export function Screen() {
         leaveKeys(glass?.rfb() ?? null, frame.current)
       }}
     >
-      <ScreenBar glass={glass} status={status} frame={frame} />
+      <ScreenBar instance={instance} glass={glass} status={status} frame={frame} />
       <div className="screen-glass">
         <div className="screen-target" ref={target} data-testid="screen-target" />
         {status.kind !== 'open' && (
@@ -142,12 +144,13 @@ const STATUS: Record<ScreenStatus['kind'], { tone: 'blue' | 'green' | 'amber' | 
 }
 
 interface BarProps {
+  readonly instance: Instance
   readonly glass: Glass | null
   readonly status: ScreenStatus
   readonly frame: RefObject<HTMLElement | null>
 }
 
-function ScreenBar({ glass, status, frame }: BarProps) {
+function ScreenBar({ instance, glass, status, frame }: BarProps) {
   const sendCtrlAltDel = () => {
     glass?.rfb()?.sendCtrlAltDel()
     glass?.rfb()?.focus({ preventScroll: true })
@@ -178,6 +181,7 @@ function ScreenBar({ glass, status, frame }: BarProps) {
         </Button>
       )}
       <Button
+        className="spare"
         size="compact-xs"
         variant="default"
         disabled={status.kind !== 'open'}
@@ -186,6 +190,8 @@ function ScreenBar({ glass, status, frame }: BarProps) {
       >
         Ctrl+Alt+Del
       </Button>
+      <KeysMenu instance={instance} frame={frame} />
+      <PictureButton instance={instance} />
       {button('expand', 'Full screen; Ctrl+Shift+L leaves the screen', fullscreen)}
     </div>
   )

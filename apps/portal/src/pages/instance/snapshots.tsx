@@ -20,6 +20,7 @@ import { Icon } from '../../ui/icons.tsx'
 import { useComplaints } from '../../ui/notices.tsx'
 import { Ago } from '../../ui/now.tsx'
 import { Empty, Failure, Rows } from '../../ui/page.tsx'
+import { momentName } from '../../ui/time.ts'
 import { useInstance } from './instance.tsx'
 
 type Snapshot = Reply<'instance.snapshots'>['items'][number]
@@ -165,16 +166,8 @@ function SnapshotMenu({ instance, snapshot, onAsk }: SnapshotMenuProps) {
   )
 }
 
-/** `2026-11-27-0907`, by the clock on the wall. */
-function nameOfNow(): string {
-  const now = new Date()
-  const two = (value: number) => String(value).padStart(2, '0')
-  const day = `${now.getFullYear()}-${two(now.getMonth() + 1)}-${two(now.getDate())}`
-  return `${day}-${two(now.getHours())}${two(now.getMinutes())}`
-}
-
 function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
-  const [name, setName] = useState(nameOfNow)
+  const [name, setName] = useState(() => momentName(new Date()))
   const [memory, setMemory] = useState(false)
   const [quiesce, setQuiesce] = useState<Quiesce>('try')
   const { kind } = instance.state
