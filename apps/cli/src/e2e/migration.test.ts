@@ -3,42 +3,28 @@ import assert from 'node:assert/strict'
 import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import type { Client } from '@typevisor/api/client'
 import { askServer } from '@typevisor/storage'
 import { guestsOf, run, until, type Life } from './child.ts'
+import { Mover } from './mover.ts'
 import { twoHosts, type JoinedHost as Host, type TwoHosts } from './two-hosts.ts'
 
-const MEMORY = 192 * 1024 * 1024
 /** Bytes a second, so slow that there is a time in which something can be killed: while disks go, whose holes count too, and behind them. */
 const SLOWLY = 24 * 1024 * 1024
 const LESS_SLOWLY = 128 * 1024 * 1024
 
-async function exec(client: Client, instance: string, script: string): Promise<string> {
-  const body = { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 }
-  const { exitCode, stdoutBase64 } = await client.call('instance.exec', { params: { instance }, body })
-  assert.equal(exitCode, 0, script)
-  return Buffer.from(stdoutBase64, 'base64').toString().trim()
-}
-
 /** Finds the disk that was attached as `data`. */
 const disk = 'd=/dev/$(for each in /sys/block/vd*; do [ "$(cat $each/serial)" = data ] && basename $each; done)'
-
-const untilAnswers = (client: Client, instance: string) =>
-  until(`the guest of ${instance} answers`, () =>
-    exec(client, instance, 'true').then(
-      () => true,
-      () => false,
-    ),
-  )
 
 describe('between two agents', { timeout: 600_000 }, () => {
   let world: TwoHosts
   let life: Life
+  let mover: Mover
   const cli = (...words: string[]) => run(words, { TYPEVISOR_DATA: world.server.dataDir })
 
   before(async () => {
     world = await twoHosts()
     ;({ life } = world)
+    mover = new Mover(world.hosts, () => life.client)
   })
   after(() => world[Symbol.asyncDispose]())
 
@@ -50,76 +36,31 @@ describe('between two agents', { timeout: 600_000 }, () => {
   const query = { wait: 60 }
 
   const nameOf = ({ name }: Host): string => name
-  /** It has a number in its memory that grows, and the name of its boot on its disk. */
-  async function countUp(): Promise<void> {
-    const counting = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
-    await exec(life.client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${counting}`)
-    await until('it counts', () =>
-      count().then(
-        (found) => found > 5,
-        () => false,
-      ),
-    )
-  }
-  const row = () => life.client.call('instance.get', { params: { instance: 'mover' } })
-  const count = async () => Number(await exec(life.client, 'mover', 'cat /run/count'))
-  const bootId = () => exec(life.client, 'mover', 'cat /proc/sys/kernel/random/boot_id')
-  const hostOf = async (): Promise<[here: Host, there: Host]> => {
-    const { host } = await row()
-    const [left, right] = world.hosts
-    return host === 'left' ? [left, right] : [right, left]
-  }
-
-  /** It runs on the host that its row names, as it did before, and there is nothing of it on the other one. */
-  async function assertWhole(what: string, before: { count: number; boot: string }): Promise<Host> {
-    const [here, there] = await hostOf()
-    const { id, state, operation } = await row()
-    assert.deepEqual([state.kind, operation], ['running', null], what)
-    await until(`${what}: it counts`, async () => (await count()) > before.count)
-    assert.equal(await bootId(), before.boot, `${what}: it has not booted`)
-    assert.equal(await exec(life.client, 'mover', 'cat /root/kept'), before.boot, what)
-    assert.deepEqual([...guestsOf(here.dataDir).keys()], [id], what)
-    assert.equal(guestsOf(there.dataDir).size, 0, what)
-    for (const folder of ['volumes', 'domains']) assert.deepEqual(await readdir(join(there.dataDir, folder)), [], what)
-    return here
-  }
 
   test('a running guest goes there and back with its memory and its disk, answers its agent, and nothing is left behind', async () => {
     const { client } = life
-    const body = {
-      name: 'mover',
-      image: 'micro',
-      host: 'left',
-      memoryBytes: MEMORY,
-      rootDiskBytes: 256 * 1024 * 1024,
-      vcpuCountMax: 2,
-      forwards: [{ guestPort: 22 }],
-    }
-    const { instance } = await client.call('instance.create', { body, query: { wait: 60 } })
-    assert.equal(instance?.state.kind, 'running')
-    await untilAnswers(client, 'mover')
-    await countUp()
+    await mover.create({ vcpuCountMax: 2, forwards: [{ guestPort: 22 }] })
     // What came and was changed while it runs goes with it.
     await done(client.call('instance.set', { params, query, body: { vcpuCount: 2 } }))
     const data = { kind: 'disk', device: 'data', sizeBytes: 16 * 1024 * 1024 } as const
     await done(client.call('instance.attach', { params, query, body: data }))
     await done(client.call('instance.attach', { params, query, body: { kind: 'cd', device: 'cd' } }))
     await until('it sees the disk', () =>
-      exec(client, 'mover', `${disk}; echo kept on data | dd of=$d conv=fsync 2>/dev/null`).then(
+      mover.exec(`${disk}; echo kept on data | dd of=$d conv=fsync 2>/dev/null`).then(
         () => true,
         () => false,
       ),
     )
     for (const to of ['right', 'left']) {
-      const before = { count: await count(), boot: await bootId() }
+      const before = await mover.before()
       const { code, said } = await cli('instance', 'migrate', 'mover', '--to', to)
       assert.equal(code, 0, said)
-      assert.equal(nameOf(await assertWhole(`to ${to}`, before)), to)
-      assert.ok(((await row()).forwards[0]?.hostPort ?? 0) > 0)
-      assert.equal(await exec(client, 'mover', `${disk}; head -c 12 $d; nproc`), 'kept on data2')
+      assert.equal(nameOf(await mover.assertWhole(`to ${to}`, before)), to)
+      assert.ok(((await mover.row()).forwards[0]?.hostPort ?? 0) > 0)
+      assert.equal(await mover.exec(`${disk}; head -c 12 $d; nproc`), 'kept on data2')
       // `date` of a whole second, and the time that the answer takes.
       await until('its clock is right', async () => {
-        const lateMs = Date.now() - Number(await exec(client, 'mover', 'date +%s')) * 1000
+        const lateMs = Date.now() - Number(await mover.exec('date +%s')) * 1000
         return lateMs >= -100 && lateMs < 1600
       })
     }
@@ -144,8 +85,8 @@ describe('between two agents', { timeout: 600_000 }, () => {
   ]
   for (const { what, kill, at, by = 'SIGKILL' } of moments) {
     test(`${what}: one host has the guest, which goes on`, async () => {
-      const before = { count: await count(), boot: await bootId() }
-      const [source, target] = await hostOf()
+      const before = await mover.before()
+      const [source, target] = await mover.hostOf()
       const body = { host: target.name, bandwidthBytes: at < 0.5 ? SLOWLY : LESS_SLOWLY }
       const { operation } = await life.client.call('instance.migrate', { params: { instance: 'mover' }, body })
       const look = () => life.client.call('operation.get', { params: { operation: operation.id } })
@@ -168,16 +109,16 @@ describe('between two agents', { timeout: 600_000 }, () => {
       })
       assert.notEqual(ended.state, 'stuck', JSON.stringify(ended.fault))
       if (at < 0.5) assert.equal(ended.state, kill === 'server' ? 'done' : 'undone')
-      await untilAnswers(life.client, 'mover')
-      const now = await assertWhole(what, before)
+      await mover.untilAnswers()
+      const now = await mover.assertWhole(what, before)
       if (ended.state === 'done') assert.equal(now, target)
     })
   }
 
   /** It is saved or stopped on one host; the other one has nothing of it, in its folders and in its store of volumes. */
   async function assertRests(what: string, kind: string): Promise<Host> {
-    const [here, there] = await hostOf()
-    const { id, state, operation } = await row()
+    const [here, there] = await mover.hostOf()
+    const { id, state, operation } = await mover.row()
     assert.deepEqual([state.kind, operation], [kind, null], what)
     for (const { dataDir } of world.hosts) assert.equal(guestsOf(dataDir).size, 0, what)
     for (const folder of ['volumes', 'domains', 'saves']) assert.deepEqual(await readdir(join(there.dataDir, folder)), [], what)
@@ -196,8 +137,8 @@ describe('between two agents', { timeout: 600_000 }, () => {
 
   test('saved on one host it goes to the other and is restored there, with its clock right; stopped, it goes back', async () => {
     const { client } = life
-    const before = { count: await count(), boot: await bootId() }
-    const [source, target] = await hostOf()
+    const before = await mover.before()
+    const [source, target] = await mover.hostOf()
     await done(client.call('instance.save', { params, query }))
     const savedAt = Date.now()
     const { code, said } = await cli('instance', 'migrate', 'mover', '--to', target.name)
@@ -206,13 +147,13 @@ describe('between two agents', { timeout: 600_000 }, () => {
     // So long that a clock that stood still would be seen.
     await until('it was saved for a while', () => Date.now() - savedAt > 6000)
     await done(client.call('instance.restore', { params, query }))
-    assert.equal(await assertWhole('restored', before), target)
+    assert.equal(await mover.assertWhole('restored', before), target)
     await until('its clock is right', async () => {
-      const lateMs = Date.now() - Number(await exec(client, 'mover', 'date +%s')) * 1000
+      const lateMs = Date.now() - Number(await mover.exec('date +%s')) * 1000
       return lateMs >= -100 && lateMs < 1600
     })
     // A volume that is kept of a detached disk goes with one that is stopped, and with no other.
-    await exec(client, 'mover', 'echo written >/root/later; sync')
+    await mover.exec('echo written >/root/later; sync')
     await done(client.call('instance.detach', { params: { ...params, device: 'data' }, query }))
     const live = await client.call('instance.migrate', { params, query, body: { host: source.name } })
     assert.deepEqual([live.operation.state, live.operation.fault?.code], ['undone', 'conflict'])
@@ -222,16 +163,16 @@ describe('between two agents', { timeout: 600_000 }, () => {
     assert.equal(await assertRests('stopped, moved', 'stopped'), source)
     await done(client.call('instance.attach', { params, query, body: { kind: 'disk', device: 'data' } }))
     await done(client.call('instance.start', { params, query }))
-    await untilAnswers(client, 'mover')
-    assert.equal(await exec(client, 'mover', 'cat /root/kept /root/later'), `${before.boot}\nwritten`)
-    await until('it sees the disk', async () => (await exec(client, 'mover', `${disk}; head -c 12 $d`)) === 'kept on data')
-    await countUp()
+    await mover.untilAnswers()
+    assert.equal(await mover.exec('cat /root/kept /root/later'), `${before.boot}\nwritten`)
+    await until('it sees the disk', async () => (await mover.exec(`${disk}; head -c 12 $d`)) === 'kept on data')
+    await mover.countUp()
   })
 
   for (const kill of ['source', 'target', 'server'] as const) {
     test(`a saved one is on its way and the ${kill} is killed: one host has it whole, the other nothing`, async () => {
-      const boot = await bootId()
-      const [source, target] = await hostOf()
+      const boot = await mover.bootId()
+      const [source, target] = await mover.hostOf()
       await done(life.client.call('instance.save', { params, query }))
       const body = { host: target.name, bandwidthBytes: SLOWLY }
       const { operation } = await life.client.call('instance.migrate', { params, body })
@@ -256,15 +197,15 @@ describe('between two agents', { timeout: 600_000 }, () => {
       assert.equal(ended.state, kill === 'server' ? 'done' : 'undone', JSON.stringify(ended.fault))
       assert.equal(await assertRests(kill, 'saved'), kill === 'server' ? target : source)
       await done(life.client.call('instance.restore', { params, query }))
-      await untilAnswers(life.client, 'mover')
-      assert.equal(await bootId(), boot)
+      await mover.untilAnswers()
+      assert.equal(await mover.bootId(), boot)
     })
   }
 
   test('a move is cancelled, and the guest goes on where it was; what does not fit is refused', async () => {
     const { client } = life
-    const before = { count: await count(), boot: await bootId() }
-    const [source, target] = await hostOf()
+    const before = await mover.before()
+    const [source, target] = await mover.hostOf()
     const { operation } = await client.call('instance.migrate', { params, body: { host: target.name, bandwidthBytes: SLOWLY } })
     await until('it goes', async () => {
       const { progress } = await client.call('operation.get', { params: { operation: operation.id } })
@@ -273,7 +214,7 @@ describe('between two agents', { timeout: 600_000 }, () => {
     await client.call('operation.cancel', { params: { operation: operation.id } })
     const ended = await client.call('operation.get', { params: { operation: operation.id }, query: { wait: 30 } })
     assert.equal(ended.state, 'undone')
-    assert.equal(await assertWhole('cancelled', before), source)
+    assert.equal(await mover.assertWhole('cancelled', before), source)
     for (const [host, code] of [
       [source.name, 'conflict'],
       ['nowhere', 'not_found'],
