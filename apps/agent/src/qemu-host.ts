@@ -25,6 +25,7 @@ import {
   nodeCommandRunner,
   nodeMasterRecords,
   nodeVolumeFiles,
+  openImage,
   openServed,
   qcow2VolumeStore,
 } from '@typevisor/storage'
@@ -97,6 +98,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const files = qcow2VolumeStore({
     files: await nodeVolumeFiles({ folder: await folder(join(dataDir, 'volumes'), 0o711), ...(owner ? { owner } : {}) }),
     runner,
+    openFile: (path, format) => openImage(runner, path, format),
     log,
   })
   const masters = await nodeMasterRecords(join(disksFolder, 'masters'))

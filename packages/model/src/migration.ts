@@ -63,7 +63,7 @@ export interface MigrationProgress {
 
 export interface MigrationStatistics {
   readonly totalMs: number
-  /** For how long the guest stood still, by the source's clock: to when the target said that it runs, or, where it did not say, that all had come. */
+  /** For how long the guest stood still, by the source's clock: to when the target said that it runs, or, where it did not say, that all had come. 0: it did not run. */
   readonly downtimeMs: number
   readonly memoryBytes: number
   readonly diskBytes: number

@@ -93,6 +93,7 @@ export {
 export { COMPRESSION_KINDS, type CompressionKind } from './store/catalog.ts'
 export { volumeDevice } from './store/volume-device.ts'
 export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommands } from './volume-commands.ts'
+export { openImage } from './node-image-device.ts'
 export { exportImage, imageEnds, importImage, type ImageOptions } from './node-images.ts'
 export { writeNewFile } from './node-new-file.ts'
 export { exportSnapshot, importStream, openServed, type ServedFolder } from './node-streams.ts'

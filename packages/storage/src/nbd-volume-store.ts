@@ -125,10 +125,12 @@ class NbdVolumeStore implements VolumeStore {
   }
 
   async open(id: VolumeId): Promise<OpenVolume> {
-    const [served, file] = [await this.#find(id), await this.#options.files.get(id)]
-    if (!served && !file) throw new Fault('not_found', `open volume ${id}: there is none of this id`)
-    if (!served)
-      throw new Fault('unsupported', `open volume ${id}: it is a file of before there were volumes, which its guest alone reads`)
+    const { files } = this.#options
+    if (!(await this.#find(id))) {
+      if (!(await files.get(id))) throw new Fault('not_found', `open volume ${id}: there is none of this id`)
+      if (!files.open) throw new Fault('unsupported', `open volume ${id}: it is a file, which its guest alone reads`)
+      return await files.open(id)
+    }
     const device = await this.#options.connect(id)
     return Object.assign(device, {
       [Symbol.asyncDispose]: async () => {

@@ -433,7 +433,9 @@ interface Gone {
 export function resultOf(outputs: Readonly<Record<string, Json>>): MigrationResult {
   const statistics = outputs['copy'] as unknown as MigrationStatistics
   const { confirmed, sinceMs } = outputs['go'] as unknown as Gone
-  const [totalMs, downtimeMs] = [statistics.totalMs + sinceMs, statistics.downtimeMs + sinceMs]
+  const totalMs = statistics.totalMs + sinceMs
+  // What did not run stood still for no move's sake.
+  const downtimeMs = outputs['check'] === true ? statistics.downtimeMs + sinceMs : 0
   return { confirmed, statistics: { ...statistics, totalMs, downtimeMs } }
 }
 
