@@ -502,7 +502,7 @@ coldScene('one that was cancelled while it is sent is where it was', 'stopped', 
   const request = await source.toolstack.migrationRequest(ID)
   const offer = await target.toolstack.receive(ID, request, { commandId: 'receive' })
   const begun = Promise.withResolvers<void>()
-  const options = { commandId: 'migrate', bandwidthBytes: 10_000, onProgress: () => begun.resolve() }
+  const options = { commandId: 'migrate', bandwidthBytes: 64 * 1024, onProgress: () => begun.resolve() }
   const moving = source.toolstack.migrate(ID, offer, options)
   await begun.promise
   const where = source.toolstack.cancelMigration(ID)
