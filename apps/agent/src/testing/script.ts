@@ -163,7 +163,7 @@ interface Migrating {
   readonly following: Promise<void>
 }
 
-/** While it moves, with what it takes to find its new port, on a busy machine without hardware virtualization (seen: 450 to 750 ms); and else. */
+/** While it moves, with what it takes to find its new port, on a busy machine without hardware virtualization (seen: 450 to 1250 ms); and else. */
 const GAP_MS_MAX = 5000
 const OTHER_GAP_MS_MAX = 2000
 
