@@ -10,6 +10,7 @@ import type { Writable } from 'node:stream'
 import { test } from 'node:test'
 import { createClient } from '@typevisor/api/client'
 import { VERB_DATA } from '@typevisor/api/verbs'
+import { COMMANDS } from '../apps/cli/src/commands.ts'
 
 const root = join(import.meta.dirname, '..')
 const read = (path: string): string => readFileSync(join(root, path), 'utf8')
@@ -155,20 +156,7 @@ async function loopDevice(file: string): Promise<{ readonly path: string; free()
 
 test('every command that the docs name is one that there is', () => {
   const nouns = new Set(Object.keys(VERB_DATA).map((name) => name.split('.')[0]))
-  const own = new Set([
-    'start',
-    'agent',
-    'down',
-    'doctor',
-    'install',
-    'support',
-    'completion',
-    'help',
-    'version',
-    'snapshot',
-    'volume',
-    'nbd',
-  ])
+  const own = new Set([...Object.keys(COMMANDS), 'help', 'version'])
   const unknown: string[] = []
   for (const path of [
     'README.md',
@@ -176,10 +164,11 @@ test('every command that the docs name is one that there is', () => {
     'docs/cli.md',
     'docs/portal.md',
     'docs/volumes.md',
+    'docs/one-script.md',
     'docs/architecture.md',
     'CONTRIBUTING.md',
   ]) {
-    for (const [, noun, verb] of read(path).matchAll(/(?:\.\/|`)typevisor ([a-z]+)(?: ([a-z-]+))?/g)) {
+    for (const [, noun, verb] of read(path).matchAll(/(?:\.\/|`)typevisor ([a-z-]+)(?: ([a-z-]+))?/g)) {
       if (own.has(noun as string)) continue
       if (!nouns.has(noun as string) || (verb !== undefined && !Object.hasOwn(VERB_DATA, `${noun}.${verb}`)))
         unknown.push(`${path}: ${noun} ${verb}`)
@@ -196,6 +185,8 @@ test('every file that the docs link to is there', () => {
     'docs/library.md',
     'docs/volumes.md',
     'docs/cli.md',
+    'docs/toolstack.md',
+    'docs/one-script.md',
     'docs/portal.md',
     'CONTRIBUTING.md',
   ]) {

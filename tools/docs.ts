@@ -6,7 +6,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { FAULTS } from '@typevisor/base'
 import { HAPPENINGS, lifeDiagram, verbTable, type Happening } from '@typevisor/model'
-import { conformanceTable } from '@typevisor/toolstack'
+import { conformanceTable, TOOLSTACK_OPERATIONS } from '@typevisor/toolstack'
 
 const docs = join(import.meta.dirname, '../docs')
 
@@ -16,6 +16,19 @@ const table = (head: readonly string[], rows: readonly (readonly string[])[]): s
 const PARTS: Readonly<Record<string, () => string>> = {
   life: () => `\`\`\`mermaid\n${lifeDiagram()}\n\`\`\``,
   verbs: verbTable,
+  operations: () =>
+    table(
+      ['method', 'what for', 'takes', 'fails as'],
+      Object.entries(TOOLSTACK_OPERATIONS).map(([name, { summary, input, faults }]) => [
+        `\`${name}\``,
+        summary,
+        Object.keys(input.shape)
+          .filter((field) => !['id', 'commandId', 'fence'].includes(field))
+          .map((field) => `\`${field}\``)
+          .join(', '),
+        faults.map((code) => `\`${code}\``).join(', '),
+      ]),
+    ),
   happenings: () =>
     table(
       ['what happens', 'from', 'to', 'cause'],

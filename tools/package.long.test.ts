@@ -36,10 +36,12 @@ async function install(): Promise<string> {
 let installed: Promise<string> | undefined
 const consumerFolder = (): Promise<string> => (installed ??= install())
 
-/** The programs of docs/library.md, by the heading that they stand under. */
+/** The programs of the docs, by the heading that they stand under. */
 const programs = new Map(
-  [...readFileSync(join(root, 'docs/library.md'), 'utf8').matchAll(/^## (.+)\n[^]*?```ts\n([^]*?)```/gm)].map(
-    ([, title = '', code = '']) => [title.toLowerCase().replaceAll(' ', '-'), code],
+  ['docs/library.md', 'docs/one-script.md'].flatMap((page) =>
+    [...readFileSync(join(root, page), 'utf8').matchAll(/^## (.+)\n(?:(?!## )[^])*?```ts\n([^]*?)```/gm)].map(
+      ([, title = '', code = '']) => [title.toLowerCase().replaceAll(' ', '-'), code] as const,
+    ),
   ),
 )
 
@@ -90,7 +92,10 @@ test('the published package installs by npm elsewhere, and its command runs the 
 
 test('TypeScript programs are checked against the package, and what does not fit is refused', { timeout: 300_000 }, async () => {
   const consumer = await consumerFolder()
-  assert.deepEqual([...programs.keys()], ['a-virtual-machine', 'a-durable-operation', 'a-disk-over-nbd', 'the-api'])
+  assert.deepEqual(
+    [...programs.keys()],
+    ['a-virtual-machine', 'a-durable-operation', 'a-disk-over-nbd', 'the-api', 'as-a-program'],
+  )
   const files = [...programs].map(([name, code]) => {
     writeFileSync(join(consumer, `${name}.ts`), code)
     return `${name}.ts`

@@ -1,5 +1,4 @@
-import { createHash } from 'node:crypto'
-import { lstat, readdir, rm, statfs } from 'node:fs/promises'
+import { lstat, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isMediumName } from '@typevisor/model'
 import type { Clock, IdSource, Log, Rng } from '@typevisor/base'
@@ -56,17 +55,3 @@ export const mediaFolder = (folder: string): MediaFolder => {
     },
   }
 }
-
-/** `<domain>.<save's name, hashed>.save`, and what the driver puts beside it while it writes. */
-export const saveFolder = (folder: string): SaveFolder => ({
-  pathOf: (id, save) => join(folder, `${id}.${createHash('sha256').update(save).digest('hex').slice(0, 16)}.save`),
-  async keepOnly(id, paths) {
-    for (const name of await readdir(folder)) {
-      if (name.startsWith(`${id}.`) && !paths.includes(join(folder, name))) await rm(join(folder, name), { force: true })
-    }
-  },
-  async freeBytes() {
-    const { bavail, bsize } = await statfs(folder)
-    return bavail * bsize
-  },
-})

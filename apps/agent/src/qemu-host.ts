@@ -11,6 +11,7 @@ import {
   bootId,
   isRoot,
   processIdentity,
+  sendDescriptor,
   setThreadAffinity,
   signalProcess,
   spawnDetached,
@@ -19,11 +20,20 @@ import {
   whyNoAffinity,
   type SystemUser,
 } from '@typevisor/runtime-node'
-import { nbdVolumeStore, nodeCommandRunner, nodeMasterRecords, nodeVolumeFiles, qcow2VolumeStore } from '@typevisor/storage'
+import {
+  nbdVolumeStore,
+  nodeCommandRunner,
+  nodeMasterRecords,
+  nodeVolumeFiles,
+  openImage,
+  openServed,
+  qcow2VolumeStore,
+} from '@typevisor/storage'
 import type { Toolstack } from '@typevisor/toolstack'
 import { cacheFolder } from './cache-folder.ts'
-import { mediaFolder, saveFolder, type HostOptions, type HostParts } from './host-parts.ts'
+import { mediaFolder, type HostOptions, type HostParts } from './host-parts.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
+import { saveFolder } from './save-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
 import { leaseHolder } from './volumes/holder.ts'
 import { keepVolumeServer } from './volumes/keeper.ts'
@@ -52,7 +62,16 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const { dataDir, version, clock, ids, log } = options
   const user = isRoot() ? guestUser() : null
   const owner = user ? { uid: user.uid, gid: user.gid } : null
-  const processes = { bootId, spawnDetached, processIdentity, waitForExit, signalProcess, setThreadAffinity, whyNoAffinity }
+  const processes = {
+    bootId,
+    spawnDetached,
+    processIdentity,
+    waitForExit,
+    signalProcess,
+    setThreadAffinity,
+    whyNoAffinity,
+    sendDescriptor,
+  }
   const host = createNodeHost(processes)
   const runDir = await openRunFolder(runParent(), dataDir)
   await sweepRunFolders(runParent(), (pidFile) => host.processes.findByArguments(['-pidfile', pidFile]), log)
@@ -79,10 +98,12 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
   const files = qcow2VolumeStore({
     files: await nodeVolumeFiles({ folder: await folder(join(dataDir, 'volumes'), 0o711), ...(owner ? { owner } : {}) }),
     runner,
+    openFile: (path, format) => openImage(runner, path, format),
     log,
   })
   const masters = await nodeMasterRecords(join(disksFolder, 'masters'))
-  const volumes = nbdVolumeStore({ call: server.call, holder, files, masters, runner, socketPathOf, log })
+  const connect = (exportName: string) => openServed(disksFolder, exportName)
+  const volumes = nbdVolumeStore({ call: server.call, holder, files, masters, runner, socketPathOf, connect, clock, log })
   const qemu = createQemuDriver({
     dataDir: await folder(join(dataDir, 'domains'), 0o711),
     runDir,

@@ -93,6 +93,7 @@ test(
       assert.ok(dump && dump.sizeBytes > mib(16), JSON.stringify(dump))
       assert.deepEqual((await eventsOf(host)).slice(2), [
         'running > crashed (guest-panic)',
+        'crashed > crashed (on-crash)', // of which its dump is told
         'crashed > stopped (on-crash)',
         'stopped > running (on-crash)',
       ])
@@ -106,7 +107,7 @@ test(
       host = await open('a boot of another time')
       await until('it runs again', () => host.toolstack.get(id)?.state.kind === 'running')
       await until('the guest answers after the reboot', () => answers(host, id))
-      assert.deepEqual((await eventsOf(host)).slice(5), [
+      assert.deepEqual((await eventsOf(host)).slice(6), [
         'running > crashed (unknown)',
         'crashed > stopped (autostart)',
         'stopped > running (autostart)',

@@ -8,6 +8,7 @@ import {
   type ImageName,
   type MigrationProgress,
 } from '@typevisor/model'
+import { knownSpec } from '@typevisor/model/requests'
 import type { ImageStore } from '@typevisor/image'
 import type { MediaFolder, Toolstack } from '@typevisor/toolstack'
 import {
@@ -63,7 +64,7 @@ class AgentService implements AgentPort {
 
   readonly #methods: Methods = {
     'domain.define': async ({ id, spec, commandId, fence }, { signal }) => {
-      await this.#options.toolstack.define(id, spec, { commandId, fence, signal })
+      await this.#options.toolstack.define(id, knownSpec(spec), { commandId, fence, signal })
       return this.#reply(id)
     },
     'domain.carry-out': async ({ id, verb, commandId, fence, timeoutMs }, { signal }) => {
@@ -97,12 +98,12 @@ class AgentService implements AgentPort {
       return this.#reply(id)
     },
     'domain.clone': async ({ id, spec, from, commandId, fence }, { signal }) => {
-      await this.#options.toolstack.clone(id, spec, from, { commandId, fence, signal })
+      await this.#options.toolstack.clone(id, knownSpec(spec), from, { commandId, fence, signal })
       return this.#reply(id)
     },
     'domain.migration-request': ({ id, parameters }) => this.#options.toolstack.migrationRequest(id, parameters),
-    'domain.receive': ({ id, request, channelCount, commandId, fence }, { signal }) =>
-      this.#options.toolstack.receive(id, request, { commandId, fence, channelCount, signal }),
+    'domain.receive': (params, context) => this.#receive(params, context),
+    'domain.receive-cold': (params, context) => this.#receive(params, context),
     'domain.migrate': ({ id, offer, parameters, commandId, fence }, { signal, progress }) => {
       const onProgress = (now: MigrationProgress): void => progress(fractionOf(now), wordsOf(now))
       return this.#options.toolstack.migrate(id, offer, { ...parameters, commandId, fence, signal, onProgress })
@@ -139,10 +140,6 @@ class AgentService implements AgentPort {
       return this.#reply(id)
     },
     'domain.devices': ({ id }) => this.#options.toolstack.devices(id),
-    'domain.dumps': async ({ id }) => {
-      const dump = this.#options.toolstack.get(id)?.dump
-      return dump === undefined ? [] : [dump]
-    },
     'domain.list': async () => ({ domains: this.#options.toolstack.list(), sequence: this.#options.toolstack.lastSequence() }),
     'domain.statistics': ({ id }, { signal }) => this.#options.toolstack.statistics(id, { signal }),
     'domain.addresses': ({ id }, { signal }) => this.#options.toolstack.addresses(id, { signal }),
@@ -247,6 +244,13 @@ class AgentService implements AgentPort {
   openStream(kind: StreamKind, domain: DomainId, options?: StreamOptions): Promise<AgentStream> {
     const { toolstack } = this.#options
     return kind === 'console' ? toolstack.openConsole(domain, options) : toolstack.openVnc(domain, options)
+  }
+
+  #receive(
+    { id, request, channelCount, commandId, fence }: AgentParams<'domain.receive'>,
+    { signal }: CallContext,
+  ): Promise<AgentReply<'domain.receive'>> {
+    return this.#options.toolstack.receive(id, request, { commandId, fence, channelCount, signal })
   }
 
   #reply(id: DomainId): DomainReply {

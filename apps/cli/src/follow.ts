@@ -6,7 +6,7 @@
  *                                                        |-- 2 s, its host is away: said once
  *                                                        `-- Ctrl-C: said, exit code 130; a second one ends at once
  */
-import { Fault, toFault } from '@typevisor/base'
+import { Fault, formatBytes, toFault } from '@typevisor/base'
 import type { Reply } from '@typevisor/api'
 import type { Client } from '@typevisor/api/client'
 import { EXIT, exitCodeOf } from './exit-codes.ts'
@@ -95,9 +95,15 @@ export async function follow(begin: () => Promise<Accepted>, options: FollowOpti
   if (json) terminal.out(JSON.stringify({ operation, instance }, null, 2))
   else if (own.noWait && running(operation))
     terminal.out(`${title}: under way; \`typevisor operation get ${operation.id}\` shows how it goes on`)
-  else if (instance) terminal.out(`${instance.name}: ${instance.state.kind}`)
+  else if (instance)
+    terminal.out(`${instance.name}: ${instance.state.kind}${name === 'instance.dump' ? dumpWords(instance) : ''}`)
   else terminal.out(name.startsWith('instance.') ? `${target}: gone` : `${title}: ${operation.state}`)
   return EXIT.ok
+}
+
+/** A server of an older version does not say where it is. */
+function dumpWords({ dump, host }: Partial<Pick<Reply<'instance.get'>, 'dump' | 'host'>>): string {
+  return dump ? `; its memory: ${dump.path} on ${host} (${dump.format}, ${formatBytes(dump.sizeBytes)})` : ''
 }
 
 /** Who loses the server while waiting has not lost the operation. */

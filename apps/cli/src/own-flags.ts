@@ -20,6 +20,7 @@ const WAITS: readonly string[] = ['console', 'agent', 'done'] satisfies WaitFor[
 export const GUEST_RUNS_AFTER: ReadonlySet<string> = new Set([
   'instance.create',
   'instance.clone',
+  'instance.copy',
   'instance.start',
   'instance.unpause',
   'instance.reboot',

@@ -78,11 +78,6 @@ test('an operation that waits says for what', () => {
   )
 })
 
-test('a core dump is told by its file on the host', () => {
-  const dump = { path: '/data/saves/core', sizeBytes: 256 * 1024 ** 2, takenAt: NOW - 5_000 }
-  assert.match(renderReply('instance.dumps', page(dump), NOW, 500), /\/data\/saves\/core +256 MiB +5 s/)
-})
-
 test('what was done to an operation is a sentence', () => {
   assert.match(
     renderReply('operation.retry', { ...operation, state: 'undoing' }, NOW, 500),

@@ -55,11 +55,6 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
         row.mac ?? row.medium ?? row.model ?? (row.kind === 'cd' ? 'empty' : row.readOnly === true ? 'read-only' : '-'),
     },
   ]
-  const dumps: Column<Reply<'instance.dumps'>['items'][number]>[] = [
-    { title: 'PATH', value: (row) => row.path },
-    { title: 'SIZE', value: (row) => formatBytes(row.sizeBytes), right: true },
-    { title: 'AGE', value: (row) => ago(row.takenAt), right: true },
-  ]
   const hosts: Column<Reply<'host.list'>['items'][number]>[] = [
     { title: 'NAME', value: (row) => row.name },
     { title: 'CONNECTED', value: (row) => (row.connected ? 'yes' : 'no') },
@@ -135,7 +130,6 @@ function tables(now: number): Partial<Record<OperationName, readonly Column<neve
     'instance.list': instances,
     'instance.snapshots': snapshots,
     'instance.devices': devices,
-    'instance.dumps': dumps,
     'host.list': hosts,
     'image.list': images,
     'operation.list': operations,

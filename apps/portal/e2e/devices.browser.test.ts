@@ -48,6 +48,21 @@ test('a disk is attached, what is wrong is said at its field, and it grows', { s
   await row('data').getByText('2 GiB').waitFor()
 })
 
+test('a network card brings ports of the host, and what is no port is said at them', { skip }, async () => {
+  await page.getByTestId('attach').click()
+  await page.getByTestId('field-kind').selectOption('nic')
+  await page.getByTestId('field-device').fill('dmz')
+  await page.getByTestId('add-forward').click()
+  const port = page.getByLabel('Port of the guest', { exact: true })
+  await port.fill('web')
+  await page.getByRole('button', { name: 'Attach it' }).click()
+  await page.getByTestId('attach-form').getByText('want 1 to 65535').waitFor()
+  await port.fill('8080')
+  await shoot(page, 'device-attach-nic')
+  await page.getByRole('button', { name: 'Attach it' }).click()
+  await row('dmz').getByText('to 8080').waitFor()
+})
+
 test('a CD drive takes what the host has, and gives it back', { skip }, async () => {
   await page.getByTestId('attach').click()
   await page.getByTestId('field-kind').selectOption('cd')

@@ -24,7 +24,7 @@ export interface TestPlatform extends AsyncDisposable {
   kill(): Promise<void>
   /** The same port and data again. */
   start(): Promise<void>
-  /** An agent in a process of its own, whose guests are in memory too; resolves when the platform says that it is connected. */
+  /** An agent in a process of its own, with the same driver; resolves when the platform says that it is connected. */
   join(host: string): Promise<TestHost>
   /** The same with a token that somebody else has made. */
   agent(host: string, secret: string): Promise<TestHost>
@@ -33,6 +33,7 @@ export interface TestPlatform extends AsyncDisposable {
 }
 
 export interface TestHost extends AsyncDisposable {
+  readonly dataDir: string
   /** The machine is gone: its agent ends without a word. */
   kill(): Promise<void>
 }
@@ -56,6 +57,8 @@ async function ended(child: ChildProcess, signal: NodeJS.Signals): Promise<void>
 
 export interface PlatformOptions {
   readonly driver: 'sim' | 'qemu'
+  /** false: a server alone, whose hosts are those that join. */
+  readonly agent?: boolean
   /** Before the first start; what it answers is done when all has ended, before the data goes. */
   readonly prepare?: (dataDir: string) => Promise<() => Promise<void>>
 }
@@ -75,7 +78,10 @@ export async function startPlatform(options: PlatformOptions): Promise<TestPlatf
     said = ''
     const began = spawn(
       process.execPath,
-      [MAIN, 'start', '--port', String(port), '--data', dataDir, '--driver', options.driver, '--empty'],
+      [
+        ...[MAIN, 'start', '--port', String(port), '--data', dataDir, '--driver', options.driver, '--empty'],
+        ...(options.agent === false ? ['--no-agent'] : []),
+      ],
       { stdio: ['ignore', 'pipe', 'pipe'] },
     )
     child = began
@@ -99,9 +105,10 @@ export async function startPlatform(options: PlatformOptions): Promise<TestPlatf
   }
   const hosts: ChildProcess[] = []
   const agent = async (host: string, secret: string): Promise<TestHost> => {
+    const dataDir = join(folder, host)
     const child = spawn(
       process.execPath,
-      [MAIN, 'agent', '--server', url, '--token', secret, '--data', join(folder, host), '--name', host, '--driver', 'sim'],
+      [MAIN, 'agent', '--server', url, '--token', secret, '--data', dataDir, '--name', host, '--driver', options.driver],
       { stdio: 'ignore' },
     )
     hosts.push(child)
@@ -111,7 +118,7 @@ export async function startPlatform(options: PlatformOptions): Promise<TestPlatf
       await sleep(100)
     }
     const kill = () => ended(child, 'SIGKILL')
-    return { kill, [Symbol.asyncDispose]: kill }
+    return { dataDir, kill, [Symbol.asyncDispose]: kill }
   }
   const addHost = async (host: string): Promise<TestHost> =>
     agent(host, (await client.call('host.token', { body: { name: host } })).secret)
@@ -149,7 +156,8 @@ export async function startPlatform(options: PlatformOptions): Promise<TestPlatf
       await client.call('platform.stop', { body: { guests: true } }).catch(() => null)
       const stopped = await Promise.race([child === null ? null : once(child, 'exit'), sleep(STOP_MS, 'late', { ref: false })])
       if (stopped === 'late') await end('SIGTERM')
-      await Promise.all(hosts.map((host) => ended(host, 'SIGKILL')))
+      // One that is killed would leave the server of its volumes.
+      await Promise.all(hosts.map((host) => ended(host, 'SIGTERM')))
       await cleanUp?.()
       await rm(folder, { recursive: true, force: true })
     },

@@ -13,7 +13,6 @@ import type {
   Chord,
   DeviceInfo,
   DeviceRequest,
-  DomainDump,
   DomainId,
   DomainName,
   DomainRecord,
@@ -124,6 +123,8 @@ export interface DomainReply {
   readonly sequence: number
 }
 
+type ReceiveParams = Command & { id: DomainId; request: MigrationRequest; channelCount?: number | undefined }
+
 /** Method to parameters and reply. */
 export interface AgentMethods {
   'domain.define': { params: Command & { id: DomainId; spec: DomainSpec }; reply: DomainReply }
@@ -149,10 +150,9 @@ export interface AgentMethods {
   }
   /** What the other host has to know; asked of the one that has the domain. */
   'domain.migration-request': { params: { id: DomainId; parameters: MigrationParameters }; reply: MigrationRequest }
-  'domain.receive': {
-    params: Command & { id: DomainId; request: MigrationRequest; channelCount?: number | undefined }
-    reply: MigrationOffer
-  }
+  'domain.receive': { params: ReceiveParams; reply: MigrationOffer }
+  /** The same of one that does not run: an agent of before would take it for one that does. */
+  'domain.receive-cold': { params: ReceiveParams; reply: MigrationOffer }
   'domain.migrate': {
     params: Command & { id: DomainId; offer: MigrationOffer; parameters: MigrationParameters }
     reply: MigrationResult
@@ -171,8 +171,6 @@ export interface AgentMethods {
   /** `medium` null: out with what is there. */
   'domain.medium': { params: Command & { id: DomainId; name: string; medium: string | null }; reply: DomainReply }
   'domain.devices': { params: { id: DomainId }; reply: readonly DeviceInfo[] }
-  /** The newest first; an agent of before answers `unsupported`. */
-  'domain.dumps': { params: { id: DomainId }; reply: readonly DomainDump[] }
   'domain.list': { params: Record<string, never>; reply: { domains: readonly DomainRecord[]; sequence: number } }
   'domain.statistics': { params: { id: DomainId }; reply: DomainStatistics }
   'domain.addresses': { params: { id: DomainId }; reply: readonly GuestAddress[] }

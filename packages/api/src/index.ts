@@ -21,13 +21,4 @@ export {
   type RoleName,
 } from './table.ts'
 export { openApiDocument, type OpenApiOptions } from './openapi.ts'
-export {
-  baseType,
-  describeGot,
-  detailsOfIssue,
-  hostileDetails,
-  joinPath,
-  parseInput,
-  type ParsedInput,
-  type RawInput,
-} from './validation.ts'
+export { parseInput, type ParsedInput, type RawInput } from './validation.ts'

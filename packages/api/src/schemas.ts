@@ -2,37 +2,64 @@
  * The wire types. Each field says what it is (the text goes into OpenAPI, CLI help and portal); each schema is strict, so that an
  * unknown field is refused by name rather than dropped in silence.
  */
-import { GIB, LABEL_WANT_TEXT, MIB, TIB } from './limits.ts'
 import {
   ARCHITECTURES,
-  BOOT_ORDER_WANT,
+  AUTOSTART_ORDER_DEFAULT,
   BOOT_SOURCES,
   CHORD_COUNT_MAX,
   chordsOfText,
   CPU_LIST_WANT,
-  DEVICE_KINDS,
-  DEVICE_NAME_WANT,
-  DISK_FULL,
-  FIRMWARE_KINDS,
-  isBootOrder,
-  isDeviceName,
-  isMac,
-  isMediumName,
-  isSshKey,
-  parseChord,
-  AUTOSTART_ORDER_DEFAULT,
-  AUTOSTART_ORDER_MAX,
   CRASH_ACTIONS,
+  DEVICE_KINDS,
+  DISK_FULL,
+  DUMP_FORMATS,
+  FIRMWARE_KINDS,
+  MEMORY_TARGET_BYTES_MIN,
+  parseChord,
   SETTING_NAMES,
-  SSH_KEY_WANT,
   USB_MODELS,
 } from '@typevisor/model'
+import {
+  AccountName,
+  AutostartOrder,
+  BootOrder,
+  CpuCapPercent,
+  CpuWeight,
+  CrashActionName,
+  DeviceName,
+  DISK_LIMIT_COUNT_MAX,
+  DiskBytes,
+  DiskLimitRequest,
+  forwardsOf,
+  FreezeTimeout,
+  GIB,
+  GuestPort,
+  GuestTimeout,
+  HostPort,
+  HotplugPortCount,
+  Label,
+  Labels,
+  Mac,
+  MediumName,
+  MIB,
+  MIGRATION_FIELDS,
+  Protocol,
+  QuiesceMode,
+  sizeBetween,
+  SshKey,
+  TIB,
+  UserData,
+} from '@typevisor/model/requests'
 import { z } from 'zod'
 
-const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
+export { Label }
+
+const MEMORY_BYTES_MIN = 64 * MIB
+/** With a default, and still with its words. */
+const described = <T extends z.ZodType>(field: T, value: z.util.NoUndefined<z.output<T>>) =>
+  field.default(value).describe(field.description ?? '')
 
 export const Id = z.uuid().describe('UUID')
-export const Label = z.string().regex(LABEL, { error: `want ${LABEL_WANT_TEXT}` })
 export const Timestamp = z.int().describe('milliseconds since the Unix epoch')
 
 export const FaultBody = z.strictObject({
@@ -52,15 +79,11 @@ export const InstanceState = z.strictObject({
   since: Timestamp,
 })
 export const PortForward = z.strictObject({
-  protocol: z.enum(['tcp', 'udp']).default('tcp'),
-  hostPort: z.int().min(0).max(65535).default(0).describe('port of the host; 0: the host chooses'),
-  guestPort: z.int().min(1).max(65535),
+  protocol: Protocol.default('tcp'),
+  hostPort: HostPort.default(0).describe('port of the host; 0: the host chooses'),
+  guestPort: GuestPort,
 })
-export const DiskLimit = z.strictObject({
-  disk: z.string().min(1).max(63).describe('name of the disk, such as root'),
-  bytesPerSecond: z.int().min(0).optional().describe('0: no limit'),
-  operationsPerSecond: z.int().min(0).optional().describe('0: no limit'),
-})
+export const DiskLimit = DiskLimitRequest
 const CpuList = z
   .string()
   .max(1024)
@@ -76,6 +99,12 @@ export const InstanceSettings = z.strictObject({
   autostartOrder: z.int(),
   onCrash: z.enum(CRASH_ACTIONS),
   notes: z.array(z.string()).describe('what the guest has not taken up yet, and why'),
+})
+const CoreDump = z.strictObject({
+  path: z.string().describe('on its host'),
+  format: z.enum(DUMP_FORMATS),
+  sizeBytes: z.int(),
+  takenAt: Timestamp,
 })
 export const Instance = z.strictObject({
   id: Id,
@@ -99,6 +128,7 @@ export const Instance = z.strictObject({
   state: InstanceState,
   operation: z.strictObject({ id: Id, name: z.string() }).nullable().describe('the operation that holds the instance now'),
   snapshotCount: z.int().describe('snapshots that go with it when it is destroyed'),
+  dump: CoreDump.nullable().describe('the newest core dump of its memory'),
   createdAt: Timestamp,
 })
 export const Snapshot = z.strictObject({
@@ -110,38 +140,11 @@ export const Snapshot = z.strictObject({
   quiesced: z.boolean().describe('false: a file system on its disks recovers as after a power cut'),
 })
 
-const LabelMap = z
-  .record(z.string().regex(/^[a-z0-9][a-z0-9./-]{0,62}$/, { error: 'want 1 to 63 of a-z, 0-9, ., / and -' }), z.string().max(255))
-  .refine((labels) => Object.keys(labels).length <= 64, { error: 'want at most 64 labels' })
-
-/** QEMU's memory and the volumes' sizes are whole mebibytes. */
-const SAYS_ALL = { abort: true }
-const WHOLE_MIB = { error: 'want a multiple of 1 MiB' }
-
-/** Port 0 is another one each time. */
-function refuseSamePort(
-  forwards: readonly { readonly protocol: string; readonly hostPort: number }[],
-  context: z.core.$RefinementCtx<unknown>,
-): void {
-  const seen = new Set<string>()
-  for (const [index, { protocol, hostPort }] of forwards.entries()) {
-    const port = `${protocol} ${hostPort}`
-    if (hostPort !== 0 && seen.has(port))
-      context.addIssue({ code: 'custom', path: [index, 'hostPort'], message: 'want a port that no other forward here has' })
-    seen.add(port)
-  }
-}
-
-const AutostartOrder = z.int().min(0).max(AUTOSTART_ORDER_MAX)
 export const CreateInstance = z.strictObject({
   name: Label.describe('name, as DNS labels are'),
   image: Label.default('micro').describe('image to boot'),
   vcpuCount: z.int().min(1).max(64).default(1).describe('virtual processors'),
-  memoryBytes: z
-    .int()
-    .min(64 * MIB, SAYS_ALL)
-    .max(16 * TIB)
-    .multipleOf(MIB, WHOLE_MIB)
+  memoryBytes: sizeBetween(MEMORY_BYTES_MIN, 16 * TIB)
     .default(256 * MIB)
     .describe('memory'),
   vcpuCountMax: z
@@ -150,76 +153,45 @@ export const CreateInstance = z.strictObject({
     .max(64)
     .optional()
     .describe('how many it may be given while it runs; left out: no more than it begins with'),
-  memoryBytesMax: z
-    .int()
-    .min(64 * MIB, SAYS_ALL)
-    .max(16 * TIB)
-    .multipleOf(2 * MIB, { error: 'want a multiple of 2 MiB' })
+  memoryBytesMax: sizeBetween(MEMORY_BYTES_MIN, 16 * TIB, 2 * MIB)
     .optional()
     .describe('how much memory it may be given while it runs; left out: no more than it begins with'),
   hugePages: z.boolean().default(false).describe('its memory lies in huge pages, which the host has set aside'),
-  rootDiskBytes: z
-    .int()
-    .min(64 * MIB, SAYS_ALL)
-    .max(64 * TIB)
-    .multipleOf(MIB, WHOLE_MIB)
+  rootDiskBytes: sizeBetween(64 * MIB, 64 * TIB)
     .default(1 * GIB)
     .describe('size of the root disk'),
   host: Label.optional().describe('host to run on; the emptiest one when left out'),
   sshKeys: z
-    .array(
-      z
-        .string()
-        .max(24_576, SAYS_ALL)
-        .refine(isSshKey, { error: `want ${SSH_KEY_WANT}` }),
-    )
+    .array(SshKey)
     .max(32)
     .default([])
     .describe(
       'OpenSSH public keys of the account; in the micro image they open root as well, unless user data says disable_root',
     ),
-  user: z
-    .string()
-    .regex(/^[a-z_][a-z0-9_-]{0,31}$/, { error: 'want a Unix account name' })
-    .optional()
-    .describe('account to make in the guest, with sudo where the image has it (micro has none)'),
-  userData: z.string().max(65_536).optional().describe('cloud-init user data'),
-  forwards: z
-    .array(PortForward)
-    .max(16)
-    .superRefine(refuseSamePort)
-    .default([])
-    .describe('ports of the host that reach the guest'),
-  labels: LabelMap.default({}).describe('labels for search'),
+  user: AccountName.optional().describe('account to make in the guest, with sudo where the image has it (micro has none)'),
+  userData: UserData.optional().describe('cloud-init user data'),
+  forwards: forwardsOf(PortForward).default([]).describe('ports of the host that reach the guest'),
+  labels: Labels.default({}).describe('labels for search'),
   diskFull: z
     .enum(DISK_FULL)
     .default('pause')
     .describe('when there is no room for what it writes: pause until there is, or give it the error of the disk'),
-  hotplugPortCount: z
-    .int()
-    .min(0)
-    .max(16)
-    .default(8)
-    .describe('how many devices can be attached to it later; it cannot be changed afterwards'),
+  hotplugPortCount: HotplugPortCount.default(8).describe(
+    'how many devices can be attached to it later; it cannot be changed afterwards',
+  ),
   architecture: z
     .enum(ARCHITECTURES)
     .default('x86_64')
     .describe('of its processors; another than the host has is emulated, and wants an image of it that boots from its disk'),
   firmware: z.enum(FIRMWARE_KINDS).default('bios').describe('what it is begun by; uefi-secure: with Secure Boot'),
   tpm: z.boolean().default(false).describe('a TPM 2.0 of its own'),
-  bootOrder: z
-    .array(z.enum(BOOT_SOURCES))
-    .max(BOOT_SOURCES.length)
-    .refine(isBootOrder, { error: `want ${BOOT_ORDER_WANT}` })
-    .default(['disk'])
-    .describe('what is tried to boot, in this order'),
+  bootOrder: BootOrder.default(['disk']).describe('what is tried to boot, in this order'),
   usb: z.boolean().default(false).describe('a USB controller from the start; else the first USB device takes a port for one'),
   autostart: z.boolean().default(false).describe('start it again with its host, if it ran when that went down'),
   autostartOrder: AutostartOrder.default(AUTOSTART_ORDER_DEFAULT).describe('lower ones are started first, of equal ones by name'),
-  onCrash: z
-    .enum(CRASH_ACTIONS)
-    .default('keep')
-    .describe('when its guest panics or its process fails: leave it, start it again or power it off; dump-: after a core dump'),
+  onCrash: CrashActionName.default('keep').describe(
+    'when its guest panics or its process fails: leave it, start it again or power it off; dump-: after a core dump',
+  ),
   start: z.boolean().default(true).describe('boot it at once'),
 })
 
@@ -260,36 +232,24 @@ export const Accepted = z.strictObject({ operation: Operation, instance: Instanc
 export const CreateSnapshot = z.strictObject({
   name: Label.describe('name, of one instance only once'),
   memory: z.boolean().default(false).describe('keep the memory of the guest too, which stands still meanwhile'),
-  quiesce: z
-    .enum(['try', 'must', 'no'])
-    .default('try')
-    .describe('of a running guest whose memory is not kept: have it freeze its file systems meanwhile; try: if it can'),
-  timeoutMs: z.int().min(1).max(60_000).default(10_000).describe('time limit for the guest to freeze its file systems'),
+  quiesce: QuiesceMode.default('try').describe(
+    'of a running guest whose memory is not kept: have it freeze its file systems meanwhile; try: if it can',
+  ),
+  timeoutMs: FreezeTimeout.default(10_000).describe('time limit for the guest to freeze its file systems'),
 })
 export const RenameInstance = z.strictObject({ name: Label.describe('name, as DNS labels are; one that no instance has') })
 export const SetInstance = z.strictObject({
   vcpuCount: z.int().min(1).max(64).optional().describe('virtual processors, up to vcpuCountMax of its creation'),
-  memoryBytes: z
-    .int()
-    .min(64 * MIB, SAYS_ALL)
-    .max(16 * TIB)
-    .multipleOf(MIB, WHOLE_MIB)
+  memoryBytes: sizeBetween(MEMORY_BYTES_MIN, 16 * TIB)
     .optional()
     .describe('memory, from memoryBytes to memoryBytesMax of its creation'),
-  memoryTargetBytes: z
-    .int()
-    .min(32 * MIB, SAYS_ALL)
-    .max(16 * TIB)
-    .multipleOf(MIB, WHOLE_MIB)
+  memoryTargetBytes: sizeBetween(MEMORY_TARGET_BYTES_MIN, 16 * TIB)
     .optional()
     .describe('how much of its memory it is to do with; its balloon gives back the rest'),
-  cpuWeight: z.int().min(1).max(10_000).optional().describe('its share where CPUs are contended; 100 is the default'),
-  cpuCapPercent: z
-    .int()
-    .min(0)
-    .max(100_000)
-    .optional()
-    .describe('at most so much CPU time for all its vCPUs together, in percent of one CPU; 0: no limit'),
+  cpuWeight: CpuWeight.optional().describe('its share where CPUs are contended; 100 is the default'),
+  cpuCapPercent: CpuCapPercent.optional().describe(
+    'at most so much CPU time for all its vCPUs together, in percent of one CPU; 0: no limit',
+  ),
   affinityHard: z
     .array(CpuList)
     .min(1)
@@ -299,63 +259,40 @@ export const SetInstance = z.strictObject({
   affinitySoft: z.array(CpuList).min(1).max(64).optional().describe('the same, for CPUs that are preferred'),
   diskLimits: z
     .array(DiskLimit)
-    .max(64)
+    .max(DISK_LIMIT_COUNT_MAX)
     .optional()
     .describe('what a disk may do in a second; takes the place of the limits that it had'),
   autostart: z.boolean().optional().describe('start it again with its host, if it ran when that went down'),
   autostartOrder: AutostartOrder.optional().describe('lower ones are started first, of equal ones by name'),
-  onCrash: z
-    .enum(CRASH_ACTIONS)
-    .optional()
-    .describe('when its guest panics or its process fails: leave it, start it again or power it off; dump-: after a core dump'),
+  onCrash: CrashActionName.optional().describe(
+    'when its guest panics or its process fails: leave it, start it again or power it off; dump-: after a core dump',
+  ),
   reset: z.array(z.enum(SETTING_NAMES)).max(16).optional().describe('settings that are to be as they were at its creation'),
-  timeoutMs: z
-    .int()
-    .min(1)
-    .max(300_000)
-    .default(30_000)
-    .describe('time limit for the guest to take or give back vCPUs and memory'),
+  timeoutMs: GuestTimeout.default(30_000).describe('time limit for the guest to take or give back vCPUs and memory'),
 })
 export const RevertInstance = z.strictObject({
   start: z.boolean().default(false).describe('boot it from a snapshot of disks only, which otherwise leaves it stopped'),
 })
 export const MigrateInstance = z.strictObject({
   host: Label.describe('host to move to'),
-  downtimeLimitMs: z
-    .int()
-    .min(1)
-    .max(2_000_000)
-    .optional()
-    .describe('how long it may stand still for the last of its memory; left out: 300 ms'),
-  bandwidthBytes: z
-    .int()
-    .min(64 * 1024)
-    .max(2 ** 50)
-    .optional()
-    .describe('bytes a second, of its memory and of each disk; left out: as fast as it goes'),
-  autoConverge: z.boolean().default(false).describe('slow it down when it writes faster than its memory goes'),
-  channelCount: z.int().min(0).max(16).default(0).describe('streams for its memory beside the one that there always is'),
-  dropSnapshots: z.boolean().default(false).describe('delete its snapshots, which cannot go with it'),
+  ...MIGRATION_FIELDS,
+  autoConverge: described(MIGRATION_FIELDS.autoConverge, false),
+  channelCount: described(MIGRATION_FIELDS.channelCount, 0),
+  dropSnapshots: described(MIGRATION_FIELDS.dropSnapshots, false),
 })
 export const CloneInstance = z.strictObject({
   name: Label.describe('name of the new instance, as DNS labels are'),
-  forwards: z
-    .array(PortForward)
-    .max(16)
-    .superRefine(refuseSamePort)
+  forwards: forwardsOf(PortForward)
     .optional()
     .describe('ports of the host that reach the guest; left out: those of the old one, with host ports that the host chooses'),
-  labels: LabelMap.optional().describe('labels for search; left out: those of the old one'),
+  labels: Labels.optional().describe('labels for search; left out: those of the old one'),
   start: z.boolean().default(true).describe('boot it at once'),
 })
-
-const DeviceName = z.string().refine(isDeviceName, { error: `want ${DEVICE_NAME_WANT}` })
-const DiskBytes = z
-  .int()
-  .min(MIB, SAYS_ALL)
-  .max(64 * TIB)
-  .multipleOf(MIB, WHOLE_MIB)
-const MediumName = z.string().refine(isMediumName, { error: 'want the name of a file in the media folder of the host, no path' })
+export const CopyInstance = z.strictObject({
+  ...CloneInstance.shape,
+  quiesce: CreateSnapshot.shape.quiesce,
+  timeoutMs: CreateSnapshot.shape.timeoutMs,
+})
 
 /** What each kind takes beside its name. */
 const DEVICE_FIELDS = {
@@ -373,17 +310,8 @@ export const AttachDevice = z
       'of a disk or USB storage: size of a new volume; left out: the kept volume of this name',
     ),
     readOnly: z.boolean().optional().describe('of a disk: the guest cannot write it'),
-    mac: z
-      .string()
-      .refine(isMac, { error: 'want six pairs of 0-9 and a-f with : between, of no group (the second digit even)' })
-      .optional()
-      .describe('of a NIC; left out: one of its own'),
-    forwards: z
-      .array(PortForward)
-      .max(16)
-      .superRefine(refuseSamePort)
-      .optional()
-      .describe('of a NIC: ports of the host that reach the guest through it'),
+    mac: Mac.optional().describe('of a NIC; left out: one of its own'),
+    forwards: forwardsOf(PortForward).optional().describe('of a NIC: ports of the host that reach the guest through it'),
     medium: MediumName.optional().describe('of a CD drive: image in the media folder of the host; left out: the drive is empty'),
     model: z.enum(USB_MODELS).optional().describe('of a USB device'),
   })
@@ -416,11 +344,6 @@ export const Device = z.strictObject({
   forwards: z.array(PortForward),
   medium: z.string().nullable().describe('what is in a CD drive'),
   model: z.string().nullable(),
-})
-export const CoreDump = z.strictObject({
-  path: z.string().describe('file of its host'),
-  sizeBytes: z.int(),
-  takenAt: Timestamp,
 })
 export const Medium = z.strictObject({ name: z.string() })
 

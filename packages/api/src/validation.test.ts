@@ -3,7 +3,8 @@ import { test } from 'node:test'
 import * as fc from 'fast-check'
 import { z } from 'zod'
 import { Fault, type FaultDetail } from '@typevisor/base'
-import { detailsOfIssue, describeGot, hostileDetails, joinPath, parseInput } from './validation.ts'
+import { detailsOfIssue, describeGot, hostileDetails, joinPath } from '@typevisor/model/check'
+import { parseInput } from './validation.ts'
 
 function detailsOf(schema: z.ZodType, value: unknown): FaultDetail[] {
   const result = schema.safeParse(value)

@@ -72,6 +72,7 @@ export interface DeviceInfo {
   readonly sizeBytes: Bytes | null
   readonly readOnly: boolean | null
   readonly mac: string | null
+  /** `hostPort` 0: one of the host's choice, that is in the domain's own list. */
   readonly forwards: readonly PortForward[]
   /** In a CD drive. */
   readonly medium: string | null

@@ -198,6 +198,8 @@ export interface DomainMigration {
   readonly role: 'incoming' | 'handed-over'
   /** It was running, and runs on the side that has it in the end. */
   readonly goesOn: boolean
+  /** Of an incoming one that does not run: what it is here once it is told to go; null until all of it has come. Absent: it runs. */
+  readonly arrives?: DomainState | null
 }
 
 export interface DomainRecord {
@@ -223,8 +225,14 @@ export interface DomainRecord {
   readonly migration?: DomainMigration
 }
 
+export const DUMP_FORMATS = ['elf', 'kdump'] as const
+export type DumpFormat = (typeof DUMP_FORMATS)[number]
+
 export interface DomainDump {
+  /** On its host. */
   readonly path: string
+  /** `elf`: for gdb and crash; `kdump`: compressed, for crash. Absent, of an agent of before: `elf`. */
+  readonly format?: DumpFormat
   readonly sizeBytes: Bytes
   readonly takenAt: EpochMillis
 }

@@ -1,5 +1,5 @@
 import type { EpochMillis } from '@typevisor/base'
-import type { DomainCause, DomainStateKind } from './domain.ts'
+import type { DomainCause, DomainDump, DomainStateKind } from './domain.ts'
 import type { DomainId } from './ids.ts'
 
 /**
@@ -18,6 +18,8 @@ export interface DomainEvent {
   readonly detail: string | null
   /** True when nobody watched and the transition was worked out afterwards; `at` is then when it was found. */
   readonly reconstructed: boolean
+  /** That its policy for crashes had made. */
+  readonly dump?: DomainDump
 }
 
 /** What of a host has a state of its own beside its domains. */

@@ -15,7 +15,7 @@ export type SnapshotName = Brand<string, 'SnapshotName'>
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
 /** RFC 1123 section 2.1, lower case: begins with a letter or digit, so it can never be taken for an option. */
-const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
+export const LABEL = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
 
 export const isUuid = (text: string): boolean => UUID.test(text)
 export const isLabel = (text: string): boolean => LABEL.test(text)
@@ -37,5 +37,6 @@ export const parseVolumeId = parse<VolumeId>('volume', 'a UUID or a UUID and a n
 )
 export const parseHostId = parse<HostId>('host', LABEL_WANT, isLabel)
 export const parseDomainName = parse<DomainName>('name', LABEL_WANT, isLabel)
+export const parseSnapshotId = parse<SnapshotId>('snapshot', 'a UUID', isUuid)
 export const parseSnapshotName = parse<SnapshotName>('snapshot', LABEL_WANT, isLabel)
 export const parseImageName = parse<ImageName>('image', LABEL_WANT, isLabel)

@@ -18,6 +18,7 @@ export {
 } from './device.ts'
 export {
   DEFAULT_ROOT_DISK_BYTES,
+  DUMP_FORMATS,
   DISK_FULL,
   isToRun,
   waitsForRoom,
@@ -27,6 +28,7 @@ export {
   type DomainCause,
   type DomainDevice,
   type DomainDump,
+  type DumpFormat,
   type DomainHardware,
   type DomainMigration,
   type DomainRecord,
@@ -78,6 +80,7 @@ export {
   parseDomainName,
   parseHostId,
   parseImageName,
+  parseSnapshotId,
   parseSnapshotName,
   parseVolumeId,
   type DomainId,

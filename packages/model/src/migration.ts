@@ -21,6 +21,11 @@ export interface MigrationRequest {
   readonly createdAt: EpochMillis
   /** It runs, and is to run there. */
   readonly goesOn: boolean
+  /** It does not run: `disks` are all of its volumes then, kept ones too. Absent: it runs or is paused. */
+  readonly cold?: {
+    /** Of its saved memory; null: it is stopped. */
+    readonly savedBytes: Bytes | null
+  }
 }
 
 /** Where a domain is expected, and who may bring it: once, and only soon. */
@@ -36,7 +41,7 @@ export interface MigrationOffer {
 export interface MigrationParameters {
   /** How long the guest may stand still for the last of its memory, milliseconds. */
   readonly downtimeLimitMs?: number | undefined
-  /** Bytes a second, of memory and of each disk. */
+  /** Bytes a second, of memory and of each disk; of one that does not run, of all together. */
   readonly bandwidthBytes?: number | undefined
   /** Slows a guest down that writes faster than its memory goes. */
   readonly autoConverge?: boolean | undefined
@@ -58,7 +63,7 @@ export interface MigrationProgress {
 
 export interface MigrationStatistics {
   readonly totalMs: number
-  /** For how long the guest stood still, by the source's clock: to when the target said that it runs, or, where it did not say, that all had come. */
+  /** For how long the guest stood still, by the source's clock: to when the target said that it runs, or, where it did not say, that all had come. 0: it did not run. */
   readonly downtimeMs: number
   readonly memoryBytes: number
   readonly diskBytes: number

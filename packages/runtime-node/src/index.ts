@@ -15,7 +15,8 @@
  *   the `Disk` port's promises                                                                   disk.test.ts, sim's conformance suite
  *
  * Failure paths: errors of the operating system and of the database become `Fault`s (`errno.ts`, `pg-executor.ts`), with the error itself as
- * the cause. Where koffi cannot be loaded, exits are found by polling /proc, and locks are refused.
+ * the cause. Where koffi cannot be loaded, exits are found by polling /proc, and locks are
+ * refused.
  *
  * What it is not: a supervisor. It starts and ends processes and says when they end; who should run is decided elsewhere. Linux only.
  *
@@ -23,6 +24,7 @@
  */
 export { setThreadAffinity, whyNoAffinity } from './affinity.ts'
 export { realClock } from './clock.ts'
+export { sendDescriptor, whyNoDescriptors } from './descriptors.ts'
 export { nodeDisk } from './disk.ts'
 export { faultOf, isErrno } from './errno.ts'
 export { fileCalls, type FileCalls } from './file-calls.ts'

@@ -1,5 +1,6 @@
 /** The few calls of the C library that Node lacks, through koffi. Loaded at first use; where it cannot be loaded the answer is null. */
 import { createRequire } from 'node:module'
+import { endianness } from 'node:os'
 
 export interface Libc {
   /** The file descriptor, or -errno. A pidfd: `pidfd_open(2)`. */
@@ -14,6 +15,8 @@ export interface Libc {
   preadNoWait(fd: number, target: Uint8Array, start: number, lengthBytes: number, position: number): number
   /** 0, or -errno; bit N of `mask` is CPU N: `sched_setaffinity(2)`. */
   schedSetAffinity(tid: number, mask: Uint8Array): number
+  /** Bytes of `content` that were sent, the descriptor with the first of them, or -errno: `sendmsg(2)` with SCM_RIGHTS. Never waits. */
+  sendDescriptor(socket: number, content: Uint8Array, descriptor: number): number
   /** 0, or -errno: `fallocate(2)`. */
   fallocate(fd: number, mode: number, position: number, lengthBytes: number): number
   /** Waits on a thread of libuv's pool; fills `revents`. The number of ready descriptors, or -1: `poll(2)`. */
@@ -35,6 +38,11 @@ const SYS_PIDFD_SEND_SIGNAL = 424
 const SYS_PIDFD_OPEN = 434
 const EFD_CLOEXEC_NONBLOCK = 0o2000000 | 0o4000
 const RWF_NOWAIT = 8
+const MSG_DONTWAIT_NOSIGNAL = 0x40 | 0x4000
+const SOL_SOCKET = 1
+const SCM_RIGHTS = 1
+const RIGHT_AT = 16
+const IS_LITTLE_ENDIAN = endianness() === 'LE'
 
 let loaded: Libc | null | undefined
 
@@ -55,6 +63,8 @@ function load(): Libc | null {
     koffi.struct('typevisor_pollfd', { fd: 'int', events: 'short', revents: 'short' })
     const poll = library.func('int poll(_Inout_ typevisor_pollfd *fds, unsigned long nfds, int timeout)')
     const preadv2 = library.func('long preadv2(int fd, void *iov, int count, long position, int flags)')
+    // The last argument keeps what is sent from being collected, and is not looked at.
+    const sendmsg = library.func('long sendmsg(int fd, void *message, int flags, const void *kept)')
     const fallocate = library.func('int fallocate(int fd, int mode, long position, long length)')
     const setAffinity = library.func('int sched_setaffinity(int tid, size_t size, const uint8_t *mask)')
     // One iovec: address and length, of the machine's own byte order.
@@ -65,6 +75,13 @@ function load(): Libc | null {
       if (address === undefined) addresses.set(buffer, (address = koffi.address(new Uint8Array(buffer))))
       return address
     }
+    // A control message of one descriptor: length, level, type, and it; its room is a multiple of eight.
+    const right = new DataView(new ArrayBuffer(24))
+    right.setBigUint64(0, BigInt(RIGHT_AT + 4), IS_LITTLE_ENDIAN)
+    right.setInt32(8, SOL_SOCKET, IS_LITTLE_ENDIAN)
+    right.setInt32(12, SCM_RIGHTS, IS_LITTLE_ENDIAN)
+    // Name, its length, parts, how many, control messages, their room, flags.
+    const message = new BigUint64Array([0n, 0n, addressOf(iov.buffer), 1n, addressOf(right.buffer), 24n, 0n])
     const orErrno = (result: unknown): number => (Number(result) < 0 ? -koffi.errno() : Number(result))
     return {
       pidfdOpen: (pid) => orErrno(syscall(SYS_PIDFD_OPEN, 'int', pid, 'unsigned int', 0)),
@@ -76,6 +93,12 @@ function load(): Libc | null {
         iov[0] = addressOf(target.buffer) + BigInt(target.byteOffset + start)
         iov[1] = BigInt(lengthBytes)
         return orErrno(preadv2(fd, iov, 1, position, RWF_NOWAIT))
+      },
+      sendDescriptor: (socket, content, descriptor) => {
+        iov[0] = addressOf(content.buffer) + BigInt(content.byteOffset)
+        iov[1] = BigInt(content.length)
+        right.setInt32(RIGHT_AT, descriptor, IS_LITTLE_ENDIAN)
+        return orErrno(sendmsg(socket, message, MSG_DONTWAIT_NOSIGNAL, content))
       },
       schedSetAffinity: (tid, mask) => orErrno(setAffinity(tid, mask.length, mask)),
       fallocate: (fd, mode, position, lengthBytes) => orErrno(fallocate(fd, mode, position, lengthBytes)),

@@ -15,7 +15,8 @@
  * Failure paths: no space is `exhausted`, a missing base `not_found`, a smaller size than the base's or a bad id `invalid`, a damaged
  * image `failed` with qemu-img's words. After each of them, and after a kill, nothing half-made stays.
  *
- * What it is not: no moving between hosts yet, and snapshots of NBD volumes only; it does not know which guest uses a volume.
+ * What it is not: it moves nothing between hosts by itself (`content-stream.ts` is what a volume goes in, `open` where it comes from and goes
+ * to), and has snapshots of NBD volumes only; it does not know which guest uses a volume.
  *
  * The store (store/; docs/volumes.md is its format and failure model): one file of copy-on-write volumes, their snapshots and clones.
  *
@@ -39,10 +40,22 @@ export { nodeMasterRecords } from './node-master-records.ts'
 export { nodeVolumeFiles, type NodeVolumeFilesOptions } from './node-files.ts'
 export { qcow2VolumeStore, type Qcow2Options } from './qcow2.ts'
 export { fileOf } from './ports.ts'
+export {
+  bytesOfFile,
+  dataBytesOf,
+  decodeContent,
+  encodeContent,
+  partsOfDisk,
+  partsOfFile,
+  writeParts,
+  type ContentPart,
+  type ContentSection,
+} from './content-stream.ts'
 export type {
   CommandOptions,
   CommandResult,
   CommandRunner,
+  OpenVolume,
   SnapshotRef,
   VolumeFiles,
   VolumeInfo,
@@ -80,9 +93,10 @@ export {
 export { COMPRESSION_KINDS, type CompressionKind } from './store/catalog.ts'
 export { volumeDevice } from './store/volume-device.ts'
 export { ServedStore, type CommandCaller, type VolumeCommand, type VolumeCommands } from './volume-commands.ts'
+export { openImage } from './node-image-device.ts'
 export { exportImage, imageEnds, importImage, type ImageOptions } from './node-images.ts'
 export { writeNewFile } from './node-new-file.ts'
-export { exportSnapshot, importStream, type ServedFolder } from './node-streams.ts'
+export { exportSnapshot, importStream, openServed, type ServedFolder } from './node-streams.ts'
 export { IMAGE_FORMATS, parseImageFormat, type ImageFormat } from './served/disk-image.ts'
 export type { VolumeForm } from './served/transfer-commands.ts'
 export { isStream } from './served/volume-stream.ts'

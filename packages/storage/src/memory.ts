@@ -1,8 +1,8 @@
 /** The sim of the volume port: sizes and names; of bytes those that a test writes by `write`, which snapshots and clones keep as a disk does. */
-import { bytes, Fault, type BlockDevice } from '@typevisor/base'
+import { bytes, Fault } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import { sizeFor } from './qcow2.ts'
-import type { SnapshotRef, VolumeInfo, VolumeSnapshots, VolumeStore } from './ports.ts'
+import type { OpenVolume, SnapshotRef, VolumeInfo, VolumeSnapshots, VolumeStore } from './ports.ts'
 
 type Format = 'qcow2' | 'raw'
 const formatOf = ({ source }: VolumeInfo): Format => (source.kind === 'file' ? source.format : 'raw')
@@ -31,8 +31,8 @@ export interface MemoryVolumeStore extends VolumeStore {
   content(id: VolumeId): Uint8Array | null
   /** As the guest that has it writes. */
   write(id: VolumeId, content: Uint8Array): void
-  /** As a guest that has it now: it is in use until it is disposed of. */
-  open(id: VolumeId): Pick<BlockDevice, 'read' | 'write' | 'flush'> & AsyncDisposable
+  /** In use until it is disposed of. */
+  open(id: VolumeId): Promise<OpenVolume>
 }
 
 export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolumeStore {
@@ -174,22 +174,42 @@ export function memoryVolumeStore(options: MemoryVolumeOptions = {}): MemoryVolu
     write(id, content) {
       contents.set(need(id).id, content.slice())
     },
-    open(id) {
-      need(id)
+    async open(id) {
+      const info = need(id)
       inUse.set(id, (inUse.get(id) ?? 0) + 1)
+      const write = (offset: number, source: Uint8Array): void => {
+        const before = contents.get(id) ?? new Uint8Array()
+        const next = new Uint8Array(Math.max(before.length, offset + source.length))
+        next.set(before)
+        next.set(source, offset)
+        contents.set(id, next)
+      }
+      const clear = async (offset: number, lengthBytes: number): Promise<void> => {
+        const there = Math.min(lengthBytes, (contents.get(id)?.length ?? 0) - offset)
+        if (there > 0) write(offset, new Uint8Array(there))
+      }
       return {
+        sizeBytes: info.virtualBytes,
+        readOnly: formatOf(info) === 'raw',
+        blockBytesMin: 1,
+        blockBytesPreferred: 4096,
         async read(offset, target) {
           target.fill(0)
           target.set(contents.get(id)?.subarray(offset, offset + target.length) ?? [])
         },
-        async write(offset, source) {
-          const before = contents.get(id) ?? new Uint8Array()
-          const next = new Uint8Array(Math.max(before.length, offset + source.length))
-          next.set(before)
-          next.set(source, offset)
-          contents.set(id, next)
-        },
+        write: async (offset, source) => write(offset, source),
         async flush() {},
+        trim: clear,
+        zero: clear,
+        async cache() {},
+        async extents(offset, lengthBytes) {
+          const dataBytes = Math.min(lengthBytes, Math.max(0, (contents.get(id)?.length ?? 0) - offset))
+          const found = [
+            { lengthBytes: dataBytes, hole: false, zero: false },
+            { lengthBytes: lengthBytes - dataBytes, hole: true, zero: true },
+          ]
+          return found.filter((extent) => extent.lengthBytes > 0)
+        },
         [Symbol.asyncDispose]: async () => void inUse.set(id, (inUse.get(id) ?? 1) - 1),
       }
     },

@@ -12,6 +12,7 @@ import { nbdVolumeStore } from './nbd-volume-store.ts'
 import { nodeCommandRunner } from './node-command.ts'
 import { nodeVolumeFiles } from './node-files.ts'
 import { nodeMasterRecords } from './node-master-records.ts'
+import { openServed } from './node-streams.ts'
 import { openVolumeFolder } from './node-volume-folder.ts'
 import { askServer } from './node-volume-server.ts'
 import type { CommandRunner, VolumeInfo } from './ports.ts'
@@ -52,6 +53,8 @@ async function world({ runner = nodeCommandRunner(), root: given }: WorldOptions
     masters: await nodeMasterRecords(join(dir, 'masters')),
     runner,
     socketPathOf: (volume) => join(root, 'run', `${volume}.sock`),
+    connect: (exportName) => openServed(dir, exportName),
+    clock: realClock(),
     log: quiet,
   })
   const end = async (): Promise<void> => {
@@ -316,5 +319,15 @@ test('a folder with a path too long for a socket is served all the same', async 
     server?.close()
   } finally {
     await rm(root, { recursive: true, force: true })
+  }
+})
+
+test('a file of before, and a seed, are opened by nobody but their guest', { skip: noQemuImg }, async () => {
+  const under = await world()
+  try {
+    await under.store.put(id(1), Uint8Array.of(1))
+    await assert.rejects(under.store.open(id(1)), (error: unknown) => error instanceof Fault && error.code === 'unsupported')
+  } finally {
+    await under.close()
   }
 })

@@ -8,13 +8,13 @@
  *
  * Small read-only files (seeds) stay files, and so do the disks of before this store: `files` has both. An id is a volume of one of the two.
  */
-import { bytes, Fault, toFault, type Bytes, type Log } from '@typevisor/base'
+import { bytes, Fault, millis, toFault, type BlockDevice, type Bytes, type Clock, type Log } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import { runChecked } from './command.ts'
 import { Lines } from './lines.ts'
 import { nbdVolumeLeases } from './nbd-volume-leases.ts'
 import type { ServerCaller } from './node-volume-server.ts'
-import type { CommandRunner, SnapshotRef, VolumeInfo, VolumeLeases, VolumeSnapshots, VolumeStore } from './ports.ts'
+import type { CommandRunner, OpenVolume, SnapshotRef, VolumeInfo, VolumeLeases, VolumeSnapshots, VolumeStore } from './ports.ts'
 import { checkBase, inspect, sizeFor } from './qcow2.ts'
 import { BLOCK_BYTES } from './store/format.ts'
 import type { VolumeDescription } from './store/store.ts'
@@ -40,8 +40,15 @@ export interface NbdVolumeOptions {
   readonly runner: CommandRunner
   /** Where a volume is served while it is attached. */
   readonly socketPathOf: (volume: string) => string
+  /** Connects to one of the server's exports; `openServed`. */
+  readonly connect: (exportName: string) => Promise<BlockDevice & { close(): Promise<void> }>
+  readonly clock: Clock
   readonly log: Log
 }
+
+/** A server sees the end of its client a moment after it. */
+const LET_GO_LIMIT_MS = 5000
+const LET_GO_PAUSE = millis(10)
 
 type Holding = { readonly epoch?: number }
 type Base = Parameters<VolumeStore['clone']>[1]
@@ -51,7 +58,7 @@ const MASTER = /^gold-([0-9a-f]{32})@gold$/
 
 export function nbdVolumeStore(
   options: NbdVolumeOptions,
-): VolumeStore & { readonly snapshots: VolumeSnapshots; readonly leases: VolumeLeases } {
+): VolumeStore & Required<Pick<VolumeStore, 'snapshots' | 'leases' | 'open'>> {
   return new NbdVolumeStore(options)
 }
 
@@ -115,6 +122,29 @@ class NbdVolumeStore implements VolumeStore {
 
   get(id: VolumeId): Promise<VolumeInfo | null> {
     return this.#inLine(id, async () => (await this.#find(id)) ?? (await this.#options.files.get(id)))
+  }
+
+  async open(id: VolumeId): Promise<OpenVolume> {
+    const { files } = this.#options
+    if (!(await this.#find(id))) {
+      if (!(await files.get(id))) throw new Fault('not_found', `open volume ${id}: there is none of this id`)
+      if (!files.open) throw new Fault('unsupported', `open volume ${id}: it is a file, which its guest alone reads`)
+      return await files.open(id)
+    }
+    const device = await this.#options.connect(id)
+    return Object.assign(device, {
+      [Symbol.asyncDispose]: async () => {
+        await device.close()
+        await this.#untilLeft(id)
+      },
+    })
+  }
+
+  /** Whoever removes it, or gives it to a guest, would find it in use. */
+  async #untilLeft(name: VolumeId): Promise<void> {
+    const { clock } = this.#options
+    const end = clock.monotonic() + LET_GO_LIMIT_MS
+    while ((await this.#call('stats', { name })).connectionCount > 0 && clock.monotonic() < end) await clock.sleep(LET_GO_PAUSE)
   }
 
   remove(id: VolumeId): Promise<void> {

@@ -10,6 +10,8 @@ const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 /** Debian packages that hold the programs which Typevisor runs, for the message when one is missing. */
 const PACKAGE_OF: Readonly<Record<string, string>> = {
   'qemu-img': 'qemu-utils',
+  'qemu-nbd': 'qemu-utils',
+  setpriv: 'util-linux',
   mke2fs: 'e2fsprogs',
   debugfs: 'e2fsprogs',
   'dpkg-deb': 'dpkg',

@@ -29,7 +29,8 @@ export interface ServedFolder {
   readonly call: CommandCaller
 }
 
-async function open(dir: string, exportName: string): Promise<NbdClient> {
+/** An export of a folder that is served, as a disk. */
+export async function openServed(dir: string, exportName: string): Promise<NbdClient> {
   await using socket = await dataAddress(dir)
   return await connectNbd({ address: { socketPath: socket.path }, exportName, extendedHeaders: true })
 }
@@ -73,7 +74,7 @@ export async function* exportSnapshot(
     createdAt: taken.createdAt,
     compression,
   }
-  await using device = await open(dir, snapshot)
+  await using device = await openServed(dir, snapshot)
   yield* writeStream(head, diffExtents(call, from, snapshot, startBytes), device, PARTS, (at) => onProgress(at, sizeBytes))
 }
 
@@ -98,7 +99,7 @@ export async function importStream(
         device: opened,
         begin: async (found) => {
           const { positionBytes, exportName } = await call('importBegin', { ...targetOf(name, found), ...form })
-          device = await open(dir, exportName)
+          device = await openServed(dir, exportName)
           return positionBytes
         },
         mark: async (positionBytes) => void (await call('importMark', { name, positionBytes })),

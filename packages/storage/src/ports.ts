@@ -1,4 +1,4 @@
-import { assert, type Bytes } from '@typevisor/base'
+import { assert, type BlockDevice, type Bytes } from '@typevisor/base'
 import type { VolumeId } from '@typevisor/model'
 
 /** How whoever uses a volume opens it. */
@@ -63,10 +63,18 @@ export interface VolumeLeases {
   handOver(volume: VolumeId, to: string, nextEpoch: number): Promise<void>
 }
 
+/** A volume as whoever has nothing to do with its guest has it. Disposing resolves when nobody has it by this any more. */
+export type OpenVolume = BlockDevice & AsyncDisposable
+
 /** Where volumes come from. */
 export interface VolumeStore {
   readonly leases?: VolumeLeases
   readonly snapshots?: VolumeSnapshots
+  /**
+   * The disk's bytes, while no guest has it. Absent where a store gives its volumes to guests alone.
+   * @throws Fault `not_found`; `unsupported` for one that this store cannot read.
+   */
+  open?(id: VolumeId): Promise<OpenVolume>
   /** A copy-on-write overlay over `base` (a read-only file that outlives it), grown to `virtualBytes`. Idempotent on `id`. @throws Fault `exhausted` without space, `not_found` without base. */
   clone(
     id: VolumeId,

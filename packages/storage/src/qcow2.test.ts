@@ -10,6 +10,7 @@ import { memoryVolumeStore } from './memory.ts'
 import { nodeCommandRunner } from './node-command.ts'
 import { nodeVolumeFiles } from './node-files.ts'
 import { fileOf, type CommandRunner } from './ports.ts'
+import { openImage } from './node-image-device.ts'
 import { qcow2VolumeStore } from './qcow2.ts'
 import { volumeStoreConformance } from './testing.ts'
 
@@ -25,7 +26,8 @@ async function world(runner: CommandRunner = nodeCommandRunner()) {
   await mkdir(join(root, 'nbd:x,y'), { recursive: true })
   const base = { path: join(root, 'nbd:x,y', 'base.raw'), format: 'raw' as const }
   await writeFile(base.path, new Uint8Array(mib(64)))
-  const store = qcow2VolumeStore({ files: await nodeVolumeFiles({ folder }), runner })
+  const openFile = (path: string, format: 'qcow2' | 'raw') => openImage(runner, path, format)
+  const store = qcow2VolumeStore({ files: await nodeVolumeFiles({ folder }), runner, openFile })
   return {
     root,
     folder,
@@ -43,7 +45,7 @@ volumeStoreConformance('memory', async () => {
     store,
     base: { path: '/images/base.raw', format: 'raw' },
     missingBase: { path: '/images/none.raw', format: 'raw' },
-    open: async ({ id: volume }) => store.open(volume),
+    open: ({ id: volume }) => store.open(volume),
     close: async () => {},
   }
 })
@@ -132,4 +134,32 @@ test('an abort ends the program', async () => {
   const waiting = nodeCommandRunner().run(['sleep', '60'], { signal: stop.signal })
   setTimeout(() => stop.abort(new Fault('aborted', 'enough')), 50)
   await assert.rejects(waiting, (error) => error instanceof Fault && error.code === 'aborted')
+})
+
+test('an opened overlay is read with what its base has, by a process that is gone afterwards', { skip: noQemuImg }, async () => {
+  const { store, base, root, close } = await world()
+  try {
+    const content = new Uint8Array(mib(64))
+    content.fill(9, mib(3), mib(3) + 4096)
+    await writeFile(base.path, content)
+    await store.clone(id, base, mib(80))
+    assert.ok(store.open)
+    {
+      await using disk = await store.open(id)
+      await disk.write(mib(70), new Uint8Array(512).fill(5))
+      await disk.flush()
+      const found = new Uint8Array(4096)
+      await disk.read(mib(3), found)
+      assert.ok(found.every((byte) => byte === 9))
+      assert.equal(disk.sizeBytes, mib(80))
+      assert.match(spawnSync('ps', ['-eo', 'args']).stdout.toString(), new RegExp(`qemu-nbd.*${root}`))
+    }
+    assert.doesNotMatch(spawnSync('ps', ['-eo', 'args']).stdout.toString(), new RegExp(`qemu-nbd.*${root}`))
+    assert.ok((await readFile(base.path)).equals(content), 'the base is as it was')
+    const damaged = join(root, 'damaged.qcow2')
+    await writeFile(damaged, 'no image')
+    await assert.rejects(openImage(nodeCommandRunner(), damaged, 'qcow2'), { code: 'failed', message: /qcow2/ })
+  } finally {
+    await close()
+  }
 })

@@ -14,15 +14,18 @@ import { bytes, Fault, type Bytes, type Log } from '@typevisor/base'
 import { parseVolumeId, type VolumeId } from '@typevisor/model'
 import { commandFault, runChecked } from './command.ts'
 import { Lines } from './lines.ts'
-import type { CommandRunner, VolumeFiles, VolumeInfo, VolumeStore } from './ports.ts'
+import type { CommandRunner, OpenVolume, VolumeFiles, VolumeInfo, VolumeStore } from './ports.ts'
+
+type Format = 'qcow2' | 'raw'
 
 export interface Qcow2Options {
   readonly files: VolumeFiles
   readonly runner: CommandRunner
+  /** A file as a disk; `openImage`. Left out: volumes are their guests' alone. */
+  readonly openFile?: ((path: string, format: Format) => Promise<OpenVolume>) | undefined
   readonly log?: Log | undefined
 }
 
-type Format = 'qcow2' | 'raw'
 const formatOf = ({ source }: VolumeInfo): Format => (source.kind === 'file' ? source.format : 'raw')
 
 const TEMPORARY = '.new-'
@@ -32,7 +35,7 @@ const VIRTUAL_BYTES_MAX = 16 * 1024 ** 4
 const PUT_BYTES_MAX = 64 * 1024 * 1024
 const MODE: Record<Format, number> = { qcow2: 0o600, raw: 0o400 }
 
-export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeStore {
+export function qcow2VolumeStore({ files, runner, openFile, log }: Qcow2Options): VolumeStore {
   const lines = new Lines<VolumeId>()
   let counter = 0
   let swept: Promise<void> | undefined
@@ -78,7 +81,14 @@ export function qcow2VolumeStore({ files, runner, log }: Qcow2Options): VolumeSt
     return made
   }
 
+  const open = async (id: VolumeId, openFile: NonNullable<Qcow2Options['openFile']>): Promise<OpenVolume> => {
+    const found = await inLine(parseVolumeId(id), () => find(id))
+    if (!found) throw new Fault('not_found', `open volume ${id}: there is none of this id`)
+    return openFile(files.path(fileName(id, formatOf(found))), formatOf(found))
+  }
+
   return {
+    ...(openFile ? { open: (id: VolumeId) => open(id, openFile) } : {}),
     clone: (id, base, virtualBytes, { signal } = {}) =>
       inLine(parseVolumeId(id), async () => {
         signal?.throwIfAborted()

@@ -149,6 +149,29 @@ export function volumeStoreConformance(
       await Promise.all(ids.map((id) => store.remove(id)))
       assert.deepEqual(await store.list(), [])
     })
+    test('what is written to an opened volume is read from it, holes are told, and it is free at once afterwards', async ({
+      store,
+    }) => {
+      if (!store.open) return
+      await store.create(idOf(1, '.data'), mib(8))
+      {
+        await using disk = await store.open(idOf(1, '.data'))
+        assert.equal(disk.sizeBytes, mib(8))
+        await disk.write(mib(1), new Uint8Array(8192).fill(7))
+        await disk.flush()
+      }
+      {
+        await using disk = await store.open(idOf(1, '.data'))
+        const content = new Uint8Array(4096)
+        await disk.read(mib(1) + 4096, content)
+        assert.ok(content.every((byte) => byte === 7))
+        const extents = await disk.extents(mib(2), mib(6), 10)
+        assert.ok(extents.every(({ zero }) => zero))
+      }
+      await store.grow(idOf(1, '.data'), mib(16))
+      await store.remove(idOf(1, '.data'))
+      await rejects(store.open(idOf(1, '.data')), 'not_found')
+    })
     snapshotConformance(test)
   })
 }

@@ -184,6 +184,14 @@ export function deviceConformance(test: ConformanceRunner['test'], suite: () => 
     const domain = await running(PORTS)
     await world.untilBooted(driver, domain.id)
     await attach(await attach(domain, data), { kind: 'disk', name: 'more' })
+    if (!('cannot' in world.eyes)) {
+      // Asked to let go of what it has not taken up yet, a guest may forget it.
+      const { disks } = world.eyes
+      await until('the guest sees both', async () => {
+        const seen = await disks(driver, domain.id)
+        return ['data', 'more'].every((name) => seen.includes(name))
+      })
+    }
     await driver.pause(domain.id)
     for (const name of ['data', 'more']) {
       let isOver = false

@@ -4,10 +4,22 @@ import { test } from 'node:test'
 import { Fault, gib, mib, type FaultCode } from '@typevisor/base'
 import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
-import type { DeviceRequest, DomainId, DomainName, DomainSpec, SnapshotId, SnapshotName, VolumeId } from '@typevisor/model'
+import type {
+  DeviceRequest,
+  DomainDevice,
+  DomainId,
+  DomainName,
+  DomainSpec,
+  PortForward,
+  SnapshotId,
+  SnapshotName,
+  VolumeId,
+} from '@typevisor/model'
 import { stateFile } from '@typevisor/saga'
 import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock } from '@typevisor/sim'
 import { memoryVolumeStore, type MemoryVolumeStore } from '@typevisor/storage'
+import { describeDevices } from './devices.ts'
+import type { StoredDomain } from './stored-domain.ts'
 import { openToolstack, type Toolstack } from './toolstack.ts'
 
 const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
@@ -135,12 +147,18 @@ scene('a disk is kept when it is detached and attached again by its name, or goe
 scene('what cannot be is refused, and leaves nothing', async ({ toolstack, attach, recorded, inGuest, volumes }) => {
   const before = await volumes.list()
   for (const name of ['', 'A', 'a,b', '../x', 'x'.repeat(33)])
-    await assert.rejects(attach({ ...data, name }), isFault('invalid', /want 1 to 32/, 'name'))
+    await assert.rejects(attach({ ...data, name }), isFault('invalid', /want 1 to 32/, 'device.name'))
   await assert.rejects(attach({ kind: 'disk', name: 'data' }), isFault('invalid', /want a size/, 'sizeBytes'))
   await assert.rejects(attach({ ...data, name: 'root' }), isFault('conflict', /has a device of this name/, 'name'))
   await assert.rejects(attach({ ...data, name: 'port0' }), isFault('conflict', /has a device of this name/, 'name'))
-  await assert.rejects(attach({ kind: 'nic', name: 'lan', mac: '01:00:5e:00:00:01' }), isFault('invalid', /of no group/, 'mac'))
-  await assert.rejects(attach({ kind: 'cd', name: 'cd', medium: '../etc/passwd' }), isFault('invalid', /media folder/, 'medium'))
+  await assert.rejects(
+    attach({ kind: 'nic', name: 'lan', mac: '01:00:5e:00:00:01' }),
+    isFault('invalid', /of no group/, 'device.mac'),
+  )
+  await assert.rejects(
+    attach({ kind: 'cd', name: 'cd', medium: '../etc/passwd' }),
+    isFault('invalid', /media folder/, 'device.medium'),
+  )
   await assert.rejects(attach({ kind: 'cd', name: 'cd', medium: 'none.img' }), isFault('not_found', /no such image/, 'medium'))
   await assert.rejects(toolstack.detach(ID, 'root', command()), isFault('unsupported', /since its definition/))
   await assert.rejects(toolstack.detach(ID, 'port0', command()), isFault('not_found', /none of this name/))
@@ -288,4 +306,31 @@ scene('a clone has disks and cards like those of the snapshot, with addresses of
   assert.equal(text(`${CLONE}.data` as VolumeId), 'data then')
   await toolstack.carryOut('destroy', CLONE, command())
   assert.deepEqual(await volumes.list(), [])
+})
+
+test('a card is told of with the ports that the host chose for it, where these can be told apart', async () => {
+  const tcp = (hostPort: number, guestPort: number): PortForward => ({ protocol: 'tcp', hostPort, guestPort })
+  const card = (name: string, ...forwards: PortForward[]): DomainDevice => ({
+    kind: 'nic',
+    name,
+    mac: '52:54:00:00:00:01',
+    address: '3.0',
+    forwards,
+  })
+  const told = async (devices: readonly DomainDevice[], forwards: readonly PortForward[]) => {
+    const domain = { id: ID, state: { kind: 'running' }, hardware: { devices }, forwards } as unknown as StoredDomain // what is read of it
+    const found = await describeDevices({ volumes: memoryVolumeStore() }, domain)
+    return found.map((device) => device.forwards.map(({ hostPort }) => hostPort))
+  }
+  const both = [card('net0', tcp(0, 22), tcp(8080, 80)), card('lan', tcp(0, 80), { ...tcp(0, 22), protocol: 'udp' })]
+  const bound = [tcp(8080, 80), tcp(40_001, 80), tcp(40_002, 22), { ...tcp(40_003, 22), protocol: 'udp' } as const]
+  assert.deepEqual(await told(both, bound), [
+    [40_002, 8080],
+    [40_001, 40_003],
+  ])
+  assert.deepEqual(await told(both, []), [
+    [0, 8080],
+    [0, 0],
+  ])
+  assert.deepEqual(await told([card('net0', tcp(0, 22)), card('lan', tcp(0, 22))], [tcp(1, 22), tcp(2, 22)]), [[0], [0]])
 })

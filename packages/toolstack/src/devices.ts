@@ -14,16 +14,15 @@
 import { bytes, Fault, fieldFault, type Bytes, type Json } from '@typevisor/base'
 import {
   assertCanDevice,
-  DEVICE_NAME_WANT,
   isDetachable,
   isDeviceName,
-  isMac,
   isMediumName,
   type DeviceInfo,
   type DeviceRequest,
   type DeviceVerbName,
   type DomainDevice,
   type DomainId,
+  type PortForward,
   type VolumeId,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
@@ -101,17 +100,6 @@ function needDevice(domain: StoredDomain, name: string): DomainDevice {
 const wantsVolume = (device: DeviceRequest): device is DeviceRequest & { kind: 'disk' | 'usb' } =>
   device.kind === 'disk' || (device.kind === 'usb' && device.model === 'storage')
 
-/** Also of what does not come through an API. */
-function assertRequest(device: DeviceRequest): void {
-  if (!isDeviceName(device.name)) throw invalid('name', DEVICE_NAME_WANT, device.name)
-  if (device.kind === 'nic' && device.mac !== undefined && !isMac(device.mac))
-    throw invalid('mac', 'six pairs of 0-9 and a-f with : between, of no group (the second digit even)', device.mac)
-  if (device.kind === 'cd' && device.medium !== undefined && !isMediumName(device.medium))
-    throw invalid('medium', 'the name of an image of the media folder', device.medium)
-  if (device.kind === 'usb' && device.model !== 'storage' && device.sizeBytes !== undefined)
-    throw invalid('sizeBytes', 'nothing: only a storage device has a volume', device.sizeBytes)
-}
-
 export async function needMedium({ media }: ToolstackServices, name: string): Promise<{ path: string; sizeBytes: number }> {
   if (!media) throw new Fault('unsupported', `medium ${name}: this host keeps no media`)
   const found = isMediumName(name) ? await media.find(name) : null
@@ -174,7 +162,6 @@ export const attach = defineSaga<AttachInput, ToolstackServices>({
       do: async (context) => {
         const { input, services } = context
         const { device } = input
-        assertRequest(device)
         const domain = await begin(context, 'attach')
         if (domain.hardware.devices.some(({ name }) => name === device.name))
           throw new Fault('conflict', `attach ${device.name} to ${domain.name}: it has a device of this name`, {
@@ -469,6 +456,7 @@ export async function describeDevices(
   const devices = domain.hardware.devices.filter(({ kind }) => kind !== 'port')
   const used = new Set(devices.map(volumeOf))
   const kept = [...found.values()].filter(({ id }) => !used.has(id))
+  const inEffect = forwardsInEffect(domain)
   return [
     ...devices.map((device): DeviceInfo => {
       const volume = volumeOf(device)
@@ -482,7 +470,7 @@ export async function describeDevices(
         address: device.address,
         sizeBytes: (volume === null ? null : found.get(volume)?.virtualBytes) ?? null,
         readOnly: device.kind === 'disk' ? device.readOnly : null,
-        ...(device.kind === 'nic' ? { mac: device.mac, forwards: device.forwards } : {}),
+        ...(device.kind === 'nic' ? { mac: device.mac, forwards: device.forwards.map(inEffect) } : {}),
         ...(device.kind === 'cd' ? { medium: device.medium } : {}),
         ...(device.kind === 'usb' ? { model: device.model } : {}),
       }
@@ -496,6 +484,20 @@ export async function describeDevices(
       sizeBytes: virtualBytes,
     })),
   ]
+}
+
+/** With the port that the host chose, where no other card asks it to choose for the same port of the guest. */
+function forwardsInEffect({ hardware, forwards }: StoredDomain): (wish: PortForward) => PortForward {
+  const wishes = hardware.devices.flatMap((device) => (device.kind === 'nic' ? device.forwards : []))
+  const isSame = (one: PortForward, other: PortForward): boolean =>
+    one.protocol === other.protocol && one.guestPort === other.guestPort
+  return (wish) => {
+    if (wish.hostPort !== 0) return wish
+    const [chosen, ...others] = forwards.filter(
+      (each) => isSame(each, wish) && !wishes.some((fixed) => isSame(fixed, each) && fixed.hostPort === each.hostPort),
+    )
+    return others.length === 0 ? (chosen ?? wish) : wish
+  }
 }
 
 const NOTHING = {

@@ -12,7 +12,7 @@
 import { Fault, millis, toFault, type Clock, type Log } from '@typevisor/base'
 import type { DomainId, MigrationOffer } from '@typevisor/model'
 import { joinStreams } from './join-streams.ts'
-import { answerControl, CONTROL, type Question } from './migration-control.ts'
+import { answerControl, CONTROL, type Question, type Said } from './migration-control.ts'
 import type { MigrationLinks, MigrationListener, MigrationStream, MigrationTarget } from './ports.ts'
 
 export interface IncomingOptions {
@@ -35,6 +35,9 @@ export class Incoming {
   #phase: 'waiting' | 'loaded' | 'over' = 'waiting'
   readonly #controls = new Set<MigrationStream>()
   #hasCome = false
+  #loaded: Promise<void> | null = null
+  /** When it was let go on here; null: it was not. */
+  goneOnAt: number | null = null
 
   constructor(options: IncomingOptions) {
     this.#options = options
@@ -48,7 +51,8 @@ export class Incoming {
   async listen(): Promise<void> {
     const { links, clock, target, log, id } = this.#options
     this.#listener = await links.listen((channel, stream) => this.#take(channel, stream))
-    target.loaded({ signal: this.#over.signal }).then(
+    this.#loaded = target.loaded({ signal: this.#over.signal })
+    this.#loaded.then(
       () => {
         if (this.#phase === 'waiting') this.#phase = 'loaded'
       },
@@ -99,20 +103,21 @@ export class Incoming {
     )
   }
 
-  async #answer(question: Question): Promise<void> {
-    const { target, go, abandon } = this.#options
+  async #answer(question: Question): Promise<Said | void> {
+    const { target, clock, go, abandon } = this.#options
     switch (question) {
       case 'alive':
         return
       case 'disks-done':
         return await target.disksDone({ signal: this.#over.signal })
       case 'loaded':
-        await target.loaded({ signal: this.#over.signal })
+        await this.#loaded
         // Before the answer, behind which the source may hand over.
         if (this.#phase === 'waiting') this.#phase = 'loaded'
         return
       case 'go':
-        return await go()
+        await go()
+        return this.goneOnAt === null ? undefined : { sinceMs: clock.monotonic() - this.goneOnAt }
       case 'abandon':
         return await abandon()
     }

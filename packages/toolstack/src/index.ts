@@ -15,6 +15,7 @@
  *     out at `openToolstack` and marked `reconstructed`.
  *   - `close` and SIGKILL end no guest.
  * Failure paths: a verb that fails is undone; an undo that fails leaves a stuck saga, and the domain is held until it is destroyed.
+ * Moves to another host: `migration.ts`, while it runs; `cold-sending.ts`, while it does not. Exactly one host has it, whatever is killed.
  * Not here: which host, how much memory, when to start again: callers decide. Wire formats of hypervisors: drivers.
  * Modelled on libxenlight's contract (Xen, tools/libs/light): policy-free, asynchronous, capabilities asked and never guessed.
  */
@@ -42,6 +43,7 @@ export type {
   MigrationStream,
   MigrationTarget,
   ReceiveOptions,
+  TakeOverOptions,
   VolumeAttachment,
 } from './ports.ts'
 export {
@@ -66,6 +68,7 @@ export { freePort, macFor, planUsb, serialOfName } from './hotplug.ts'
 export { DETACH_DEFAULTS, volumeNamed, volumeOf, type MediaFolder } from './devices.ts'
 export { joinStreams } from './join-streams.ts'
 export type { SaveFolder } from './steps.ts'
+export { TOOLSTACK_OPERATIONS } from './operations.ts'
 export { CORE_FORMATS } from './ports.ts'
 export { assertSettable, SETTINGS_TIMEOUT_MS } from './settings.ts'
 export { SNAPSHOT_DEFAULTS, type SnapshotRequest } from './snapshots.ts'

@@ -15,6 +15,7 @@ import {
   waitsForRoom,
   type AgentEvent,
   type DomainCause,
+  type DomainDump,
   type DomainEvent,
   type DomainId,
   type DomainState,
@@ -57,6 +58,7 @@ export interface TransitionNote {
   readonly cause: DomainCause
   readonly detail?: string | null
   readonly reconstructed?: boolean
+  readonly dump?: DomainDump
 }
 
 /** What happened to a part of the host; `from` is what was noted of it before. */
@@ -308,6 +310,7 @@ export class Ledger {
       cause: note.cause,
       detail: note.detail ?? null,
       reconstructed: note.reconstructed ?? false,
+      ...(note.dump ? { dump: note.dump } : {}),
     }
   }
 

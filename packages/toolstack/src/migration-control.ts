@@ -2,12 +2,12 @@
  * What the toolstacks of two hosts say to each other while a domain moves: questions of the source and answers of the target, as lines of
  * JSON over the stream `control`.
  *
- *   {"id": 1, "ask": "loaded"}  -->     <--  {"id": 1}   or   {"id": 1, "fault": {...}}
+ *   {"id": 1, "ask": "loaded"}  -->     <--  {"id": 1, ...said}   or   {"id": 1, "fault": {...}}
  *
  *   alive        every two seconds, from both sides' view: who hears nothing for ten is alone
  *   disks-done   the mirrors have ended; answered when the target's exports are closed
  *   loaded       answered when all has come and the domain stands paused there
- *   go           it is the target's; answered when it runs there. `failed`: it never ran there and never will
+ *   go           it is the target's; answered when it runs there, and since when. `failed`: it never ran there and never will
  *   abandon      it stays with the source; answered when nothing is left of it there
  */
 import { Fault, faultFromJson, millis, toFault, type Clock } from '@typevisor/base'
@@ -16,6 +16,12 @@ import type { CallOptions, MigrationStream } from './ports.ts'
 export const CONTROL = 'control'
 export const QUESTIONS = ['alive', 'disks-done', 'loaded', 'go', 'abandon'] as const
 export type Question = (typeof QUESTIONS)[number]
+
+/** What an answer says beside that it is one. */
+export interface Said {
+  /** For how long the guest has run by now. Absent: it does not, or the target is of before. */
+  readonly sinceMs?: number
+}
 
 const ALIVE_EVERY = millis(2000)
 export const SILENCE_LIMIT = millis(10_000)
@@ -48,7 +54,7 @@ export class ControlClient {
   sentAt: number | null = null
   readonly #stream: MigrationStream
   readonly #lost = new AbortController()
-  readonly #waiting = new Map<number, PromiseWithResolvers<void>>()
+  readonly #waiting = new Map<number, PromiseWithResolvers<Said>>()
   #next = 1
 
   constructor(stream: MigrationStream, clock: Clock) {
@@ -62,18 +68,18 @@ export class ControlClient {
   }
 
   /** @throws Fault of the other side; `unavailable` when it is gone. Abort leaves the question asked. */
-  async ask(question: Question, { signal }: CallOptions = {}): Promise<void> {
+  async ask(question: Question, { signal }: CallOptions = {}): Promise<Said> {
     signal?.throwIfAborted()
     this.lost.throwIfAborted()
     const id = this.#next++
-    const answer = Promise.withResolvers<void>()
+    const answer = Promise.withResolvers<Said>()
     answer.promise.catch(() => {})
     this.#waiting.set(id, answer)
     const withdraw = (): void => answer.reject(toFault(signal?.reason))
     signal?.addEventListener('abort', withdraw, { once: true })
     try {
       await this.#stream.write(encode({ id, ask: question }))
-      await answer.promise
+      return await answer.promise
     } finally {
       signal?.removeEventListener('abort', withdraw)
       this.#waiting.delete(id)
@@ -85,9 +91,9 @@ export class ControlClient {
   }
 
   async #read(): Promise<void> {
-    for await (const { id, fault } of linesOf(this.#stream.readable)) {
+    for await (const { id, fault, sinceMs } of linesOf(this.#stream.readable)) {
       const answer = this.#waiting.get(Number(id))
-      if (fault === undefined) answer?.resolve()
+      if (fault === undefined) answer?.resolve(typeof sinceMs === 'number' && sinceMs >= 0 ? { sinceMs } : {})
       else answer?.reject(faultFromJson(fault))
     }
   }
@@ -120,7 +126,7 @@ export class ControlClient {
 export async function answerControl(
   stream: MigrationStream,
   clock: Clock,
-  answer: (question: Question) => Promise<void>,
+  answer: (question: Question) => Promise<Said | void>,
 ): Promise<void> {
   let heardAt = clock.monotonic()
   const over = new AbortController()
@@ -140,7 +146,7 @@ export async function answerControl(
           : answer(question)
       void work
         .then(
-          () => stream.write(encode({ id })),
+          (said) => stream.write(encode({ id, ...said })),
           (error: unknown) => stream.write(encode({ id, fault: toFault(error).toJSON() })),
         )
         .catch(() => {})

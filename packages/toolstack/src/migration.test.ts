@@ -10,13 +10,14 @@ import type {
   MigrationParameters,
   SnapshotId,
   SnapshotName,
+  VolumeId,
 } from '@typevisor/model'
 import { createSimDriver, SimHypervisor, streamPair } from '@typevisor/driver-sim'
 import { SIM_IMAGE } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
 import { memoryLog, seededRng, sequentialIds, simDisk, virtualClock, type SimDisk, type VirtualClock } from '@typevisor/sim'
 import { memoryVolumeStore } from '@typevisor/storage'
-import type { DomainDriver, MigrationLinks, MigrationStream } from './ports.ts'
+import type { MigrationLinks, MigrationStream } from './ports.ts'
 import { openToolstack, type Toolstack } from './toolstack.ts'
 
 const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
@@ -29,6 +30,7 @@ const SPEC: DomainSpec = {
   cloudInit: { hostname: 'mover', user: null, sshKeys: [], userData: null },
   forwards: [],
   labels: {},
+  hotplugPortCount: 2,
 }
 
 interface Host {
@@ -79,19 +81,22 @@ async function world(clock: VirtualClock, seed: number, delayMsMax = 0): Promise
         disk = disk.crash()
       }
       const never = new Promise<never>(() => {})
-      const driver = new Proxy(createSimDriver({ hypervisor, clock, rng, delayMsMax }), {
-        get(of, method) {
-          const value: unknown = Reflect.get(of, method)
-          if (typeof value !== 'function') return value
-          if (method === 'events') return (...args: unknown[]) => value.apply(of, args) as unknown
-          return async (...args: unknown[]): Promise<unknown> => {
-            if (isDead) return never
-            const answer: unknown = await value.apply(of, args)
-            look()
-            return isDead ? never : answer
-          }
-        },
-      }) as DomainDriver
+      const mortal = <T extends object>(part: T): T =>
+        new Proxy(part, {
+          get(of, method) {
+            const value: unknown = Reflect.get(of, method)
+            if (typeof value !== 'function') return value
+            if (['events', 'read', 'pathOf'].includes(String(method)))
+              return (...args: unknown[]) => value.apply(of, args) as unknown
+            return async (...args: unknown[]): Promise<unknown> => {
+              if (isDead) return never
+              const answer: unknown = await value.apply(of, args)
+              look()
+              return isDead ? never : answer
+            }
+          },
+        })
+      const driver = mortal(createSimDriver({ hypervisor, clock, rng, delayMsMax }))
       const links: MigrationLinks = {
         async listen(take) {
           const port = (portCount += 1)
@@ -116,8 +121,8 @@ async function world(clock: VirtualClock, seed: number, delayMsMax = 0): Promise
       const log = memoryLog()
       const state = stateFile({ disk, name: 'journal', clock, log })
       const images = { get: async () => SIM_IMAGE }
-      const rest = { saves: hypervisor.saveFolder, links, clock, log, ids: sequentialIds(), owner: name }
-      made.toolstack = await openToolstack({ driver, volumes, images, state, ...rest })
+      const rest = { saves: mortal(hypervisor.saveFolder), links, clock, log, ids: sequentialIds(), owner: name }
+      made.toolstack = await openToolstack({ driver, volumes: mortal(volumes), images, state, ...rest })
     }
     await made.open()
     hosts.push(made)
@@ -299,6 +304,8 @@ async function killedAt(
   killAt: number,
   ends: Record<'source' | 'target', number>,
   what = `killed at operation ${killAt}`,
+  parameters: MigrationParameters = {},
+  assertWhole = assertOn,
 ): Promise<boolean> {
   let count = 0
   let isOverNow = false
@@ -320,7 +327,7 @@ async function killedAt(
     count += 1
     if (count === killAt) victim.kill()
   }
-  let side = await Promise.race([migrate(both, 'run').catch(() => null), dead.promise])
+  let side = await Promise.race([migrate(both, 'run', parameters).catch(() => null), dead.promise])
   const isOver = side !== null
   isOverNow = true
   victim.onOperation = () => {}
@@ -328,7 +335,7 @@ async function killedAt(
   for (const [index, host] of hosts.entries()) if (kills[index]?.()) await host.open()
   side ??= await resolved(both)
   ends[side] += 1
-  await assertOn(both, side, what)
+  await assertWhole(both, side, what)
   for (const { toolstack } of hosts) await toolstack.close()
   return isOver
 }
@@ -351,3 +358,217 @@ async function resolved(both: World): Promise<'source' | 'target'> {
   await patient(both, () => target.toolstack.abandonReceived(ID, { commandId: 'run.abandon' }))
   return 'source'
 }
+
+type ColdKind = 'saved' | 'stopped'
+const CONTENT = new Uint8Array(300_000).map((_, index) => index % 253)
+const [ROOT, DATA, KEPT] = ['root', 'data', 'kept'].map((name) => `${ID}.${name}` as VolumeId) as [VolumeId, VolumeId, VolumeId]
+
+/** Saved or stopped, with a disk that was attached, one that was detached and is kept, and something on each. */
+async function coldGuest(both: World, kind: ColdKind): Promise<void> {
+  const { toolstack, volumes } = both.source
+  await guest(both)
+  for (const name of ['data', 'kept'])
+    await toolstack.attach(ID, { kind: 'disk', name, sizeBytes: mib(8) }, { commandId: `attach ${name}` })
+  await toolstack.detach(ID, 'kept', { commandId: 'detach' })
+  await toolstack.carryOut(kind === 'saved' ? 'save' : 'shutdown', ID, { commandId: kind })
+  for (const [index, id] of [ROOT, DATA, KEPT].entries())
+    volumes.write(
+      id,
+      CONTENT.map((byte) => byte ^ index),
+    )
+}
+
+/** It is on one host as it was, and the other has nothing of it. */
+async function assertColdOn(both: World, side: 'source' | 'target', what: string, kind: ColdKind): Promise<void> {
+  const [here, there] = side === 'source' ? [both.source, both.target] : [both.target, both.source]
+  assert.deepEqual(there.toolstack.list(), [], what)
+  assert.deepEqual([there.hypervisor.guests.size, there.hypervisor.saves.size, await there.volumes.list()], [0, 0, []], what)
+  const record = here.toolstack.get(ID)
+  assert.deepEqual([record?.state.kind, record?.migration], [kind, undefined], what)
+  assert.equal(here.hypervisor.saves.size, kind === 'saved' ? 1 : 0, what)
+  assert.deepEqual(
+    (await here.volumes.list()).map(({ id }) => id),
+    [DATA, KEPT, ROOT, `${ID}.seed`],
+    what,
+  )
+  for (const [index, id] of [ROOT, DATA, KEPT].entries())
+    assert.deepEqual(
+      here.volumes.content(id),
+      CONTENT.map((byte) => byte ^ index),
+      `${what}: ${id}`,
+    )
+  // Whoever stood over both may have asked for something that comes to nothing behind our back.
+  await patient(both, () => here.toolstack.carryOut(kind === 'saved' ? 'restore' : 'start', ID, { commandId: `${what} on` }))
+  assert.equal(await counted(here.toolstack), kind === 'saved' ? 2 : 1, what)
+  assert.deepEqual(
+    (await here.toolstack.devices(ID)).filter(({ name }) => ['data', 'kept'].includes(name)).map(({ state }) => state),
+    ['attached', 'kept'],
+  )
+  assert.ok(both.runningMax() <= 1, what)
+}
+
+const coldScene = (title: string, kind: ColdKind, body: (world: World, clock: VirtualClock) => Promise<void>) =>
+  test(title, () => {
+    const clock = virtualClock()
+    return clock.run(async () => {
+      const made = await world(clock, 1)
+      await coldGuest(made, kind)
+      await body(made, clock)
+      for (const { toolstack } of [made.source, made.target]) await toolstack.close()
+    })
+  })
+
+coldScene(
+  'a saved domain goes to another host with its memory and disks, goes on there, and goes back stopped',
+  'saved',
+  async (both) => {
+    assert.equal(await migrate(both, 'first'), 'target')
+    await assertColdOn(both, 'target', 'there', 'saved')
+    await both.target.toolstack.carryOut('shutdown', ID, { commandId: 'shutdown' })
+    const back = { ...both, source: both.target, target: both.source }
+    assert.equal(await migrate(back, 'second'), 'target')
+    await assertColdOn(both, 'source', 'back', 'stopped')
+  },
+)
+
+coldScene('it is told how far it is, goes no faster than allowed, and holes are not sent', 'saved', async (both, clock) => {
+  const { source, target } = both
+  const request = await source.toolstack.migrationRequest(ID)
+  const offer = await target.toolstack.receive(ID, request, { commandId: 'receive' })
+  const told: number[] = []
+  const began = clock.monotonic()
+  const { statistics } = await source.toolstack.migrate(ID, offer, {
+    commandId: 'migrate',
+    bandwidthBytes: 100_000,
+    onProgress: ({ diskBytes, diskRemainingBytes }) => void told.push(diskBytes / (diskBytes + diskRemainingBytes)),
+  })
+  assert.deepEqual([statistics.diskBytes, statistics.memoryBytes, statistics.downtimeMs], [900_000, 1024, 0])
+  assert.ok(clock.monotonic() - began > 8900)
+  assert.ok(told.length > 3 && told.every((now, index) => now >= (told[index - 1] ?? 0)) && told.at(-1) === 1)
+  await target.toolstack.takeOverReceived(ID, { commandId: 'over' })
+  await assertColdOn(both, 'target', 'there', 'saved')
+})
+
+coldScene('what does not fit is refused before anything is sent, and nothing is left of it', 'saved', async (both) => {
+  const { source, target } = both
+  const request = await source.toolstack.migrationRequest(ID)
+  for (const changes of [{ driver: 'other' }, { accelerator: 'kvm' as const }, { imageDigest: 'sha256:other' }]) {
+    const received = target.toolstack.receive(ID, { ...request, ...changes }, { commandId: JSON.stringify(changes) })
+    await assert.rejects(received, isFault('conflict'), JSON.stringify(changes))
+  }
+  target.hypervisor.freeBytes = 1000
+  await assert.rejects(target.toolstack.receive(ID, request, { commandId: 'no room' }), isFault('exhausted'))
+  target.hypervisor.freeBytes = Infinity
+  assert.deepEqual([target.toolstack.list(), await target.volumes.list()], [[], []])
+  // What is not in anybody's memory may go on by another processor.
+  const stopped = { ...request, accelerator: 'kvm', cold: { savedBytes: null } }
+  await target.toolstack.receive(ID, stopped, { commandId: 'stopped' })
+  await target.toolstack.abandonReceived(ID, { commandId: 'abandon' })
+  assert.deepEqual([target.toolstack.list(), target.hypervisor.saves.size, await target.volumes.list()], [[], 0, []])
+  const snapshot = { snapshot: ID as unknown as SnapshotId, name: 'first' as SnapshotName }
+  await source.toolstack.carryOut('restore', ID, { commandId: 'restore' })
+  await source.toolstack.snapshot(ID, { ...snapshot, memory: true, quiesce: 'no', timeoutMs: 1 }, { commandId: 'snapshot' })
+  await source.toolstack.carryOut('save', ID, { commandId: 'save again' })
+  await assert.rejects(source.toolstack.migrationRequest(ID), isFault('conflict'))
+  assert.equal(await migrate(both, 'move', { dropSnapshots: true }), 'target')
+  await assertColdOn(both, 'target', 'without its snapshots', 'saved')
+})
+
+coldScene(
+  'a live move with a volume that is in no device is refused, since nobody would carry it',
+  'saved',
+  async ({ source }) => {
+    await source.toolstack.carryOut('restore', ID, { commandId: 'restore' })
+    await assert.rejects(source.toolstack.migrationRequest(ID), (error: unknown) => {
+      assert.ok(error instanceof Fault && error.code === 'conflict')
+      return error.details[0]?.path === 'devices.kept'
+    })
+  },
+)
+
+coldScene('what cannot be taken in is told in the words of who takes it in, and it is where it was', 'saved', async (both) => {
+  const { source, target } = both
+  const request = await source.toolstack.migrationRequest(ID)
+  const offer = await target.toolstack.receive(ID, request, { commandId: 'receive' })
+  for (const save of source.hypervisor.saves.values()) save.whole = false
+  await assert.rejects(source.toolstack.migrate(ID, offer, { commandId: 'migrate' }), /is no save of this domain/)
+  for (const save of source.hypervisor.saves.values()) save.whole = true
+  await patient(both, () => target.toolstack.abandonReceived(ID, { commandId: 'abandon' }))
+  await assertColdOn(both, 'source', 'damaged', 'saved')
+})
+
+coldScene('one that was cancelled while it is sent is where it was', 'stopped', async (both) => {
+  const { source, target } = both
+  const request = await source.toolstack.migrationRequest(ID)
+  const offer = await target.toolstack.receive(ID, request, { commandId: 'receive' })
+  const begun = Promise.withResolvers<void>()
+  const options = { commandId: 'migrate', bandwidthBytes: 64 * 1024, onProgress: () => begun.resolve() }
+  const moving = source.toolstack.migrate(ID, offer, options)
+  await begun.promise
+  const where = source.toolstack.cancelMigration(ID)
+  await assert.rejects(moving, isFault('failed'))
+  assert.equal(await where, 'here')
+  await patient(both, () => target.toolstack.abandonReceived(ID, { commandId: 'abandon' }))
+  await assertColdOn(both, 'source', 'cancelled', 'stopped')
+})
+
+coldScene('a target that is killed before it is told to go keeps what has come whole', 'saved', async (both) => {
+  const { source, target } = both
+  const request = await source.toolstack.migrationRequest(ID)
+  const offer = await target.toolstack.receive(ID, request, { commandId: 'receive' })
+  // Of its record that all has come: the append and its sync. The next one is for `go`.
+  let count = 0
+  target.onOperation = () => {
+    if (target.toolstack.get(ID)?.migration?.arrives) count += 1
+    if (count === 3) target.kill()
+  }
+  const { confirmed } = await source.toolstack.migrate(ID, offer, { commandId: 'migrate' })
+  target.onOperation = () => {}
+  assert.equal(confirmed, false)
+  assert.deepEqual([source.toolstack.get(ID)?.state.kind, source.toolstack.get(ID)?.migration?.role], ['saved', 'handed-over'])
+  await assert.rejects(source.toolstack.carryOut('restore', ID, { commandId: 'restore' }), isFault('conflict'))
+  await target.open()
+  await both.clock.sleep(millis(1000))
+  assert.equal(await resolved(both), 'target')
+  await assertColdOn(both, 'target', 'kept', 'saved')
+})
+
+for (const kind of ['saved', 'stopped'] as const) {
+  const assertWhole = (both: World, side: 'source' | 'target', what: string) => assertColdOn(both, side, what, kind)
+  for (const victim of ['source', 'target'] as const) {
+    test(`of a ${kind} one the ${victim} is killed at each operation of its disk: one of the two has it whole, the other nothing`, async () => {
+      const ends = { source: 0, target: 0 }
+      for (let killAt = 1; ; killAt += 1) {
+        const clock = virtualClock()
+        const isOver = await clock.run(async () => {
+          const both = await world(clock, killAt, killAt % 2 === 0 ? 5 : 0)
+          await coldGuest(both, kind)
+          return await killedAt(both, both[victim], killAt, ends, `${kind}, ${killAt}`, {}, assertWhole)
+        })
+        if (isOver) break
+        assert.ok(killAt < 200)
+      }
+      assert.ok(ends.source > 0 && ends.target > 0, JSON.stringify(ends))
+    })
+  }
+}
+
+test('many cold moves in which either side, or both, are killed at any moment', async () => {
+  const ends = { source: 0, target: 0 }
+  for (let seed = 1; seed <= 150; seed += 1) {
+    const clock = virtualClock()
+    await clock.run(async () => {
+      const rng = seededRng(seed)
+      const kind = rng.below(2) === 0 ? 'saved' : 'stopped'
+      const both = await world(clock, seed, 20)
+      await coldGuest(both, kind)
+      const [first, second] = rng.below(2) === 0 ? [both.source, both.target] : [both.target, both.source]
+      // It takes a second: most of these are in the middle of a disk.
+      const delayMs = rng.below(1500)
+      void clock.sleep(millis(delayMs)).then(() => second.kill())
+      const assertWhole = (of: World, side: 'source' | 'target', what: string) => assertColdOn(of, side, what, kind)
+      await killedAt(both, first, 1 + rng.below(40), ends, `seed ${seed}`, { bandwidthBytes: 900_000 }, assertWhole)
+    })
+  }
+  assert.ok(ends.source > 0 && ends.target > 0, JSON.stringify(ends))
+})

@@ -20,30 +20,34 @@
  * A source that gets no answer to `go` ends as `handed-over`: its domain is kept, stands still, and is taken away (`destroy`) or taken back by
  * whoever can ask the target. Snapshots stay behind and are removed with the source's disks: what they hold is on the source's store, and the
  * target's disks are new ones.
+ *
+ * One that does not run moves by the same sagas, with another way for what it is made of: `cold-sending.ts`.
  */
 import { assert, Fault, fieldFault, millis, retryable, toFault, withDeadline, type Json } from '@typevisor/base'
 import {
   isToRun,
   type DomainBoot,
   type DomainDevice,
-  type DomainHardware,
   type DomainId,
   type DomainState,
   type MigrationOffer,
   type MigrationParameters,
+  type MigrationProgress,
   type MigrationRequest,
   type MigrationResult,
   type MigrationStatistics,
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
 import { buildSeed } from '@typevisor/image'
+import { assertStarts, assertTakesCold, ColdTarget, goCold, isColdRequest } from './cold-receiving.ts'
+import { assertReadable, coldVolumes, isCold, sendCold, toldBy } from './cold-sending.ts'
 import { Incoming } from './incoming.ts'
 import { volumeOf } from './devices.ts'
 import { CONTROL, ControlClient } from './migration-control.ts'
-import type { DriverCapabilities, DriverState, MigrationLinks } from './ports.ts'
+import type { DriverCapabilities, DriverState, MigrationLinks, MigrationTarget } from './ports.ts'
 import { removeAllSnapshots } from './snapshots.ts'
-import { stateFromDriver } from './state.ts'
-import { noteForwards, rootVolume, seedVolume, type Context, type OfDomain, type ToolstackServices } from './steps.ts'
+import { holdsProcess, stateFromDriver } from './state.ts'
+import { dropSaves, noteForwards, seedVolume, volumesEver, type Context, type OfDomain, type ToolstackServices } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
 export type ReceiveInput = OfDomain & { readonly request: MigrationRequest; readonly channelCount: number }
@@ -71,10 +75,10 @@ async function assertMovable(
 ): Promise<DriverCapabilities> {
   const what = `migrate ${domain.name}`
   const { kind } = domain.state
-  if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `${what}: it is ${kind}, want running or paused`)
+  if (kind === 'crashed') throw new Fault('conflict', `${what}: it is crashed; its power is cut first`)
   const capabilities = await services.driver.capabilities()
   const { liveMigration } = capabilities
-  if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
+  if (!isCold(domain.state) && !liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
   needLinks(services, what)
   const { length: count } = domain.snapshots
   if (count > 0 && !dropSnapshots)
@@ -86,8 +90,16 @@ async function assertMovable(
   return capabilities
 }
 
-/** What is in a drive, or on a stick, is a copy of this host's. @throws Fault `conflict` that names the device. */
-function assertStays({ name, hardware }: StoredDomain): void {
+/** What is in a drive, or on a stick, is a copy of this host's, and nobody mirrors what is in no device. @throws Fault `conflict` that names it. */
+async function assertStays(services: ToolstackServices, { id, name, hardware }: StoredDomain): Promise<void> {
+  const used = new Set(hardware.devices.map(volumeOf))
+  const kept = (await coldVolumes(services, id)).find((volume) => !used.has(volume.id))?.id.slice(id.length + 1)
+  if (kept !== undefined) {
+    const want = 'none that is kept of a detached device (attach it, delete it, or stop the domain first)'
+    throw new Fault('conflict', `migrate ${name}: volume ${kept} is in no device, want ${want}`, {
+      details: [{ path: `devices.${kept}`, want, got: 'a kept volume' }],
+    })
+  }
   const held = hardware.devices.find((device) => (device.kind === 'cd' || device.kind === 'usb') && volumeOf(device) !== null)
   if (!held) return
   const want = held.kind === 'cd' ? 'an empty drive (eject it first)' : 'no USB storage (detach it first)'
@@ -105,14 +117,18 @@ export async function migrationRequest(
   const domain = services.ledger.need(id)
   const { accelerator } = await assertMovable(services, domain, dropSnapshots)
   const { name, driver, spec, hardware, boot, createdAt, state, settings } = domain
-  assertStays(domain)
-  const disks = await Promise.all(
-    hardware.devices.filter(isWritable).map(async ({ volume }) => {
-      const info = await services.volumes.get(volume)
-      if (!info) throw new Fault('failed', `migrate ${name}: its volume ${volume} is not there`)
-      return { volume, virtualBytes: info.virtualBytes }
-    }),
-  )
+  const cold = isCold(state) ? { cold: { savedBytes: state.kind === 'saved' ? state.sizeBytes : null } } : {}
+  await (isCold(state) ? assertReadable(services, domain) : assertStays(services, domain))
+  const infos = isCold(state)
+    ? await coldVolumes(services, id)
+    : await Promise.all(
+        hardware.devices.filter(isWritable).map(async ({ volume }) => {
+          const info = await services.volumes.get(volume)
+          if (!info) throw new Fault('failed', `migrate ${name}: its volume ${volume} is not there`)
+          return info
+        }),
+      )
+  const disks = infos.map(({ id: volume, virtualBytes }) => ({ volume, virtualBytes }))
   return {
     name,
     driver,
@@ -125,6 +141,7 @@ export async function migrationRequest(
     imageDigest: await digestOf(services, domain),
     accelerator,
     goesOn: isToRun(state),
+    ...cold,
   }
 }
 
@@ -155,10 +172,12 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
         const holder = ledger.byName(request.name)
         if (holder) throw new Fault('conflict', `${what}: domain ${holder.id} has this name here`)
         needLinks(services, what)
-        const { liveMigration, accelerator } = await driver.capabilities()
-        if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
+        const can = await driver.capabilities()
+        const { liveMigration, accelerator } = can
         if (request.driver !== driver.name) throw refuse(what, 'driver', request.driver, driver.name)
-        if (request.accelerator !== accelerator) throw refuse(what, 'accelerator', request.accelerator, accelerator)
+        if (isColdRequest(request)) await assertTakesCold(services, request, can)
+        else if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
+        else if (request.accelerator !== accelerator) throw refuse(what, 'accelerator', request.accelerator, accelerator)
         return { output: (await bootHere(services, request)) as unknown as Json }
       },
     },
@@ -175,13 +194,13 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
         }
         await volumes.put(seedVolume(id), buildSeed({ instanceId: id, cloudInit: request.spec.cloudInit }))
       },
-      undo: ({ input, services }) => removeDisks(services, input.id, input.request.hardware),
+      undo: ({ input, services }) => removeDisks(services, input.id),
     },
     {
       name: 'record',
       do: async ({ input: { id, request }, services, outputs }) => {
         const { name, driver, spec, hardware, createdAt, goesOn, settings } = request
-        const disks = hardware.devices.flatMap((device) => (device.kind === 'disk' ? [device.volume] : []))
+        const disks = hardware.devices.flatMap((device) => volumeOf(device) ?? [])
         const volumes = await Promise.all(
           disks.map(async (volume) => {
             const info = await services.volumes.get(volume)
@@ -202,17 +221,23 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
           snapshots: [],
           ...(settings ? { settings } : {}),
           createdAt,
-          migration: { role: 'incoming', goesOn },
+          migration: { role: 'incoming', goesOn, ...(isColdRequest(request) ? { arrives: null } : {}) },
         })
       },
       undo: ({ input, services }) => services.ledger.forget(input.id, 'migrated'),
     },
     {
       name: 'expect',
-      do: async ({ input: { id, channelCount }, services, signal, log, sagaId }) => {
+      do: async ({ input: { id, channelCount, request }, services, signal, log, sagaId }) => {
         const { driver, moves, clock, ledger } = services
         moves.incoming.get(id)?.close()
-        const target = await driver.receive(ledger.need(id), { channelCount, signal })
+        let target: MigrationTarget
+        if (isColdRequest(request)) {
+          await assertStarts(services, ledger.need(id), signal)
+          const arriving = new ColdTarget(services, ledger.need(id), request, sagaId)
+          moves.arriving.set(id, arriving)
+          target = arriving
+        } else target = await driver.receive(ledger.need(id), { channelCount, signal })
         const links = needLinks(services, 'receive')
         const incoming = new Incoming({
           id,
@@ -235,14 +260,21 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
 async function endExpected({ driver, moves }: ToolstackServices, id: DomainId): Promise<void> {
   moves.incoming.get(id)?.close()
   moves.incoming.delete(id)
+  await moves.arriving.get(id)?.close()
+  moves.arriving.delete(id)
   await driver.destroy(id)
   await driver.forget(id)
 }
 
-async function removeDisks({ volumes }: ToolstackServices, id: DomainId, { devices }: DomainHardware): Promise<void> {
-  for (const device of devices) if (device.kind === 'disk') await volumes.remove(device.volume)
-  await volumes.remove(rootVolume(id))
+/** With what is saved beside them. */
+async function removeDisks(services: ToolstackServices, id: DomainId): Promise<void> {
+  const { volumes, saves } = services
+  for (const volume of await volumesEver(services, id)) {
+    await volumes.remove(volume)
+    await removeAllSnapshots(services, volume)
+  }
   await volumes.remove(seedVolume(id))
+  await saves.keepOnly(id, [])
 }
 
 const isExpected = (domain: StoredDomain | null): domain is StoredDomain => domain?.migration?.role === 'incoming'
@@ -257,7 +289,7 @@ const abandon = defineSaga<OfDomain, ToolstackServices>({
         const domain = services.ledger.get(id)
         if (!isExpected(domain)) return
         await endExpected(services, id)
-        await removeDisks(services, id, domain.hardware)
+        await removeDisks(services, id)
         await services.ledger.forget(id, 'migrated')
       },
     },
@@ -277,14 +309,20 @@ const go = defineSaga<OfDomain, ToolstackServices>({
         const domain = ledger.get(input.id)
         if (domain && !domain.migration) return
         if (!isExpected(domain)) throw new Fault('conflict', `go ${input.id}: it is not expected here`)
+        if (domain.migration?.arrives !== undefined) return await goCold(services, domain)
         const seen = await driver.state(input.id, { signal })
         if (seen.kind === 'gone' && attempt === 1)
           throw new Fault('failed', `go ${domain.name}: it ended before it ran here: ${seen.detail ?? 'without a word'}`)
         const { migration, ...rest } = domain
         assert(migration, 'it is expected')
-        if (seen.kind !== 'gone') await driver.takeOver(input.id, { signal })
+        const incoming = moves.incoming.get(input.id)
         let hasGoneOn = seen.kind === 'running'
-        if (seen.kind === 'paused' && migration.goesOn) {
+        if (seen.kind !== 'gone') {
+          const { goneOnAt } = await driver.takeOver(input.id, { signal, goesOn: migration.goesOn && seen.kind === 'paused' })
+          if (incoming) incoming.goneOnAt = goneOnAt
+          hasGoneOn ||= goneOnAt !== null
+        }
+        if (seen.kind === 'paused' && migration.goesOn && !hasGoneOn) {
           try {
             await driver.unpause(input.id, { signal })
             hasGoneOn = true
@@ -298,7 +336,7 @@ const go = defineSaga<OfDomain, ToolstackServices>({
         await noteForwards(services, input.id, signal).catch((error: unknown) =>
           log.warn('migration.forwards_unknown', { domain: input.id, error: toFault(error).message }),
         )
-        moves.incoming.get(input.id)?.close()
+        incoming?.close()
         moves.incoming.delete(input.id)
         // By as much as it stood still its clock is late. One that has no agent is left to its own ways of keeping time.
         if (hasGoneOn)
@@ -353,6 +391,7 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
         services.moves.controls.delete(sagaId)
         control?.close()
         await services.driver.takeBack(input.id, outputs['check'] === true)
+        await dropSaves(context)
       },
     },
     {
@@ -369,19 +408,15 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
         if (!(outputs['go'] as unknown as Gone).confirmed) {
           const migration = { role: 'handed-over', goesOn: outputs['check'] === true } as const
           const detail = 'it was handed over to another host, which has not answered yet'
-          await services.ledger.enter(
-            id,
-            { kind: 'stopped', cause: 'migrated', detail },
-            { cause: 'migrated' },
-            { ...domain, migration },
-          )
+          const state: DomainState = holdsProcess(domain.state.kind)
+            ? { kind: 'stopped', cause: 'migrated', detail }
+            : domain.state
+          await services.ledger.enter(id, state, { cause: 'migrated' }, { ...domain, migration })
           return
         }
         await services.driver.destroy(id)
         await services.driver.forget(id)
-        await removeDisks(services, id, domain.hardware)
-        for (const device of domain.hardware.devices) if (isWritable(device)) await removeAllSnapshots(services, device.volume)
-        await services.saves.keepOnly(id, [])
+        await removeDisks(services, id)
         await services.ledger.forget(id, 'migrated')
       },
     },
@@ -398,7 +433,9 @@ interface Gone {
 export function resultOf(outputs: Readonly<Record<string, Json>>): MigrationResult {
   const statistics = outputs['copy'] as unknown as MigrationStatistics
   const { confirmed, sinceMs } = outputs['go'] as unknown as Gone
-  const [totalMs, downtimeMs] = [statistics.totalMs + sinceMs, statistics.downtimeMs + sinceMs]
+  const totalMs = statistics.totalMs + sinceMs
+  // What did not run stood still for no move's sake.
+  const downtimeMs = outputs['check'] === true ? statistics.downtimeMs + sinceMs : 0
   return { confirmed, statistics: { ...statistics, totalMs, downtimeMs } }
 }
 
@@ -415,29 +452,38 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
   moves.sending.set(input.id, withdrawn)
   try {
     const either = AbortSignal.any([signal, withdrawn.signal])
+    const beganAt = services.clock.monotonic()
     const control = await controlOf(context, either)
     moves.controls.set(sagaId, control)
+    let loaded: Promise<unknown> | null = null
     const whole = AbortSignal.any([either, control.lost])
     const { dropSnapshots: _dropSnapshots, ...parameters } = input.parameters
-    const statistics = await driver.migrateTo(
-      input.id,
-      {
-        open: (channel) => links.connect(input.offer, channel, { signal: whole }),
-        disksDone: () => control.ask('disks-done', { signal: whole }),
-      },
-      {
-        ...parameters,
-        signal: whole,
-        onProgress: (now) => {
-          moves.listeners.get(input.id)?.(now)
-          progress(now.phase === 'switchover' ? 1 : 0.5, now.phase)
-        },
-      },
-    )
+    const open = (channel: string) => links.connect(input.offer, channel, { signal: whole })
+    const onProgress = (now: MigrationProgress): void => {
+      moves.listeners.get(input.id)?.(now)
+      progress(now.phase === 'switchover' ? 1 : 0.5, now.phase)
+    }
+    const domain = services.ledger.need(input.id)
+    const whyNot = () =>
+      toldBy(() =>
+        withDeadline({ limit: ABANDON_LIMIT, clock: services.clock, what: 'migration: loaded' }, async (late) => {
+          await control.ask('loaded', { signal: late })
+        }),
+      )
+    const disksDone = async () => {
+      await control.ask('disks-done', { signal: whole })
+      // What is left comes by itself: the answer is on its way when it has.
+      loaded = control.ask('loaded', { signal: whole })
+      loaded.catch(() => {})
+    }
+    const sending = { services, domain, peer: { open, whyNot }, move: sagaId, parameters, signal: whole, onProgress }
+    const statistics = isCold(domain.state)
+      ? await sendCold(sending)
+      : await driver.migrateTo(input.id, { open, disksDone }, { ...parameters, signal: whole, onProgress })
     control.sentAt = services.clock.monotonic()
-    await control.ask('loaded', { signal: whole })
+    await (loaded ?? control.ask('loaded', { signal: whole }))
     either.throwIfAborted()
-    return statistics
+    return { ...statistics, totalMs: Math.round(control.sentAt - beganAt) }
   } finally {
     moves.sending.delete(input.id)
   }
@@ -452,8 +498,8 @@ async function gone(context: Context<MigrateInput>): Promise<Gone> {
     await withDeadline({ limit: GO_LIMIT, clock: services.clock, what: 'migration: go' }, async (signal) => {
       const control = services.moves.controls.get(sagaId) ?? (await controlOf(context, signal))
       services.moves.controls.set(sagaId, control)
-      await control.ask('go', { signal })
-      sinceMs = control.sentAt === null ? 0 : services.clock.monotonic() - control.sentAt
+      const said = await control.ask('go', { signal })
+      if (control.sentAt !== null) sinceMs = Math.max(0, services.clock.monotonic() - control.sentAt - (said.sinceMs ?? 0))
     })
     return { confirmed: true, sinceMs: Math.round(sinceMs) }
   } catch (error) {

@@ -1,5 +1,6 @@
 /** The port behind which every hypervisor stands. `sim` is its first driver, `qemu` the first real one; one conformance suite runs on all. */
 import type { Bytes, EpochMillis } from '@typevisor/base'
+import { DUMP_FORMATS, type DumpFormat } from '@typevisor/model'
 import type { VolumeSource } from '@typevisor/storage'
 import type {
   Capability,
@@ -115,8 +116,8 @@ export interface ConsoleOptions extends CallOptions {
 }
 
 /** `elf`: for gdb. `kdump`: compressed, makedumpfile's flattened format, for crash. */
-export const CORE_FORMATS = ['elf', 'kdump'] as const
-export type CoreFormat = (typeof CORE_FORMATS)[number]
+export const CORE_FORMATS = DUMP_FORMATS
+export type CoreFormat = DumpFormat
 
 export interface ExecRequest {
   readonly argv: readonly string[]
@@ -166,6 +167,10 @@ export interface MigrationTarget {
   disksDone(options?: CallOptions): Promise<void>
   /** Resolves when all has come and the domain stands paused. @throws Fault `failed` when it never will. */
   loaded(options?: CallOptions): Promise<void>
+}
+
+export interface TakeOverOptions extends CallOptions {
+  readonly goesOn?: boolean | undefined
 }
 
 export interface ReceiveOptions extends CallOptions {
@@ -235,8 +240,11 @@ export interface DomainDriver {
    * @throws Fault `unsupported`; `failed` when this host cannot run it as it is.
    */
   receive(domain: DriverDomain, options?: ReceiveOptions): Promise<MigrationTarget>
-  /** What was received is an ordinary paused domain from here on. @throws Fault `conflict` when not all of it has come. Idempotent. */
-  takeOver(id: DomainId, options?: CallOptions): Promise<void>
+  /**
+   * What was received is an ordinary paused domain from here on. With `goesOn` it is let go on at once; one that does not is seen by its state,
+   * and `unpause` says why. @returns when it was let go on, by `Clock.monotonic`. @throws Fault `conflict` when not all of it has come. Idempotent.
+   */
+  takeOver(id: DomainId, options?: TakeOverOptions): Promise<{ readonly goneOnAt: number | null }>
   /**
    * Sends disks and memory; resolves when all is sent and the guest stands still behind it, with its disks let go of. It goes on by `takeBack`
    * alone. On any fault, and when aborted, the domain goes on as before. A caller that is killed meanwhile leaves it to `takeBack`.

@@ -63,7 +63,10 @@ export const recover = defineSaga<RecoverInput, ToolstackServices>({
         const { input, log } = context
         if (!goesOn(context) || !dumpsOnCrash(input.action)) return
         try {
-          await takeDump(context)
+          const dump = await takeDump(context)
+          // Nobody who asked is told of it by an answer.
+          const detail = `its memory was dumped: ${dump.path}`
+          await context.services.ledger.noteUnchanged(input.id, { cause: input.cause, detail, dump })
         } catch (error) {
           // Nothing is left of the memory of a process that failed; what comes next is not held up by it.
           log.warn('domain.not_dumped', { domain: input.id, error: toFault(error).message })

@@ -41,6 +41,7 @@ import { makeMedium, needMedium, settleDevices, stayingDevices, volumeNamed, vol
 import type { DriverDomain } from './ports.ts'
 import { holdsProcess } from './state.ts'
 import {
+  correctClock,
   dropSaves,
   noteForwards,
   recordStep,
@@ -382,10 +383,11 @@ export const revert = defineSaga<RevertInput, ToolstackServices>({
       name: 'go-on',
       do: async (context) => {
         const { services, input, signal } = context
-        const { to } = wayOf(context)
+        const { to, snapshot } = wayOf(context)
         if (to === 'stopped') return
         await noteForwards(services, input.id, signal)
         if (to === 'running') await services.driver.unpause(input.id, { signal })
+        if (to === 'running' && snapshot.memory) correctClock(context)
         await services.ledger.enter(
           input.id,
           to === 'running' ? { kind: 'running' } : { kind: 'paused', ...REQUESTED },

@@ -7,6 +7,7 @@ import { buildSeed, type Image, type ImageStore } from '@typevisor/image'
 import type { VolumeStore } from '@typevisor/storage'
 import type { Ledger } from './ledger.ts'
 import type { MediaFolder } from './devices.ts'
+import type { ColdTarget } from './cold-receiving.ts'
 import type { Incoming } from './incoming.ts'
 import type { ControlClient } from './migration-control.ts'
 import type { DomainDriver, DriverDomain, DriverState, MigrationLinks } from './ports.ts'
@@ -19,6 +20,10 @@ export interface SaveFolder {
   keepOnly(id: DomainId, paths: readonly string[]): Promise<void>
   /** What can still be written there. */
   freeBytes(): Promise<number>
+  /** A file of it, from its beginning to its end. @throws Fault `not_found`. */
+  read(path: string): AsyncIterable<Uint8Array>
+  /** Makes a file of it, in place of one that is there: whole and safe from a power cut, or not there. @throws Fault `exhausted`. */
+  write(path: string, content: AsyncIterable<Uint8Array>): Promise<{ readonly sizeBytes: number }>
 }
 
 export interface ToolstackServices {
@@ -45,6 +50,8 @@ export interface ToolstackServices {
 export interface Moves {
   /** Domains that are expected, with what waits for them. */
   readonly incoming: Map<DomainId, Incoming>
+  /** What takes in those of them that do not run. */
+  readonly arriving: Map<DomainId, ColdTarget>
   /** Domains that are being sent, until they are handed over. */
   readonly sending: Map<DomainId, AbortController>
   /** To where they go, by saga. */
@@ -93,6 +100,20 @@ export async function seenBy({ services, input, log }: Context<OfDomain>): Promi
     log.warn('domain.left_as_it_is', { domain: input.id, error: toFault(error).message })
     return null
   }
+}
+
+/** By as much as it stood still its clock is late. One that has no agent is left to its own ways of keeping time, and nobody waits for it. */
+export function correctClock({ services, input, log }: Pick<Context<OfDomain>, 'services' | 'input' | 'log'>): void {
+  void services.driver
+    .correctClock(input.id)
+    .catch((error: unknown) => log.info('domain.clock_not_set', { domain: input.id, reason: toFault(error).message }))
+}
+
+/** Those that it has, kept ones among them, and those of which only a snapshot is left. */
+export async function volumesEver({ volumes, ledger }: ToolstackServices, id: DomainId): Promise<ReadonlySet<VolumeId>> {
+  const found = (await volumes.list({ prefix: `${id}.` })).map((volume) => volume.id)
+  const remembered = (ledger.get(id)?.snapshots ?? []).flatMap((snapshot) => snapshot.volumes)
+  return new Set([rootVolume(id), ...found, ...remembered])
 }
 
 /** Removes the saves that neither the domain's state nor a snapshot names, and all core dumps but the newest. One that cannot be removed does no harm and is no reason to fail. */

@@ -21,6 +21,7 @@ import { openToolstack, type Toolstack, type ToolstackOptions } from './toolstac
 import type { SaveFolder } from './steps.ts'
 
 const ID = '0192f000-0000-7000-8000-00000000aaaa' as DomainId
+const NOBODY = '0192f000-0000-7000-8000-00000000dead' as DomainId
 const spec = (name: string, changes: Partial<DomainSpec> = {}): DomainSpec => ({
   name: name as DomainName,
   vcpuCount: 1,
@@ -178,7 +179,7 @@ test('a verb from the wrong state is a conflict and changes nothing', async () =
     }
     assert.equal(toolstack.get(ID)?.state.kind, 'stopped')
     await assert.rejects(toolstack.exec(ID, { argv: ['/bin/true'], timeoutMs: 1000 }), isFault('conflict'))
-    await assert.rejects(toolstack.carryOut('start', 'nobody' as DomainId, command()), isFault('not_found'))
+    await assert.rejects(toolstack.carryOut('start', NOBODY, command()), isFault('not_found'))
     await toolstack.close()
   })
 })

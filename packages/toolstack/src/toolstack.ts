@@ -55,6 +55,7 @@ import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts
 import { Ledger, type PartNote } from './ledger.ts'
 import { crashVerdict, recover, type RecoverInput } from './recovery.ts'
 import { MIGRATION_SAGAS, migrationRequest, resultOf } from './migration.ts'
+import { checkRequest } from './operations.ts'
 import type {
   ConsoleOptions,
   ConsoleSlice,
@@ -105,6 +106,8 @@ export interface CommandOptions {
   /** Abort stops the waiting, not the command. */
   readonly signal?: AbortSignal | undefined
 }
+
+const commandOf = ({ commandId, fence }: CommandOptions) => ({ commandId, fence })
 
 export interface DetachRequest {
   /** For the guest to let go; default 30 s. */
@@ -270,6 +273,7 @@ class SagaToolstack implements Toolstack {
   readonly #closing = new AbortController()
   readonly #moves: Moves = {
     incoming: new Map(),
+    arriving: new Map(),
     sending: new Map(),
     controls: new Map(),
     listeners: new Map(),
@@ -328,7 +332,7 @@ class SagaToolstack implements Toolstack {
     this.#inBackground(this.#startPending())
     for (const { id, crashPending } of this.#ledger.list()) if (crashPending) this.#inBackground(this.#dealWithCrash(id))
     for (const { id, migration } of this.#ledger.list())
-      if (migration?.role === 'incoming' && !this.#held.has(id)) void this.#giveUpIfGone(id)
+      if (migration?.role === 'incoming' && !migration.arrives && !this.#held.has(id)) void this.#giveUpIfGone(id)
   }
 
   /** Before anything is found out: which domains ran when the host went down is what the last toolstack knew. */
@@ -432,38 +436,46 @@ class SagaToolstack implements Toolstack {
   }
 
   async define(id: DomainId, spec: DomainSpec, options: CommandOptions): Promise<DomainRecord> {
+    checkRequest('define', { id, spec, ...commandOf(options) })
     await this.#command('domain.define', id, { id, spec } as unknown as Json, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async carryOut(verb: VerbName, id: DomainId, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord | null> {
     const input = options.timeoutMs === undefined ? { id } : { id, timeoutMs: options.timeoutMs }
+    checkRequest('carryOut', { ...input, verb, ...commandOf(options) })
     await this.#command(`domain.${verb}`, id, input, options)
     return this.get(id)
   }
 
   async set(id: DomainId, patch: SettingsPatch, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord> {
     const limit = options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }
+    checkRequest('set', { id, patch, ...limit, ...commandOf(options) })
     await this.#command('domain.set', id, { id, patch, ...limit } as unknown as Json, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async rename(id: DomainId, name: DomainName, options: CommandOptions): Promise<DomainRecord> {
+    checkRequest('rename', { id, name, ...commandOf(options) })
     await this.#command('domain.rename', id, { id, name }, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async snapshot(id: DomainId, request: SnapshotRequest, options: CommandOptions): Promise<DomainRecord> {
+    checkRequest('snapshot', { id, ...request, ...commandOf(options) })
     await this.#command('domain.snapshot', id, { id, ...request }, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async revert(id: DomainId, snapshot: SnapshotId, options: CommandOptions & { start?: boolean }): Promise<DomainRecord> {
-    await this.#command('domain.revert', id, { id, snapshot, start: options.start ?? false }, options)
+    const { start = false } = options
+    checkRequest('revert', { id, snapshot, start, ...commandOf(options) })
+    await this.#command('domain.revert', id, { id, snapshot, start }, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async removeSnapshot(id: DomainId, snapshot: SnapshotId, options: CommandOptions): Promise<DomainRecord> {
+    checkRequest('removeSnapshot', { id, snapshot, ...commandOf(options) })
     await this.#command('domain.snapshot-delete', id, { id, snapshot }, options)
     return toRecord(this.#ledger.need(id))
   }
@@ -474,27 +486,32 @@ class SagaToolstack implements Toolstack {
     from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
     options: CommandOptions,
   ): Promise<DomainRecord> {
+    checkRequest('clone', { id, spec, from, ...commandOf(options) })
     await this.#command('domain.clone', id, { id, spec, from } as unknown as Json, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async attach(id: DomainId, device: DeviceRequest, options: CommandOptions): Promise<DomainRecord> {
+    checkRequest('attach', { id, device, ...commandOf(options) })
     await this.#command('domain.attach', id, { id, device } as unknown as Json, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async detach(id: DomainId, name: string, options: CommandOptions & DetachRequest): Promise<DomainRecord> {
     const { timeoutMs, force, deleteVolume } = { ...DETACH_DEFAULTS, ...options }
+    checkRequest('detach', { id, name, timeoutMs, force, deleteVolume, ...commandOf(options) })
     await this.#command('domain.detach', id, { id, name, timeoutMs, force, deleteVolume }, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async resizeDisk(id: DomainId, name: string, sizeBytes: Bytes, options: CommandOptions): Promise<DomainRecord> {
+    checkRequest('resizeDisk', { id, name, sizeBytes, ...commandOf(options) })
     await this.#command('domain.resize', id, { id, name, sizeBytes }, options)
     return toRecord(this.#ledger.need(id))
   }
 
   async changeMedium(id: DomainId, name: string, medium: string | null, options: CommandOptions): Promise<DomainRecord> {
+    checkRequest('changeMedium', { id, name, medium, ...commandOf(options) })
     await this.#command('domain.medium', id, { id, name, medium }, options)
     return toRecord(this.#ledger.need(id))
   }
@@ -525,6 +542,7 @@ class SagaToolstack implements Toolstack {
     const { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots } = options
     const parameters = { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots }
     const stated = Object.fromEntries(Object.entries(parameters).filter(([, value]) => value !== undefined))
+    checkRequest('migrate', { id, offer, parameters: stated, ...commandOf(options) })
     const { onProgress } = options
     if (onProgress) this.#moves.listeners.set(id, onProgress)
     try {

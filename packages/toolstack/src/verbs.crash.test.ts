@@ -335,6 +335,7 @@ for (const { verb, act, subject, before, irreversibleFrom } of LIVES) {
 /** None of these verbs moves a domain. */
 const noMoves = (): ToolstackServices['moves'] => ({
   incoming: new Map(),
+  arriving: new Map(),
   sending: new Map(),
   controls: new Map(),
   listeners: new Map(),

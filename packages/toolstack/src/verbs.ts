@@ -15,13 +15,14 @@
  *     restore, poweroff, revert and destroy. Only `destroy` insists.
  */
 import { bytes, Fault, millis, type Json } from '@typevisor/base'
-import { assertCan, assertGuest, type DomainId, type DomainName, type VerbName, type VolumeId } from '@typevisor/model'
+import { assertCan, assertGuest, type DomainDump, type DomainName, type VerbName } from '@typevisor/model'
 import { defineSaga, type SagaDefinition, type StepOutcome } from '@typevisor/saga'
 import { attach, detach, medium, resize, settleDevices, stayingDevices } from './devices.ts'
 import { forgetNotes, set } from './settings.ts'
 import { clone, removeAllSnapshots, removeSnapshot, revert, snapshot } from './snapshots.ts'
 import { holdsProcess } from './state.ts'
 import {
+  correctClock,
   dropSaves,
   imageOf,
   noteForwards,
@@ -30,6 +31,7 @@ import {
   seedStep,
   seedVolume,
   seenBy,
+  volumesEver,
   type Context,
   type DefineInput,
   type OfDomain,
@@ -288,21 +290,26 @@ const restore = defineSaga<VerbInput, ToolstackServices>({
     },
     {
       name: 'unpause',
-      do: intending('restore', async ({ services, input, signal }) => {
+      do: intending('restore', async (context) => {
+        const { services, input, signal } = context
         await services.driver.unpause(input.id, { signal })
         await forgetNotes(services, input.id, 'goes-on')
         await services.ledger.enter(input.id, { kind: 'running' }, { cause: 'requested' })
+        correctClock(context)
       }),
     },
     { name: 'drop-saves', do: dropSaves },
   ],
 })
 
-export async function takeDump({ services, input, signal, sagaId }: Context<VerbInput>): Promise<void> {
+export async function takeDump({ services, input, signal, sagaId }: Context<VerbInput>): Promise<DomainDump> {
   const path = services.saves.pathOf(input.id, sagaId)
-  const { sizeBytes } = await services.driver.dumpCore(input.id, path, { signal })
+  const format = 'elf'
+  const { sizeBytes } = await services.driver.dumpCore(input.id, path, { signal, format })
   const domain = services.ledger.need(input.id)
-  await services.ledger.update({ ...domain, dump: { path, sizeBytes: bytes(sizeBytes), takenAt: services.clock.now() } })
+  const dump = { path, format, sizeBytes: bytes(sizeBytes), takenAt: services.clock.now() } as const
+  await services.ledger.update({ ...domain, dump })
+  return dump
 }
 
 /** The guest's memory as a core file beside its saves; the newest alone is kept. */
@@ -313,7 +320,7 @@ const dump = defineSaga<VerbInput, ToolstackServices>({
     {
       name: 'dump',
       attemptCountMax: 1,
-      do: takeDump,
+      do: async (context) => void (await takeDump(context)),
     },
     { name: 'drop-saves', do: dropSaves },
   ],
@@ -350,13 +357,6 @@ async function call({ services, input }: Context<RenameInput>, name: DomainName)
   const domain = services.ledger.need(input.id)
   await services.ledger.update({ ...domain, name, spec: { ...domain.spec, name } })
   await services.driver.rename(input.id, name)
-}
-
-/** Those that it has, kept ones among them, and those of which only a snapshot is left. */
-async function volumesEver({ volumes, ledger }: ToolstackServices, id: DomainId): Promise<ReadonlySet<VolumeId>> {
-  const found = (await volumes.list({ prefix: `${id}.` })).map((volume) => volume.id)
-  const remembered = (ledger.get(id)?.snapshots ?? []).flatMap((snapshot) => snapshot.volumes)
-  return new Set([rootVolume(id), ...found, ...remembered])
 }
 
 /** Removes the domain with its disks and snapshots. A domain that is not there is destroyed already: no check. */

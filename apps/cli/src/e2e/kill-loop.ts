@@ -296,6 +296,8 @@ class Loop {
       const quiesce = rng.pick(['try', 'no'] as const)
       const body = { name: `at-${(this.#names += 1)}`, memory, quiesce, timeoutMs: 2000 }
       ways.push(() => client.call('instance.snapshot', { params: { instance }, query, body }, options))
+      const copy = { name: this.#newName(), quiesce, timeoutMs: 2000 }
+      if (hasRoom) ways.push(() => client.call('instance.copy', { params: { instance }, query, body: copy }, options))
     }
     if (snapshots.length === 0) return ways
     const { name: snapshot, memoryBytes, state } = rng.pick(snapshots)
@@ -400,7 +402,7 @@ function isWhere(
 ): boolean {
   const verb = newest.name.replace('instance.', '')
   const kind = row.state.kind as DomainStateKind
-  if (verb === 'create' || verb === 'clone') return row.state.kind === (newest.state === 'done' ? 'running' : 'failed')
+  if (['create', 'clone', 'copy'].includes(verb)) return row.state.kind === (newest.state === 'done' ? 'running' : 'failed')
   if (verb === 'revert')
     return newest.state === 'done' && reverted !== undefined ? kind === reverted : canSnapshot('revert', kind)
   const { from, to } = VERBS[verb as VerbName]

@@ -1,167 +1,66 @@
-/** Live migration between the agents of two hosts, each a process of its own with a folder and a volume server of its own: real guests on QEMU. */
+/** Migration between the agents of two hosts, each a process of its own with a folder and a volume server of its own: real guests on QEMU. */
 import assert from 'node:assert/strict'
-import { readdir, rm } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import type { Client } from '@typevisor/api/client'
-import {
-  endAll,
-  guestsOf,
-  machine,
-  relay,
-  run,
-  typevisor,
-  until,
-  type Child,
-  type Life,
-  type Machine,
-  type Relay,
-} from './child.ts'
-import { temporaryFolder } from './harness.ts'
+import { askServer } from '@typevisor/storage'
+import { guestsOf, run, until, type Life } from './child.ts'
+import { Mover } from './mover.ts'
+import { twoHosts, type JoinedHost as Host, type TwoHosts } from './two-hosts.ts'
 
-interface Host {
-  readonly name: string
-  readonly dataDir: string
-  readonly token: string
-  agent: Child
-}
-
-const MEMORY = 192 * 1024 * 1024
 /** Bytes a second, so slow that there is a time in which something can be killed: while disks go, whose holes count too, and behind them. */
 const SLOWLY = 24 * 1024 * 1024
 const LESS_SLOWLY = 128 * 1024 * 1024
 
-async function exec(client: Client, instance: string, script: string): Promise<string> {
-  const body = { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 }
-  const { exitCode, stdoutBase64 } = await client.call('instance.exec', { params: { instance }, body })
-  assert.equal(exitCode, 0, script)
-  return Buffer.from(stdoutBase64, 'base64').toString().trim()
-}
-
-const untilAnswers = (client: Client, instance: string) =>
-  until(`the guest of ${instance} answers`, () =>
-    exec(client, instance, 'true').then(
-      () => true,
-      () => false,
-    ),
-  )
+/** Finds the disk that was attached as `data`. */
+const disk = 'd=/dev/$(for each in /sys/block/vd*; do [ "$(cat $each/serial)" = data ] && basename $each; done)'
 
 describe('between two agents', { timeout: 600_000 }, () => {
-  let server: Machine
+  let world: TwoHosts
   let life: Life
-  let hosts: Host[]
-  /** Of whichever server there is. */
-  let address: Relay
-  const startAgent = (host: Omit<Host, 'agent'>): Child =>
-    typevisor(['agent', '--server', address.url, '--name', host.name, '--data', host.dataDir], {
-      TYPEVISOR_HOST_TOKEN: host.token,
-    })
-  const cli = (...words: string[]) => run(words, { TYPEVISOR_DATA: server.dataDir })
+  let mover: Mover
+  const cli = (...words: string[]) => run(words, { TYPEVISOR_DATA: world.server.dataDir })
 
   before(async () => {
-    server = await machine()
-    life = await server.start('--no-agent')
-    address = await relay()
-    address.target = life.url
-    hosts = []
-    for (const name of ['left', 'right']) {
-      const dataDir = await temporaryFolder()
-      const { secret: token } = await life.client.call('host.token', { body: { name } })
-      hosts.push({ name, dataDir, token, agent: startAgent({ name, dataDir, token }) })
-    }
-    for (const { name } of hosts) {
-      await until(`${name} is connected`, async () =>
-        (await life.client.call('host.list', {})).items.some((host) => host.name === name && host.connected),
-      )
-      const params = { image: 'micro' }
-      const { operation } = await life.client.call('image.build', { params, body: { host: name }, query: { wait: 60 } })
-      assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
-    }
+    world = await twoHosts()
+    ;({ life } = world)
+    mover = new Mover(world.hosts, () => life.client)
   })
-  after(async () => {
-    for (const { agent, dataDir } of hosts) {
-      await agent.kill('SIGTERM')
-      await endAll(dataDir, dataDir)
-      await rm(dataDir, { recursive: true, force: true })
-    }
-    await address[Symbol.asyncDispose]()
-    await server[Symbol.asyncDispose]()
-  })
+  after(() => world[Symbol.asyncDispose]())
+
+  const params = { instance: 'mover' }
+  const done = async (call: Promise<{ operation: { state: string; fault: unknown } }>) => {
+    const { operation } = await call
+    assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
+  }
+  const query = { wait: 60 }
 
   const nameOf = ({ name }: Host): string => name
-  const row = () => life.client.call('instance.get', { params: { instance: 'mover' } })
-  const count = async () => Number(await exec(life.client, 'mover', 'cat /run/count'))
-  const bootId = () => exec(life.client, 'mover', 'cat /proc/sys/kernel/random/boot_id')
-  const hostOf = async (): Promise<[here: Host, there: Host]> => {
-    const { host } = await row()
-    const [left, right] = hosts as [Host, Host]
-    return host === 'left' ? [left, right] : [right, left]
-  }
-
-  /** It runs on the host that its row names, as it did before, and there is nothing of it on the other one. */
-  async function assertWhole(what: string, before: { count: number; boot: string }): Promise<Host> {
-    const [here, there] = await hostOf()
-    const { id, state, operation } = await row()
-    assert.deepEqual([state.kind, operation], ['running', null], what)
-    await until(`${what}: it counts`, async () => (await count()) > before.count)
-    assert.equal(await bootId(), before.boot, `${what}: it has not booted`)
-    assert.equal(await exec(life.client, 'mover', 'cat /root/kept'), before.boot, what)
-    assert.deepEqual([...guestsOf(here.dataDir).keys()], [id], what)
-    assert.equal(guestsOf(there.dataDir).size, 0, what)
-    for (const folder of ['volumes', 'domains']) assert.deepEqual(await readdir(join(there.dataDir, folder)), [], what)
-    return here
-  }
 
   test('a running guest goes there and back with its memory and its disk, answers its agent, and nothing is left behind', async () => {
     const { client } = life
-    const body = {
-      name: 'mover',
-      image: 'micro',
-      host: 'left',
-      memoryBytes: MEMORY,
-      rootDiskBytes: 256 * 1024 * 1024,
-      vcpuCountMax: 2,
-      forwards: [{ guestPort: 22 }],
-    }
-    const { instance } = await client.call('instance.create', { body, query: { wait: 60 } })
-    assert.equal(instance?.state.kind, 'running')
-    await untilAnswers(client, 'mover')
-    const counting = 'n=0; while :; do n=$((n+1)); echo $n >/run/count; sleep 0.05; done >/dev/null 2>&1 &'
-    await exec(client, 'mover', `cat /proc/sys/kernel/random/boot_id >/root/kept; sync; ${counting}`)
-    await until('it counts', () =>
-      count().then(
-        (found) => found > 5,
-        () => false,
-      ),
-    )
+    await mover.create({ vcpuCountMax: 2, forwards: [{ guestPort: 22 }] })
     // What came and was changed while it runs goes with it.
-    const params = { instance: 'mover' }
-    const query = { wait: 60 }
-    const done = async (call: Promise<{ operation: { state: string; fault: unknown } }>) => {
-      const { operation } = await call
-      assert.equal(operation.state, 'done', JSON.stringify(operation.fault))
-    }
     await done(client.call('instance.set', { params, query, body: { vcpuCount: 2 } }))
     const data = { kind: 'disk', device: 'data', sizeBytes: 16 * 1024 * 1024 } as const
     await done(client.call('instance.attach', { params, query, body: data }))
     await done(client.call('instance.attach', { params, query, body: { kind: 'cd', device: 'cd' } }))
-    const disk = 'd=/dev/$(for each in /sys/block/vd*; do [ "$(cat $each/serial)" = data ] && basename $each; done)'
     await until('it sees the disk', () =>
-      exec(client, 'mover', `${disk}; echo kept on data | dd of=$d conv=fsync 2>/dev/null`).then(
+      mover.exec(`${disk}; echo kept on data | dd of=$d conv=fsync 2>/dev/null`).then(
         () => true,
         () => false,
       ),
     )
     for (const to of ['right', 'left']) {
-      const before = { count: await count(), boot: await bootId() }
+      const before = await mover.before()
       const { code, said } = await cli('instance', 'migrate', 'mover', '--to', to)
       assert.equal(code, 0, said)
-      assert.equal(nameOf(await assertWhole(`to ${to}`, before)), to)
-      assert.ok(((await row()).forwards[0]?.hostPort ?? 0) > 0)
-      assert.equal(await exec(client, 'mover', `${disk}; head -c 12 $d; nproc`), 'kept on data2')
+      assert.equal(nameOf(await mover.assertWhole(`to ${to}`, before)), to)
+      assert.ok(((await mover.row()).forwards[0]?.hostPort ?? 0) > 0)
+      assert.equal(await mover.exec(`${disk}; head -c 12 $d; nproc`), 'kept on data2')
       // `date` of a whole second, and the time that the answer takes.
       await until('its clock is right', async () => {
-        const lateMs = Date.now() - Number(await exec(client, 'mover', 'date +%s')) * 1000
+        const lateMs = Date.now() - Number(await mover.exec('date +%s')) * 1000
         return lateMs >= -100 && lateMs < 1600
       })
     }
@@ -186,8 +85,8 @@ describe('between two agents', { timeout: 600_000 }, () => {
   ]
   for (const { what, kill, at, by = 'SIGKILL' } of moments) {
     test(`${what}: one host has the guest, which goes on`, async () => {
-      const before = { count: await count(), boot: await bootId() }
-      const [source, target] = await hostOf()
+      const before = await mover.before()
+      const [source, target] = await mover.hostOf()
       const body = { host: target.name, bandwidthBytes: at < 0.5 ? SLOWLY : LESS_SLOWLY }
       const { operation } = await life.client.call('instance.migrate', { params: { instance: 'mover' }, body })
       const look = () => life.client.call('operation.get', { params: { operation: operation.id } })
@@ -200,27 +99,113 @@ describe('between two agents', { timeout: 600_000 }, () => {
       await Promise.all(victims.map(({ agent }) => agent.kill(by)))
       if (kill === 'server') {
         await life.child.kill('SIGKILL')
-        life = await server.start('--no-agent')
-        address.target = life.url
+        life = await world.server.start('--no-agent')
+        world.address.target = life.url
       }
-      for (const host of victims) host.agent = startAgent(host)
+      for (const host of victims) host.agent = world.startAgent(host)
       const ended = await until('the operation ends', async () => {
         const found = await look().catch(() => null)
         return found && found.state !== 'running' && found.state !== 'undoing' ? found : null
       })
       assert.notEqual(ended.state, 'stuck', JSON.stringify(ended.fault))
       if (at < 0.5) assert.equal(ended.state, kill === 'server' ? 'done' : 'undone')
-      await untilAnswers(life.client, 'mover')
-      const now = await assertWhole(what, before)
+      await mover.untilAnswers()
+      const now = await mover.assertWhole(what, before)
       if (ended.state === 'done') assert.equal(now, target)
+    })
+  }
+
+  /** It is saved or stopped on one host; the other one has nothing of it, in its folders and in its store of volumes. */
+  async function assertRests(what: string, kind: string): Promise<Host> {
+    const [here, there] = await mover.hostOf()
+    const { id, state, operation } = await mover.row()
+    assert.deepEqual([state.kind, operation], [kind, null], what)
+    for (const { dataDir } of world.hosts) assert.equal(guestsOf(dataDir).size, 0, what)
+    for (const folder of ['volumes', 'domains', 'saves']) assert.deepEqual(await readdir(join(there.dataDir, folder)), [], what)
+    assert.equal((await readdir(join(here.dataDir, 'saves'))).length, kind === 'saved' ? 1 : 0, what)
+    assert.deepEqual(await volumesOf(there, id), [], what)
+    assert.deepEqual(await volumesOf(here, id), [`${id}.data`, `${id}.root`], what)
+    return here
+  }
+  async function volumesOf({ dataDir }: Host, id: string): Promise<string[]> {
+    const server = await askServer(join(dataDir, 'disks'))
+    assert.ok(server)
+    const names = (await server.call('list', {})).map(({ name }) => name)
+    server.close()
+    return names.filter((name) => name.startsWith(id)).toSorted()
+  }
+
+  test('saved on one host it goes to the other and is restored there, with its clock right; stopped, it goes back', async () => {
+    const { client } = life
+    const before = await mover.before()
+    const [source, target] = await mover.hostOf()
+    await done(client.call('instance.save', { params, query }))
+    const savedAt = Date.now()
+    const { code, said } = await cli('instance', 'migrate', 'mover', '--to', target.name)
+    assert.equal(code, 0, said)
+    assert.equal(await assertRests('saved, moved', 'saved'), target)
+    // So long that a clock that stood still would be seen.
+    await until('it was saved for a while', () => Date.now() - savedAt > 6000)
+    await done(client.call('instance.restore', { params, query }))
+    assert.equal(await mover.assertWhole('restored', before), target)
+    await until('its clock is right', async () => {
+      const lateMs = Date.now() - Number(await mover.exec('date +%s')) * 1000
+      return lateMs >= -100 && lateMs < 1600
+    })
+    // A volume that is kept of a detached disk goes with one that is stopped, and with no other.
+    await mover.exec('echo written >/root/later; sync')
+    await done(client.call('instance.detach', { params: { ...params, device: 'data' }, query }))
+    const live = await client.call('instance.migrate', { params, query, body: { host: source.name } })
+    assert.deepEqual([live.operation.state, live.operation.fault?.code], ['undone', 'conflict'])
+    await done(client.call('instance.shutdown', { params, query }))
+    const back = await cli('instance', 'migrate', 'mover', '--to', source.name)
+    assert.equal(back.code, 0, back.said)
+    assert.equal(await assertRests('stopped, moved', 'stopped'), source)
+    await done(client.call('instance.attach', { params, query, body: { kind: 'disk', device: 'data' } }))
+    await done(client.call('instance.start', { params, query }))
+    await mover.untilAnswers()
+    assert.equal(await mover.exec('cat /root/kept /root/later'), `${before.boot}\nwritten`)
+    await until('it sees the disk', async () => (await mover.exec(`${disk}; head -c 12 $d`)) === 'kept on data')
+    await mover.countUp()
+  })
+
+  for (const kill of ['source', 'target', 'server'] as const) {
+    test(`a saved one is on its way and the ${kill} is killed: one host has it whole, the other nothing`, async () => {
+      const boot = await mover.bootId()
+      const [source, target] = await mover.hostOf()
+      await done(life.client.call('instance.save', { params, query }))
+      const body = { host: target.name, bandwidthBytes: SLOWLY }
+      const { operation } = await life.client.call('instance.migrate', { params, body })
+      const look = () => life.client.call('operation.get', { params: { operation: operation.id } })
+      await until('it is on its way', async () => {
+        const { state, step, progress } = await look()
+        return state !== 'running' || (step === 'move' && (progress ?? 0) >= 0.05)
+      })
+      const victim = { source, target, server: null }[kill]
+      if (victim) {
+        await victim.agent.kill('SIGKILL')
+        victim.agent = world.startAgent(victim)
+      } else {
+        await life.child.kill('SIGKILL')
+        life = await world.server.start('--no-agent')
+        world.address.target = life.url
+      }
+      const ended = await until('the operation ends', async () => {
+        const found = await look().catch(() => null)
+        return found && found.state !== 'running' && found.state !== 'undoing' ? found : null
+      })
+      assert.equal(ended.state, kill === 'server' ? 'done' : 'undone', JSON.stringify(ended.fault))
+      assert.equal(await assertRests(kill, 'saved'), kill === 'server' ? target : source)
+      await done(life.client.call('instance.restore', { params, query }))
+      await mover.untilAnswers()
+      assert.equal(await mover.bootId(), boot)
     })
   }
 
   test('a move is cancelled, and the guest goes on where it was; what does not fit is refused', async () => {
     const { client } = life
-    const before = { count: await count(), boot: await bootId() }
-    const [source, target] = await hostOf()
-    const params = { instance: 'mover' }
+    const before = await mover.before()
+    const [source, target] = await mover.hostOf()
     const { operation } = await client.call('instance.migrate', { params, body: { host: target.name, bandwidthBytes: SLOWLY } })
     await until('it goes', async () => {
       const { progress } = await client.call('operation.get', { params: { operation: operation.id } })
@@ -229,15 +214,14 @@ describe('between two agents', { timeout: 600_000 }, () => {
     await client.call('operation.cancel', { params: { operation: operation.id } })
     const ended = await client.call('operation.get', { params: { operation: operation.id }, query: { wait: 30 } })
     assert.equal(ended.state, 'undone')
-    assert.equal(await assertWhole('cancelled', before), source)
+    assert.equal(await mover.assertWhole('cancelled', before), source)
     for (const [host, code] of [
       [source.name, 'conflict'],
       ['nowhere', 'not_found'],
     ] as const) {
       await assert.rejects(client.call('instance.migrate', { params, body: { host } }), { code })
     }
-    const gone = await client.call('instance.destroy', { params, query: { wait: 60 } })
-    assert.equal(gone.operation.state, 'done')
-    for (const { dataDir } of hosts) assert.equal(guestsOf(dataDir).size, 0)
+    await done(client.call('instance.destroy', { params, query }))
+    for (const { dataDir } of world.hosts) assert.equal(guestsOf(dataDir).size, 0)
   })
 })

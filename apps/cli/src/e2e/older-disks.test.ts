@@ -1,4 +1,4 @@
-/** A domain of an older data directory, whose disk is a qcow2 overlay, goes on as it is: it starts, writes, and is destroyed with its file. */
+/** A domain of an older data directory, whose disk is a qcow2 overlay, goes on as it is: it starts, writes, and moves to another host, where it is a volume. */
 import assert from 'node:assert/strict'
 import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -16,8 +16,12 @@ test('a disk of before stays a qcow2 overlay, beside new ones on the volume serv
   const dataDir = join(folder, 'agent')
   const [clock, rng, log] = [realClock(), realRng(), consoleLog({ level: 'error' })]
   const ids = uuidv7Ids(clock, rng)
-  const host = await openHost({ name: 'local', dataDir, driver: 'qemu', version: 'test', clock, rng, ids, log })
+  const otherDir = join(folder, 'other')
+  const open = (name: string, at: string) =>
+    openHost({ name, dataDir: at, driver: 'qemu', version: 'test', clock, rng, ids, log })
+  const [host, other] = [await open('local', dataDir), await open('other', otherDir)]
   try {
+    await other.images.build(parseImageName('micro'))
     const image = await host.images.build(parseImageName('micro'))
     const id = parseDomainId(ids.next())
     const user = isRoot() ? userByName('typevisor-qemu') : null
@@ -51,12 +55,26 @@ test('a disk of before stays a qcow2 overlay, beside new ones on the volume serv
     const server = await askServer(join(dataDir, 'disks'))
     assert.equal((await server?.call('hello', {}))?.attachmentCount, 0)
     server?.close()
-    await host.toolstack.carryOut('destroy', id, command())
+    await host.toolstack.carryOut('poweroff', id, command())
+    const offer = await other.toolstack.receive(id, await host.toolstack.migrationRequest(id), command())
+    assert.ok((await host.toolstack.migrate(id, offer, command())).confirmed)
     assert.deepEqual(await readdir(join(dataDir, 'volumes')), [])
+    await other.toolstack.carryOut('start', id, command())
+    const read = { argv: ['/bin/cat', '/root/file'], timeoutMs: 20_000 }
+    await until('it has what it wrote', () =>
+      other.toolstack.exec(id, read).then(
+        ({ stdout }) => new TextDecoder().decode(stdout) === 'here\n',
+        () => false,
+      ),
+    )
+    await other.toolstack.carryOut('destroy', id, command())
+    assert.deepEqual(await readdir(join(otherDir, 'volumes')), [])
   } finally {
-    await host.stopGuests()
-    await host.close()
-    await endAll(folder, dataDir)
+    for (const each of [host, other]) {
+      await each.stopGuests()
+      await each.close()
+    }
+    for (const at of [dataDir, otherDir]) await endAll(folder, at)
     await rm(folder, { recursive: true, force: true })
   }
 })

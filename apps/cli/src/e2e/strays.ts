@@ -35,12 +35,12 @@ export async function strays(client: Client, agentDir: string): Promise<string[]
   return [...(await ofStore(rows, agentDir)), ...(await ofFolders(rows, agentDir))]
 }
 
-/** Of these instances, those that have a cgroup of their own: where a weight or a cap was set, and the guest is there. */
+/** Of these instances, those that have cgroups of their own, since the guest is there. */
 export async function cgroupsOf(instances: ReadonlySet<string>): Promise<string[]> {
   const names = await Promise.all(
-    ['/sys/fs/cgroup/cpu/typevisor', '/sys/fs/cgroup/typevisor'].map((path) => readdir(path).catch(() => [])),
+    ['cpu/', 'memory/', 'pids/', ''].map((part) => readdir(`/sys/fs/cgroup/${part}typevisor`).catch(() => [])),
   )
-  return names.flat().filter((name) => instances.has(name))
+  return [...new Set(names.flat())].filter((name) => instances.has(name))
 }
 
 /** The seed is a file, and an instance that is not on its host has what was there before there were devices. */

@@ -92,6 +92,7 @@ const TITLES: Record<string, string> = {
   snapshot: 'Snapshot',
   revert: 'Revert',
   clone: 'Clone',
+  copy: 'Copy',
   migrate: 'Migrate',
   'snapshot-delete': 'Delete snapshot',
   attach: 'Attach device',
@@ -107,7 +108,9 @@ export const operationTitle = (name: string): string => TITLES[name.split('.').a
 
 const STEPS: Record<string, string> = {
   place: 'choosing a host',
+  take: 'a snapshot of its disks',
   define: 'making its disk',
+  drop: 'the snapshot goes',
   start: 'booting',
   'carry-out': 'on its host',
   build: 'building',

@@ -46,6 +46,7 @@ const instance = (kind: Instance['state']['kind'], change: Partial<Instance> = {
   state: { kind, cause: 'requested', detail: null, since: 0 },
   operation: null,
   snapshotCount: 0,
+  dump: null,
   createdAt: 0,
   ...change,
 })

@@ -89,9 +89,17 @@ export const screenRefusal = (
     (kind) => kind === 'running' || (operation === 'instance.screenshot' && (kind === 'paused' || kind === 'crashed')),
   )
 
-/** The same of a move to another host; asked of what runs or is paused. */
+/** Whether a move to another host is offered at all. */
+export const canMove = ({ state: { kind } }: Instance): boolean => ['running', 'paused', 'saved', 'stopped'].includes(kind)
+
+/** The same of such a move. */
 export const migrateRefusal = (instance: Instance, role: RoleName): string | null =>
   forbidden('instance.migrate', role) ?? underWay(instance) ?? away(instance)
+
+/** Whether a copy of it is offered at all, and why none can be made now. */
+export const canCopy = (instance: Instance): boolean => unfit(instance, (kind) => canSnapshot('snapshot', kind)) === null
+export const copyRefusal = (instance: Instance, role: RoleName): string | null =>
+  forbidden('instance.copy', role) ?? underWay(instance) ?? away(instance)
 
 /** Those that the state allows, in the table's order; what is refused for another reason is still shown, with its reason. */
 export const verbsOf = (instance: Instance): readonly VerbName[] =>

@@ -1,4 +1,4 @@
-import { ActionIcon, Button, Checkbox, Drawer, Group, Stack, Text, Textarea, TextInput } from '@mantine/core'
+import { ActionIcon, Button, Checkbox, Drawer, Stack, Text, Textarea, TextInput } from '@mantine/core'
 import { Fault, formatBytes } from '@typevisor/base'
 import { DISK_FULL } from '@typevisor/model'
 import { useMutation, useQuery } from '@tanstack/react-query'
@@ -13,6 +13,7 @@ import { Icon } from '../ui/icons.tsx'
 import { ADVANCED_FIELDS, AdvancedFields } from './advanced-fields.tsx'
 import { FaultAlert } from './fault-alert.tsx'
 import { faultErrors, NO_ERRORS, type FieldErrors } from './field-errors.ts'
+import { Forwards } from './forwards.tsx'
 import { NativeSelect } from './native-select.tsx'
 import {
   DISK_FULL_TEXT,
@@ -24,7 +25,6 @@ import {
   suggestName,
   toBody,
   withSize,
-  type ForwardDraft,
   type InstanceDraft,
 } from './instance-draft.ts'
 
@@ -326,69 +326,5 @@ function MoreFields({ draft, errors, change, open }: MoreProps) {
         />
       </Stack>
     </details>
-  )
-}
-
-const NEW_FORWARD: ForwardDraft = { protocol: 'tcp', hostPort: '', guestPort: '22' }
-
-function Forwards({
-  forwards,
-  error,
-  onChange,
-}: {
-  readonly forwards: readonly ForwardDraft[]
-  readonly error: string | undefined
-  readonly onChange: (forwards: readonly ForwardDraft[]) => void
-}) {
-  const changed = (index: number, part: Partial<ForwardDraft>) =>
-    onChange(forwards.map((each, at) => (at === index ? { ...each, ...part } : each)))
-  return (
-    <div role="group" aria-label="Port forwards">
-      <span className="field-label">Ports of the host that reach the guest</span>
-      {forwards.map((forward, index) => (
-        <Group key={index} gap={6} wrap="nowrap" mb={6} align="center">
-          <span className="select">
-            <select
-              aria-label="Protocol"
-              value={forward.protocol}
-              onChange={(event) => changed(index, { protocol: event.currentTarget.value === 'udp' ? 'udp' : 'tcp' })}
-            >
-              <option value="tcp">tcp</option>
-              <option value="udp">udp</option>
-            </select>
-          </span>
-          <TextInput
-            aria-label="Port of the host"
-            placeholder="host chooses"
-            inputMode="numeric"
-            value={forward.hostPort}
-            onChange={(event) => changed(index, { hostPort: event.currentTarget.value })}
-            style={{ flex: 1 }}
-          />
-          <span aria-hidden="true">→</span>
-          <TextInput
-            aria-label="Port of the guest"
-            placeholder="guest"
-            inputMode="numeric"
-            value={forward.guestPort}
-            onChange={(event) => changed(index, { guestPort: event.currentTarget.value })}
-            style={{ flex: 1 }}
-          />
-          <ActionIcon aria-label="Remove this forward" onClick={() => onChange(forwards.filter((_, at) => at !== index))}>
-            <Icon name="close" size={16} />
-          </ActionIcon>
-        </Group>
-      ))}
-      <Button
-        size="xs"
-        variant="default"
-        leftSection={<Icon name="plus" size={15} />}
-        onClick={() => onChange([...forwards, NEW_FORWARD])}
-        data-testid="add-forward"
-      >
-        Add a port
-      </Button>
-      {error !== undefined && <div className="field-error">{error}</div>}
-    </div>
   )
 }

@@ -5,13 +5,7 @@
 import { formatBytes, GIB, MIB, parseBytes, type FaultDetail } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
 import { AUTOSTART_ORDER_DEFAULT, type CrashAction, type DiskFull, type Firmware } from '@typevisor/model'
-
-export interface ForwardDraft {
-  readonly protocol: 'tcp' | 'udp'
-  /** Empty: the host chooses. */
-  readonly hostPort: string
-  readonly guestPort: string
-}
+import { forwardsOf, type ForwardDraft } from './forward-draft.ts'
 
 export interface InstanceDraft {
   readonly name: string
@@ -208,14 +202,7 @@ export function toBody(draft: InstanceDraft): DraftResult {
     if (at < 1) wrong('labels', 'key=value', line)
     else labels[line.slice(0, at).trim()] = line.slice(at + 1).trim()
   }
-  const forwards = draft.forwards.map((forward, index) => ({
-    protocol: forward.protocol,
-    hostPort:
-      forward.hostPort.trim() === ''
-        ? 0
-        : whole(`forwards[${index}].hostPort`, forward.hostPort, 'a port, or nothing: the host chooses'),
-    guestPort: whole(`forwards[${index}].guestPort`, forward.guestPort, '1 to 65535'),
-  }))
+  const forwards = forwardsOf(draft.forwards, wrong)
   const sshKeys = linesOf(draft.sshKeys)
   const given = (text: string): boolean => text.trim() !== ''
   const user = draft.user.trim()

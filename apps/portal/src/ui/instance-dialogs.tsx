@@ -1,15 +1,19 @@
 /** What is asked of a person before something is done to an instance: whether it may be lost, where it is to go, what to call it. */
-import { Checkbox, TextInput } from '@mantine/core'
-import { useQuery } from '@tanstack/react-query'
+import { TextInput } from '@mantine/core'
 import { useState } from 'react'
 import { call } from '../api/client.ts'
-import { apiQuery } from '../api/queries.ts'
 import { byForce, VERBS, type Instance, type VerbName } from '../api/verbs.ts'
-import { NativeSelect } from '../forms/native-select.tsx'
 import { OperationForm } from '../forms/operation-form.tsx'
 import { FormDialog } from '../forms/small-form.tsx'
 import { WORD_PROPS } from '../forms/word-props.ts'
 import { Confirm } from './confirm.tsx'
+import { CopyInstance } from './copy-instance.tsx'
+import { MigrateInstance } from './migrate.tsx'
+
+export interface DialogFormProps {
+  readonly instance: Instance
+  readonly onClose: () => void
+}
 
 export interface AskedVerb {
   readonly verb: VerbName
@@ -17,7 +21,7 @@ export interface AskedVerb {
 }
 export type Dialog =
   | ({ readonly kind: 'confirm' } & AskedVerb)
-  | { readonly kind: 'migrate' | 'rename'; readonly instance: Instance }
+  | { readonly kind: 'migrate' | 'copy' | 'rename'; readonly instance: Instance }
 
 interface DialogsProps {
   readonly dialog: Dialog
@@ -34,7 +38,13 @@ export function InstanceDialogs({ dialog, opened, onClose, onConfirm }: DialogsP
     case 'migrate':
       return (
         <FormDialog opened={opened} onClose={onClose} title={`Migrate ${dialog.instance.name}`}>
-          <Migrate instance={dialog.instance} onClose={onClose} />
+          <MigrateInstance instance={dialog.instance} onClose={onClose} />
+        </FormDialog>
+      )
+    case 'copy':
+      return (
+        <FormDialog opened={opened} onClose={onClose} title={`Copy ${dialog.instance.name}`}>
+          <CopyInstance instance={dialog.instance} onClose={onClose} />
         </FormDialog>
       )
     case 'rename':
@@ -96,58 +106,7 @@ function ConfirmVerb({ asked, opened, onClose, onConfirm }: ConfirmVerbProps) {
   )
 }
 
-function Migrate({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
-  const hosts = useQuery(apiQuery('host.list', {}))
-  const others = (hosts.data?.items ?? []).filter(({ name, connected }) => connected && name !== instance.host)
-  const [chosen, setChosen] = useState<string | null>(null)
-  const [dropSnapshots, setDropSnapshots] = useState(false)
-  const host = chosen ?? others[0]?.name ?? ''
-  return (
-    <OperationForm
-      name={instance.name}
-      onClose={onClose}
-      fields={['host', 'dropSnapshots']}
-      send={() => call('instance.migrate', { params: { instance: instance.id }, query: {}, body: { host, dropSnapshots } })}
-      action="Migrate"
-      disabled={host === ''}
-      testId="migrate-form"
-    >
-      {(errors) => (
-        <>
-          <p className="dim">
-            It goes on running while its memory and its disk go from {instance.host}, and stands still for a moment at the end.
-          </p>
-          <NativeSelect
-            label="To"
-            {...(hosts.isSuccess && others.length === 0 && { description: 'No other host is connected' })}
-            error={errors.host}
-            value={host}
-            onChange={setChosen}
-            testId="field-host"
-          >
-            {others.map(({ name }) => (
-              <option key={name} value={name}>
-                {name}
-              </option>
-            ))}
-          </NativeSelect>
-          {instance.snapshotCount > 0 && (
-            <Checkbox
-              label={instance.snapshotCount === 1 ? 'Delete its snapshot' : `Delete its ${instance.snapshotCount} snapshots`}
-              description="They are on the host's own disks and cannot go with it"
-              checked={dropSnapshots}
-              onChange={(event) => setDropSnapshots(event.currentTarget.checked)}
-              error={errors.dropSnapshots}
-              data-testid="field-drop-snapshots"
-            />
-          )}
-        </>
-      )}
-    </OperationForm>
-  )
-}
-
-function Rename({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
+function Rename({ instance, onClose }: DialogFormProps) {
   const [text, setText] = useState(instance.name)
   const name = text.trim()
   return (

@@ -104,7 +104,7 @@ function FollowNotice({ follow, onDismiss }: { readonly follow: Follow; readonly
       {operation.fault !== null && <p data-testid="notice-fault">{operation.fault.message}</p>}
       {failed && (
         <Text component="div" size="sm" mt={4}>
-          {instance !== null && operation.name !== 'instance.create' && operation.name !== 'instance.clone' ? (
+          {instance !== null && !['instance.create', 'instance.clone', 'instance.copy'].includes(operation.name) ? (
             <TextLink {...path.events(instance)}>Its events</TextLink>
           ) : (
             <TextLink {...path.operations()}>Operations</TextLink>

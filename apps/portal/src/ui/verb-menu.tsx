@@ -6,6 +6,9 @@ import { call } from '../api/client.ts'
 import { useSession } from '../api/session.ts'
 import {
   byForce,
+  canCopy,
+  canMove,
+  copyRefusal,
   firstVerb,
   migrateRefusal,
   refusal,
@@ -129,7 +132,7 @@ export function VerbItems({ instance }: { readonly instance: Instance }) {
   }
   const gentle = verbs.filter((verb) => !VERBS[verb].destroys)
   const hard = verbs.filter((verb) => VERBS[verb].destroys)
-  const asking = (kind: 'migrate' | 'rename', icon: IconName, title: string, reason: string | null) => (
+  const asking = (kind: 'migrate' | 'copy' | 'rename', icon: IconName, title: string, reason: string | null) => (
     <Menu.Item
       leftSection={<Icon name={icon} size={16} />}
       disabled={reason !== null}
@@ -146,7 +149,8 @@ export function VerbItems({ instance }: { readonly instance: Instance }) {
   return (
     <>
       {gentle.map(item)}
-      {(kind === 'running' || kind === 'paused') && asking('migrate', 'right', 'Migrate', migrateRefusal(instance, account.role))}
+      {canMove(instance) && asking('migrate', 'right', 'Migrate', migrateRefusal(instance, account.role))}
+      {canCopy(instance) && asking('copy', 'copy', 'Copy', copyRefusal(instance, account.role))}
       {kind !== 'failed' && asking('rename', 'edit', 'Rename', renameRefusal(instance, account.role))}
       {gentle.length > 0 && hard.length > 0 && <Menu.Divider />}
       {hard.map(item)}

@@ -10,6 +10,7 @@ import { isHostEvent, type AgentEvent, type DomainEvent, type HostEvent } from '
 import type { SagaEffect, SqlExecutor } from '@typevisor/saga'
 import {
   causeOf,
+  dumpEffect,
   eventEffect,
   LOST,
   lostEffect,
@@ -139,6 +140,7 @@ async function compare({ database, ids, log }: HostSyncOptions, name: string, ag
           observedEffect(id, domain, sequence),
           snapshotsEffect(id, domain),
           settingsEffect(id, domain),
+          dumpEffect(id, domain),
           ...(found ? [told(domain.state.kind, causeOf(domain.state).cause)] : []),
         ])
       } else if (row['operation_id'] === null && row['state_kind'] !== 'failed') {
@@ -255,6 +257,7 @@ async function takeIn(tx: SqlExecutor, host: string, group: readonly AgentEvent[
     const row = followed.get(event.domain)
     if (!row) continue
     told.push(transitionTold(event))
+    if (event.dump) await runAll(tx, [dumpEffect(event.domain, event)])
     if (event.to === null || event.sequence <= row.sequence) continue
     if (event.to !== row.kind) row.since = event.at
     row.kind = event.to

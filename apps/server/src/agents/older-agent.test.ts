@@ -117,7 +117,6 @@ test('an agent of a version before goes on with what it can, and what it cannot 
     }
     const unsupported = (error: unknown): boolean => error instanceof Fault && error.code === 'unsupported'
     await assert.rejects(client.call('instance.devices', { params }), unsupported)
-    await assert.rejects(client.call('instance.dumps', { params }), unsupported)
     await assert.rejects(client.call('instance.screenshot', { params }), unsupported)
     assert.equal((await client.call('host.get', { params: { host: 'h1' } })).volumeServer, null)
     const scraped = await fetch(`${server.url}/metrics`, { headers: { authorization: `Bearer ${server.local.token}` } })

@@ -2,7 +2,7 @@
 import type { ColumnType, Generated, GeneratedAlways } from 'kysely'
 import type { Json } from '@typevisor/base'
 import type { Role } from '@typevisor/identity'
-import type { DomainSettings, DomainSnapshot } from '@typevisor/model'
+import type { DomainDump, DomainSettings, DomainSnapshot } from '@typevisor/model'
 import type { SagaState } from '@typevisor/saga'
 
 /** pg gives and takes a Date. */
@@ -97,6 +97,7 @@ export interface InstanceTable {
   snapshots: DefaultJsonb<readonly DomainSnapshot[]>
   settings: DefaultJsonb<DomainSettings>
   settings_notes: DefaultJsonb<readonly string[]>
+  dump: ColumnType<DomainDump | null, string | null | undefined, string | null>
   vcpu_count_max: GeneratedAlways<number>
   memory_bytes_max: GeneratedAlways<number>
   huge_pages: GeneratedAlways<boolean>

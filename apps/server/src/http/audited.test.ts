@@ -167,6 +167,10 @@ const CASES: Record<Writing, Case> = {
   'instance.clone': snapshotted(({ client }, params) =>
     client.call('instance.clone', { params, query: WAIT, body: { name: `${params.instance}-clone` } }),
   ),
+  'instance.copy': async (cloud, name) => {
+    await instance('instance.start')(cloud, name)
+    return () => cloud.client.call('instance.copy', { params: { instance: name }, query: WAIT, body: { name: `${name}-copy` } })
+  },
   'instance.snapshot-delete': snapshotted(({ client }, params) =>
     client.call('instance.snapshot-delete', { params, query: WAIT }),
   ),

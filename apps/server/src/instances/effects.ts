@@ -69,6 +69,10 @@ export const snapshotsEffect = (instance: string, { snapshots }: DomainRecord) =
     JSON.stringify(snapshots ?? []),
   )
 
+/** Its newest core dump as the host has it; told as snapshots are. */
+export const dumpEffect = (instance: string, { dump }: Pick<DomainRecord, 'dump'>) =>
+  sql('UPDATE instance SET dump = $2 WHERE id = $1 AND destroyed_at IS NULL', instance, dump ? JSON.stringify(dump) : null)
+
 /** What it holds on its host. */
 export const memoryEffect = (instance: string, memoryBytes: number) =>
   sql('UPDATE instance SET memory_bytes = $2 WHERE id = $1 AND destroyed_at IS NULL', instance, memoryBytes)

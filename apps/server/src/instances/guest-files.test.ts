@@ -1,4 +1,4 @@
-/** Files of guests and core dumps through the API, on a real database and a host at the other end of a WebSocket. */
+/** Files of guests through the API, on a real database and a host at the other end of a WebSocket. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { MIB } from '@typevisor/base'
@@ -30,21 +30,4 @@ test('a file goes into a guest and comes back by as much as one call promises, a
     code: 'invalid',
     message: /contentBase64/,
   })
-})
-
-test('a core dump is told with its file on the host, the newest alone', async () => {
-  await using cloud = await testCloud()
-  const { client } = cloud
-  await cloud.start('h1', await cloud.token('h1'))
-  await client.call('instance.create', { query, body: { name: 'web' } })
-  assert.deepEqual((await client.call('instance.dumps', { params })).items, [])
-  await client.call('instance.dump', { params, query })
-  const first = await client.call('instance.dumps', { params })
-  assert.equal(first.items.length, 1)
-  await client.call('instance.dump', { params, query })
-  const second = await client.call('instance.dumps', { params })
-  assert.deepEqual([second.total, second.items.length], [1, 1])
-  assert.notEqual(second.items[0]?.path, first.items[0]?.path)
-  assert.ok((second.items[0]?.takenAt ?? 0) >= (first.items[0]?.takenAt ?? 0))
-  await assert.rejects(client.call('instance.dumps', { params: { instance: 'nobody' } }), { code: 'not_found' })
 })

@@ -36,6 +36,7 @@ import {
   beginSet,
   beginSnapshotVerb,
   beginVerb,
+  holdForCopy,
   needSnapshot,
   type SnapshotRequest,
 } from './verbs.ts'
@@ -166,9 +167,10 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
   /** A new row, and what is to fill it. */
   const begin = async (
     call: Pick<Call<'instance.create'>, 'caller' | 'entry' | 'signal' | 'query'>,
-    verb: 'create' | 'clone',
+    verb: 'create' | 'clone' | 'copy',
     spec: DomainSpec,
     { host, ...input }: Omit<CreateInput, 'id' | 'spec' | 'host'> & { readonly host: string | undefined },
+    also: (tx: SqlExecutor, saga: SagaId) => Promise<void> = async () => {},
   ) => {
     const [instance, saga] = [ids.next(), ids.next()]
     await database.transaction(async (tx) => {
@@ -177,11 +179,26 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const placed = await insertInstance(tx, agents, { id, spec, host, createdBy })
       const whole: CreateInput = { id, spec, host: placed, ...input }
       await beginOperation(tx, { id: sagaId(saga), name: `instance.${verb}`, resource: instance, input: asJson(whole) })
+      await also(tx, sagaId(saga))
       const event = eventEffect('instance.state', instance, spec.name, { from: null, to: 'creating', cause: 'requested' })
       await tx.query(event.text, event.values)
       await recordEntry(tx, call.entry(instance, spec.name))
     })
     return accepted(saga, instance, call.query.wait, call.signal)
+  }
+
+  /** Of a new instance like another, with a name and addresses of its own. */
+  const specLike = async (row: InstanceRow, body: ParsedBody<'instance.clone'>): Promise<DomainSpec> => {
+    const { spec: stored } = await db.selectFrom('instance').select('spec').where('id', '=', row.id).executeTakeFirstOrThrow()
+    const old = stored as unknown as DomainSpec // as `instance.create` or this has written it
+    const name = parseDomainName(body.name)
+    return {
+      ...old,
+      name,
+      cloudInit: { ...old.cloudInit, hostname: name },
+      forwards: body.forwards ?? old.forwards.map((forward) => ({ ...forward, hostPort: 0 })),
+      labels: body.labels ?? old.labels,
+    }
   }
 
   /** The agent that holds the instance, for what is only read or passed through. */
@@ -264,11 +281,6 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const { devices: items } = await devicesOf(params.instance, signal)
       return { items, total: items.length, nextCursor: null }
     },
-    'instance.dumps': async ({ params, signal }) => {
-      const { id, agent } = await holder(params.instance, signal)
-      const items = (await agent.call('domain.dumps', { id }, { signal })).map((dump) => ({ ...dump }))
-      return { items, total: items.length, nextCursor: null }
-    },
     'instance.device': async ({ params, signal }) => {
       const { devices, row } = await devicesOf(params.instance, signal)
       const found = devices.find(({ name }) => name === params.device)
@@ -294,18 +306,19 @@ export function instanceHandlers(options: InstanceHandlerOptions): InstanceHandl
       const row = await needInstance(db, params.instance)
       const { id: snapshot } = needSnapshot(row.snapshots, params.snapshot, row)
       if (row.host === null) throw new Fault('conflict', `clone ${row.name}: it is on no host`)
-      const { spec: stored } = await db.selectFrom('instance').select('spec').where('id', '=', row.id).executeTakeFirstOrThrow()
-      const old = stored as unknown as DomainSpec // as `instance.create` or this has written it
-      const name = parseDomainName(body.name)
-      const spec: DomainSpec = {
-        ...old,
-        name,
-        cloudInit: { ...old.cloudInit, hostname: name },
-        forwards: body.forwards ?? old.forwards.map((forward) => ({ ...forward, hostPort: 0 })),
-        labels: body.labels ?? old.labels,
-      }
+      const spec = await specLike(row, body)
       const from = { domain: row.id as DomainId, snapshot } // an instance and its domain carry the same id
       return begin(call, 'clone', spec, { host: row.host, start: body.start, from })
+    },
+    'instance.copy': async (call) => {
+      const { params, body } = call
+      const row = await needInstance(db, params.instance)
+      if (row.host === null) throw new Fault('conflict', `copy ${row.name}: it is on no host`)
+      const { quiesce, timeoutMs, start } = body
+      const copy = { domain: row.id as DomainId, host: row.host, quiesce, timeoutMs } // an instance and its domain carry the same id
+      return begin(call, 'copy', await specLike(row, body), { host: row.host, start, copy }, (tx, saga) =>
+        holdForCopy(tx, saga, row),
+      )
     },
     'instance.exec': async (call) => {
       const { id, agent, row } = await holder(call.params.instance, call.signal)

@@ -1,9 +1,9 @@
 /**
- * An instance moves to another host while it runs: two agents do it, and this stands over both.
+ * An instance moves to another host, while it runs or as it stands: two agents do it, and this stands over both.
  *
  *   request  source: what the target has to know
  *   move     target: expects it --offer--> source: sends it, hands it over, and has the target go          undo: see below
- *   settle   target: runs it, if it does not yet; the row is of the target from this transaction on; what the source may have left goes
+ *   settle   target: has it, and runs it, if it does not yet; the row is of the target from this transaction on; what the source may have left goes
  *
  * The offer has a token in it and is never written down here: the target answers the same again as long as it expects the domain.
  *
@@ -16,7 +16,7 @@ import type { DomainReply } from '@typevisor/api/agent-wire'
 import type { DomainId, MigrationParameters, MigrationRequest, MigrationResult } from '@typevisor/model'
 import { defineSaga, type SagaEffect, type StepContext } from '@typevisor/saga'
 import { agentOf, AWAY_ATTEMPTS, failure } from './agent-steps.ts'
-import { eventEffect, observedEffect, releaseEffect, snapshotsEffect } from './effects.ts'
+import { dumpEffect, eventEffect, observedEffect, releaseEffect, snapshotsEffect } from './effects.ts'
 import type { InstanceServices } from './sagas.ts'
 
 export type MigrateInput = {
@@ -38,7 +38,12 @@ const head = ({ sagaId, fence, input }: Context, step: string) => ({ commandId: 
 function movedEffects({ id, to }: MigrateInput, { domain, sequence }: DomainReply): SagaEffect[] {
   if (!domain) throw new Fault('failed', `migrate ${id}: host ${to} runs it and does not list it`)
   const text = 'UPDATE instance SET host = $2, state_sequence = 0 WHERE id = $1 AND destroyed_at IS NULL AND host <> $2'
-  return [{ kind: 'sql', text, values: [id, to] }, observedEffect(id, domain, sequence), snapshotsEffect(id, domain)]
+  return [
+    { kind: 'sql', text, values: [id, to] },
+    observedEffect(id, domain, sequence),
+    snapshotsEffect(id, domain),
+    dumpEffect(id, domain),
+  ]
 }
 
 /** @throws Fault `failed` or `conflict` when it never ran on the target and never will. */
@@ -103,7 +108,7 @@ export const migrate = defineSaga<MigrateInput, InstanceServices>({
         const request = outputs['request'] as unknown as MigrationRequest // as the step before wrote it
         const target = await agentOf(context, to)
         const expecting = { ...head(context, 'receive'), request, channelCount: parameters.channelCount }
-        const offer = await target.call('domain.receive', expecting, { signal })
+        const offer = await target.call(request.cold ? 'domain.receive-cold' : 'domain.receive', expecting, { signal })
         const source = await agentOf(context, host)
         const result = await source.call(
           'domain.migrate',

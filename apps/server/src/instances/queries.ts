@@ -9,6 +9,7 @@ import {
   type Architecture,
   type BootSource,
   type CpuSet,
+  type DomainDump,
   type DomainSnapshot,
   type Firmware,
 } from '@typevisor/model'
@@ -34,6 +35,7 @@ const columns = [
   'snapshots',
   'settings',
   'settings_notes',
+  'dump',
   'vcpu_count_max',
   'memory_bytes_max',
   'huge_pages',
@@ -81,9 +83,17 @@ export function toWireInstance(row: InstanceRow, agents: AgentRegistry): WireIns
     operation:
       row.operation_id !== null && row.operation_name !== null ? { id: row.operation_id, name: row.operation_name } : null,
     snapshotCount: row.snapshots.length,
+    dump: row.dump && toWireDump(row.dump),
     createdAt: row.created_at.getTime(),
   }
 }
+
+const toWireDump = ({ path, format = 'elf', sizeBytes, takenAt }: DomainDump): WireInstance['dump'] => ({
+  path,
+  format,
+  sizeBytes,
+  takenAt,
+})
 
 const toWireSets = (sets: readonly CpuSet[] | undefined): string[] | null => sets?.map(formatCpuList) ?? null
 
@@ -170,9 +180,9 @@ export async function hostOffers(
     `SELECT host.name, host.memory_bytes,
        (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance
         WHERE instance.host = host.name AND destroyed_at IS NULL AND id <> $1
-          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.create', 'instance.clone', 'instance.start', 'instance.restore', 'instance.revert')))
+          AND (state_kind IN ('creating', 'running', 'paused') OR operation_name IN ('instance.create', 'instance.clone', 'instance.copy', 'instance.start', 'instance.restore', 'instance.revert')))
        + (SELECT coalesce(sum(instance.memory_bytes), 0) FROM instance JOIN saga ON saga.id = instance.operation_id::text
-        WHERE destroyed_at IS NULL AND instance.id <> $1 AND operation_name = 'instance.migrate'
+        WHERE destroyed_at IS NULL AND instance.id <> $1 AND operation_name = 'instance.migrate' AND instance.state_kind IN ('running', 'paused')
           AND saga.input ->> 'to' = host.name AND instance.host <> host.name) AS committed,
        (SELECT coalesce(jsonb_object_agg(image.name, jsonb_build_array(image.minimum_memory_bytes, image.virtual_bytes)), '{}')
         FROM image WHERE image.host = host.name) AS images

@@ -208,6 +208,7 @@ const {
   cleanUp,
   buildImage,
   migrate: _migrate,
+  copy,
   attach,
   detach,
   resize,
@@ -271,6 +272,19 @@ suite({
   definition: clone,
   title: 'instance.clone',
   input: asInput({ id: ID, spec: SPEC, host: HOST, start: true, from: { domain: SOURCE, snapshot: SNAPSHOT } }),
+  before: [],
+  source: true,
+})
+suite({
+  definition: copy,
+  title: 'instance.copy',
+  input: asInput({
+    id: ID,
+    spec: SPEC,
+    host: HOST,
+    start: true,
+    copy: { domain: SOURCE, host: HOST, quiesce: 'try', timeoutMs: 1000 },
+  }),
   before: [],
   source: true,
 })

@@ -5,6 +5,7 @@
  *
  *   create:  place (read) --> define --> start        undo: destroy on the host; the row says `failed` and why
  *   clone:   the same, on the disks of a snapshot; on the host that has it
+ *   copy:    the same of an instance as it is now: `copy.ts`
  *   VERB, set, snapshot, revert, snapshot-delete, attach, detach, resize, insert, eject:  carry-out
  *   destroy: carry-out --> the row is kept, with `destroyed_at`; by force also where the host does not do it (`forget.ts`)
  *   migrate: `migrate.ts`
@@ -30,6 +31,7 @@ import type { AgentPort, Command, DomainReply } from '@typevisor/api/agent-wire'
 import { agentOf, AWAY_ATTEMPTS, failure } from './agent-steps.ts'
 import {
   destroyedEffect,
+  dumpEffect,
   eventEffect,
   failedEffect,
   memoryEffect,
@@ -41,6 +43,7 @@ import {
   rootDiskEffect,
   snapshotsEffect,
 } from './effects.ts'
+import { dropStep, snapshotOfCopy, takeStep, type CopySource } from './copy.ts'
 import { migrate } from './migrate.ts'
 
 export interface InstanceServices {
@@ -55,6 +58,8 @@ export type CreateInput = {
   readonly start: boolean
   /** Of a clone. */
   readonly from?: { readonly domain: DomainId; readonly snapshot: SnapshotId }
+  /** Of a copy. */
+  readonly copy?: CopySource
 }
 type OnHost = {
   readonly id: DomainId
@@ -109,7 +114,13 @@ async function lastWords<I>({ services, signal }: Context<I>, agent: AgentPort, 
 
 const observed = (id: string, { domain, sequence }: DomainReply): SagaEffect[] =>
   domain
-    ? [observedEffect(id, domain, sequence), snapshotsEffect(id, domain), settingsEffect(id, domain), rootDiskEffect(id, domain)]
+    ? [
+        observedEffect(id, domain, sequence),
+        snapshotsEffect(id, domain),
+        settingsEffect(id, domain),
+        rootDiskEffect(id, domain),
+        dumpEffect(id, domain),
+      ]
     : []
 
 const hostOf = (outputs: Readonly<Record<string, Json>>): string => {
@@ -126,7 +137,7 @@ async function placedHost({ database }: InstanceServices, id: DomainId): Promise
   return host
 }
 
-const creation = (verb: 'create' | 'clone') =>
+const creation = (verb: 'create' | 'clone' | 'copy') =>
   defineSaga<CreateInput, InstanceServices>({
     name: `instance.${verb}`,
     steps: [
@@ -134,6 +145,7 @@ const creation = (verb: 'create' | 'clone') =>
         name: 'place',
         do: async ({ input, services }) => ({ output: await placedHost(services, input.id) }),
       },
+      ...(verb === 'copy' ? [takeStep] : []),
       {
         name: 'define',
         attemptCountMax: AWAY_ATTEMPTS,
@@ -142,8 +154,9 @@ const creation = (verb: 'create' | 'clone') =>
           const agent = await agentOf(context, hostOf(outputs))
           const commandId = `${context.sagaId}.define`
           const params = { commandId, fence: context.fence, id: input.id, spec: input.spec }
-          const reply = input.from
-            ? await agent.call('domain.clone', { ...params, from: input.from }, { signal })
+          const from = input.copy ? { domain: input.copy.domain, snapshot: snapshotOfCopy(context.sagaId) } : input.from
+          const reply = from
+            ? await agent.call('domain.clone', { ...params, from }, { signal })
             : await agent.call('domain.define', params, { signal })
           return { effects: observed(input.id, reply) }
         },
@@ -151,6 +164,7 @@ const creation = (verb: 'create' | 'clone') =>
           await carryOut(context, hostOf(context.outputs), context.input.id, 'destroy', 'undo')
         },
       },
+      ...(verb === 'copy' ? [dropStep] : []),
       {
         name: 'start',
         do: async (context) => {
@@ -167,6 +181,7 @@ const creation = (verb: 'create' | 'clone') =>
     onFailed: ({ sagaId, input }, fault) => [
       failedEffect(input.id, fault),
       releaseEffect(input.id, sagaId),
+      ...(input.copy ? [releaseEffect(input.copy.domain, sagaId)] : []),
       eventEffect('instance.failed', input.id, input.spec.name, failure(verb, sagaId, fault)),
     ],
   })
@@ -415,6 +430,7 @@ export function imageEffect(host: string, image: import('@typevisor/api/agent-wi
 export const INSTANCE_SAGAS = {
   create: creation('create'),
   clone: creation('clone'),
+  copy: creation('copy'),
   snapshot,
   revert,
   rename,

@@ -139,3 +139,43 @@ test('what a host has done while nobody listened is known when it comes back', a
     async () => (await client.call('instance.snapshots', { params: { instance: 'web' } })).items[0]?.name === 'alone',
   )
 })
+
+test('a copy of one that runs is made with one command: nothing of the snapshot is left, and the source is held no longer than for that', async () => {
+  await using cloud = await testCloud()
+  const { client } = cloud
+  const host = await cloud.start('h1', await cloud.token('h1'))
+  const params = { instance: 'web' }
+  await client.call('instance.create', { query, body: { name: 'web', forwards: [{ guestPort: 22, hostPort: 2222 }] } })
+  const copied = await client.call('instance.copy', { params, query, body: { name: 'web-2', quiesce: 'must' } })
+  assert.deepEqual(
+    [copied.operation.name, copied.operation.state, copied.instance?.name, copied.instance?.state.kind],
+    ['instance.copy', 'done', 'web-2', 'running'],
+    JSON.stringify(copied.operation.fault),
+  )
+  const [one, other] = ['web', 'web-2'].map((name) => host.toolstack.list().find((domain) => domain.name === name))
+  assert.deepEqual([one?.snapshots, one?.state.kind], [[], 'running'])
+  const macs = [one, other].map((domain) =>
+    domain?.hardware.devices.flatMap((device) => (device.kind === 'nic' ? [device.mac] : [])),
+  )
+  assert.notDeepEqual(macs[0], macs[1])
+  assert.notEqual(other?.forwards[0]?.hostPort, 2222)
+  const source = await client.call('instance.get', { params })
+  assert.deepEqual([source.operation, source.snapshotCount], [null, 0])
+  await client.call('instance.save', { params, query })
+  await assert.rejects(client.call('instance.copy', { params, query, body: { name: 'web-4' } }), isFault('conflict', /saved/))
+})
+
+test('a copy that cannot be made leaves its source as it was, and free', async () => {
+  await using cloud = await testCloud()
+  const { client } = cloud
+  await cloud.start('h1', await cloud.token('h1'), { hasSnapshots: false })
+  const params = { instance: 'web' }
+  await client.call('instance.create', { query, body: { name: 'web' } })
+  const failed = await client.call('instance.copy', { params, query, body: { name: 'web-2' } })
+  assert.deepEqual(
+    [failed.operation.state, failed.operation.fault?.code, failed.instance?.state.kind],
+    ['undone', 'unsupported', 'failed'],
+  )
+  const source = await client.call('instance.get', { params })
+  assert.deepEqual([source.operation, source.snapshotCount, source.state.kind], [null, 0, 'running'])
+})

@@ -46,6 +46,7 @@ export interface VerbRequest {
 export async function beginVerb(tx: SqlExecutor, agents: AgentRegistry, request: VerbRequest): Promise<SagaId[]> {
   const { saga, row, verb, force } = request
   const dropped = force ? await letGoOf(tx, row.id, `${row.name} is destroyed by force`) : []
+  if (verb === 'start' || verb === 'restore') await lockPlacement(tx)
   const current = await lockRow(tx, row)
   if (!force) {
     assertIdle(current, verb, row)
@@ -70,6 +71,9 @@ interface LockedRow {
   readonly operation: string | null
   readonly snapshots: readonly DomainSnapshot[]
 }
+
+/** Before a row is locked, wherever both are: two that took them in another order would wait for each other. */
+const lockPlacement = (tx: SqlExecutor) => tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
 
 /** Nobody else begins anything on it until the transaction ends. @throws Fault `not_found`. */
 async function lockRow(tx: SqlExecutor, row: InstanceRow): Promise<LockedRow> {
@@ -140,6 +144,7 @@ export async function beginSnapshotVerb(
   request: SnapshotRequest,
 ): Promise<void> {
   const { verb, name } = request
+  if (verb === 'revert') await lockPlacement(tx)
   const current = await settledRow(tx, verb, row)
   if (verb !== 'snapshot-delete') assertCanSnapshot(verb, current.state, row.name)
   const known = verb === 'snapshot' ? null : needSnapshot(current.snapshots, name, row)
@@ -163,6 +168,7 @@ export async function beginSet(
   patch: SettingsPatch,
   timeoutMs: number,
 ): Promise<void> {
+  if (patch.memoryBytes !== undefined) await lockPlacement(tx)
   const current = await settledRow(tx, 'set', row)
   assertCanSet(current.state, row.name)
   const { rows } = await tx.query('SELECT spec, settings, memory_bytes FROM instance WHERE id = $1', [row.id])
@@ -189,12 +195,20 @@ export async function beginSet(
  * @throws Fault `not_found`, `busy` or `conflict`.
  */
 export async function beginRename(tx: SqlExecutor, saga: SagaId, row: InstanceRow, to: DomainName): Promise<void> {
-  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+  await lockPlacement(tx)
   const current = await settledRow(tx, 'rename', row)
   if (to !== row.name) await assertNameFree(tx, to)
   await beginOn<RenameInput>(tx, saga, 'rename', row, current, { to })
   const { text, values } = nameEffect(row.id, to)
   await tx.query(text, values)
+}
+
+/** Holds an instance for a copy of it, behind the new one's row. @throws Fault `not_found`, `busy` or `conflict`. */
+export async function holdForCopy(tx: SqlExecutor, saga: SagaId, row: InstanceRow): Promise<void> {
+  const { state, host } = await settledRow(tx, 'copy', row)
+  assertCanSnapshot('snapshot', state, row.name)
+  if (host !== row.host) throw new Fault('busy', `copy ${row.name}: it has just moved to host ${host}`)
+  await holds(tx, row.id, saga, 'instance.copy')
 }
 
 export interface MigrateRequest {
@@ -213,10 +227,10 @@ export async function beginMigration(
   row: InstanceRow,
   { to, parameters }: MigrateRequest,
 ): Promise<void> {
-  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+  await lockPlacement(tx)
   const current = await settledRow(tx, 'migrate', row)
-  if (current.state !== 'running' && current.state !== 'paused')
-    throw new Fault('conflict', `migrate ${row.name}: it is ${current.state}, want running or paused`)
+  if (current.state === 'crashed')
+    throw new Fault('conflict', `migrate ${row.name}: it is crashed, want running, paused, saved or stopped`)
   if (current.host === null) throw new Fault('conflict', `migrate ${row.name}: it is on no host`)
   if (current.host === to)
     throw new Fault('conflict', `migrate ${row.name}: it is on host ${to} already`, {
@@ -225,7 +239,10 @@ export async function beginMigration(
   const { rows } = await tx.query('SELECT spec FROM instance WHERE id = $1', [row.id])
   const spec = rows[0]?.['spec'] as DomainSpec // as `insertInstance` wrote it
   const ports = spec.forwards.map(({ hostPort }) => hostPort).filter((port) => port !== 0)
-  chooseHost(await hostOffers(tx, agents, row.id, ports), { ...spec, host: to })
+  const offers = await hostOffers(tx, agents, row.id, ports)
+  // What does not run holds no memory there.
+  const isCold = current.state === 'stopped' || current.state === 'saved'
+  chooseHost(isCold ? offers.map((offer) => ({ ...offer, committedBytes: 0 })) : offers, { ...spec, host: to })
   if (current.snapshots.length > 0 && parameters.dropSnapshots !== true) {
     const count = current.snapshots.length
     throw new Fault(
@@ -293,7 +310,7 @@ async function takeRoom(
   row: InstanceRow,
   verb: VerbName | 'revert' | 'set',
 ): Promise<void> {
-  await tx.query('SELECT pg_advisory_xact_lock($1)', [PLACEMENT_LOCK])
+  await lockPlacement(tx)
   const offer = (await hostOffers(tx, agents, row.id)).find(({ name }) => name === row.host)
   if (offer) assertRoom(offer, row.memory_bytes, `${verb} ${row.name}`)
 }
@@ -301,8 +318,11 @@ async function takeRoom(
 /** The saga, and with it what holds the instance. */
 export async function beginOperation(tx: SqlExecutor, saga: NewSaga): Promise<void> {
   await pgCreateSaga(tx, saga)
-  await tx.query('UPDATE instance SET operation_id = $2, operation_name = $3 WHERE id = $1', [saga.resource, saga.id, saga.name])
+  await holds(tx, saga.resource, saga.id, saga.name)
 }
+
+const holds = (tx: SqlExecutor, instance: string, saga: SagaId, name: string) =>
+  tx.query('UPDATE instance SET operation_id = $2, operation_name = $3 WHERE id = $1', [instance, saga, name])
 
 /** The shared table knows the states of domains; `creating` and `destroying` are held by their operations, `failed` can only be destroyed. */
 function assertVerb(verb: VerbName, { state, cause }: LockedRow, name: string): void {

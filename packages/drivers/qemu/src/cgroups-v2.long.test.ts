@@ -1,5 +1,5 @@
 /**
- * Weight and cap under cgroup v2, on a real kernel: Debian's, booted with `cgroup_no_v1=all` in a guest, where this package's own code runs
+ * Weight, cap and bounds under cgroup v2, on a real kernel: Debian's, booted with `cgroup_no_v1=all` in a guest, where this package's own code runs
  * on Node from a second disk. Most hosts that build this have version 1 or a hierarchy that is not theirs.
  */
 import assert from 'node:assert/strict'
@@ -47,6 +47,23 @@ told.swept = await cgroups.sweep()
 busy[1].kill('SIGKILL')
 await new Promise((resolve) => busy[1].once('close', resolve))
 await cgroups.remove(ids[1])
+const within = async (id, bounds, script) => {
+  const child = spawn('/bin/sh', ['-c', 'read go; ' + script])
+  let said = ''
+  child.stdout.on('data', (part) => (said += part))
+  await cgroups.bound(id, child.pid, bounds)
+  child.stdin.end('go\\n')
+  await new Promise((resolve) => child.once('close', resolve))
+  await cgroups.remove(id)
+  return said.trim()
+}
+const eats = 'head -c 60000000 /dev/zero | tail | wc -c'
+told.bounded = [
+  await within(ids[1], { memoryBytes: 16 * 1024 * 1024, threadCount: 50 }, eats),
+  await within(ids[1], { memoryBytes: 256 * 1024 * 1024, threadCount: 50 }, eats),
+  await within(ids[1], { memoryBytes: 256 * 1024 * 1024, threadCount: 1 }, '(echo forked); true'),
+  await within(ids[1], { memoryBytes: 256 * 1024 * 1024, threadCount: 2 }, '(echo forked); true'),
+]
 told.left = readdirSync('/sys/fs/cgroup/typevisor').filter((name) => name.length === 36)
 console.log(JSON.stringify(told))
 process.exit(0)
@@ -79,11 +96,12 @@ interface Told {
   readonly groups: [string, string, string]
   readonly heldBack: string
   readonly swept: string[]
+  readonly bounded: [string, string, string, string]
   readonly left: string[]
 }
 
 test(
-  'cgroup v2: weights share, caps hold, threads lie where they are to, and nothing is left',
+  'cgroup v2: weights share, caps and bounds hold, threads lie where they are to, and nothing is left',
   { timeout: 600_000 },
   async (t) => {
     const b = await bench(t)
@@ -127,6 +145,9 @@ test(
     assert.deepEqual(told.groups, [group, `${group}/vcpus`, group])
     assert.equal(told.heldBack, 'busy')
     assert.deepEqual(told.swept, ['0192f000-0000-7000-8000-00000000000a'])
+    const [starved, ate, barren, forked] = told.bounded
+    assert.notEqual(starved, '60000000', 'it gets no more memory than its bound')
+    assert.deepEqual([ate, barren, forked], ['60000000', '', 'forked'])
     assert.deepEqual(told.left, ['0192f000-0000-7000-8000-00000000000c'], 'its own stays, and no other')
   },
 )

@@ -7,7 +7,7 @@ import type { KernelFiles } from './ports.ts'
 import { testId } from './testing.ts'
 
 const V1 =
-  '33 31 0:30 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n'
+  '33 31 0:30 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n34 31 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n35 31 0:32 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n'
 const V2 = '30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n'
 
 /** A hierarchy as the kernel keeps it: a folder comes with its files, a thread is in one group, and one with somebody in it stays. */
@@ -28,11 +28,23 @@ class Kernel implements KernelFiles {
     this.#files =
       version === 1
         ? ['tasks', 'cpu.shares', 'cpu.cfs_period_us', 'cpu.cfs_quota_us']
-        : ['cgroup.procs', 'cgroup.threads', 'cgroup.type', 'cgroup.subtree_control', 'cpu.weight', 'cpu.max']
+        : [
+            'cgroup.procs',
+            'cgroup.threads',
+            'cgroup.type',
+            'cgroup.subtree_control',
+            'cpu.weight',
+            'cpu.max',
+            'memory.max',
+            'pids.max',
+          ]
     this.#make(this.#mount)
+    if (version === 1)
+      for (const name of ['memory', 'pids'])
+        this.#make(`/sys/fs/cgroup/${name}`, ['cgroup.procs', 'memory.limit_in_bytes', 'pids.max'])
   }
-  #make(path: string): void {
-    this.folders.set(path, new Map(this.#files.map((name) => [name, ''])))
+  #make(path: string, files = [...(this.folders.get(this.#split(path)[0])?.keys() ?? this.#files)]): void {
+    this.folders.set(path, new Map(files.map((name) => [name, ''])))
   }
   #split(path: string): [string, string] {
     const at = path.lastIndexOf('/')
@@ -40,7 +52,7 @@ class Kernel implements KernelFiles {
   }
   async read(path: string): Promise<string | null> {
     if (path === '/proc/self/mountinfo') return this.mounts
-    if (path === '/sys/fs/cgroup/cgroup.controllers') return this.version === 2 ? 'cpuset cpu io memory\n' : null
+    if (path === '/sys/fs/cgroup/cgroup.controllers') return this.version === 2 ? 'cpuset cpu io memory pids\n' : null
     if (path === '/sys/fs/cgroup/unified/cgroup.controllers') return 'hugetlb\n'
     const [folder, name] = this.#split(path)
     return this.folders.get(folder)?.get(name) ?? null
@@ -129,6 +141,35 @@ test('v2: QEMU is the domain of a threaded subtree; the weight is of both, the c
   ])
   await cgroups.apply(ID, 10, [11, 12], { weight: 300, capPercent: 0 })
   assert.equal(kernel.folders.get(`/sys/fs/cgroup/typevisor/${ID}/vcpus`)?.get('cpu.max'), 'max 100000')
+})
+
+test('v1: the process is in a group of each hierarchy, with its bounds', async () => {
+  const kernel = new Kernel(1)
+  const cgroups = new Cgroups(kernel)
+  for (let again = 0; again < 2; again += 1) await cgroups.bound(ID, 10, { memoryBytes: 1_000_000, threadCount: 300 })
+  const of = (name: string) => Object.fromEntries(kernel.folders.get(`/sys/fs/cgroup/${name}/typevisor/${ID}`) ?? [])
+  assert.deepEqual(of('memory'), { 'cgroup.procs': '', 'memory.limit_in_bytes': '1000000', 'pids.max': '' })
+  assert.deepEqual(of('pids'), { 'cgroup.procs': '10', 'memory.limit_in_bytes': '', 'pids.max': '300' })
+  kernel.end('10')
+  assert.deepEqual(await cgroups.sweep(), [ID])
+  assert.deepEqual(
+    [...kernel.folders.keys()],
+    ['cpu', 'memory', 'pids'].map((name) => `/sys/fs/cgroup/${name}`),
+  )
+})
+
+test('v2: bounds are of the group that weight and cap have too', async () => {
+  const kernel = new Kernel(2)
+  const cgroups = new Cgroups(kernel)
+  await cgroups.bound(ID, 10, { memoryBytes: 1_000_000, threadCount: 300 })
+  await cgroups.apply(ID, 10, [11], { weight: 100, capPercent: 50 })
+  const group = kernel.folders.get(`/sys/fs/cgroup/typevisor/${ID}`)
+  assert.deepEqual(
+    ['memory.max', 'pids.max', 'cpu.weight', 'cgroup.procs'].map((name) => group?.get(name)),
+    ['1000000', '300', '100', '10'],
+  )
+  kernel.end('10', '11')
+  assert.deepEqual(await cgroups.sweep(), [ID])
 })
 
 for (const version of [1, 2] as const) {

@@ -1,18 +1,23 @@
 /**
- * Weight and cap of a domain's vCPUs, held by the kernel's `cpu` controller, of either version:
+ * What the kernel holds a domain to, by control groups of either version. Weight and cap of its vCPUs:
  *
  *   v1   cpu/typevisor/<id>                 cpu.shares, cpu.cfs_quota_us; its tasks are the vCPUs' threads
  *   v2   typevisor/<id>                     cpu.weight; QEMU's process, the domain of a threaded subtree
  *        typevisor/<id>/vcpus (threaded)    cpu.max; the vCPUs' threads
  *
- * The cap is of the vCPUs alone: the monitor and the disks of a capped guest answer as before. One group a domain, named by its id, is made
- * when the first weight or cap is set, found again by whoever comes next, and removed behind the domain's process. An empty one is nobody's:
+ * and memory and threads of its QEMU, so that one that runs wild takes itself down and not the host:
+ *
+ *   v1   memory/typevisor/<id>, pids/typevisor/<id>    memory.limit_in_bytes, pids.max
+ *   v2   typevisor/<id>                                memory.max, pids.max
+ *
+ * The cap is of the vCPUs alone: the monitor and the disks of a capped guest answer as before. One group a domain and hierarchy, named by its
+ * id, is made when it is first wanted, found again by whoever comes next, and removed behind the domain's process. An empty one is nobody's:
  * `sweep` removes it, and whoever was about to use it makes it once more.
  *
  * References: cgroups(7); Linux Documentation/scheduler/sched-bwc.rst, admin-guide/cgroup-v2.rst ("Threads", "CPU").
  */
-import { Fault, toFault } from '@typevisor/base'
-import { isUuid, type DomainId } from '@typevisor/model'
+import { Fault, gib, toFault } from '@typevisor/base'
+import { isUuid, type DomainId, type DomainSpec } from '@typevisor/model'
 import type { Capability } from '@typevisor/toolstack'
 import type { KernelFiles } from './ports.ts'
 
@@ -25,6 +30,23 @@ export interface CpuShare {
   readonly capPercent: number
 }
 
+export interface ProcessBounds {
+  readonly memoryBytes: number
+  readonly threadCount: number
+}
+
+/** QEMU's own: disk caches, screen, buffers of a migration, and under TCG up to 1 GiB of translated code. */
+const OVERHEAD = { kvm: gib(1), tcg: gib(2) } as const
+/** QEMU's own: 64 workers of disks, as many of a migration's channels as are asked for, the screen's, the monitor's. */
+const THREADS_BESIDE_VCPUS = 256
+
+/** Far above what an honest one uses. */
+export const boundsOf = (spec: DomainSpec, accelerator: 'tcg' | 'kvm'): ProcessBounds => ({
+  memoryBytes: (spec.memoryBytesMax ?? spec.memoryBytes) + OVERHEAD[accelerator],
+  threadCount: (spec.vcpuCountMax ?? spec.vcpuCount) + THREADS_BESIDE_VCPUS,
+})
+
+type Controller = 'cpu' | 'memory' | 'pids'
 type Hierarchy = { readonly version: 1 | 2; readonly mount: string }
 type Found = Hierarchy | { readonly version: null; readonly reason: string }
 
@@ -42,7 +64,7 @@ export class Cgroups {
   }
 
   async capability(): Promise<Capability> {
-    const found = await this.#find()
+    const found = await this.#find('cpu')
     if (found.version === null) return { can: false, reason: found.reason }
     const { mount } = found
     const folder = `${mount}/${FOLDER}`
@@ -64,12 +86,43 @@ export class Cgroups {
    * @throws Fault `unsupported` where the host has no such controller, or the one of whatever the kernel refuses.
    */
   async apply(id: DomainId, pid: number, tids: readonly number[], share: CpuShare): Promise<void> {
-    const found = await this.#find()
+    const found = await this.#find('cpu')
     if (found.version === null) throw new Fault('unsupported', `CPU weight and cap: ${found.reason}`)
+    await this.#insist(() =>
+      found.version === 1 ? this.#applyV1(found, id, tids, share) : this.#applyV2(found, id, pid, tids, share),
+    )
+  }
+
+  /**
+   * Puts the process into the domain's groups and sets its bounds. Idempotent.
+   * @throws Fault `unsupported` where the host has no such controllers, or the one of whatever the kernel refuses.
+   */
+  async bound(id: DomainId, pid: number, { memoryBytes, threadCount }: ProcessBounds): Promise<void> {
+    for (const [controller, limit] of [
+      ['memory', memoryBytes],
+      ['pids', threadCount],
+    ] as const) {
+      const found = await this.#find(controller)
+      if (found.version === null) throw new Fault('unsupported', `bounds of a process: ${found.reason}`)
+      const { version, mount } = found
+      await this.#insist(async () => {
+        if (version === 2) {
+          await this.#write(`${mount}/cgroup.subtree_control`, `+${controller}`)
+          await this.#files.makeFolder(`${mount}/${FOLDER}`)
+          await this.#write(`${mount}/${FOLDER}/cgroup.subtree_control`, `+${controller}`)
+        }
+        const group = await this.#makeGroup(mount, id)
+        const file = controller === 'pids' ? 'pids.max' : version === 1 ? 'memory.limit_in_bytes' : 'memory.max'
+        await this.#write(`${group}/${file}`, String(limit))
+        await this.#write(`${group}/cgroup.procs`, String(pid))
+      })
+    }
+  }
+
+  async #insist(work: () => Promise<void>): Promise<void> {
     for (let attempt = 1; ; attempt += 1) {
       try {
-        await (found.version === 1 ? this.#applyV1(found, id, tids, share) : this.#applyV2(found, id, pid, tids, share))
-        return
+        return await work()
       } catch (error) {
         // Somebody's sweep was there between making and filling it.
         if (attempt >= MAKE_ATTEMPTS || !isCode(error, 'not_found')) throw error
@@ -79,22 +132,27 @@ export class Cgroups {
 
   /** Of a domain without a process. None there is fine. */
   async remove(id: DomainId): Promise<void> {
-    const found = await this.#find()
-    if (found.version === null) return
-    const folder = `${found.mount}/${FOLDER}`
-    if (!(await this.#files.isFolder(folder))) return
-    await this.#files.removeFolder(`${folder}/${id}/vcpus`)
-    await this.#files.removeFolder(`${folder}/${id}`)
-    // The last one closes the door.
-    await this.#files.removeFolder(folder).catch(() => {})
+    for (const mount of await this.#mounts()) {
+      const folder = `${mount}/${FOLDER}`
+      if (!(await this.#files.isFolder(folder))) continue
+      await this.#files.removeFolder(`${folder}/${id}/vcpus`)
+      await this.#files.removeFolder(`${folder}/${id}`)
+      // The last one closes the door.
+      await this.#files.removeFolder(folder).catch(() => {})
+    }
+  }
+
+  /** Of all hierarchies in which groups of ours may be. */
+  async #mounts(): Promise<readonly string[]> {
+    const found = await Promise.all((['cpu', 'memory', 'pids'] as const).map((controller) => this.#find(controller)))
+    return [...new Set(found.flatMap((each) => (each.version === null ? [] : [each.mount])))]
   }
 
   /** Removes the groups in which nobody is. @returns whose they were. */
   async sweep(): Promise<DomainId[]> {
-    const found = await this.#find()
-    if (found.version === null) return []
+    const names = await Promise.all((await this.#mounts()).map((mount) => this.#files.list(`${mount}/${FOLDER}`)))
     const swept: DomainId[] = []
-    for (const name of await this.#files.list(`${found.mount}/${FOLDER}`)) {
+    for (const name of new Set(names.flat())) {
       if (!isUuid(name)) continue
       // The kernel removes no group that has somebody in it.
       const isGone = await this.remove(name as DomainId).then(
@@ -150,24 +208,24 @@ export class Cgroups {
       await this.#files.write(path, text)
     } catch (error) {
       const fault = toFault(error)
-      throw new Fault(fault.code, `CPU weight and cap: write ${text} to ${path}: ${fault.message}`, { cause: error })
+      throw new Fault(fault.code, `control group: write ${text} to ${path}: ${fault.message}`, { cause: error })
     }
   }
 
   /** Asked each time: it is two small files, and a hierarchy may be mounted meanwhile. */
-  async #find(): Promise<Found> {
+  async #find(controller: Controller): Promise<Found> {
     const mounts = ((await this.#files.read('/proc/self/mountinfo')) ?? '').split('\n').flatMap((line) => {
       const [before = '', after = ''] = line.split(' - ')
       const mount = before.split(' ')[4]
       const [type = '', , options = ''] = after.split(' ')
       return mount === undefined ? [] : [{ mount: mount.replaceAll('\\040', ' '), type, options: options.split(',') }]
     })
-    const first = mounts.find(({ type, options }) => type === 'cgroup' && options.includes('cpu'))
+    const first = mounts.find(({ type, options }) => type === 'cgroup' && options.includes(controller))
     if (first) return { version: 1, mount: first.mount }
     for (const { mount } of mounts.filter(({ type }) => type === 'cgroup2')) {
       const controllers = (await this.#files.read(`${mount}/cgroup.controllers`)) ?? ''
-      if (controllers.trim().split(' ').includes('cpu')) return { version: 2, mount }
+      if (controllers.trim().split(' ').includes(controller)) return { version: 2, mount }
     }
-    return { version: null, reason: 'this host has no cgroup hierarchy with the controller `cpu`' }
+    return { version: null, reason: `this host has no cgroup hierarchy with the controller \`${controller}\`` }
   }
 }

@@ -102,7 +102,14 @@ export function commandLine(input: CommandLineInput): string[] {
     ['-smp', smp(domain), '-m', memory(domain)],
     ['-rtc', 'base=utc', '-boot', 'strict=on', '-S', '-no-shutdown', '-action', 'panic=pause'],
     ...(spec.hugePages ? [['-object', json(hugePages('ram0', spec.memoryBytes, {}))]] : []),
-    ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny', '-msg', 'timestamp=on', '-pidfile', paths.pid],
+    [
+      '-sandbox',
+      'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny',
+      '-msg',
+      'timestamp=on',
+      '-pidfile',
+      paths.pid,
+    ],
   ].flat()
   for (let set = 1; set <= input.inheritedCount; set += 1) argv.push('-add-fd', `fd=${set + 2},set=${set}`)
   argv.push('-chardev', socket('qmp', paths.qmp), '-mon', 'chardev=qmp,mode=control')

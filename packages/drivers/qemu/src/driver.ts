@@ -33,11 +33,12 @@ import type {
   MigrationPeer,
   MigrationTarget,
   ReceiveOptions,
+  TakeOverOptions,
 } from '@typevisor/toolstack'
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
 import { adoptDomain, type Adopted } from './adoption.ts'
 import { TARGETS } from './architecture.ts'
-import { Cgroups } from './cgroups.ts'
+import { boundsOf, Cgroups } from './cgroups.ts'
 import { readConsoleLog, trimConsoleLog } from './console.ts'
 import { dumpMachine } from './dumping.ts'
 import { EventQueue } from './event-queue.ts'
@@ -423,15 +424,23 @@ class Driver implements QemuDriver {
     })
   }
 
-  async takeOver(id: DomainId, options: CallOptions = {}): Promise<void> {
-    await this.#exclusive(id, options, async (signal) => {
+  async takeOver(id: DomainId, options: TakeOverOptions = {}): Promise<{ goneOnAt: number | null }> {
+    return await this.#exclusive(id, options, async (signal) => {
       const machine = await this.#need(id, 'take over')
-      if (machine.record.phase.kind !== 'incoming') return
+      let goneOnAt: number | null = null
+      if (machine.record.phase.kind !== 'incoming') return { goneOnAt }
       if ((await hasLoaded(machine, signal)) !== true)
         throw new Fault('conflict', `take over ${machine.record.name}: not all of it has come`)
+      // One that does not go on is seen by its state.
+      if (options.goesOn)
+        goneOnAt = await machine.execute('cont', {}, { signal }).then(
+          () => this.#clock.monotonic(),
+          () => null,
+        )
       await machine.execute('migrate-set-capabilities', { capabilities: NO_CAPABILITIES }, { signal })
       await machine.setPhase({ kind: 'live' })
-      await machine.refresh({ signal })
+      const { kind } = await machine.refresh({ signal })
+      return { goneOnAt: kind === 'running' ? goneOnAt : null }
     })
   }
 
@@ -469,6 +478,15 @@ class Driver implements QemuDriver {
 
   #settings(machine: Machine, signal: AbortSignal) {
     return { host: this.#host, clock: this.#clock, cgroups: this.#cgroups, machine, signal }
+  }
+
+  /** On a host that lets nobody make control groups it goes without. */
+  async #bound({ id, spec }: DriverDomain, pid: number, accelerator: 'tcg' | 'kvm'): Promise<void> {
+    try {
+      await this.#cgroups.bound(id, pid, boundsOf(spec, accelerator))
+    } catch (error) {
+      this.#log.info('qemu.not_bounded', { domain: id, reason: toFault(error).message })
+    }
   }
 
   /** One that is left does no harm, and `adopt` sweeps it. */
@@ -846,6 +864,7 @@ class Driver implements QemuDriver {
       await feed(launched)
       signal.throwIfAborted()
       machine = new Machine(this.#machineContext(), paths, launched.record, launched.monitor)
+      await this.#bound(domain, machine.process.pid, accelerator)
       await beginSettings(this.#settings(machine, signal), domain)
       await machine.setPhase(phase)
       this.#machines.set(domain.id, machine)

@@ -17,7 +17,7 @@ import type { DriverDomain } from '@typevisor/toolstack'
 import { deviceIds, driveOf, mediumNodes, pluggedParts, type DiskSource, type PluggedDevice } from './command-line.ts'
 import { bringUpForwards } from './forwards.ts'
 import type { Machine } from './machine.ts'
-import { diskOf, openLater } from './open-files.ts'
+import { diskOf, dropSets, openLater, type LaterContext } from './open-files.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { listOf, numberOf, objectOf, textOf } from './read-json.ts'
 
@@ -29,6 +29,8 @@ export interface PlugContext {
   readonly diskFolders: readonly string[] | null
   readonly signal: AbortSignal
 }
+
+const later = ({ host, ...context }: PlugContext): LaterContext => ({ ...context, files: host.files })
 
 /** ICH9's (hw/acpi/ich9.h, ACPI_PCIHP_ADDR_ICH9). */
 const ACPI_HOTPLUG = 0x0cc0
@@ -54,14 +56,14 @@ export async function fronts(machine: Machine, signal: AbortSignal): Promise<Rea
 }
 
 export async function plug(context: PlugContext, domain: DriverDomain, device: DomainDevice): Promise<void> {
-  const { machine, signal, host, user, diskFolders } = context
+  const { machine, signal, host } = context
   const id = idOf(domain, device)
   if (!isDetachable(device)) throw new Fault('unsupported', `attach ${device.name} to ${domain.name}: it has no hot-plug port`)
   const state = await machine.refresh({ signal })
   if (state.kind !== 'running' && state.kind !== 'paused')
     throw new Fault('conflict', `attach ${device.name} to ${domain.name}: it is ${state.kind}, want running or paused`)
   const disk = diskOf(device)
-  const sources: [string, DiskSource][] = disk ? [[disk.name, await openLater(host.files, domain, disk, user, diskFolders)]] : []
+  const sources: [string, DiskSource][] = disk ? [[disk.name, await openLater(later(context), domain, disk)]] : []
   const input = { domain, disks: new Map(sources), boot: domain.boot }
   const { nodes, link, fronts: parts } = pluggedParts(device as PluggedDevice, id, input)
   const there = await peripherals(machine, signal)
@@ -113,17 +115,28 @@ async function takeAway(
 ): Promise<void> {
   const { machine, signal } = context
   if ((await peripherals(machine, signal)).has(id)) await askOut(context, id, device, how)
-  const nodes = listOf(await machine.execute('query-named-block-nodes', { flat: true }, { signal })).map(
-    (node) => textOf(objectOf(node)['node-name']) ?? '',
-  )
-  // A format before the file that it is on, a layer before its base.
-  const mine = nodes.filter((node) => node === `${id}-file` || node === `${id}-format` || node.startsWith(`${id}-base`))
-  for (const node of mine.toSorted((a, b) => rank(a, id) - rank(b, id))) await deleteNode(context, node)
+  await deleteNodes(context, id)
   if (device.kind === 'nic') {
     await machine.execute('netdev_del', { id: `${id}-link` }, { signal }).catch((error: unknown) => {
       if (!(error instanceof Fault) || (error.code !== 'not_found' && error.code !== 'failed')) throw error
     })
   }
+}
+
+/** What the device is on, with the files that were opened for it. */
+async function deleteNodes(context: PlugContext, id: string): Promise<void> {
+  const { machine, signal } = context
+  const mine = listOf(await machine.execute('query-named-block-nodes', { flat: true }, { signal }))
+    .map(objectOf)
+    .map((node) => ({ name: textOf(node['node-name']) ?? '', file: textOf(node['file']) ?? '' }))
+    .filter(({ name }) => name === `${id}-file` || name === `${id}-format` || name.startsWith(`${id}-base`))
+  // A format before the file that it is on, a layer before its base.
+  for (const { name } of mine.toSorted((a, b) => rank(a.name, id) - rank(b.name, id))) await deleteNode(context, name)
+  await dropSets(
+    machine,
+    mine.map(({ file }) => file),
+    signal,
+  )
 }
 
 /** `X-format`, `X-file`, `X-base1-format`, `X-base1-file`, ... */
@@ -194,7 +207,7 @@ async function eject({ machine, signal }: PlugContext, port: string, id: string)
 
 /** Makes the drive's content what `domain` says. */
 export async function changeMedium(context: PlugContext, domain: DriverDomain, name: string): Promise<void> {
-  const { machine, signal, host, user, diskFolders } = context
+  const { machine, signal } = context
   const device = domain.hardware.devices.find((each) => each.name === name)
   if (device?.kind !== 'cd') throw new Fault('invalid', `device ${name} of ${domain.name}: it is no CD drive`)
   const id = idOf(domain, device)
@@ -204,10 +217,10 @@ export async function changeMedium(context: PlugContext, domain: DriverDomain, n
   // The lock of a guest's driver is no more than a wish; a tray that is open already is fine.
   const open = (): Promise<unknown> => machine.execute('blockdev-open-tray', { id: drive, force: true }, { signal })
   await openAnd(open, () => machine.execute('blockdev-remove-medium', { id: drive }, { signal }))
-  for (const node of [`${id}-format`, `${id}-file`]) await deleteNode(context, node)
+  await deleteNodes(context, id)
   const disk = diskOf(device)
   if (disk) {
-    for (const node of mediumNodes(id, await openLater(host.files, domain, disk, user, diskFolders)))
+    for (const node of mediumNodes(id, await openLater(later(context), domain, disk)))
       await machine.execute('blockdev-add', node, { signal })
     await openAnd(open, () => machine.execute('blockdev-insert-medium', { id: drive, 'node-name': `${id}-format` }, { signal }))
   }

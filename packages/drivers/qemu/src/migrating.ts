@@ -97,6 +97,8 @@ class Migration {
   #streamFault: unknown = null
   #memory = { memoryBytes: 0, memoryRemainingBytes: 0, dirtyBytesPerSecond: null as number | null }
   #disks = { diskBytes: 0, diskRemainingBytes: 0 }
+  /** What QEMU said last by itself. */
+  #told: string | null = null
   /** It was told to let go of the disks, which it may be doing. */
   isSwitching = false
   readonly #stoppedAt: { value: number | null } = { value: null }
@@ -115,8 +117,9 @@ class Migration {
       await machine.execute('stop', {}, { signal })
     }
     stack.defer(
-      machine.onEvent(({ name }) => {
+      machine.onEvent(({ name, content }) => {
         if (name === 'STOP') this.#stoppedAt.value ??= clock.monotonic()
+        if (name === 'MIGRATION') this.#told = textOf(content['status'])
       }),
     )
     await machine.execute('migrate-set-capabilities', { capabilities: capabilitiesOf(options, true) }, { signal })
@@ -124,10 +127,11 @@ class Migration {
     const disks = movedDisks(machine.record.hardware)
     await this.#mirror(disks, stack)
     await this.#sendMemory(stack)
-    await this.#until(['MIGRATION'], () => this.#reached('pre-switchover'))
+    await this.#until(['MIGRATION'], async () => this.#told === 'pre-switchover' || this.#reached('pre-switchover'))
     await this.#endMirrors(disks)
     this.#tell('switchover')
-    await this.#context.peer.disksDone({ signal })
+    const ended = disks.map(({ id }) => machine.execute('blockdev-del', { 'node-name': `${MIRROR}${id}` }, { signal }))
+    await Promise.all([this.#context.peer.disksDone({ signal }), ...ended])
     this.isSwitching = true
     await machine.execute('migrate-continue', { state: 'pre-switchover' }, { signal })
     const answer = await this.#until(['MIGRATION'], () => this.#reached('completed'), POLL_SWITCHING)
@@ -166,12 +170,16 @@ class Migration {
   async #jobs(disks: readonly MovedDisk[]): Promise<ReturnType<typeof objectOf>[]> {
     const { machine, signal } = this.#context
     const jobs = await mirrorsOf(machine, signal)
-    if (jobs.length < disks.length)
-      throw new Fault('failed', `migrate ${machine.record.name}: a disk could not be copied${this.#because()}`)
+    if (jobs.length < disks.length) throw this.#diskFault()
     const sum = (read: (job: ReturnType<typeof objectOf>) => number): number => jobs.reduce((all, job) => all + read(job), 0)
     const sentBytes = sum((job) => numberOf(job['offset']) ?? 0)
     this.#disks = { diskBytes: sentBytes, diskRemainingBytes: Math.max(0, sum((job) => numberOf(job['len']) ?? 0) - sentBytes) }
     return jobs
+  }
+
+  #diskFault(cause?: Fault): Fault {
+    const said = `migrate ${this.#context.machine.record.name}: a disk could not be copied`
+    return new Fault('failed', `${said}${cause ? `: ${cause.message}` : ''}${this.#because()}`, { cause })
   }
 
   async #sendMemory(stack: AsyncDisposableStack): Promise<void> {
@@ -235,25 +243,30 @@ class Migration {
     const { machine, signal } = this.#context
     if (disks.length === 0) return
     // What the guest wrote last is still on its way.
-    for (const job of await this.#jobs(disks)) {
-      await machine.execute('block-job-cancel', { device: textOf(job['device']) ?? '', force: false }, { signal })
-    }
     const failed: string[] = []
+    const ended = new Set<string>()
     const stop = machine.onEvent(({ name, content }) => {
-      const error = name === 'BLOCK_JOB_COMPLETED' || name === 'BLOCK_JOB_CANCELLED' ? textOf(content['error']) : null
+      if (name !== 'BLOCK_JOB_COMPLETED' && name !== 'BLOCK_JOB_CANCELLED') return
+      ended.add(textOf(content['device']) ?? '')
+      const error = textOf(content['error'])
       if (error !== null) failed.push(error)
     })
     try {
+      await Promise.all(
+        disks.map(({ id }) => machine.execute('block-job-cancel', { device: `${MIRROR}${id}`, force: false }, { signal })),
+      ).catch((error: unknown) => {
+        signal.throwIfAborted()
+        throw this.#diskFault(toFault(error))
+      })
       await this.#until(
         ['BLOCK_JOB_COMPLETED', 'BLOCK_JOB_CANCELLED'],
-        async () => ((await mirrorsOf(machine, signal)).length === 0 ? true : null),
+        async () => ended.size === disks.length || (await mirrorsOf(machine, signal)).length === 0 || null,
         POLL_SWITCHING,
       )
     } finally {
       stop()
     }
     if (failed.length > 0) throw new Fault('failed', `migrate ${machine.record.name}: a disk: ${failed.join('; ')}`)
-    for (const { id } of disks) await machine.execute('blockdev-del', { 'node-name': `${MIRROR}${id}` }, { signal })
   }
 
   #tell(phase: MigrationProgress['phase']): void {

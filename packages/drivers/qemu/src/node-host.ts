@@ -11,6 +11,7 @@ import { constants, openSync, readdirSync, readFileSync, readlinkSync, watch } f
 import * as fs from 'node:fs/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault, millis, type FaultCode } from '@typevisor/base'
 import type {
   ByteSocket,
@@ -44,10 +45,12 @@ export interface RuntimeProcesses {
   whyNoAffinity(): string | null
   /** False: there is no such thread. */
   setThreadAffinity(tid: number, cpus: readonly number[]): boolean
+  /** Of `content` what the unix socket takes now, with a copy of `descriptor`; 0: nothing of either. */
+  sendDescriptor(socket: number, content: Uint8Array, descriptor: number): number
 }
 
 export function createNodeHost(runtime: RuntimeProcesses): QemuHost {
-  return { processes: nodeProcesses(runtime), sockets: nodeSockets, files: nodeFiles, kernel: nodeKernelFiles }
+  return { processes: nodeProcesses(runtime), sockets: nodeSockets(runtime), files: nodeFiles, kernel: nodeKernelFiles }
 }
 
 const codeOf = (error: unknown): string =>
@@ -218,6 +221,13 @@ async function runToEnd(
 // Sockets
 
 const WRITE_BUFFER_SIZE_MAX = 4 * 1024 * 1024
+const FULL_SOCKET_POLL_MS = 2
+
+/** Node has it and says so nowhere; null: the socket is closed. */
+function descriptorOf(socket: net.Socket): number | null {
+  const { _handle: handle } = socket as { _handle?: { readonly fd?: number } | null }
+  return handle?.fd !== undefined && handle.fd >= 0 ? handle.fd : null
+}
 
 async function* chunksOf(socket: net.Socket): AsyncGenerator<Uint8Array, void, undefined> {
   try {
@@ -227,7 +237,7 @@ async function* chunksOf(socket: net.Socket): AsyncGenerator<Uint8Array, void, u
   }
 }
 
-function byteSocket(socket: net.Socket): ByteSocket {
+function byteSocket(socket: net.Socket, runtime: Pick<RuntimeProcesses, 'sendDescriptor'>): ByteSocket {
   socket.on('error', () => {})
   const ended = new Promise<never>((_, reject) =>
     socket.once('close', () => reject(new Fault('unavailable', 'the other side has closed the connection'))),
@@ -248,6 +258,15 @@ function byteSocket(socket: net.Socket): ByteSocket {
         socket.off('drain', drained.resolve)
       }
     },
+    async writeWith(content, descriptor) {
+      while (true) {
+        const own = descriptorOf(socket)
+        if (own === null) throw new Fault('unavailable', 'the other side has closed the connection')
+        const sent = socket.writableLength > 0 ? 0 : runtime.sendDescriptor(own, content, descriptor)
+        if (sent === 0) await sleep(FULL_SOCKET_POLL_MS)
+        else return sent < content.length ? void socket.write(content.subarray(sent)) : undefined
+      }
+    },
     async end() {
       if (socket.destroyed || !socket.writable) return
       const ended = Promise.withResolvers<void>()
@@ -259,13 +278,13 @@ function byteSocket(socket: net.Socket): ByteSocket {
   }
 }
 
-const nodeSockets: HostSockets = {
+const nodeSockets = (runtime: Pick<RuntimeProcesses, 'sendDescriptor'>): HostSockets => ({
   connect: (path) =>
     new Promise((resolve, reject) => {
       const socket = net.connect({ path })
       socket.once('connect', () => {
         socket.off('error', reject)
-        resolve(byteSocket(socket))
+        resolve(byteSocket(socket, runtime))
       })
       socket.once('error', (error) => reject(new Fault('unavailable', `connect to ${path}: ${error.message}`, { cause: error })))
     }),
@@ -291,7 +310,7 @@ const nodeSockets: HostSockets = {
         while (true) {
           signal.throwIfAborted()
           const socket = waiting.shift()
-          if (socket) return byteSocket(socket)
+          if (socket) return byteSocket(socket, runtime)
           await new Promise<void>((resolve) => {
             wake = resolve
             signal.addEventListener('abort', () => resolve(), { once: true })
@@ -305,7 +324,7 @@ const nodeSockets: HostSockets = {
       },
     }
   },
-}
+})
 
 // Files
 

@@ -4,7 +4,8 @@
  *   own user or none   paths as they are
  *   another user       disks and console log are opened by the caller and inherited (`-add-fd`, /dev/fdset/N), so a folder of mode 0700
  *                      is no hindrance; kernel and initrd are inherited too and opened as /proc/self/fd/N, which skips the folders and
- *                      still asks the file's own mode. Firmware and NVRAM are as disks are; what is booted from the network, as kernels are
+ *                      still asks the file's own mode. Firmware and NVRAM are as disks are; what is booted from the network, as kernels are.
+ *                      What is plugged later is sent open over the monitor (SCM_RIGHTS)
  *
  * Failure paths: a missing file is `failed` with its path; a kernel or a folder that bars the user is `forbidden`, naming it.
  */
@@ -15,7 +16,9 @@ import type { CommandLineInput, DiskSource } from './command-line.ts'
 import { readyFirmware } from './firmware.ts'
 import type { DomainPaths } from './layout.ts'
 import type { HostFiles, ProcessUser } from './ports.ts'
+import type { Machine } from './machine.ts'
 import { readChain } from './qcow2-chain.ts'
+import { numberOf, objectOf } from './read-json.ts'
 
 export interface OpenFiles extends AsyncDisposable {
   readonly disks: CommandLineInput['disks']
@@ -119,25 +122,44 @@ export function diskOf(device: DomainDevice): DiskOf | null {
   return null
 }
 
+export interface LaterContext {
+  readonly files: HostFiles
+  readonly user: ProcessUser | null
+  readonly diskFolders: readonly string[] | null
+  readonly machine: Pick<Machine, 'execute'>
+  readonly signal: AbortSignal
+}
+
 /**
- * What a running QEMU opens by itself. One of another user cannot be handed a descriptor any more.
- * @throws Fault `unsupported` for a file, where QEMU runs as another user.
+ * What a running QEMU opens. One of another user is handed each file open (`add-fd`), in a set of its own that `dropSets` takes away again.
+ * @throws Fault `unsupported` for a file of another user's QEMU, where descriptors cannot be sent.
  */
-export async function openLater(
-  files: HostFiles,
-  domain: DriverDomain,
-  disk: DiskOf,
-  user: ProcessUser | null,
-  diskFolders: readonly string[] | null,
-): Promise<DiskSource> {
-  return diskSource(files, domain, disk, diskFolders, async (path) => {
-    if (user)
-      throw new Fault(
-        'unsupported',
-        `disk ${disk.name}: its volume is a file (${path}), which a QEMU of another user gets only when it starts`,
-      )
-    return path
+export async function openLater(context: LaterContext, domain: DriverDomain, disk: DiskOf): Promise<DiskSource> {
+  const { files, user, diskFolders, machine, signal } = context
+  return await diskSource(files, domain, disk, diskFolders, async (path, mode) => {
+    if (!user) return path
+    const opened = await files.openDescriptor(path, mode)
+    try {
+      const answer = objectOf(await machine.execute('add-fd', { opaque: path }, { signal, descriptor: opened.fd }))
+      return `${FDSET}${numberOf(answer['fdset-id']) ?? ''}`
+    } finally {
+      await opened.close()
+    }
   })
+}
+
+const FDSET = '/dev/fdset/'
+
+/** The sets that these block nodes are on, which nothing opens any more. */
+export async function dropSets(
+  machine: LaterContext['machine'],
+  filenames: Iterable<string>,
+  signal: AbortSignal,
+): Promise<void> {
+  const sets = new Set([...filenames].filter((name) => name.startsWith(FDSET)).map((name) => Number(name.slice(FDSET.length))))
+  for (const id of sets)
+    // One that is not there is what is wanted.
+    await machine.execute('remove-fd', { 'fdset-id': id }, { signal }).catch(() => {})
 }
 
 async function diskSource(

@@ -63,6 +63,11 @@ export interface ByteSocket {
   readonly readable: AsyncIterable<Uint8Array>
   /** Resolves when the content is with the kernel or in a bounded buffer. @throws Fault `unavailable` when the other side has gone. */
   write(content: Uint8Array): Promise<void>
+  /**
+   * The same, with a copy of an open file beside its first byte (SCM_RIGHTS); the descriptor stays the caller's. Behind all that was written.
+   * Absent: this socket cannot. @throws Fault `unsupported`, `unavailable`.
+   */
+  writeWith?(content: Uint8Array, descriptor: number): Promise<void>
   /** Nothing more is written; resolves when what was written is with the kernel. */
   end(): Promise<void>
   close(): void

@@ -1,13 +1,14 @@
 /** What only root can show: QEMU as its own user, and full disks. Skipped, with the reason, for anybody else. */
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, mkdtemp, readdir, readFile, readlink, rm, stat, statfs, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { millis } from '@typevisor/base'
-import { waitsForRoom } from '@typevisor/model'
+import { parseVolumeId, waitsForRoom } from '@typevisor/model'
+import type { DriverDomain } from '@typevisor/toolstack'
 import type { QemuDriverLimits } from './driver.ts'
 import { efiDisk, efiProgram, RUNS } from './efi-guest.ts'
 import {
@@ -64,6 +65,55 @@ test('QEMU runs as its own user, with disks and console log in folders that this
   stream.close()
   const whole = await consoleText(b.driver, domain, () => true)
   assertCounts(whole.replaceAll('W', ''))
+})
+
+test('what is plugged into that QEMU later is handed to it open, and closed when it is taken away', { skip }, async (t) => {
+  const b = await asUser(t)
+  const secret = join(b.folder, 'secret')
+  await mkdir(secret, { mode: 0o700 })
+  const [base, path, disc] = [join(secret, 'base.raw'), join(secret, 'data.qcow2'), join(secret, 'disc.iso')]
+  await writeFile(base, new Uint8Array(1024 * 1024), { mode: 0o600 })
+  await writeFile(disc, new Uint8Array(1024 * 1024), { mode: 0o600 })
+  await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'raw', path])
+  await chmod(path, 0o600)
+  const domain = await running(b, { spec: { hotplugPortCount: 4 } })
+  const pid = await pidOf(b, domain)
+  const held = async (): Promise<string[]> => {
+    const links = await Promise.all(
+      (await readdir(`/proc/${pid}/fd`)).map((fd) => readlink(`/proc/${pid}/fd/${fd}`).catch(() => '')),
+    )
+    return [...new Set(links.filter((link) => link.startsWith(secret)))].toSorted()
+  }
+  const data = parseVolumeId(`${domain.id}.data`)
+  const planned = await b.driver.planDevice(domain, { kind: 'disk', name: 'data' }, data)
+  const withDisk: DriverDomain = {
+    ...domain,
+    hardware: { ...domain.hardware, devices: [...domain.hardware.devices, ...planned] },
+    volumes: { ...domain.volumes, [data]: { kind: 'file', path, format: 'qcow2' } },
+  }
+  for (let run = 0; run < 2; run += 1) {
+    for (const device of planned) await b.driver.attach(withDisk, device)
+    assert.deepEqual(await held(), [base, path])
+    await b.driver.detach(domain.id, 'data', { timeoutMs: 0, force: true })
+    assert.deepEqual(await held(), [])
+  }
+
+  const drive = await b.driver.planDevice(domain, { kind: 'cd', name: 'cd' }, null)
+  const empty = { ...domain, hardware: { ...domain.hardware, devices: [...domain.hardware.devices, ...drive] } }
+  for (const device of drive) await b.driver.attach(empty, device)
+  const medium = parseVolumeId(`${domain.id}.cd`)
+  const loaded: DriverDomain = {
+    ...empty,
+    hardware: {
+      ...empty.hardware,
+      devices: empty.hardware.devices.map((device) => (device.name === 'cd' ? { ...device, volume: medium } : device)) as never,
+    },
+    volumes: { ...domain.volumes, [medium]: { kind: 'file', path: disc, format: 'raw' } },
+  }
+  await b.driver.changeMedium(loaded, 'cd')
+  assert.deepEqual(await held(), [disc])
+  await b.driver.changeMedium(empty, 'cd')
+  assert.deepEqual(await held(), [])
 })
 
 test(

@@ -30,6 +30,8 @@ export interface QmpVersion {
 export interface QmpCallOptions {
   readonly limit?: Millis
   readonly signal?: AbortSignal | undefined
+  /** An open file that goes with the command; it stays the caller's. */
+  readonly descriptor?: number | undefined
 }
 
 const LINE_SIZE_MAX = 16 * 1024 * 1024
@@ -125,12 +127,18 @@ export class QmpClient {
         )
         aborted.catch(() => {})
         const line = new TextEncoder().encode(`${JSON.stringify({ execute: command, arguments: args, id })}\n`)
-        await Promise.race([this.#socket.write(line), aborted])
+        await Promise.race([this.#write(line, command, options.descriptor), aborted])
         return await Promise.race([answer.promise, aborted])
       })
     } finally {
       this.#pending.delete(id)
     }
+  }
+
+  async #write(line: Uint8Array, command: string, descriptor: number | undefined): Promise<void> {
+    if (descriptor === undefined) return await this.#socket.write(line)
+    if (!this.#socket.writeWith) throw new Fault('unsupported', `QMP ${command}: descriptors cannot be sent to this monitor`)
+    await this.#socket.writeWith(line, descriptor)
   }
 
   close(): void {

@@ -18,7 +18,7 @@ import type { DomainPaths } from './layout.ts'
 import { isOver, migrationStatus } from './saving.ts'
 
 /** Behind the event that all has come QEMU says `inmigrate` for a moment longer, in which the guest stands still. */
-const LOAD_POLL = millis(10)
+const LOAD_POLL = millis(2)
 
 /** Has QEMU wait on its sockets. */
 export async function beginReceiving(
@@ -44,8 +44,11 @@ export async function beginReceiving(
 
 /** null: it goes on; else whether all has come. */
 export async function hasLoaded(machine: Machine, signal?: AbortSignal): Promise<boolean | null> {
-  const { status } = await migrationStatus((...call) => machine.execute(...call), signal)
-  if (status === 'completed') return (await machine.runState({ signal })) === 'inmigrate' ? null : true
+  const [{ status }, runState] = await Promise.all([
+    migrationStatus((...call) => machine.execute(...call), signal),
+    machine.runState({ signal }),
+  ])
+  if (status === 'completed') return runState === 'inmigrate' ? null : true
   return isOver(status) && status !== 'none' ? false : null
 }
 

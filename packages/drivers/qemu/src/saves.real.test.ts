@@ -21,6 +21,7 @@ import {
   tinyGuestDisk,
   until,
   type Bench,
+  noTransfers,
 } from './testing.ts'
 
 interface Host {
@@ -74,6 +75,7 @@ async function host(t: TestContext): Promise<Host> {
             throw new Fault('failed', 'remove: input/output error')
           },
           freeBytes: async () => Infinity,
+          ...noTransfers,
         },
         clock,
         ids: testIds,

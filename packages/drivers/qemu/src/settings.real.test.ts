@@ -11,7 +11,7 @@ import { promisify } from 'node:util'
 import { mib } from '@typevisor/base'
 import type { DomainSettings } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
-import { Cgroups } from './cgroups.ts'
+import { boundsOf, Cgroups } from './cgroups.ts'
 import { planHardware } from './hardware.ts'
 import { bench, microImage, testHost, until, type Bench } from './testing.ts'
 
@@ -194,4 +194,23 @@ test('huge pages that the host has not set aside are refused, with what to do', 
     message: /16 huge pages of 2 MiB wanted.*sysctl vm\.nr_hugepages=\d+/,
   })
   assert.equal((await b.driver.state(domain.id)).kind, 'gone')
+})
+
+test('a QEMU is held to its memory and its threads, and nothing is left of that behind it', { skip }, async (t) => {
+  const b = await bench(t)
+  const domain = await b.domain()
+  await b.driver.create(domain)
+  const pid = (await readFile(join(b.folder, 'run', domain.id, 'qemu.pid'), 'utf8')).trim()
+  const { memoryBytes, threadCount } = boundsOf(domain.spec, 'tcg')
+  for (const [controller, file, limit] of [
+    ['memory', 'memory.limit_in_bytes', memoryBytes],
+    ['pids', 'pids.max', threadCount],
+  ] as const) {
+    const group = `/sys/fs/cgroup/${controller}/typevisor/${domain.id}`
+    assert.equal(Number(await readFile(`${group}/${file}`, 'utf8')), limit)
+    assert.equal((await readFile(`${group}/cgroup.procs`, 'utf8')).trim(), pid)
+  }
+  await b.driver.destroy(domain.id)
+  for (const controller of ['memory', 'pids'])
+    assert.equal(existsSync(`/sys/fs/cgroup/${controller}/typevisor/${domain.id}`), false)
 })

@@ -18,11 +18,12 @@ import {
   nodeCommandRunner,
   nodeMasterRecords,
   nodeVolumeFiles,
+  openServed,
   openVolumeFolder,
   qcow2VolumeStore,
 } from '@typevisor/storage'
 import { openToolstack, SNAPSHOT_DEFAULTS, type DomainDriver, type SnapshotRequest, type Toolstack } from '@typevisor/toolstack'
-import { bench, microImage, silentLog, testClock, testDomain, testId, testIds, type Bench } from './testing.ts'
+import { bench, microImage, noTransfers, silentLog, testClock, testDomain, testId, testIds, type Bench } from './testing.ts'
 
 /** Volumes of a folder that this process serves; `attach` puts a domain's disk where its QEMU looks for it. */
 async function volumesIn(t: TestContext, folder: string) {
@@ -47,6 +48,8 @@ async function volumesIn(t: TestContext, folder: string) {
     masters: await nodeMasterRecords(join(dir, 'masters')),
     runner,
     socketPathOf,
+    connect: (exportName) => openServed(dir, exportName),
+    clock: parts.clock,
     log: silentLog,
   })
   const attach = async (id: DomainId): Promise<void> => {
@@ -110,6 +113,7 @@ async function host(t: TestContext): Promise<Host> {
             const { bavail, bsize } = await statfs(saves)
             return bavail * bsize
           },
+          ...noTransfers,
         },
         clock,
         ids: testIds,

@@ -17,7 +17,7 @@ import {
   type PortForward,
   type VolumeId,
 } from '@typevisor/model'
-import type { DriverDomain, DriverEvent, VolumeAttachment } from '@typevisor/toolstack'
+import type { DriverDomain, DriverEvent, SaveFolder, VolumeAttachment } from '@typevisor/toolstack'
 import { createImageStore, MICRO_COMMAND_LINE, type Image } from '@typevisor/image'
 import * as runtime from '@typevisor/runtime-node'
 import { createQemuDriver, type QemuDriver, type QemuDriverOptions } from './driver.ts'
@@ -57,6 +57,12 @@ export function testId(): string {
 }
 
 export const testIds: IdSource = { next: testId }
+
+/** Of a folder of saves from which nothing goes to another host. */
+export const noTransfers: Pick<SaveFolder, 'read' | 'write'> = {
+  read: () => assert.fail('nothing is read'),
+  write: () => assert.fail('nothing is written'),
+}
 
 export const testClock: Clock = {
   now: () => epochMillis(Date.now()),

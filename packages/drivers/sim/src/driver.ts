@@ -44,8 +44,9 @@ import type {
   MigrationPeer,
   MigrationTarget,
   ReceiveOptions,
+  TakeOverOptions,
 } from '@typevisor/toolstack'
-import { SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
+import { SAVE_BYTES, SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
 import { streamPair } from './stream-pair.ts'
 
 /** Called before each operation takes effect: throws the Fault to inject, or returns. */
@@ -269,6 +270,11 @@ class SimDriver implements DomainDriver {
     if (guest.incoming !== undefined)
       throw new Fault('conflict', `unpause ${guest.domain.name}: it comes from another host, and was not taken over`)
     if (guest.state.kind !== 'paused') throw new Fault('conflict', `unpause ${guest.domain.name}: it is ${guest.state.kind}`)
+    this.#goOn(guest)
+  }
+
+  #goOn(guest: SimGuest): void {
+    const { id } = guest.domain
     this.#hypervisor.enter(id, { kind: 'running' })
     if (guest.bootedAt === null) this.#hypervisor.boot(guest)
     this.#hypervisor.answer(guest)
@@ -305,13 +311,13 @@ class SimDriver implements DomainDriver {
   async save(id: DomainId, path: string, options?: CallOptions): Promise<{ sizeBytes: number }> {
     await this.#enter('save', id, options)
     const kept = this.#hypervisor.saves.get(path)
-    if (!this.#hypervisor.guests.has(id) && kept?.whole && kept.domain === id) return { sizeBytes: 1024 }
+    if (!this.#hypervisor.guests.has(id) && kept?.whole && kept.domain === id) return { sizeBytes: SAVE_BYTES }
     const guest = this.#hypervisor.need(id)
     if (guest.state.kind !== 'running' && guest.state.kind !== 'paused')
       throw new Fault('conflict', `save ${guest.domain.name}: it is ${guest.state.kind}`)
     this.#hypervisor.saves.set(path, saveOf(guest))
     this.#hypervisor.enter(id, { kind: 'gone', cause: 'requested', detail: null })
-    return { sizeBytes: 1024 }
+    return { sizeBytes: SAVE_BYTES }
   }
 
   async restore(domain: DriverDomain, path: string, options?: CallOptions): Promise<void> {
@@ -335,7 +341,7 @@ class SimDriver implements DomainDriver {
     if (kind !== 'running' && kind !== 'paused') throw new Fault('conflict', `snapshot ${guest.domain.name}: it is ${kind}`)
     this.#hypervisor.saves.set(path, saveOf(guest))
     if (isToRun(guest.state)) this.#hypervisor.enter(id, { kind: 'paused', cause: 'requested' })
-    return { sizeBytes: 1024 }
+    return { sizeBytes: SAVE_BYTES }
   }
 
   async keepFirmware(domain: DriverDomain, path: string, options?: CallOptions): Promise<boolean> {
@@ -383,11 +389,14 @@ class SimDriver implements DomainDriver {
     }
   }
 
-  async takeOver(id: DomainId, options?: CallOptions): Promise<void> {
+  async takeOver(id: DomainId, options?: TakeOverOptions): Promise<{ goneOnAt: number | null }> {
     await this.#enter('takeOver', id, options)
     const guest = this.#hypervisor.need(id)
     if (guest.incoming) throw new Fault('conflict', `take over ${guest.domain.name}: not all of it has come`)
     delete guest.incoming
+    if (!options?.goesOn || guest.state.kind !== 'paused') return { goneOnAt: null }
+    this.#goOn(guest)
+    return { goneOnAt: this.#options.clock.monotonic() }
   }
 
   async migrateTo(id: DomainId, peer: MigrationPeer, options: MigrateOptions = {}): Promise<MigrationStatistics> {
@@ -643,7 +652,7 @@ class SimDriver implements DomainDriver {
       vcpuCount: 0,
       whole: true,
     })
-    return { sizeBytes: 1024 }
+    return { sizeBytes: SAVE_BYTES }
   }
 
   async rename(id: DomainId, name: DomainName, options?: CallOptions): Promise<void> {

@@ -41,6 +41,7 @@ export interface SimSave {
 
 const DISK_FULL: DriverState = { kind: 'paused', cause: 'disk-full' }
 const CONSOLE_KEPT_BYTES = 1024 * 1024
+export const SAVE_BYTES = 1024
 
 export class SimHypervisor {
   readonly clock: Clock
@@ -57,6 +58,12 @@ export class SimHypervisor {
       for (const [at, { domain }] of this.saves) if (domain === id && !paths.includes(at)) this.saves.delete(at)
     },
     freeBytes: async () => this.freeBytes,
+    read: (path) => this.#readSave(path),
+    write: async (path, content) => {
+      const whole = joinBytes(await Array.fromAsync(content))
+      this.saves.set(path, JSON.parse(new TextDecoder().decode(whole)) as SimSave)
+      return { sizeBytes: whole.length }
+    },
   }
   readonly #consoles = new Map<DomainId, { start: number; content: Uint8Array }>()
   readonly #listeners = new Set<(event: DriverEvent) => void>()
@@ -65,6 +72,12 @@ export class SimHypervisor {
   constructor(clock: Clock, options: { bootMs?: number } = {}) {
     this.clock = clock
     this.bootMs = options.bootMs ?? 0
+  }
+
+  async *#readSave(path: string): AsyncGenerator<Uint8Array, void, undefined> {
+    const save = this.saves.get(path)
+    if (!save) throw new Fault('not_found', `read ${path}: there is no such file`)
+    yield new TextEncoder().encode(JSON.stringify(save).padEnd(SAVE_BYTES))
   }
 
   listen(listener: (event: DriverEvent) => void): () => void {

@@ -126,3 +126,38 @@ test('a volume that is grown is written behind its old end after an opening, bef
     recountedCount: 0,
   })
 })
+
+test('what is written to the end of a volume while that is cut off is refused, or not there when it grows again', async () => {
+  const file = new SimStoreFile({ rng: seededRng(3) })
+  const store = await Store.create(optionsOf(file))
+  const [small, large] = [256 * BLOCK_BYTES, 2 ** 18 * BLOCK_BYTES]
+  const ones = new Uint8Array(BLOCK_BYTES).fill(1)
+  await store.createVolume('disk', large)
+  const device = volumeDevice(store, 'disk')
+  const outcomes = { written: 0, refused: 0 }
+  for (let turns = 0; turns < 60; turns += 1) {
+    // Cut off from the front, in a step for each.
+    for (const block of [256, 5000, 50_000, 100_000, 200_000]) await device.write(block * BLOCK_BYTES, ones)
+    const cutting = store.resize('disk', small)
+    for (let turn = 0; turn < turns; turn += 1) await null
+    await device.write(small, ones).then(
+      () => (outcomes.written += 1),
+      (error: unknown) => {
+        assert.ok(isInvalid(error), String(error))
+        outcomes.refused += 1
+      },
+    )
+    await cutting
+    await assert.rejects(device.write(small, ones), isInvalid)
+    await assert.rejects(device.zero(small - BLOCK_BYTES, 2 * BLOCK_BYTES), isInvalid)
+    await store.resize('disk', large)
+    const content = new Uint8Array(BLOCK_BYTES)
+    await device.read(small, content)
+    assert.ok(
+      content.every((byte) => byte === 0),
+      `behind ${turns} turns`,
+    )
+  }
+  assert.ok(outcomes.written > 0 && outcomes.refused > 0, JSON.stringify(outcomes))
+  await store.close()
+})

@@ -362,7 +362,9 @@ export class Store {
     assertSize(sizeBytes)
     const entry = this.#volume(name)
     const before = entry.record.sizeBytes
-    if (sizeBytes < before) await this.trim(entry, sizeBytes / BLOCK_BYTES, (before - sizeBytes) / BLOCK_BYTES, false)
+    // What was written to the end while it was cut off lies behind it: it is taken away before that end is moved.
+    const [first, last] = [Math.min(before, sizeBytes), Math.max(before, sizeBytes)]
+    await this.trim(entry, first / BLOCK_BYTES, (last - first) / BLOCK_BYTES, false)
     await this.#change(() => {
       if (this.state.catalog.byName(name) !== entry) throw new Fault('not_found', `resize ${name}: it is not there any more`)
       return [this.#changed(entry, { sizeBytes })]
@@ -448,7 +450,10 @@ export class Store {
         }
       this.writer.commit()
       if (lostEnd === null && entry.isCompressed && cutsPackedUnit(this.state, entry, block, step)) {
-        await deviceOf(this, entry, { opening }).write(block * BLOCK_BYTES, new Uint8Array(step * BLOCK_BYTES))
+        await deviceOf(this, entry, { opening, reachesBehindEnd: true }).write(
+          block * BLOCK_BYTES,
+          new Uint8Array(step * BLOCK_BYTES),
+        )
         done += step
         continue
       }

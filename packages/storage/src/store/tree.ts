@@ -249,6 +249,7 @@ export class Tree {
 
   /** Of a block whose leaf is not there: the first block behind the largest part of the tree that is not there. */
   holeEnd(block: number): number {
+    if (block >= this.geometry.spanOf(this.height)) return Number.MAX_SAFE_INTEGER
     let level = 0
     while (level + 1 < this.height && this.nodeAt(level + 1, block) === null) level += 1
     const span = this.geometry.spanOf(level + 1)

@@ -28,6 +28,8 @@ interface DeviceOptions {
   readonly readOnly?: boolean
   /** Left out: as anybody. */
   readonly opening?: Opening
+  /** The store's own, which empties what lies behind the end too. */
+  readonly reachesBehindEnd?: boolean
 }
 
 /**
@@ -42,22 +44,25 @@ export function deviceOf(store: Store, entry: Entry, options: DeviceOptions = {}
   if (entry.isLocked) throw lockedFault(entry)
   const opening = options.opening ?? Opening.plain(entry)
   const isLeased = entry.record.leaseHolder !== null && !opening.isHolder
-  return new VolumeDevice(store, entry, options.readOnly === true || entry.kind !== 'volume' || isLeased, opening)
+  const readOnly = options.readOnly === true || entry.kind !== 'volume' || isLeased
+  return new VolumeDevice(store, entry, readOnly, opening, options.reachesBehindEnd === true)
 }
 
 class VolumeDevice implements BlockDevice {
   readonly #store: Store
   readonly #entry: Entry
   readonly #opening: Opening
+  readonly #reachesBehindEnd: boolean
   readonly readOnly: boolean
   readonly blockBytesMin = 1
   readonly blockBytesPreferred = BLOCK_BYTES
   readonly now: ImmediateBlockDevice
 
-  constructor(store: Store, entry: Entry, readOnly: boolean, opening: Opening) {
+  constructor(store: Store, entry: Entry, readOnly: boolean, opening: Opening, reachesBehindEnd: boolean) {
     this.#store = store
     this.#entry = entry
     this.#opening = opening
+    this.#reachesBehindEnd = reachesBehindEnd
     this.readOnly = readOnly
     this.now = {
       read: (offset, lengthBytes, target, targetStart) => this.#readNow(offset, lengthBytes, target, targetStart, false),
@@ -111,6 +116,7 @@ class VolumeDevice implements BlockDevice {
 
   async zero(offset: number, lengthBytes: number, options: ZeroOptions = {}): Promise<void> {
     const end = offset + lengthBytes
+    this.#assertWithin(offset, lengthBytes)
     const [first, last] = this.#wholeBlocksOf(offset, lengthBytes)
     if (first >= last) await this.write(offset, new Uint8Array(lengthBytes))
     else {
@@ -250,6 +256,7 @@ class VolumeDevice implements BlockDevice {
   /** @returns false when it has to wait: for a node, for room in the journal, for space. */
   #writeNow(offset: number, source: Uint8Array): boolean {
     if (((offset | source.length) & (BLOCK_BYTES - 1)) !== 0 || this.readOnly) return false
+    if (offset + source.length > this.sizeBytes) return false
     const { writer } = this.#store
     const first = offset / BLOCK_BYTES
     try {
@@ -274,6 +281,8 @@ class VolumeDevice implements BlockDevice {
       assertMayWrite(this.#entry, this.#opening)
       await this.#store.roomFor(this.#entry, ...this.#taken(first, count))
       writer.commit()
+      // It may be smaller than it was when it was asked for.
+      this.#assertWithin(offset, source.length)
       try {
         if (this.#take(offset, source, first, count, mayBlock)) {
           writer.commit()
@@ -286,6 +295,11 @@ class VolumeDevice implements BlockDevice {
           throw error
       }
     }
+  }
+
+  #assertWithin(offset: number, lengthBytes: number): void {
+    if (offset + lengthBytes > this.sizeBytes && !this.#reachesBehindEnd)
+      throw new Fault('invalid', `${this.#entry.name}: got ${offset}+${lengthBytes}, want within ${this.sizeBytes}`)
   }
 
   /** What a write of a range takes in: whole units of a compressed volume. */

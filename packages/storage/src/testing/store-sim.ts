@@ -207,7 +207,7 @@ export class Run implements Disposable {
   async step(store: Store): Promise<void> {
     const { rng, again } = this
     this.again = null
-    if (again && this.world.has(again.name)) return this.write(store, again)
+    if (again && again.first + again.count <= (this.world.get(again.name)?.sizeBlocks ?? 0)) return this.write(store, again)
     const volume = this.pick(this.names('volume'))
     if (volume === undefined) return this.create(store)
     const snapshot = this.pick(this.names('snapshot'))

@@ -9,6 +9,8 @@ import { call } from '../../api/client.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
 import { deviceRefusal, type Instance } from '../../api/verbs.ts'
+import { forwardsOf, type ForwardDraft } from '../../forms/forward-draft.ts'
+import { Forwards } from '../../forms/forwards.tsx'
 import { NativeSelect } from '../../forms/native-select.tsx'
 import { OperationForm } from '../../forms/operation-form.tsx'
 import { FormDialog } from '../../forms/small-form.tsx'
@@ -32,7 +34,9 @@ const STATE_TEXT: Readonly<Record<Device['state'], string>> = {
 }
 
 const whatOf = ({ kind, mac, medium, model, readOnly, forwards }: Device): string => {
-  const ports = forwards.map(({ hostPort, guestPort }) => ` ${hostPort} to ${guestPort}`).join(',')
+  const ports = forwards
+    .map(({ hostPort, guestPort }) => ` ${hostPort === 0 ? 'of its choice' : hostPort} to ${guestPort}`)
+    .join(',')
   if (mac !== null) return `${mac}${ports === '' ? '' : `, ports${ports}`}`
   if (kind === 'cd') return medium ?? 'empty'
   return model ?? (readOnly === true ? 'read-only' : '')
@@ -184,16 +188,17 @@ const KIND_TEXT: Readonly<Record<DeviceKind, string>> = { disk: 'Disk', nic: 'Ne
 const NEW_NAME: Readonly<Record<DeviceKind, string>> = { disk: 'data', nic: 'lan', cd: 'cd', usb: 'usb-1' }
 
 /** @throws Fault `invalid` at the field. */
+function refuse(path: string, want: string, got: string, cause?: unknown): never {
+  throw new Fault('invalid', `${path}: want ${want}`, { cause, details: [{ path, want, got: JSON.stringify(got) }] })
+}
+
+/** @throws Fault `invalid` at the field. */
 function sizeOf(text: string): number {
   try {
     const sizeBytes = parseBytes(text)
     return text.includes('.') ? Math.round(sizeBytes / MIB) * MIB : sizeBytes
   } catch (error) {
-    const want = 'a size such as 512M or 4 GiB'
-    throw new Fault('invalid', `size: want ${want}`, {
-      cause: error,
-      details: [{ path: 'sizeBytes', want, got: JSON.stringify(text) }],
-    })
+    return refuse('sizeBytes', 'a size such as 512M or 4 GiB', text, error)
   }
 }
 
@@ -203,6 +208,7 @@ function Attach({ instance, onClose }: { readonly instance: Instance; readonly o
   const [size, setSize] = useState('1 GiB')
   const [medium, setMedium] = useState('')
   const [model, setModel] = useState<UsbModel>('tablet')
+  const [forwards, setForwards] = useState<readonly ForwardDraft[]>([])
   const hasVolume = kind === 'disk' || (kind === 'usb' && model === 'storage')
   const body = () => ({
     kind,
@@ -210,12 +216,13 @@ function Attach({ instance, onClose }: { readonly instance: Instance; readonly o
     ...(hasVolume && size.trim() !== '' && { sizeBytes: sizeOf(size) }),
     ...(kind === 'cd' && medium !== '' && { medium }),
     ...(kind === 'usb' && { model }),
+    ...(kind === 'nic' && forwards.length > 0 && { forwards: forwardsOf(forwards, refuse) }),
   })
   return (
     <OperationForm
       name={instance.name}
       onClose={onClose}
-      fields={['kind', 'device', 'sizeBytes', 'medium', 'model']}
+      fields={['kind', 'device', 'sizeBytes', 'medium', 'model', 'forwards']}
       send={async () => call('instance.attach', { params: { instance: instance.id }, query: {}, body: body() })}
       action="Attach it"
       testId="attach-form"
@@ -272,6 +279,7 @@ function Attach({ instance, onClose }: { readonly instance: Instance; readonly o
           {kind === 'cd' && (
             <MediumField instance={instance} value={medium} onChange={setMedium} error={errors.medium} empty="Nothing" />
           )}
+          {kind === 'nic' && <Forwards forwards={forwards} error={errors.forwards} onChange={setForwards} />}
         </>
       )}
     </OperationForm>

@@ -1,14 +1,10 @@
 /** What becomes of an instance that crashes or whose host starts anew, and the core dump of its memory. */
-import { Button, Checkbox, Text, TextInput, Tooltip } from '@mantine/core'
+import { Button, Checkbox, TextInput, Tooltip } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
-import { dumpsOnCrash } from '@typevisor/model'
-import { useQuery } from '@tanstack/react-query'
 import { useState } from 'react'
 import { call } from '../../api/client.ts'
-import { messageOf } from '../../api/message.ts'
-import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
-import { isAway, refusal, settingsRefusal, type Instance } from '../../api/verbs.ts'
+import { refusal, settingsRefusal, type Instance } from '../../api/verbs.ts'
 import { CRASH_TEXT, CrashField } from '../../forms/crash-field.tsx'
 import { OperationForm } from '../../forms/operation-form.tsx'
 import { FormDialog } from '../../forms/small-form.tsx'
@@ -78,37 +74,20 @@ export function Recovery({ instance }: { readonly instance: Instance }) {
   )
 }
 
-const WRITING_MS = 3_000
-
-/** Asked of its host: one that it wrote by itself is no change of the instance. */
-function Dump({ instance }: { readonly instance: Instance }) {
-  const asked = useQuery({
-    ...apiQuery('instance.dumps', { params: { instance: instance.id } }),
-    enabled: instance.host !== null && !isAway(instance),
-    staleTime: 0,
-    retry: false,
-    // What its host writes of a guest that stays crashed is no event.
-    refetchInterval: instance.state.kind === 'crashed' && dumpsOnCrash(instance.settings.onCrash) ? WRITING_MS : false,
-  })
-  const [dump] = asked.data?.items ?? []
-  if (dump !== undefined)
-    return (
-      <div data-testid="core-dump">
-        <span className="num">{formatBytes(dump.sizeBytes)}</span>, <Ago at={dump.takenAt} />, on {instance.host}:{' '}
+/** The newest: a file of its host. */
+function Dump({ instance: { dump, host } }: { readonly instance: Instance }) {
+  if (dump === null) return <span data-testid="core-dump">None</span>
+  return (
+    <div data-testid="core-dump">
+      <span className="num">{formatBytes(dump.sizeBytes)}</span>{' '}
+      <span className="dim">
+        {dump.format}, on {host},
+      </span>{' '}
+      <Ago at={dump.takenAt} />
+      <div>
         <span className="mono">{dump.path}</span> <CopyButton text={dump.path} what="the path" />
       </div>
-    )
-  if (asked.isSuccess) return <span data-testid="core-dump">None</span>
-  return (
-    <Text component="span" c="dimmed">
-      {isAway(instance)
-        ? 'Known when its host is back'
-        : asked.error === null
-          ? '\u2013'
-          : asked.error.code === 'unsupported'
-            ? 'The agent of its host is too old to tell'
-            : messageOf(asked.error)}
-    </Text>
+    </div>
   )
 }
 

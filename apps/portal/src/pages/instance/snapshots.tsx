@@ -2,7 +2,7 @@
 import { ActionIcon, Button, Checkbox, Menu, TextInput, Tooltip } from '@mantine/core'
 import type { Reply } from '@typevisor/api'
 import { formatBytes } from '@typevisor/base'
-import { QUIESCE_MODES, type Quiesce } from '@typevisor/model'
+import type { Quiesce } from '@typevisor/model'
 import { useMutation, useQuery } from '@tanstack/react-query'
 import { useState, type ReactNode } from 'react'
 import { useActivity } from '../../api/activity-provider.tsx'
@@ -10,8 +10,8 @@ import { call } from '../../api/client.ts'
 import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
 import { snapshotRefusal, type Instance } from '../../api/verbs.ts'
-import { NativeSelect } from '../../forms/native-select.tsx'
 import { OperationForm } from '../../forms/operation-form.tsx'
+import { QuiesceField } from '../../forms/quiesce-field.tsx'
 import { FormDialog } from '../../forms/small-form.tsx'
 import { WORD_PROPS } from '../../forms/word-props.ts'
 import { DataTable, type Column } from '../../table/data-table.tsx'
@@ -166,12 +166,6 @@ function SnapshotMenu({ instance, snapshot, onAsk }: SnapshotMenuProps) {
   )
 }
 
-const QUIESCE_TEXT: Readonly<Record<Quiesce, { readonly title: string; readonly means: string }>> = {
-  try: { title: 'If it can', means: 'By the agent in the guest, if it answers: the disks then need no recovery' },
-  must: { title: 'It must', means: 'Without an answer of the agent in the guest no snapshot is taken' },
-  no: { title: 'No', means: 'The disks recover as after a power cut' },
-}
-
 function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
   const [name, setName] = useState(() => momentName(new Date()))
   const [memory, setMemory] = useState(false)
@@ -212,22 +206,7 @@ function TakeSnapshot({ instance, onClose }: { readonly instance: Instance; read
             error={errors.memory}
             data-testid="field-memory"
           />
-          {kind === 'running' && !memory && (
-            <NativeSelect
-              label="Freeze its file systems for the moment"
-              description={QUIESCE_TEXT[quiesce].means}
-              value={quiesce}
-              onChange={(choice) => setQuiesce(QUIESCE_MODES.find((mode) => mode === choice) ?? 'try')}
-              error={errors.quiesce}
-              testId="field-quiesce"
-            >
-              {QUIESCE_MODES.map((mode) => (
-                <option key={mode} value={mode}>
-                  {QUIESCE_TEXT[mode].title}
-                </option>
-              ))}
-            </NativeSelect>
-          )}
+          {kind === 'running' && !memory && <QuiesceField value={quiesce} onChange={setQuiesce} error={errors.quiesce} />}
         </>
       )}
     </OperationForm>

@@ -7,5 +7,6 @@ import { names } from './0004-names.ts'
 import { hostJournal } from './0005-host-journal.ts'
 import { snapshots } from './0006-snapshots.ts'
 import { settings } from './0007-settings.ts'
+import { dump } from './0008-dump.ts'
 
-export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping, names, hostJournal, snapshots, settings]
+export const MIGRATIONS: readonly Migration[] = [foundation, sagas, housekeeping, names, hostJournal, snapshots, settings, dump]
