@@ -60,7 +60,7 @@ import { findRecord, type RunPhase } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
 import { checkSaveOf, restoreInto, saveMachine, snapshotMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
-import { beginSettings, changeSettings, settingCapabilities } from './settings.ts'
+import { assertPluggable, beginSettings, changeSettings, settingCapabilities } from './settings.ts'
 import { statisticsOf } from './statistics.ts'
 import { TCG_KEEPS_VCPUS, vcpuStatistics } from './vcpus.ts'
 
@@ -471,6 +471,8 @@ class Driver implements QemuDriver {
   applySettings(domain: DriverDomain, settings: DomainSettings, options: SettingsOptions): Promise<SettingsOutcome> {
     return this.#exclusive(domain.id, options, async (signal) => {
       const machine = await this.#need(domain.id, 'set')
+      const { accelerator } = await this.#probe()
+      assertPluggable(domain, settings, accelerator)
       await machine.refresh({ signal })
       return { notes: await changeSettings(this.#settings(machine, signal), domain, settings, options.timeoutMs) }
     })

@@ -214,3 +214,13 @@ test('a QEMU is held to its memory and its threads, and nothing is left of that 
   for (const controller of ['memory', 'pids'])
     assert.equal(existsSync(`/sys/fs/cgroup/${controller}/typevisor/${domain.id}`), false)
 })
+
+test('a guest with Secure Boot under TCG is given no vCPU while it runs, and says so', async (t) => {
+  const b = await bench(t)
+  const domain = await b.domain({ memoryMib: 256, spec: { firmware: 'uefi-secure', vcpuCountMax: 2 } })
+  const { firmware } = (await b.driver.capabilities()).guests?.['x86_64'] ?? {}
+  if (firmware?.['uefi-secure']?.can !== true) return t.skip('no firmware with Secure Boot here')
+  await b.driver.create(domain)
+  await assert.rejects(b.driver.applySettings(domain, { vcpuCount: 2 }, LIMIT), { code: 'unsupported', message: /Secure Boot/ })
+  await b.driver.applySettings(domain, { vcpuCount: 1 }, LIMIT)
+})

@@ -6,9 +6,10 @@
  * A machine that is made with its settings has its vCPUs from the command line and asks for its plugged memory there; the rest is applied
  * before its first instruction.
  */
-import { fieldFault, type Clock } from '@typevisor/base'
+import { Fault, fieldFault, type Clock } from '@typevisor/base'
 import {
   changedDriverSettings,
+  firmwareOf,
   formatCpuList,
   memoryBytesOf,
   parseCpuList,
@@ -53,6 +54,22 @@ export async function settingCapabilities(host: QemuHost, cgroups: Cgroups): Pro
     },
     diskLimits: CAN,
   }
+}
+
+/** @throws Fault `unsupported` for a vCPU whose coming the guest would not survive. */
+export function assertPluggable(
+  { name, spec, settings: before }: DriverDomain,
+  settings: DomainSettings,
+  accelerator: string,
+): void {
+  if (accelerator !== 'tcg' || firmwareOf(spec) !== 'uefi-secure') return
+  const [from, to] = [vcpuCountOf(spec, before), vcpuCountOf(spec, settings)]
+  if (to > from)
+    throw new Fault(
+      'unsupported',
+      `set ${name}: vcpuCount: under TCG a guest with Secure Boot stands still when a vCPU comes, whose firmware greets it in system management mode; stop it first`,
+      { details: [{ path: 'vcpuCount', want: String(from), got: String(to) }] },
+    )
 }
 
 /** @throws Fault `unsupported`, `invalid` or `timeout`; @returns what the guest has not taken up. */
