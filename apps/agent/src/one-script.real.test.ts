@@ -53,7 +53,7 @@ function eyesOf({ left, right, id }: Shown, folder: string): Eyes {
       const record = host === undefined ? null : hosts[host].toolstack.get(id)
       if (host === undefined || record === null) return null
       const { state, forwards, snapshots } = record
-      return { id, host, state: state.kind, snapshotCount: snapshots.length, forwards }
+      return { id, host, state: state.kind, why: JSON.stringify(state), snapshotCount: snapshots.length, forwards }
     },
     async inGuest(script) {
       const { exitCode, stdout } = await its().exec(id, { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 })

@@ -8,12 +8,13 @@
  * nothing of it runs.
  */
 import { createHash } from 'node:crypto'
-import { chmod, lstat, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, lstat, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { Fault, toFault, type Log } from '@typevisor/base'
 import { isRoot } from '@typevisor/runtime-node'
 
-const NAME = /^agent-[0-9a-f]{12}$/
+/** With what a process that was killed while it wrote one has left. */
+const OWNER_FILE = /^(agent-[0-9a-f]{12})\.of(?:\.\d+)?$/
 
 export const runParent = (): string =>
   isRoot() ? '/run/typevisor' : (process.env['XDG_RUNTIME_DIR'] ?? `/tmp/typevisor-${process.getuid?.() ?? 0}`)
@@ -24,9 +25,12 @@ const ownerFileOf = (path: string): string => `${path}.of`
 export async function openRunFolder(parent: string, dataDir: string): Promise<string> {
   await ownFolder(parent)
   const path = join(parent, `agent-${createHash('sha256').update(resolve(dataDir)).digest('hex').slice(0, 12)}`)
+  // Named first, and never half: an agent that starts meanwhile takes away what belongs to nobody.
+  const name = ownerFileOf(path)
+  await writeFile(`${name}.${process.pid}`, resolve(dataDir), { mode: 0o600 })
+  await rename(`${name}.${process.pid}`, name)
   await mkdir(path, { recursive: true })
   await chmod(path, 0o711)
-  await writeFile(ownerFileOf(path), resolve(dataDir), { mode: 0o600 })
   return path
 }
 
@@ -52,16 +56,17 @@ export async function sweepRunFolders(
   processesOf: (pidFile: string) => Promise<readonly unknown[]>,
   log: Log,
 ): Promise<void> {
-  for (const name of (await readdir(parent)).filter((each) => NAME.test(each))) {
-    const path = join(parent, name)
+  for (const name of await readdir(parent)) {
+    const folder = OWNER_FILE.exec(name)?.[1]
+    if (folder === undefined) continue
+    const path = join(parent, folder)
     try {
-      const dataDir = await readFile(ownerFileOf(path), 'utf8').catch(() => null)
-      // One without a name is of an agent that wrote none yet.
-      if (dataDir === null || (await isThere(dataDir))) continue
-      const domains = await readdir(path)
+      const dataDir = await readFile(join(parent, name), 'utf8')
+      if (dataDir === '' || (await isThere(dataDir))) continue
+      const domains = await readdir(path).catch(() => [])
       const running = await Promise.all(domains.map((domain) => processesOf(join(path, domain, 'qemu.pid'))))
       const isLive = running.some((processes) => processes.length > 0)
-      if (!isLive) await Promise.all([path, ownerFileOf(path)].map((each) => rm(each, { recursive: true, force: true })))
+      if (!isLive) for (const each of [path, join(parent, name)]) await rm(each, { recursive: true, force: true })
       log.info(isLive ? 'host.orphans_left' : 'host.run_folder_swept', { folder: path, dataDir })
     } catch (error) {
       log.warn('host.run_folder_not_swept', { folder: path, reason: toFault(error).message })

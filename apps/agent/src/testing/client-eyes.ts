@@ -16,7 +16,8 @@ export const clientEyes = (client: Client, folders: Eyes['folders']): Eyes => ({
     })
     if (found === null) return null
     const { id, host, state, forwards, snapshotCount } = found
-    return { id, host: host as HostName, state: state.kind, forwards, snapshotCount } // it is on one of the two
+    // It is on one of the two.
+    return { id, host: host as HostName, state: state.kind, why: JSON.stringify(state), forwards, snapshotCount }
   },
   async inGuest(script) {
     const body = { argv: ['/bin/sh', '-c', script], timeoutMs: 20_000 }

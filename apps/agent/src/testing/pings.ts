@@ -7,7 +7,6 @@
  * A port that is not answered, or closed, is asked for again at the next tick. A question goes to all ports; that of two hosts one alone
  * answers is for whoever reads the report.
  */
-import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { parentPort, Worker, workerData } from 'node:worker_threads'
 
@@ -33,6 +32,8 @@ export interface PingReport {
 export interface Pings {
   /** The ports that lead to the guest, as far as is known. */
   to(ports: readonly number[]): void
+  /** Whether an answer has come by way of this port. */
+  hasAnswered(port: number): boolean
   end(): Promise<PingReport>
 }
 
@@ -40,13 +41,21 @@ export function startPings(): Pings {
   const worker = new Worker(new URL(import.meta.url), { workerData: ROLE })
   // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread has no origin
   const tell = (ports: readonly number[] | null): void => worker.postMessage({ ports })
+  const answered = new Set<number>()
+  const report = Promise.withResolvers<PingReport>()
+  worker.on('message', (said: number | PingReport) => {
+    if (typeof said === 'number') answered.add(said)
+    else report.resolve(said)
+  })
+  worker.on('error', report.reject)
   return {
     to: tell,
+    hasAnswered: (port) => answered.has(port),
     async end() {
       tell(null)
-      const [report] = (await once(worker, 'message')) as [PingReport]
+      const found = await report.promise
       await worker.terminate()
-      return report
+      return found
     },
   }
 }
@@ -76,6 +85,7 @@ function serve(port: NonNullable<typeof parentPort>): void {
   const doors = new Map<number, Socket>()
   const askedMs: number[] = []
   const answers: Answer[] = []
+  const answered = new Set<number>()
   const open = (to: number): void => {
     const socket = connect(to, '127.0.0.1')
     doors.set(to, socket)
@@ -88,6 +98,8 @@ function serve(port: NonNullable<typeof parentPort>): void {
       for (const line of lines) {
         const [question = '', count = ''] = line.split(' ')
         answers.push({ question: Number(question), count: Number(count), port: to, atMs })
+        if (!answered.has(to)) port.postMessage(to)
+        answered.add(to)
       }
     })
     socket.on('error', () => {})

@@ -49,6 +49,8 @@ export interface DomainLook {
   readonly id: string
   readonly host: HostName
   readonly state: string
+  /** The state with its reason, for whoever reads a failure. */
+  readonly why: string
   readonly forwards: Forwards
   readonly snapshotCount: number
 }
@@ -219,8 +221,8 @@ class ScriptWalk {
 
   /** Exactly one process on one host, none on the other one, and its state. */
   async #is(state: string, on: HostName | null): Promise<number> {
-    const { state: now, host, id } = await this.#look()
-    assert.equal(now, state)
+    const { state: now, why, host, id } = await this.#look()
+    assert.equal(now, state, `on ${host}: ${why}, want ${state}`)
     this.#id = id
     const { left, right } = this.#eyes.folders
     const [here, there] = [qemusOf(id, left), qemusOf(id, right)]
@@ -372,12 +374,14 @@ class ScriptWalk {
     migrate: async () => {
       await this.#is('running', 'right')
       const { pings, stop, following } = this.#migrating as Migrating // it was made ready
+      const { hostPort } = await this.#forwardTo(SCRIPT.create.guestPort)
+      await until('it answers by its new port', async () => pings.hasAnswered(hostPort), GAP_MS_MAX)
+      // And goes on so.
       await sleep(1000)
       stop.abort()
       await following
       this.#migrating = null
-      const report = await pings.end()
-      this.#tell(assertPings(report, (await this.#forwardTo(SCRIPT.create.guestPort)).hostPort))
+      this.#tell(assertPings(await pings.end(), hostPort))
       await this.#says('kill -INT $(cat /run/icmp.pid)', '')
       await until('its own pings are counted', async () => /packets received/.test(await this.#eyes.inGuest('cat /run/icmp')))
       this.#tell(`by ICMP: ${assertIcmp(await this.#eyes.inGuest('cat /run/icmp'))}`)
