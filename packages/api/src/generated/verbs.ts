@@ -1010,7 +1010,7 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
         name: 'downtimeLimitMs',
         type: 'integer',
         required: false,
-        description: 'how long it may stand still for the last of its memory; left out: 300 ms',
+        description: 'how long it may stand still for the last of its memory; left out: 300 ms; emulated by QEMU before 9.0 it is as long as that takes',
         minimum: 1,
         maximum: 2000000,
       },

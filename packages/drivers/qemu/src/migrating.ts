@@ -44,6 +44,8 @@ const POLL_SWITCHING = millis(5)
 const JOBS_END_LIMIT_MS = 30_000
 const BANDWIDTH_MAX = 2 ** 50
 const DOWNTIME_LIMIT_MS = 300
+/** The first that tells an emulated processor, each time it looks for what was written, to say so again: QEMU commit 03bfc2188f06. */
+const LOOKS_AGAIN_SINCE = 9
 const MIRROR = 'mirror-'
 
 export interface MovedDisk {
@@ -123,7 +125,8 @@ class Migration {
       }),
     )
     await machine.execute('migrate-set-capabilities', { capabilities: capabilitiesOf(options, true) }, { signal })
-    await machine.execute('migrate-set-parameters', parametersOf(options), { signal })
+    const isOnePass = await losesWrites(machine, signal)
+    await machine.execute('migrate-set-parameters', parametersOf(options, isOnePass), { signal })
     const disks = movedDisks(machine.record.hardware)
     await this.#mirror(disks, stack)
     await this.#sendMemory(stack)
@@ -316,10 +319,23 @@ export async function untilFound<T>(options: {
   }
 }
 
-function parametersOf({ downtimeLimitMs, bandwidthBytes, channelCount }: MigrateOptions) {
+/**
+ * Whether memory that is looked at a second time while the guest runs may be taken for unchanged: before 9.0 an emulated processor goes on
+ * writing past the record of what it writes, until it forgets its translations by itself. Asked of the process, which may be older than
+ * the program on the disk.
+ */
+async function losesWrites(machine: Machine, signal: AbortSignal): Promise<boolean> {
+  if (objectOf(await machine.execute('query-kvm', {}, { signal }))['enabled'] === true) return false
+  const { qemu } = objectOf(await machine.execute('query-version', {}, { signal }))
+  return (numberOf(objectOf(qemu)['major']) ?? 0) < LOOKS_AGAIN_SINCE
+}
+
+/** In one pass all goes once while the guest runs, and what it wrote meanwhile when it stands still, however long that takes. */
+function parametersOf({ downtimeLimitMs, bandwidthBytes, channelCount }: MigrateOptions, isOnePass: boolean) {
   return {
     'max-bandwidth': bandwidthBytes ?? BANDWIDTH_MAX,
-    'downtime-limit': downtimeLimitMs ?? DOWNTIME_LIMIT_MS,
+    // 0: QEMU begins no second pass.
+    'downtime-limit': isOnePass ? 0 : (downtimeLimitMs ?? DOWNTIME_LIMIT_MS),
     ...((channelCount ?? 0) > 0 ? { 'multifd-channels': channelCount } : {}),
   }
 }

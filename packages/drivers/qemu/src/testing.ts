@@ -24,9 +24,9 @@ import { createQemuDriver, type QemuDriver, type QemuDriverOptions } from './dri
 import { planHardware } from './hardware.ts'
 import { createNodeHost } from './node-host.ts'
 import type { QemuHost } from './ports.ts'
-import { tinyGuestDisk } from './tiny-guest.ts'
+import { sweepingGuestDisk, tinyGuestDisk } from './tiny-guest.ts'
 
-export { tinyGuestDisk }
+export { sweepingGuestDisk, tinyGuestDisk }
 
 export const testHost = (): QemuHost => createNodeHost(runtime)
 

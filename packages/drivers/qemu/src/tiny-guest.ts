@@ -22,9 +22,25 @@ const CODE = [
 
 const DISK_SIZE = 1024 * 1024
 
-export function tinyGuestDisk(): Uint8Array {
+/**
+ * Another one, which never rests: it adds one to a word of each of its 128 pages from 64 KiB to 576 KiB, round and round, and never lets go
+ * of a translation. On the serial port: `.` after 4096 rounds, and `X` for each page that has not the count of all, which it is given.
+ *
+ * Assembled likewise:
+ *   start: cli; ax = ds = ss = 0; sp = 0x7c00; word [page:0] = 0 of each page; dx = 0
+ *   round: dx += 1; of each page: word [page:0] += 1, and unless it is dx: print "X", word [page:0] = dx; unless dx & 0xfff: print "."; round
+ */
+const SWEEP = [
+  'fa31c08ed0bc007c8ed8bb00108ec326c7060000000081c3000181fb009075ed31d231ff42bb00108ec326ff0600002639160000751781c3',
+  '000181fb009075e8f7c2ff0f75deb02ee81800ebd7b058e81100268916000081c3000181fb009075c7ebc152baf803ee5ac3',
+].join('')
+
+export const tinyGuestDisk = (): Uint8Array => bootSector(CODE)
+export const sweepingGuestDisk = (): Uint8Array => bootSector(SWEEP)
+
+function bootSector(code: string): Uint8Array {
   const disk = new Uint8Array(DISK_SIZE)
-  for (let at = 0; at < CODE.length / 2; at += 1) disk[at] = Number.parseInt(CODE.slice(at * 2, at * 2 + 2), 16)
+  for (let at = 0; at < code.length / 2; at += 1) disk[at] = Number.parseInt(code.slice(at * 2, at * 2 + 2), 16)
   disk.set([0x55, 0xaa], 510)
   return disk
 }
