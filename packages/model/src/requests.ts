@@ -186,7 +186,9 @@ export const MIGRATION_FIELDS = {
     .min(1)
     .max(2_000_000)
     .optional()
-    .describe('how long it may stand still for the last of its memory; left out: 300 ms; emulated by QEMU before 9.0 it is as long as that takes'),
+    .describe(
+      'how long it may stand still for the last of its memory; left out: 300 ms; emulated by QEMU before 9.0 it is as long as that takes',
+    ),
   bandwidthBytes: z
     .int()
     .min(64 * 1024)
