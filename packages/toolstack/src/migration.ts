@@ -47,7 +47,16 @@ import { CONTROL, ControlClient } from './migration-control.ts'
 import type { DriverCapabilities, DriverState, MigrationLinks, MigrationTarget } from './ports.ts'
 import { removeAllSnapshots } from './snapshots.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
-import { dropSaves, noteForwards, seedVolume, volumesEver, type Context, type OfDomain, type ToolstackServices } from './steps.ts'
+import {
+  correctClock,
+  dropSaves,
+  noteForwards,
+  seedVolume,
+  volumesEver,
+  type Context,
+  type OfDomain,
+  type ToolstackServices,
+} from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
 export type ReceiveInput = OfDomain & { readonly request: MigrationRequest; readonly channelCount: number }
@@ -339,10 +348,7 @@ const go = defineSaga<OfDomain, ToolstackServices>({
         incoming?.close()
         moves.incoming.delete(input.id)
         // By as much as it stood still its clock is late. One that has no agent is left to its own ways of keeping time.
-        if (hasGoneOn)
-          void driver
-            .correctClock(input.id)
-            .catch((error: unknown) => log.info('migration.clock_not_set', { domain: input.id, reason: toFault(error).message }))
+        if (hasGoneOn) correctClock(context)
       },
     },
   ],

@@ -55,7 +55,7 @@ import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts
 import { Ledger, type PartNote } from './ledger.ts'
 import { crashVerdict, recover, type RecoverInput } from './recovery.ts'
 import { MIGRATION_SAGAS, migrationRequest, resultOf } from './migration.ts'
-import { checkRequest } from './operations.ts'
+import { checkRequest, type TOOLSTACK_OPERATIONS } from './operations.ts'
 import type {
   ConsoleOptions,
   ConsoleSlice,
@@ -436,9 +436,7 @@ class SagaToolstack implements Toolstack {
   }
 
   async define(id: DomainId, spec: DomainSpec, options: CommandOptions): Promise<DomainRecord> {
-    checkRequest('define', { id, spec, ...commandOf(options) })
-    await this.#command('domain.define', id, { id, spec } as unknown as Json, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('define', 'domain.define', id, { spec }, options)
   }
 
   async carryOut(verb: VerbName, id: DomainId, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord | null> {
@@ -450,34 +448,24 @@ class SagaToolstack implements Toolstack {
 
   async set(id: DomainId, patch: SettingsPatch, options: CommandOptions & { timeoutMs?: number }): Promise<DomainRecord> {
     const limit = options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }
-    checkRequest('set', { id, patch, ...limit, ...commandOf(options) })
-    await this.#command('domain.set', id, { id, patch, ...limit } as unknown as Json, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('set', 'domain.set', id, { patch, ...limit }, options)
   }
 
   async rename(id: DomainId, name: DomainName, options: CommandOptions): Promise<DomainRecord> {
-    checkRequest('rename', { id, name, ...commandOf(options) })
-    await this.#command('domain.rename', id, { id, name }, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('rename', 'domain.rename', id, { name }, options)
   }
 
   async snapshot(id: DomainId, request: SnapshotRequest, options: CommandOptions): Promise<DomainRecord> {
-    checkRequest('snapshot', { id, ...request, ...commandOf(options) })
-    await this.#command('domain.snapshot', id, { id, ...request }, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('snapshot', 'domain.snapshot', id, { ...request }, options)
   }
 
   async revert(id: DomainId, snapshot: SnapshotId, options: CommandOptions & { start?: boolean }): Promise<DomainRecord> {
     const { start = false } = options
-    checkRequest('revert', { id, snapshot, start, ...commandOf(options) })
-    await this.#command('domain.revert', id, { id, snapshot, start }, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('revert', 'domain.revert', id, { snapshot, start }, options)
   }
 
   async removeSnapshot(id: DomainId, snapshot: SnapshotId, options: CommandOptions): Promise<DomainRecord> {
-    checkRequest('removeSnapshot', { id, snapshot, ...commandOf(options) })
-    await this.#command('domain.snapshot-delete', id, { id, snapshot }, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('removeSnapshot', 'domain.snapshot-delete', id, { snapshot }, options)
   }
 
   async clone(
@@ -486,34 +474,24 @@ class SagaToolstack implements Toolstack {
     from: { readonly domain: DomainId; readonly snapshot: SnapshotId },
     options: CommandOptions,
   ): Promise<DomainRecord> {
-    checkRequest('clone', { id, spec, from, ...commandOf(options) })
-    await this.#command('domain.clone', id, { id, spec, from } as unknown as Json, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('clone', 'domain.clone', id, { spec, from }, options)
   }
 
   async attach(id: DomainId, device: DeviceRequest, options: CommandOptions): Promise<DomainRecord> {
-    checkRequest('attach', { id, device, ...commandOf(options) })
-    await this.#command('domain.attach', id, { id, device } as unknown as Json, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('attach', 'domain.attach', id, { device }, options)
   }
 
   async detach(id: DomainId, name: string, options: CommandOptions & DetachRequest): Promise<DomainRecord> {
     const { timeoutMs, force, deleteVolume } = { ...DETACH_DEFAULTS, ...options }
-    checkRequest('detach', { id, name, timeoutMs, force, deleteVolume, ...commandOf(options) })
-    await this.#command('domain.detach', id, { id, name, timeoutMs, force, deleteVolume }, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('detach', 'domain.detach', id, { name, timeoutMs, force, deleteVolume }, options)
   }
 
   async resizeDisk(id: DomainId, name: string, sizeBytes: Bytes, options: CommandOptions): Promise<DomainRecord> {
-    checkRequest('resizeDisk', { id, name, sizeBytes, ...commandOf(options) })
-    await this.#command('domain.resize', id, { id, name, sizeBytes }, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('resizeDisk', 'domain.resize', id, { name, sizeBytes }, options)
   }
 
   async changeMedium(id: DomainId, name: string, medium: string | null, options: CommandOptions): Promise<DomainRecord> {
-    checkRequest('changeMedium', { id, name, medium, ...commandOf(options) })
-    await this.#command('domain.medium', id, { id, name, medium }, options)
-    return toRecord(this.#ledger.need(id))
+    return await this.#change('changeMedium', 'domain.medium', id, { name, medium }, options)
   }
 
   async devices(id: DomainId): Promise<readonly DeviceInfo[]> {
@@ -688,6 +666,20 @@ class SagaToolstack implements Toolstack {
     if (domain.state.kind !== 'running')
       throw new Fault('conflict', `${what} ${domain.name}: it is ${domain.state.kind}, want running`)
     return domain
+  }
+
+  /** As a caller asks for it, checked before anything is begun. @returns the domain as it is then. */
+  async #change(
+    operation: keyof typeof TOOLSTACK_OPERATIONS,
+    name: string,
+    id: DomainId,
+    input: object,
+    options: CommandOptions,
+  ): Promise<DomainRecord> {
+    const request = { id, ...input }
+    checkRequest(operation, { ...request, ...commandOf(options) })
+    await this.#command(name, id, request as unknown as Json, options)
+    return toRecord(this.#ledger.need(id))
   }
 
   async #command(name: string, id: DomainId, input: Json, options: CommandOptions): Promise<SagaRecord> {

@@ -106,11 +106,7 @@ export class Cgroups {
       if (found.version === null) throw new Fault('unsupported', `bounds of a process: ${found.reason}`)
       const { version, mount } = found
       await this.#insist(async () => {
-        if (version === 2) {
-          await this.#write(`${mount}/cgroup.subtree_control`, `+${controller}`)
-          await this.#files.makeFolder(`${mount}/${FOLDER}`)
-          await this.#write(`${mount}/${FOLDER}/cgroup.subtree_control`, `+${controller}`)
-        }
+        if (version === 2) await this.#enable(mount, controller)
         const group = await this.#makeGroup(mount, id)
         const file = controller === 'pids' ? 'pids.max' : version === 1 ? 'memory.limit_in_bytes' : 'memory.max'
         await this.#write(`${group}/${file}`, String(limit))
@@ -132,7 +128,11 @@ export class Cgroups {
 
   /** Of a domain without a process. None there is fine. */
   async remove(id: DomainId): Promise<void> {
-    for (const mount of await this.#mounts()) {
+    await this.#removeFrom(await this.#mounts(), id)
+  }
+
+  async #removeFrom(mounts: readonly string[], id: DomainId): Promise<void> {
+    for (const mount of mounts) {
       const folder = `${mount}/${FOLDER}`
       if (!(await this.#files.isFolder(folder))) continue
       await this.#files.removeFolder(`${folder}/${id}/vcpus`)
@@ -150,12 +150,13 @@ export class Cgroups {
 
   /** Removes the groups in which nobody is. @returns whose they were. */
   async sweep(): Promise<DomainId[]> {
-    const names = await Promise.all((await this.#mounts()).map((mount) => this.#files.list(`${mount}/${FOLDER}`)))
+    const mounts = await this.#mounts()
+    const names = await Promise.all(mounts.map((mount) => this.#files.list(`${mount}/${FOLDER}`)))
     const swept: DomainId[] = []
     for (const name of new Set(names.flat())) {
       if (!isUuid(name)) continue
       // The kernel removes no group that has somebody in it.
-      const isGone = await this.remove(name as DomainId).then(
+      const isGone = await this.#removeFrom(mounts, name as DomainId).then(
         () => true,
         () => false,
       )
@@ -179,9 +180,7 @@ export class Cgroups {
     tids: readonly number[],
     { weight, capPercent }: CpuShare,
   ): Promise<void> {
-    await this.#write(`${mount}/cgroup.subtree_control`, '+cpu')
-    await this.#files.makeFolder(`${mount}/${FOLDER}`)
-    await this.#write(`${mount}/${FOLDER}/cgroup.subtree_control`, '+cpu')
+    await this.#enable(mount, 'cpu')
     const group = await this.#makeGroup(mount, id)
     const vcpus = `${group}/vcpus`
     await this.#write(`${group}/cgroup.procs`, String(pid))
@@ -190,6 +189,13 @@ export class Cgroups {
     await this.#write(`${group}/cpu.weight`, String(weight))
     await this.#write(`${vcpus}/cpu.max`, `${capPercent === 0 ? 'max' : (capPercent * PERIOD_US) / 100} ${PERIOD_US}`)
     await this.#enter(`${vcpus}/cgroup.threads`, tids)
+  }
+
+  /** For the groups of domains, on version 2. */
+  async #enable(mount: string, controller: Controller): Promise<void> {
+    await this.#write(`${mount}/cgroup.subtree_control`, `+${controller}`)
+    await this.#files.makeFolder(`${mount}/${FOLDER}`)
+    await this.#write(`${mount}/${FOLDER}/cgroup.subtree_control`, `+${controller}`)
   }
 
   async #makeGroup(mount: string, id: DomainId): Promise<string> {

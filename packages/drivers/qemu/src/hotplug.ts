@@ -17,7 +17,7 @@ import type { DriverDomain } from '@typevisor/toolstack'
 import { deviceIds, driveOf, mediumNodes, pluggedParts, type DiskSource, type PluggedDevice } from './command-line.ts'
 import { bringUpForwards } from './forwards.ts'
 import type { Machine } from './machine.ts'
-import { diskOf, dropSets, openLater, type LaterContext } from './open-files.ts'
+import { diskOf, dropSets, openLater } from './open-files.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { listOf, numberOf, objectOf, textOf } from './read-json.ts'
 
@@ -29,8 +29,6 @@ export interface PlugContext {
   readonly diskFolders: readonly string[] | null
   readonly signal: AbortSignal
 }
-
-const later = ({ host, ...context }: PlugContext): LaterContext => ({ ...context, files: host.files })
 
 /** ICH9's (hw/acpi/ich9.h, ACPI_PCIHP_ADDR_ICH9). */
 const ACPI_HOTPLUG = 0x0cc0
@@ -63,7 +61,7 @@ export async function plug(context: PlugContext, domain: DriverDomain, device: D
   if (state.kind !== 'running' && state.kind !== 'paused')
     throw new Fault('conflict', `attach ${device.name} to ${domain.name}: it is ${state.kind}, want running or paused`)
   const disk = diskOf(device)
-  const sources: [string, DiskSource][] = disk ? [[disk.name, await openLater(later(context), domain, disk)]] : []
+  const sources: [string, DiskSource][] = disk ? [[disk.name, await openLater(context, domain, disk)]] : []
   const input = { domain, disks: new Map(sources), boot: domain.boot }
   const { nodes, link, fronts: parts } = pluggedParts(device as PluggedDevice, id, input)
   const there = await peripherals(machine, signal)
@@ -220,7 +218,7 @@ export async function changeMedium(context: PlugContext, domain: DriverDomain, n
   await deleteNodes(context, id)
   const disk = diskOf(device)
   if (disk) {
-    for (const node of mediumNodes(id, await openLater(later(context), domain, disk)))
+    for (const node of mediumNodes(id, await openLater(context, domain, disk)))
       await machine.execute('blockdev-add', node, { signal })
     await openAnd(open, () => machine.execute('blockdev-insert-medium', { id: drive, 'node-name': `${id}-format` }, { signal }))
   }

@@ -15,7 +15,7 @@ import type { DriverDomain } from '@typevisor/toolstack'
 import type { CommandLineInput, DiskSource } from './command-line.ts'
 import { readyFirmware } from './firmware.ts'
 import type { DomainPaths } from './layout.ts'
-import type { HostFiles, ProcessUser } from './ports.ts'
+import type { HostFiles, ProcessUser, QemuHost } from './ports.ts'
 import type { Machine } from './machine.ts'
 import { readChain } from './qcow2-chain.ts'
 import { numberOf, objectOf } from './read-json.ts'
@@ -123,7 +123,7 @@ export function diskOf(device: DomainDevice): DiskOf | null {
 }
 
 export interface LaterContext {
-  readonly files: HostFiles
+  readonly host: Pick<QemuHost, 'files'>
   readonly user: ProcessUser | null
   readonly diskFolders: readonly string[] | null
   readonly machine: Pick<Machine, 'execute'>
@@ -135,7 +135,8 @@ export interface LaterContext {
  * @throws Fault `unsupported` for a file of another user's QEMU, where descriptors cannot be sent.
  */
 export async function openLater(context: LaterContext, domain: DriverDomain, disk: DiskOf): Promise<DiskSource> {
-  const { files, user, diskFolders, machine, signal } = context
+  const { host, user, diskFolders, machine, signal } = context
+  const { files } = host
   return await diskSource(files, domain, disk, diskFolders, async (path, mode) => {
     if (!user) return path
     const opened = await files.openDescriptor(path, mode)
