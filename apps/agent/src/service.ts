@@ -247,10 +247,10 @@ class AgentService implements AgentPort {
   }
 
   #receive(
-    { id, request, channelCount, commandId, fence }: AgentParams<'domain.receive'>,
+    { id, request, channelCount, postCopy, commandId, fence }: AgentParams<'domain.receive'>,
     { signal }: CallContext,
   ): Promise<AgentReply<'domain.receive'>> {
-    return this.#options.toolstack.receive(id, request, { commandId, fence, channelCount, signal })
+    return this.#options.toolstack.receive(id, request, { commandId, fence, channelCount, postCopy, signal })
   }
 
   #reply(id: DomainId): DomainReply {

@@ -39,6 +39,7 @@ test('with one host there is nowhere to go; on another that joins it runs on', {
   await page.getByRole('button', { name: 'Migrate' }).click()
   await page.getByTestId('migrate-form').getByText('no snapshots').first().waitFor()
   await page.getByTestId('field-drop-snapshots').check()
+  await page.getByTestId('field-post-copy').check()
   await page.getByRole('button', { name: 'Migrate' }).click()
   await page.getByTestId('migrate-form').waitFor({ state: 'detached' })
   await page.getByText('other', { exact: true }).first().waitFor()

@@ -123,7 +123,13 @@ export interface DomainReply {
   readonly sequence: number
 }
 
-type ReceiveParams = Command & { id: DomainId; request: MigrationRequest; channelCount?: number | undefined }
+type ReceiveParams = Command & {
+  id: DomainId
+  request: MigrationRequest
+  channelCount?: number | undefined
+  /** An agent of before does not know of it, and its offer does not say so. */
+  postCopy?: boolean | undefined
+}
 
 /** Method to parameters and reply. */
 export interface AgentMethods {

@@ -278,6 +278,7 @@ export const MigrateInstance = z.strictObject({
   ...MIGRATION_FIELDS,
   autoConverge: described(MIGRATION_FIELDS.autoConverge, false),
   channelCount: described(MIGRATION_FIELDS.channelCount, 0),
+  postCopy: described(MIGRATION_FIELDS.postCopy, false),
   dropSnapshots: described(MIGRATION_FIELDS.dropSnapshots, false),
 })
 export const CloneInstance = z.strictObject({

@@ -35,6 +35,8 @@ export interface MigrationOffer {
   /** SHA-256 of the listener's certificate, in hexadecimal. */
   readonly fingerprint: string
   readonly token: string
+  /** It is expected by post-copy. */
+  readonly postCopy?: boolean
 }
 
 /** Absent: as the driver has it by itself. */
@@ -47,12 +49,18 @@ export interface MigrationParameters {
   readonly autoConverge?: boolean | undefined
   /** Streams for the memory beside the one that there always is. */
   readonly channelCount?: number | undefined
+  /**
+   * It goes on there when its memory has gone over once, and fetches what it wrote meanwhile. Until all has come it needs both hosts: while they
+   * do not reach each other it waits, and the end of either is its own.
+   */
+  readonly postCopy?: boolean | undefined
   /** Its snapshots stay behind, and go with its disks there. */
   readonly dropSnapshots?: boolean | undefined
 }
 
 export interface MigrationProgress {
-  readonly phase: 'disks' | 'memory' | 'switchover'
+  /** `fetched`: it runs there, and what it lacks of its memory goes over. */
+  readonly phase: 'disks' | 'memory' | 'switchover' | 'fetched'
   readonly memoryBytes: number
   readonly memoryRemainingBytes: number
   readonly diskBytes: number

@@ -197,12 +197,14 @@ export const MIGRATION_FIELDS = {
     .describe('bytes a second, of its memory and of each disk (of one that does not run, of all); left out: as fast as it goes'),
   autoConverge: z.boolean().describe('slow it down when it writes faster than its memory goes'),
   channelCount: z.int().min(0).max(16).describe('streams for its memory beside the one that there always is'),
+  postCopy: z.boolean().describe('have it go on there when its memory has gone over once, and fetch what it wrote meanwhile'),
   dropSnapshots: z.boolean().describe('delete its snapshots, which cannot go with it'),
 }
 export const MigrationRequestSchema = z.strictObject({
   ...MIGRATION_FIELDS,
   autoConverge: MIGRATION_FIELDS.autoConverge.optional(),
   channelCount: MIGRATION_FIELDS.channelCount.optional(),
+  postCopy: MIGRATION_FIELDS.postCopy.optional(),
   dropSnapshots: MIGRATION_FIELDS.dropSnapshots.optional(),
 })
 

@@ -59,6 +59,8 @@ export class ColdTarget implements MigrationTarget {
     this.#whole.promise.catch(() => {})
   }
 
+  async arrived(): Promise<void> {}
+
   async connect(channel: string): Promise<MigrationStream> {
     const { name } = this.#domain
     if (channel !== CONTENT)

@@ -40,6 +40,8 @@ export const DRIVER_OPERATIONS = {
   takeOver: 'let it go on here',
   migrateTo: 'migrate',
   takeBack: 'take it back',
+  sendRest: 'send what it lacks behind it',
+  receiving: 'take up its arrival',
   correctClock: "set the guest's clock",
   snapshotMemory: 'snapshot memory',
   keepFirmware: "keep firmware's memory",

@@ -474,6 +474,50 @@ export function describeConformance(
       }
     })
 
+    test('by post-copy a guest runs there before its memory has come, or that is refused', async () => {
+      const domain = await running()
+      const elsewhere = await makeWorld()
+      const there = observed(await elsewhere.open())
+      const { boot, volumes } = await elsewhere.guest(domain.id)
+      const receive = () => there.receive({ ...domain, boot, volumes }, { postCopy: true })
+      try {
+        if (!can.postCopy?.can) {
+          await assert.rejects(receive(), isFault('unsupported'))
+          return gone(domain)
+        }
+        await world.untilBooted(driver, domain.id)
+        assert.equal(await counted(domain), '1')
+        const given = await receive()
+        await driver.migrateTo(domain.id, peerOf(given), { postCopy: true })
+        await there.destroy(domain.id)
+        await driver.takeBack(domain.id, true)
+        assert.deepEqual([(await driver.state(domain.id)).kind, await counted(domain)], ['running', '2'], 'not begun, it goes on')
+
+        const target = await receive()
+        const peer = peerOf(target)
+        await driver.migrateTo(domain.id, peer, { postCopy: true, bandwidthBytes: 16 * 1024 * 1024 })
+        assert.equal((await there.state(domain.id)).kind, 'paused')
+        const rest = driver.sendRest(domain.id, peer)
+        await target.loaded()
+        const { goneOnAt } = await there.takeOver(domain.id, { goesOn: true })
+        assert.ok(goneOnAt !== null)
+        assert.equal((await there.state(domain.id)).kind, 'running')
+        const taken = await there.receiving(domain.id)
+        await Promise.all([rest, target.arrived(), taken?.arrived()])
+        assert.deepEqual([await there.receiving(domain.id), (await there.takeOver(domain.id)).isWhole], [null, true])
+        await driver.sendRest(domain.id, peer)
+        await gone(domain)
+        await elsewhere.untilBooted(there, domain.id)
+        const { stdout } = await there.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })
+        assert.equal(text(stdout).trim(), '3', 'it goes on there')
+      } finally {
+        await there.destroy(domain.id)
+        await there.forget(domain.id)
+        await there.close()
+        await elsewhere.close()
+      }
+    })
+
     test('the guest freezes its file systems and thaws them; both twice are once', async () => {
       const domain = await running()
       if (!can.guestAgent.can) {

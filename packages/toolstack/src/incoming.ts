@@ -1,15 +1,15 @@
 /**
  * A domain that is expected: the listener, and what comes by it.
  *
- *   waiting --control, memory, disks--> loaded --go--> over (runs here)
+ *   waiting --control, memory, disks--> loaded --go--> over (runs here)       by post-copy: runs --its memory has come--> over
  *      |  nobody comes, or the source is gone           |  abandon
  *      +----------------------------------------> over (nothing left)
  *
  * Before all has come the source cannot have handed over, so one that goes silent is given up. Behind that it may have: then only `go` and
  * `abandon`, by the source or by whoever stands over both, decide. What is here is in memory; a toolstack that is opened anew gives up what
- * had not come, and keeps what had.
+ * had not come, and keeps what had. One that lacks memory listens as before: the source comes again with what it has of it.
  */
-import { Fault, millis, toFault, type Clock, type Log } from '@typevisor/base'
+import { Fault, millis, toFault, type Clock, type Json, type Log } from '@typevisor/base'
 import type { DomainId, MigrationOffer } from '@typevisor/model'
 import { joinStreams } from './join-streams.ts'
 import { answerControl, CONTROL, type Question, type Said } from './migration-control.ts'
@@ -23,6 +23,12 @@ export interface IncomingOptions {
   readonly log: Log
   readonly go: () => Promise<void>
   readonly abandon: () => Promise<void>
+  /** All of its memory has come, or none will any more. */
+  readonly arrived: () => Promise<void>
+  /** By which a listener of before is taken up: all but memory has come by it. Absent: it is a new one. */
+  readonly kept?: Json | undefined
+  /** Its memory follows it. Whoever has come once may come again, and is to be told how it stands. */
+  readonly isFetched: boolean
 }
 
 /** From the offer to the source's first word. */
@@ -32,7 +38,7 @@ export class Incoming {
   readonly #options: IncomingOptions
   readonly #over = new AbortController()
   #listener: MigrationListener | null = null
-  #phase: 'waiting' | 'loaded' | 'over' = 'waiting'
+  #phase: 'waiting' | 'loaded' | 'runs' | 'over' = 'waiting'
   readonly #controls = new Set<MigrationStream>()
   #hasCome = false
   #loaded: Promise<void> | null = null
@@ -48,9 +54,15 @@ export class Incoming {
     return this.#listener.offer
   }
 
+  get kept(): Json {
+    if (!this.#listener) throw new Fault('unavailable', 'receive: nobody listens')
+    return this.#listener.kept
+  }
+
   async listen(): Promise<void> {
-    const { links, clock, target, log, id } = this.#options
-    this.#listener = await links.listen((channel, stream) => this.#take(channel, stream))
+    const { links, clock, target, log, id, kept } = this.#options
+    if (kept !== undefined) this.#hasCome = true
+    this.#listener = await links.listen((channel, stream) => this.#take(channel, stream), kept)
     this.#loaded = target.loaded({ signal: this.#over.signal })
     this.#loaded.then(
       () => {
@@ -63,6 +75,23 @@ export class Incoming {
       () => {},
     )
     log.debug('migration.expected', { domain: id })
+  }
+
+  /** It runs here, and lacks memory. */
+  run(): void {
+    if (this.#phase === 'runs') return
+    this.#phase = 'runs'
+    const { target, id, log, arrived } = this.#options
+    const { signal } = this.#over
+    void (async () => {
+      await target.arrived({ signal }).catch((error: unknown) => {
+        signal.throwIfAborted()
+        log.warn('migration.not_arrived', { domain: id, error: toFault(error).message })
+      })
+      await arrived()
+    })().catch(
+      (error: unknown) => signal.aborted || log.warn('migration.not_settled', { domain: id, error: toFault(error).message }),
+    )
   }
 
   /** It goes its way, or is no more. */
@@ -124,8 +153,8 @@ export class Incoming {
   }
 
   #giveUp(reason: string): void {
-    const { id, log, abandon } = this.#options
-    if (this.#phase !== 'waiting') return
+    const { id, log, abandon, isFetched } = this.#options
+    if (this.#phase !== 'waiting' || (isFetched && this.#hasCome)) return
     this.close()
     log.info('migration.given_up', { domain: id, reason })
     void abandon().catch((error: unknown) => log.warn('migration.not_given_up', { domain: id, error: toFault(error).message }))

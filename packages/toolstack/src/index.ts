@@ -38,6 +38,8 @@ export type {
   SettingsOutcome,
   MigrateOptions,
   MigrationLinks,
+  SendRestOptions,
+  TakenOver,
   MigrationListener,
   MigrationPeer,
   MigrationStream,

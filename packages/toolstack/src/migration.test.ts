@@ -98,8 +98,8 @@ async function world(clock: VirtualClock, seed: number, delayMsMax = 0): Promise
         })
       const driver = mortal(createSimDriver({ hypervisor, clock, rng, delayMsMax }))
       const links: MigrationLinks = {
-        async listen(take) {
-          const port = (portCount += 1)
+        async listen(take, kept) {
+          const port = typeof kept === 'number' ? kept : (portCount += 1)
           const key = `${name} ${port}`
           listeners.set(key, (channel, stream) => {
             streams.add(stream)
@@ -107,7 +107,7 @@ async function world(clock: VirtualClock, seed: number, delayMsMax = 0): Promise
           })
           ports.push(key)
           const offer: MigrationOffer = { address: name, port, fingerprint: 'sim', token: 'sim' }
-          return { offer, close: async () => void listeners.delete(key) }
+          return { offer, kept: port, close: async () => void listeners.delete(key) }
         },
         async connect({ address, port }, channel) {
           const take = isDead ? undefined : listeners.get(`${address} ${port}`)
@@ -161,7 +161,7 @@ async function migrate(world: World, run: string, parameters: MigrationParameter
   const request = await source.toolstack.migrationRequest(ID, parameters)
   const command = (step: string) => ({ commandId: `${run}.${step}` })
   try {
-    const offer = await target.toolstack.receive(ID, request, command('receive'))
+    const offer = await target.toolstack.receive(ID, request, { postCopy: parameters.postCopy, ...command('receive') })
     await source.toolstack.migrate(ID, offer, { ...parameters, ...command('migrate') })
     await target.toolstack.takeOverReceived(ID, command('take-over'))
   } catch {
@@ -180,6 +180,9 @@ async function assertOn(world: World, side: 'source' | 'target', what: string): 
   assert.deepEqual(there.toolstack.list(), [], what)
   assert.deepEqual([there.hypervisor.guests.size, await there.volumes.list()], [0, []], what)
   assert.equal((await here.volumes.list()).length, 2, what)
+  // What follows it is there soon, and its source is not gone before.
+  for (let looks = 0; looks < 100 && here.hypervisor.guests.get(ID)?.lacks; looks += 1) await world.clock.sleep(millis(50))
+  assert.equal(here.hypervisor.guests.get(ID)?.lacks, undefined, `${what}: it lacks memory`)
   assert.ok(world.runningMax() <= 1, `${what}: it ran on both`)
 }
 
@@ -272,7 +275,7 @@ for (const victim of ['source', 'target'] as const) {
 }
 
 test('many runs in which either side, or both, are killed at any moment', async () => {
-  for (let seed = 1; seed <= 300; seed += 1) {
+  for (let seed = 1; seed <= 600; seed += 1) {
     const clock = virtualClock()
     await clock.run(async () => {
       const rng = seededRng(seed)
@@ -292,9 +295,67 @@ test('many runs in which either side, or both, are killed at any moment', async 
           if (count === killAt) second.kill()
         }
       }
-      await killedAt(both, first, 1 + rng.below(12), { source: 0, target: 0 }, `seed ${seed}`)
+      const parameters = seed % 2 === 0 ? { postCopy: true } : {}
+      await killedAt(both, first, 1 + rng.below(12), { source: 0, target: 0 }, `seed ${seed}`, parameters)
     })
   }
+})
+
+for (const victim of ['source', 'target'] as const) {
+  test(`by post-copy, the ${victim} is killed at each operation of its disk: the same`, async () => {
+    const ends = { source: 0, target: 0 }
+    for (let killAt = 1; ; killAt += 1) {
+      const clock = virtualClock()
+      const isOver = await clock.run(async () => {
+        const both = await world(clock, killAt, killAt % 2 === 0 ? 5 : 0)
+        await guest(both)
+        return await killedAt(both, both[victim], killAt, ends, `killed at operation ${killAt}`, { postCopy: true })
+      })
+      if (isOver) break
+      assert.ok(killAt < 200)
+    }
+    assert.ok(ends.source > 0 && ends.target > 0, JSON.stringify(ends))
+  })
+}
+
+scene('by post-copy it goes to another host, and is one as any other there', async (both) => {
+  assert.equal(await migrate(both, 'first', { postCopy: true }), 'target')
+  await assertOn(both, 'target', 'there')
+  const back = { ...both, source: both.target, target: both.source }
+  assert.equal(await migrate(back, 'second', { postCopy: true }), 'target')
+})
+
+scene('by post-copy, a host that lost it before it ran says so when it is back', async (both) => {
+  const { source, target } = both
+  const request = await source.toolstack.migrationRequest(ID)
+  const offer = await target.toolstack.receive(ID, request, { commandId: 'receive', postCopy: true })
+  const lost = Promise.withResolvers<void>()
+  const moving = source.toolstack.migrate(ID, offer, {
+    commandId: 'migrate',
+    postCopy: true,
+    onProgress({ phase }) {
+      if (phase !== 'fetched') return
+      target.hypervisor.guests.delete(ID)
+      target.kill()
+      lost.resolve()
+    },
+  })
+  const refused = assert.rejects(moving, isFault('failed'))
+  await lost.promise
+  await target.open()
+  await refused
+  await patient(both, () => target.toolstack.abandonReceived(ID, { commandId: 'abandon' }))
+  await assertOn(both, 'source', 'lost there')
+})
+
+scene('by post-copy it is refused where the other host does not expect it so', async ({ source, target }) => {
+  const request = await source.toolstack.migrationRequest(ID)
+  const offer = await target.toolstack.receive(ID, request, { commandId: 'receive' })
+  const moved = source.toolstack.migrate(ID, offer, { commandId: 'migrate', postCopy: true })
+  await assert.rejects(moved, isFault('unsupported'))
+  await target.toolstack.abandonReceived(ID, { commandId: 'abandon' })
+  const several = target.toolstack.receive(ID, request, { commandId: 'several', postCopy: true, channelCount: 2 })
+  await assert.rejects(several, isFault('invalid'))
 })
 
 /** true: it was over before it came to that. */

@@ -23,12 +23,25 @@
  *
  * One that does not run moves by the same sagas, with another way for what it is made of: `cold-sending.ts`.
  */
-import { assert, Fault, fieldFault, millis, retryable, toFault, withDeadline, type Json } from '@typevisor/base'
+import {
+  assert,
+  Fault,
+  fieldFault,
+  millis,
+  retryable,
+  toFault,
+  withDeadline,
+  type Clock,
+  type IdSource,
+  type Json,
+  type Log,
+} from '@typevisor/base'
 import {
   isToRun,
   type DomainBoot,
   type DomainDevice,
   type DomainId,
+  type DomainName,
   type DomainState,
   type MigrationOffer,
   type MigrationParameters,
@@ -41,10 +54,10 @@ import { defineSaga } from '@typevisor/saga'
 import { buildSeed } from '@typevisor/image'
 import { assertStarts, assertTakesCold, ColdTarget, goCold, isColdRequest } from './cold-receiving.ts'
 import { assertReadable, coldVolumes, isCold, sendCold, toldBy } from './cold-sending.ts'
-import { Incoming } from './incoming.ts'
+import { Incoming, type IncomingOptions } from './incoming.ts'
 import { volumeOf } from './devices.ts'
 import { CONTROL, ControlClient } from './migration-control.ts'
-import type { DriverCapabilities, DriverState, MigrationLinks, MigrationTarget } from './ports.ts'
+import type { CallOptions, DriverCapabilities, DriverState, MigrationLinks, MigrationTarget } from './ports.ts'
 import { removeAllSnapshots } from './snapshots.ts'
 import { holdsProcess, stateFromDriver } from './state.ts'
 import {
@@ -59,12 +72,18 @@ import {
 } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
 
-export type ReceiveInput = OfDomain & { readonly request: MigrationRequest; readonly channelCount: number }
+export type ReceiveInput = OfDomain & {
+  readonly request: MigrationRequest
+  readonly channelCount: number
+  readonly postCopy?: boolean
+}
 export type MigrateInput = OfDomain & { readonly offer: MigrationOffer; readonly parameters: MigrationParameters }
 
 /** How long the target is asked to go. */
 const GO_LIMIT = millis(10_000)
 const ABANDON_LIMIT = millis(2000)
+const ASK_AGAIN = millis(1000)
+const LISTEN_AGAIN = millis(1000)
 
 const refuse = (what: string, path: string, want: string, got: string): Fault =>
   fieldFault({ path, want, got }, { code: 'conflict', what })
@@ -174,7 +193,7 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
   steps: [
     {
       name: 'check',
-      do: async ({ input: { id, request }, services }) => {
+      do: async ({ input: { id, request, channelCount, postCopy = false }, services }) => {
         const what = `receive ${request.name}`
         const { driver, ledger } = services
         if (ledger.get(id)) throw new Fault('conflict', `${what}: domain ${id} is on this host already`)
@@ -183,6 +202,7 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
         needLinks(services, what)
         const can = await driver.capabilities()
         const { liveMigration, accelerator } = can
+        if (postCopy && !isColdRequest(request)) assertFetches(what, can, channelCount)
         if (request.driver !== driver.name) throw refuse(what, 'driver', request.driver, driver.name)
         if (isColdRequest(request)) await assertTakesCold(services, request, can)
         else if (!liveMigration.can) throw new Fault('unsupported', `${what}: ${liveMigration.reason}`)
@@ -237,8 +257,8 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
     },
     {
       name: 'expect',
-      do: async ({ input: { id, channelCount, request }, services, signal, log, sagaId }) => {
-        const { driver, moves, clock, ledger } = services
+      do: async ({ input: { id, channelCount, request, postCopy = false }, services, signal, log, sagaId }) => {
+        const { driver, moves, ledger } = services
         moves.incoming.get(id)?.close()
         let target: MigrationTarget
         if (isColdRequest(request)) {
@@ -246,25 +266,89 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
           const arriving = new ColdTarget(services, ledger.need(id), request, sagaId)
           moves.arriving.set(id, arriving)
           target = arriving
-        } else target = await driver.receive(ledger.need(id), { channelCount, signal })
-        const links = needLinks(services, 'receive')
-        const incoming = new Incoming({
-          id,
-          target,
-          links,
-          clock,
-          log,
-          go: () => moves.go(id, `${sagaId}.go`),
-          abandon: () => moves.abandon(id, `${sagaId}.abandon`),
-        })
-        await incoming.listen()
-        moves.incoming.set(id, incoming)
-        return { output: incoming.offer as unknown as Json }
+        } else target = await driver.receive(ledger.need(id), { channelCount, postCopy, signal })
+        const isFetched = postCopy && !isColdRequest(request)
+        const incoming = await expected(services, id, { target, log, command: sagaId, isFetched })
+        if (isFetched) await ledger.update({ ...ledger.need(id), arriving: { kept: incoming.kept } })
+        return { output: { ...incoming.offer, ...(isFetched ? { postCopy: true } : {}) } as unknown as Json }
       },
       undo: ({ input, services }) => endExpected(services, input.id),
     },
   ],
 })
+
+/** Listens for what comes of it. */
+async function expected(
+  services: ToolstackServices,
+  id: DomainId,
+  {
+    target,
+    log,
+    command,
+    kept,
+    isFetched,
+  }: Pick<IncomingOptions, 'target' | 'log' | 'kept' | 'isFetched'> & { readonly command: string },
+): Promise<Incoming> {
+  const { moves, clock } = services
+  const incoming = new Incoming({
+    id,
+    target,
+    links: needLinks(services, 'receive'),
+    clock,
+    log,
+    kept,
+    isFetched,
+    go: () => moves.go(id, `${command}.go`),
+    abandon: () => moves.abandon(id, `${command}.abandon`),
+    arrived: () => moves.arrived(id),
+  })
+  await incoming.listen()
+  moves.incoming.set(id, incoming)
+  return incoming
+}
+
+/** @throws Fault `unsupported` where memory cannot be fetched; `invalid` with several streams, which QEMU does not take along with it before 10.1. */
+function assertFetches(what: string, { postCopy }: DriverCapabilities, channelCount: number): void {
+  if (!postCopy?.can) throw new Fault('unsupported', `${what} by post-copy: ${postCopy?.reason ?? 'this host does not'}`)
+  if (channelCount > 0) throw fieldFault({ path: 'channelCount', want: '0 by post-copy', got: String(channelCount) }, { what })
+}
+
+/** Of one that did not come whole: the source hears of it, be it after a while. */
+const ended = (name: DomainName): MigrationTarget => {
+  const never = async (): Promise<never> => {
+    throw new Fault('failed', `receive ${name}: it has ended here before it had come`)
+  }
+  return { connect: never, disksDone: never, loaded: never, arrived: never }
+}
+
+/** Of a domain that a toolstack of before has left without all of its memory: the source is listened for where it was. */
+export async function takeUpArrival(
+  services: ToolstackServices,
+  id: DomainId,
+  { log, ids, clock }: { readonly log: Log; readonly ids: IdSource; readonly clock: Clock },
+): Promise<void> {
+  while (true) {
+    const domain = services.ledger.get(id)
+    if (!domain?.arriving) return
+    const target = (await services.driver.receiving(id)) ?? (domain.migration ? ended(domain.name) : null)
+    if (!target) return await services.moves.arrived(id)
+    try {
+      const incoming = await expected(services, id, {
+        target,
+        log,
+        command: ids.next(),
+        kept: domain.arriving.kept,
+        isFetched: true,
+      })
+      if (!domain.migration) incoming.run()
+      return
+    } catch (error) {
+      // Somebody has its port, for now.
+      log.warn('migration.not_listening', { domain: id, error: toFault(error).message })
+      await clock.sleep(LISTEN_AGAIN)
+    }
+  }
+}
 
 async function endExpected({ driver, moves }: ToolstackServices, id: DomainId): Promise<void> {
   moves.incoming.get(id)?.close()
@@ -322,12 +406,15 @@ const go = defineSaga<OfDomain, ToolstackServices>({
         const seen = await driver.state(input.id, { signal })
         if (seen.kind === 'gone' && attempt === 1)
           throw new Fault('failed', `go ${domain.name}: it ended before it ran here: ${seen.detail ?? 'without a word'}`)
-        const { migration, ...rest } = domain
+        const { migration, arriving, ...rest } = domain
         assert(migration, 'it is expected')
+        let lacksMemory = false
         const incoming = moves.incoming.get(input.id)
         let hasGoneOn = seen.kind === 'running'
         if (seen.kind !== 'gone') {
-          const { goneOnAt } = await driver.takeOver(input.id, { signal, goesOn: migration.goesOn && seen.kind === 'paused' })
+          const goesOn = migration.goesOn && seen.kind === 'paused'
+          const { goneOnAt, isWhole } = await driver.takeOver(input.id, { signal, goesOn })
+          lacksMemory = !isWhole
           if (incoming) incoming.goneOnAt = goneOnAt
           hasGoneOn ||= goneOnAt !== null
         }
@@ -341,14 +428,36 @@ const go = defineSaga<OfDomain, ToolstackServices>({
             log.warn('migration.not_unpaused', { domain: input.id, error: toFault(error).message })
           }
         }
-        await ledger.enter(input.id, arrived(seen, hasGoneOn), { cause: 'migrated' }, rest)
+        const now = lacksMemory && arriving ? { ...rest, arriving } : rest
+        await ledger.enter(input.id, arrived(seen, hasGoneOn), { cause: 'migrated' }, now)
         await noteForwards(services, input.id, signal).catch((error: unknown) =>
           log.warn('migration.forwards_unknown', { domain: input.id, error: toFault(error).message }),
         )
-        incoming?.close()
-        moves.incoming.delete(input.id)
+        if (lacksMemory) incoming?.run()
+        else {
+          incoming?.close()
+          moves.incoming.delete(input.id)
+        }
         // By as much as it stood still its clock is late. One that has no agent is left to its own ways of keeping time.
         if (hasGoneOn) correctClock(context)
+      },
+    },
+  ],
+})
+
+const hasArrived = defineSaga<OfDomain, ToolstackServices>({
+  name: 'domain.arrived',
+  steps: [
+    {
+      name: 'settle',
+      do: async ({ input: { id }, services: { ledger, moves } }) => {
+        const domain = ledger.get(id)
+        if (domain?.arriving && !domain.migration) {
+          const { arriving: _arrived, ...rest } = domain
+          await ledger.update(rest)
+        }
+        moves.incoming.get(id)?.close()
+        moves.incoming.delete(id)
       },
     },
   ],
@@ -364,9 +473,11 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
   steps: [
     {
       name: 'check',
-      do: async ({ input: { id, parameters }, services }) => {
+      do: async ({ input: { id, parameters, offer }, services }) => {
         const domain = services.ledger.need(id)
         await assertMovable(services, domain, parameters.dropSnapshots ?? false)
+        if (parameters.postCopy && !isCold(domain.state) && !offer.postCopy)
+          throw new Fault('unsupported', `migrate ${domain.name} by post-copy: the other host does not expect it so`)
         return { output: isToRun(domain.state) }
       },
     },
@@ -402,16 +513,21 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
     },
     {
       name: 'go',
-      do: async (context) => ({ output: (await gone(context)) as unknown as Json }),
+      do: async (context) => ({ output: (await (isFetched(context) ? taken(context) : gone(context))) as unknown as Json }),
     },
     {
       name: 'end',
-      do: async ({ input: { id }, services, outputs, sagaId }) => {
+      do: async (context) => {
+        const { input, services, outputs, sagaId } = context
+        const { id } = input
+        const { confirmed } = outputs['go'] as unknown as Gone
+        if (confirmed && isFetched(context)) await restOf(context)
+        services.moves.rests.delete(sagaId)
         services.moves.controls.get(sagaId)?.close()
         services.moves.controls.delete(sagaId)
         const domain = services.ledger.get(id)
         if (!domain) return
-        if (!(outputs['go'] as unknown as Gone).confirmed) {
+        if (!confirmed) {
           const migration = { role: 'handed-over', goesOn: outputs['check'] === true } as const
           const detail = 'it was handed over to another host, which has not answered yet'
           const state: DomainState = holdsProcess(domain.state.kind)
@@ -476,8 +592,10 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
           await control.ask('loaded', { signal: late })
         }),
       )
+    const isFetchedNow = isFetched(context) && !isCold(domain.state)
     const disksDone = async () => {
       await control.ask('disks-done', { signal: whole })
+      if (isFetchedNow) return
       // What is left comes by itself: the answer is on its way when it has.
       loaded = control.ask('loaded', { signal: whole })
       loaded.catch(() => {})
@@ -487,11 +605,70 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
       ? await sendCold(sending)
       : await driver.migrateTo(input.id, { open, disksDone }, { ...parameters, signal: whole, onProgress })
     control.sentAt = services.clock.monotonic()
-    await (loaded ?? control.ask('loaded', { signal: whole }))
+    if (!isFetchedNow) await (loaded ?? control.ask('loaded', { signal: whole }))
     either.throwIfAborted()
     return { ...statistics, totalMs: Math.round(control.sentAt - beganAt) }
   } finally {
     moves.sending.delete(input.id)
+  }
+}
+
+/** Whether its memory follows it. */
+const isFetched = ({ input }: Context<MigrateInput>): boolean =>
+  input.parameters.postCopy === true && input.offer.postCopy === true
+
+/** Sends what the guest lacks there: from when it is begun there is no way back but the target's word that it never ran. */
+function restOf({ input, services, sagaId, signal }: Context<MigrateInput>): Promise<void> {
+  const { driver, moves } = services
+  const links = needLinks(services, 'migrate')
+  const known = moves.rests.get(sagaId)
+  if (known) return known
+  const open = (channel: string, options: CallOptions = {}) => links.connect(input.offer, channel, options)
+  const onProgress = (now: MigrationProgress): void => moves.listeners.get(input.id)?.(now)
+  const given = new AbortController()
+  moves.handingOver.set(input.id, given)
+  const rest = driver.sendRest(input.id, { open }, { signal: AbortSignal.any([signal, given.signal]), onProgress })
+  rest.catch(() => {})
+  moves.rests.set(sagaId, rest)
+  return rest
+}
+
+/** As `gone`, of one whose memory follows it: nobody else can say how it stands, so the target is asked for as long as it takes. */
+async function taken(context: Context<MigrateInput>): Promise<Gone> {
+  const { services, sagaId, log, input, signal } = context
+  const { moves, clock } = services
+  let failure = null as Fault | null
+  let isSent = false
+  const rest = restOf(context)
+  rest.then(
+    () => (isSent = true),
+    (error: unknown) => (failure = toFault(error)),
+  )
+  while (true) {
+    try {
+      const control =
+        moves.controls.get(sagaId) ??
+        (await withDeadline({ limit: GO_LIMIT, clock, what: 'migration: go', signal }, (limited) => controlOf(context, limited)))
+      moves.controls.set(sagaId, control)
+      const never = rest.then(
+        () => new Promise<never>(() => {}),
+        (error: unknown) => Promise.reject(toFault(error)),
+      )
+      await Promise.race([control.ask('loaded', { signal }), never])
+      const said = await control.ask('go', { signal })
+      const sinceMs = control.sentAt === null ? 0 : Math.max(0, clock.monotonic() - control.sentAt - (said.sinceMs ?? 0))
+      return { confirmed: true, sinceMs: Math.round(sinceMs) }
+    } catch (error) {
+      signal.throwIfAborted()
+      const fault: Fault = failure ?? toFault(error)
+      if (fault.code === 'failed' || (fault === failure && fault.code === 'aborted')) throw fault
+      log.warn('migration.not_confirmed', { domain: input.id, error: fault.message })
+      // It lacks nothing: whoever stands over both can ask it.
+      if (isSent) return { confirmed: false, sinceMs: 0 }
+      moves.controls.get(sagaId)?.close()
+      moves.controls.delete(sagaId)
+      await clock.sleep(ASK_AGAIN, { signal })
+    }
   }
 }
 
@@ -535,4 +712,4 @@ const takeBack = defineSaga<OfDomain, ToolstackServices>({
   ],
 })
 
-export const MIGRATION_SAGAS = { receive, go, abandon, migrate, takeBack }
+export const MIGRATION_SAGAS = { receive, go, abandon, hasArrived, migrate, takeBack }

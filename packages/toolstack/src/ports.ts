@@ -1,5 +1,5 @@
 /** The port behind which every hypervisor stands. `sim` is its first driver, `qemu` the first real one; one conformance suite runs on all. */
-import type { Bytes, EpochMillis } from '@typevisor/base'
+import type { Bytes, EpochMillis, Json } from '@typevisor/base'
 import { DUMP_FORMATS, type DumpFormat } from '@typevisor/model'
 import type { VolumeSource } from '@typevisor/storage'
 import type {
@@ -165,8 +165,17 @@ export interface MigrationTarget {
   /** To its hypervisor. The names are the driver's own and the same on both sides: `memory`, `disk:root`. @throws Fault `not_found`. */
   connect(channel: string, options?: CallOptions): Promise<MigrationStream>
   disksDone(options?: CallOptions): Promise<void>
-  /** Resolves when all has come and the domain stands paused. @throws Fault `failed` when it never will. */
+  /** Resolves when the domain stands paused and can be taken over: all has come, by post-copy all but memory. @throws Fault `failed` when it never will. */
   loaded(options?: CallOptions): Promise<void>
+  /** Resolves when its memory is whole, at once of one that did not come by post-copy. @throws Fault `failed` when the domain has ended. */
+  arrived(options?: CallOptions): Promise<void>
+}
+
+export interface TakenOver {
+  /** When it went on; null: it did not. */
+  readonly goneOnAt: number | null
+  /** false: it lacks memory, which comes (`MigrationTarget.arrived`). */
+  readonly isWhole: boolean
 }
 
 export interface TakeOverOptions extends CallOptions {
@@ -176,9 +185,14 @@ export interface TakeOverOptions extends CallOptions {
 export interface ReceiveOptions extends CallOptions {
   /** As the source will use it. */
   readonly channelCount?: number | undefined
+  readonly postCopy?: boolean | undefined
 }
 
 export interface MigrateOptions extends ReceiveOptions, Omit<MigrationParameters, 'dropSnapshots'> {
+  readonly onProgress?: ((progress: MigrationProgress) => void) | undefined
+}
+
+export interface SendRestOptions extends CallOptions {
   readonly onProgress?: ((progress: MigrationProgress) => void) | undefined
 }
 
@@ -242,15 +256,27 @@ export interface DomainDriver {
   receive(domain: DriverDomain, options?: ReceiveOptions): Promise<MigrationTarget>
   /**
    * What was received is an ordinary paused domain from here on. With `goesOn` it is let go on at once; one that does not is seen by its state,
-   * and `unpause` says why. @returns when it was let go on, by `Clock.monotonic`. @throws Fault `conflict` when not all of it has come. Idempotent.
+   * and `unpause` says why. @throws Fault `conflict` when not all of it has come. Idempotent.
    */
-  takeOver(id: DomainId, options?: TakeOverOptions): Promise<{ readonly goneOnAt: number | null }>
+  takeOver(id: DomainId, options?: TakeOverOptions): Promise<TakenOver>
   /**
    * Sends disks and memory; resolves when all is sent and the guest stands still behind it, with its disks let go of. It goes on by `takeBack`
    * alone. On any fault, and when aborted, the domain goes on as before. A caller that is killed meanwhile leaves it to `takeBack`.
+   * By post-copy it resolves when all has gone but memory and the processor's state, which go by `sendRest`.
    */
   migrateTo(id: DomainId, peer: MigrationPeer, options?: MigrateOptions): Promise<MigrationStatistics>
-  /** Whatever became of `migrateTo`: the domain is as before it, running or paused. Idempotent. */
+  /**
+   * Behind a `migrateTo` by post-copy: the other side can take it over soon, from where there is no way back, and this resolves when all of its
+   * memory has gone. What breaks is joined again by `peer`, for as long as it takes. Idempotent; at once where all has gone, or nothing is there.
+   * @throws Fault `failed` when the other side has nothing of it and never will.
+   */
+  sendRest(id: DomainId, peer: Pick<MigrationPeer, 'open'>, options?: SendRestOptions): Promise<void>
+  /** Of a domain that waits to be taken over, or lacks memory: for whoever takes up what a killed caller has left. null: there is none such. */
+  receiving(id: DomainId, options?: CallOptions): Promise<MigrationTarget | null>
+  /**
+   * Whatever became of `migrateTo`: the domain is as before it, running or paused. Idempotent. One that the other side fetches memory of, and
+   * has lost, cannot go on: it ends, as by a fault of its own.
+   */
   takeBack(id: DomainId, wasRunning: boolean, options?: CallOptions): Promise<void>
 
   /**
@@ -357,14 +383,19 @@ export interface DomainDriver {
 
 export interface MigrationListener {
   readonly offer: MigrationOffer
+  /** For `MigrationLinks.listen`; a secret. */
+  readonly kept: Json
   /** Those who are connected stay so. */
   close(): Promise<void>
 }
 
 /** Streams between the toolstacks of two hosts, encrypted, of those alone who were told of each other. */
 export interface MigrationLinks {
-  /** For one migration. `take` is given each stream of whoever has the token, with the channel that it names. */
-  listen(take: (channel: string, stream: MigrationStream) => void): Promise<MigrationListener>
+  /**
+   * For one migration. `take` is given each stream of whoever has the token, with the channel that it names. `kept`: as a listener of before
+   * had it, so that its offer holds. @throws Fault `conflict` while somebody else has its port.
+   */
+  listen(take: (channel: string, stream: MigrationStream) => void, kept?: Json): Promise<MigrationListener>
   /** @throws Fault `unavailable`; `forbidden` when somebody else listens there, or the token is not in force. */
   connect(offer: MigrationOffer, channel: string, options?: CallOptions): Promise<MigrationStream>
 }

@@ -59,6 +59,12 @@ export interface Moves {
   readonly listeners: Map<DomainId, (progress: MigrationProgress) => void>
   /** Has an expected domain run here: by its own saga, of which there is one. Resolves with whether it does. */
   go(id: DomainId, commandId: string): Promise<void>
+  /** Domains whose memory follows them: given up with them alone. */
+  readonly handingOver: Map<DomainId, AbortController>
+  /** What sends it, by saga. */
+  readonly rests: Map<SagaId, Promise<void>>
+  /** One that runs here lacks nothing any more, or never will have what it lacks. */
+  arrived(id: DomainId): Promise<void>
   /** Ends an expected domain that never will come. */
   abandon(id: DomainId, commandId: string): Promise<void>
 }

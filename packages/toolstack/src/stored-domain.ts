@@ -1,4 +1,4 @@
-import type { EpochMillis } from '@typevisor/base'
+import type { EpochMillis, Json } from '@typevisor/base'
 import type { DomainDump, DomainMigration, DomainRecord, DomainSnapshot, DomainState, PortForward } from '@typevisor/model'
 import type { DriverDomain } from './ports.ts'
 
@@ -16,9 +16,11 @@ export interface StoredDomain extends DriverDomain {
   readonly restarts?: readonly EpochMillis[]
   readonly createdAt: EpochMillis
   readonly migration?: DomainMigration
+  /** It comes by post-copy, and lacks memory: by what listens for that, which whoever takes it up listens by again. A secret. */
+  readonly arriving?: { readonly kept: Json }
 }
 
 export function toRecord(stored: StoredDomain): DomainRecord {
-  const { volumes: _volumes, crashPending: _pending, restarts: _restarts, ...record } = stored
+  const { volumes: _volumes, crashPending: _pending, restarts: _restarts, arriving: _arriving, ...record } = stored
   return record
 }

@@ -54,7 +54,7 @@ import type { VolumeStore } from '@typevisor/storage'
 import { describeDevices, DETACH_DEFAULTS, type MediaFolder } from './devices.ts'
 import { Ledger, type PartNote } from './ledger.ts'
 import { crashVerdict, recover, type RecoverInput } from './recovery.ts'
-import { MIGRATION_SAGAS, migrationRequest, resultOf } from './migration.ts'
+import { MIGRATION_SAGAS, migrationRequest, resultOf, takeUpArrival } from './migration.ts'
 import { checkRequest, type TOOLSTACK_OPERATIONS } from './operations.ts'
 import type {
   ConsoleOptions,
@@ -164,7 +164,7 @@ export interface Toolstack {
   receive(
     id: DomainId,
     request: MigrationRequest,
-    options: CommandOptions & Pick<MigrationParameters, 'channelCount'>,
+    options: CommandOptions & Pick<MigrationParameters, 'channelCount' | 'postCopy'>,
   ): Promise<MigrationOffer>
   /**
    * Moves a domain to where it is expected, while it runs. Behind it the domain runs there and nothing of it is left here; or, not `confirmed`,
@@ -248,7 +248,27 @@ export async function openToolstack(options: ToolstackOptions): Promise<Toolstac
 const EVENTS_UNDER_WAY_MAX = 1024
 const LOOK_AGAIN = millis(1000)
 /** What can be done with a domain on the side that does not run it. */
-const OF_MOVING = new Set(['receive', 'go', 'abandon', 'take-back', 'migrate', 'destroy'].map((name) => `domain.${name}`))
+const OF_MOVING = new Set(
+  ['receive', 'go', 'abandon', 'arrived', 'take-back', 'migrate', 'destroy'].map((name) => `domain.${name}`),
+)
+/** What a domain that lacks memory can be asked for. */
+const WHILE_ARRIVING = new Set(
+  [
+    'receive',
+    'go',
+    'abandon',
+    'arrived',
+    'take-back',
+    'pause',
+    'unpause',
+    'shutdown',
+    'reboot',
+    'poweroff',
+    'destroy',
+    'rename',
+    'recover',
+  ].map((name) => `domain.${name}`),
+)
 
 interface Look {
   /** What was told; it has the cause, where it is still so. */
@@ -277,6 +297,9 @@ class SagaToolstack implements Toolstack {
     sending: new Map(),
     controls: new Map(),
     listeners: new Map(),
+    handingOver: new Map(),
+    rests: new Map(),
+    arrived: async (id) => void (await this.#command('domain.arrived', id, { id }, { commandId: this.#options.ids.next() })),
     go: async (id, commandId) => void (await this.#command('domain.go', id, { id }, { commandId })),
     abandon: async (id, commandId) => void (await this.#command('domain.abandon', id, { id }, { commandId })),
   }
@@ -331,8 +354,10 @@ class SagaToolstack implements Toolstack {
     await this.#engine.start()
     this.#inBackground(this.#startPending())
     for (const { id, crashPending } of this.#ledger.list()) if (crashPending) this.#inBackground(this.#dealWithCrash(id))
-    for (const { id, migration } of this.#ledger.list())
-      if (migration?.role === 'incoming' && !migration.arrives && !this.#held.has(id)) void this.#giveUpIfGone(id)
+    for (const { id, migration, arriving } of this.#ledger.list())
+      if (migration?.role === 'incoming' && !migration.arrives && !arriving && !this.#held.has(id)) void this.#giveUpIfGone(id)
+    for (const { id, arriving } of this.#ledger.list())
+      if (arriving) this.#inBackground(takeUpArrival(this.#services, id, this.#options))
   }
 
   /** Before anything is found out: which domains ran when the host went down is what the last toolstack knew. */
@@ -505,9 +530,9 @@ class SagaToolstack implements Toolstack {
   async receive(
     id: DomainId,
     request: MigrationRequest,
-    options: CommandOptions & Pick<MigrationParameters, 'channelCount'>,
+    options: CommandOptions & Pick<MigrationParameters, 'channelCount' | 'postCopy'>,
   ): Promise<MigrationOffer> {
-    const input = { id, request, channelCount: options.channelCount ?? 0 }
+    const input = { id, request, channelCount: options.channelCount ?? 0, ...(options.postCopy ? { postCopy: true } : {}) }
     const { outputs } = await this.#command('domain.receive', id, input as unknown as Json, options)
     return outputs['expect'] as unknown as MigrationOffer // as the step wrote it
   }
@@ -517,8 +542,8 @@ class SagaToolstack implements Toolstack {
     offer: MigrationOffer,
     options: CommandOptions & MigrationParameters & { onProgress?: ((progress: MigrationProgress) => void) | undefined },
   ): Promise<MigrationResult> {
-    const { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots } = options
-    const parameters = { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, dropSnapshots }
+    const { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, postCopy, dropSnapshots } = options
+    const parameters = { downtimeLimitMs, bandwidthBytes, autoConverge, channelCount, postCopy, dropSnapshots }
     const stated = Object.fromEntries(Object.entries(parameters).filter(([, value]) => value !== undefined))
     checkRequest('migrate', { id, offer, parameters: stated, ...commandOf(options) })
     const { onProgress } = options
@@ -688,8 +713,11 @@ class SagaToolstack implements Toolstack {
     const moving = this.#ledger.get(id)
     if (moving?.migration && !OF_MOVING.has(name))
       throw new Fault('conflict', `${name.slice('domain.'.length)} ${moving.name}: it is on its way to another host, or from one`)
+    if (moving?.arriving && !moving.migration && !WHILE_ARRIVING.has(name))
+      throw new Fault('conflict', `${name.slice('domain.'.length)} ${moving.name}: its memory still comes from the other host`)
     if (name === 'domain.destroy') {
-      this.#moves.sending.get(id)?.abort(new Fault('aborted', 'the domain is being destroyed'))
+      for (const under of [this.#moves.sending, this.#moves.handingOver])
+        under.get(id)?.abort(new Fault('aborted', 'the domain is being destroyed'))
       await this.#letGo(id)
     }
     const saga = name === 'domain.destroy' ? await this.#runOf(options.commandId) : sagaId(options.commandId)

@@ -339,6 +339,9 @@ const noMoves = (): ToolstackServices['moves'] => ({
   sending: new Map(),
   controls: new Map(),
   listeners: new Map(),
+  handingOver: new Map(),
+  rests: new Map(),
+  arrived: async () => {},
   go: async () => {},
   abandon: async () => {},
 })

@@ -11,7 +11,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type TLSSocket } from 'node:tls'
 import type { AddressInfo } from 'node:net'
-import { Fault, type Clock } from '@typevisor/base'
+import { Fault, type Clock, type Json } from '@typevisor/base'
 import type { MigrationLinks, MigrationStream } from '@typevisor/toolstack'
 import { listenerCertificate } from './certificate.ts'
 
@@ -87,11 +87,28 @@ const isToken = (said: unknown, token: string): boolean => {
   return a.length === b.length && timingSafeEqual(a, b)
 }
 
+/** By what a listener is known to those who were told of it. */
+interface Kept {
+  /** 0: the system chooses. */
+  readonly port: number
+  readonly certificate: string
+  readonly key: string
+  readonly fingerprint: string
+  readonly token: string
+}
+
+async function newListener(clock: Clock): Promise<Kept> {
+  const { certificate, key, fingerprint } = await listenerCertificate(clock.now())
+  return { port: 0, certificate, key, fingerprint, token: randomBytes(32).toString('base64url') }
+}
+
+const keptOf = (kept: Json): Kept => kept as unknown as Kept // as one of before wrote it
+
 export function agentLinks({ address, clock }: LinkOptions): MigrationLinks {
   return {
-    async listen(take) {
-      const { certificate, key, fingerprint } = await listenerCertificate(clock.now())
-      const token = randomBytes(32).toString('base64url')
+    async listen(take, before) {
+      const kept = before === undefined ? await newListener(clock) : keptOf(before)
+      const { certificate, key, fingerprint, token } = kept
       let strangerCount = 0
       const greet = async (socket: TLSSocket): Promise<void> => {
         const limit = setTimeout(() => socket.destroy(), GREETING_LIMIT_MS)
@@ -127,12 +144,13 @@ export function agentLinks({ address, clock }: LinkOptions): MigrationLinks {
         void greet(socket)
       })
       server.on('tlsClientError', (_error, socket) => socket.destroy())
-      server.listen(0, address)
+      server.listen(kept.port, address)
       await once(server, 'listening')
       server.unref()
       const { port } = server.address() as AddressInfo
       return {
         offer: { address, port, fingerprint, token },
+        kept: { ...kept, port },
         close: async () => void server.close(),
       }
     },

@@ -10,6 +10,7 @@ export function fractionOf({ phase, ...now }: MigrationProgress): number {
     case 'memory':
       return 0.5 + part(now.memoryBytes, now.memoryRemainingBytes) / 2
     case 'switchover':
+    case 'fetched':
       return 1
   }
 }
@@ -24,5 +25,7 @@ export function wordsOf({ phase, ...now }: MigrationProgress): string {
     }
     case 'switchover':
       return 'switchover'
+    case 'fetched':
+      return `it runs there; memory: ${formatBytes(now.memoryBytes)}, ${formatBytes(now.memoryRemainingBytes)} left`
   }
 }

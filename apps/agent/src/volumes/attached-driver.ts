@@ -175,6 +175,8 @@ export function attachedDriver({ driver, volumes, leases, socketPathOf, log }: A
     takeOver: (...args) => driver.takeOver(...args),
     migrateTo: (...args) => driver.migrateTo(...args),
     takeBack: (...args) => driver.takeBack(...args),
+    sendRest: (...args) => driver.sendRest(...args),
+    receiving: (...args) => driver.receiving(...args),
     checkSave: (...args) => driver.checkSave(...args),
     snapshotMemory: (...args) => driver.snapshotMemory(...args),
     keepFirmware: (...args) => driver.keepFirmware(...args),

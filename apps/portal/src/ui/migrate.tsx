@@ -21,13 +21,16 @@ export function MigrateInstance({ instance, onClose }: DialogFormProps) {
   const others = (hosts.data?.items ?? []).filter(({ name, connected }) => connected && name !== instance.host)
   const [chosen, setChosen] = useState<string | null>(null)
   const [dropSnapshots, setDropSnapshots] = useState(false)
+  const [postCopy, setPostCopy] = useState(false)
   const host = chosen ?? others[0]?.name ?? ''
   return (
     <OperationForm
       name={instance.name}
       onClose={onClose}
-      fields={['host', 'dropSnapshots']}
-      send={() => call('instance.migrate', { params: { instance: instance.id }, query: {}, body: { host, dropSnapshots } })}
+      fields={['host', 'postCopy', 'dropSnapshots']}
+      send={() =>
+        call('instance.migrate', { params: { instance: instance.id }, query: {}, body: { host, postCopy, dropSnapshots } })
+      }
       action="Migrate"
       disabled={host === ''}
       testId="migrate-form"
@@ -49,6 +52,16 @@ export function MigrateInstance({ instance, onClose }: DialogFormProps) {
               </option>
             ))}
           </NativeSelect>
+          {(instance.state.kind === 'running' || instance.state.kind === 'paused') && (
+            <Checkbox
+              label="Go on there before all of its memory has come"
+              description="For one that writes faster than its memory goes. Until all has come it needs both hosts"
+              checked={postCopy}
+              onChange={(event) => setPostCopy(event.currentTarget.checked)}
+              error={errors.postCopy}
+              data-testid="field-post-copy"
+            />
+          )}
           {instance.snapshotCount > 0 && (
             <Checkbox
               label={instance.snapshotCount === 1 ? 'Delete its snapshot' : `Delete its ${instance.snapshotCount} snapshots`}

@@ -1039,6 +1039,13 @@ export const VERB_DATA: Readonly<Record<OperationName, VerbData>> = {
         maximum: 16,
       },
       {
+        name: 'postCopy',
+        type: 'boolean',
+        required: false,
+        description: 'have it go on there when its memory has gone over once, and fetch what it wrote meanwhile',
+        default: false,
+      },
+      {
         name: 'dropSnapshots',
         type: 'boolean',
         required: false,

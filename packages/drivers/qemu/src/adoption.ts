@@ -13,6 +13,8 @@
  *   incoming    runs       inmigrate    swept; gone/unknown            (who sent its memory is cut off)
  *   incoming    runs       otherwise    as it is: all of it has come, and it is paused until it is taken over
  *   incoming    ended      -            gone/unknown
+ *   arriving    runs       -            live: the guest waits for what it lacks of its memory
+ *   arriving    ended      -            gone/unknown
  *   gone        ended      -            as recorded
  *   none or     ended      -            gone/unknown with QEMU's last words
  *   unreadable  runs       never ran    swept; gone/unknown            (`prelaunch`, `inmigrate`)
@@ -113,6 +115,7 @@ export async function adoptDomain(context: AdoptionContext, id: DomainId, paths:
       await gone(host, paths, record, { kind: 'gone', cause: 'unknown', detail: await lastWords(host, paths.stderr) })
       break
     case 'live':
+    case 'arriving':
     case 'incoming':
       if (phase.kind === 'live' && (await endedByGuest(host, paths, record))) {
         await gone(host, paths, record, { kind: 'gone', cause: 'guest', detail: null })

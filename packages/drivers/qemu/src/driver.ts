@@ -33,6 +33,8 @@ import type {
   MigrationPeer,
   MigrationTarget,
   ReceiveOptions,
+  SendRestOptions,
+  TakenOver,
   TakeOverOptions,
 } from '@typevisor/toolstack'
 import { createAcceleratorProbe, type Acceleration } from './accelerator.ts'
@@ -52,13 +54,13 @@ import { endTpm, kill, launch, sweep, waitForExit, type LaunchContext, type Laun
 import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import { assertHugePages, pluggedNow } from './memory.ts'
-import { migrateMachine, NO_CAPABILITIES, takeBackMachine } from './migrating.ts'
+import { isFetching, migrateMachine, NO_CAPABILITIES, sendRest, takeBackMachine } from './migrating.ts'
 import type { ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
-import { beginReceiving, hasLoaded, migrationTarget } from './receiving.ts'
+import { beginReceiving, hasLoaded, migrationTarget, postCopyCapability } from './receiving.ts'
 import { findRecord, type RunPhase } from './record.ts'
 import { PAUSE_REQUESTED } from './run-state.ts'
-import { checkSaveOf, restoreInto, saveMachine, snapshotMachine } from './saving.ts'
+import { checkSaveOf, migrationStatus, restoreInto, saveMachine, snapshotMachine } from './saving.ts'
 import { wholeSave } from './save-file.ts'
 import { assertPluggable, beginSettings, changeSettings, settingCapabilities } from './settings.ts'
 import { statisticsOf } from './statistics.ts'
@@ -190,7 +192,7 @@ class Driver implements QemuDriver {
       guestAgent: can,
       statistics: can,
       liveMigration: can,
-      postCopy: { can: false, reason: 'this driver sends memory before the guest, never behind it' },
+      postCopy: await postCopyCapability(this.#host.kernel, this.#options.user ?? null),
       coreDump: can,
       keyboard: can,
       hotplug: can,
@@ -424,11 +426,12 @@ class Driver implements QemuDriver {
     })
   }
 
-  async takeOver(id: DomainId, options: TakeOverOptions = {}): Promise<{ goneOnAt: number | null }> {
+  async takeOver(id: DomainId, options: TakeOverOptions = {}): Promise<TakenOver> {
     return await this.#exclusive(id, options, async (signal) => {
       const machine = await this.#need(id, 'take over')
       let goneOnAt: number | null = null
-      if (machine.record.phase.kind !== 'incoming') return { goneOnAt }
+      const { kind: phase } = machine.record.phase
+      if (phase !== 'incoming') return { goneOnAt, isWhole: phase !== 'arriving' }
       if ((await hasLoaded(machine, signal)) !== true)
         throw new Fault('conflict', `take over ${machine.record.name}: not all of it has come`)
       // One that does not go on is seen by its state.
@@ -437,11 +440,27 @@ class Driver implements QemuDriver {
           () => this.#clock.monotonic(),
           () => null,
         )
-      await machine.execute('migrate-set-capabilities', { capabilities: NO_CAPABILITIES }, { signal })
-      await machine.setPhase({ kind: 'live' })
+      const isWhole = !isFetching((await migrationStatus((...call) => machine.execute(...call), signal)).status)
+      if (isWhole) await machine.execute('migrate-set-capabilities', { capabilities: NO_CAPABILITIES }, { signal })
+      await machine.setPhase({ kind: isWhole ? 'live' : 'arriving' })
       const { kind } = await machine.refresh({ signal })
-      return { goneOnAt: kind === 'running' ? goneOnAt : null }
+      return { goneOnAt: kind === 'running' ? goneOnAt : null, isWhole }
     })
+  }
+
+  async receiving(id: DomainId, options: CallOptions = {}): Promise<MigrationTarget | null> {
+    return await this.#exclusive(id, options, async () => {
+      const machine = await this.#attach(id)
+      const waits = machine && ['incoming', 'arriving'].includes(machine.record.phase.kind)
+      return waits ? migrationTarget(this.#host, this.#clock, machine) : null
+    })
+  }
+
+  async sendRest(id: DomainId, peer: Pick<MigrationPeer, 'open'>, options: SendRestOptions = {}): Promise<void> {
+    // Not exclusive: it takes as long as the other host does, and is ended by what ends the domain.
+    const machine = await this.#exclusive(id, options, () => this.#attach(id))
+    const { signal = new AbortController().signal, onProgress } = options
+    if (machine) await sendRest({ ...this.#transfer(), machine, peer, signal, onProgress })
   }
 
   async migrateTo(id: DomainId, peer: MigrationPeer, options: MigrateOptions = {}): Promise<MigrationStatistics> {

@@ -41,6 +41,8 @@ export interface MigratingContext {
 const POLL = millis(100)
 /** While the guest stands still: what an event tells is there a moment later. */
 const POLL_SWITCHING = millis(5)
+const POLL_FETCHED = millis(50)
+const REJOIN_EVERY = millis(500)
 const JOBS_END_LIMIT_MS = 30_000
 const BANDWIDTH_MAX = 2 ** 50
 const DOWNTIME_LIMIT_MS = 300
@@ -59,11 +61,15 @@ export const movedDisks = (hardware: DomainHardware): MovedDisk[] =>
   [...deviceIds(hardware)].flatMap(([device, id]) => (device.kind === 'disk' && !device.readOnly ? [{ device, id }] : []))
 
 /** Those of QEMU that are not its own defaults and must not outlive the migration: a save would stop at them. */
-export const capabilitiesOf = (options: Pick<MigrateOptions, 'channelCount' | 'autoConverge'>, isSource: boolean) => [
+export const capabilitiesOf = (
+  options: Pick<MigrateOptions, 'channelCount' | 'autoConverge' | 'postCopy'>,
+  isSource: boolean,
+) => [
   { capability: 'events', state: true },
   { capability: 'pause-before-switchover', state: isSource },
   { capability: 'auto-converge', state: isSource && (options.autoConverge ?? false) },
   { capability: 'multifd', state: (options.channelCount ?? 0) > 0 },
+  { capability: 'postcopy-ram', state: options.postCopy ?? false },
 ]
 export const NO_CAPABILITIES = capabilitiesOf({}, false).map(({ capability }) => ({ capability, state: false }))
 
@@ -101,6 +107,9 @@ class Migration {
   #disks = { diskBytes: 0, diskRemainingBytes: 0 }
   /** What QEMU said last by itself. */
   #told: string | null = null
+  #isFetched = false
+  /** Nobody can tell from outside when its only pass is about to end: of such a one all is fetched. */
+  #isOnePass = false
   /** It was told to let go of the disks, which it may be doing. */
   isSwitching = false
   readonly #stoppedAt: { value: number | null } = { value: null }
@@ -125,8 +134,8 @@ class Migration {
       }),
     )
     await machine.execute('migrate-set-capabilities', { capabilities: capabilitiesOf(options, true) }, { signal })
-    const isOnePass = await losesWrites(machine, signal)
-    await machine.execute('migrate-set-parameters', parametersOf(options, isOnePass), { signal })
+    this.#isOnePass = await losesWrites(machine, signal)
+    await machine.execute('migrate-set-parameters', parametersOf(options, this.#isOnePass), { signal })
     const disks = movedDisks(machine.record.hardware)
     await this.#mirror(disks, stack)
     await this.#sendMemory(stack)
@@ -135,11 +144,15 @@ class Migration {
     this.#tell('switchover')
     const ended = disks.map(({ id }) => machine.execute('blockdev-del', { 'node-name': `${MIRROR}${id}` }, { signal }))
     await Promise.all([this.#context.peer.disksDone({ signal }), ...ended])
+    if (options.postCopy) return this.#statistics(await machine.execute('query-migrate', {}, { signal }))
     this.isSwitching = true
     await machine.execute('migrate-continue', { state: 'pre-switchover' }, { signal })
-    const answer = await this.#until(['MIGRATION'], () => this.#reached('completed'), POLL_SWITCHING)
-    const ram = objectOf(answer['ram'])
-    const now = clock.monotonic()
+    return this.#statistics(await this.#until(['MIGRATION'], () => this.#reached('completed'), POLL_SWITCHING))
+  }
+
+  #statistics(answer: unknown): MigrationStatistics {
+    const ram = objectOf(objectOf(answer)['ram'])
+    const now = this.#context.clock.monotonic()
     return {
       totalMs: Math.round(now - this.#startedAt),
       downtimeMs: Math.round(now - (this.#stoppedAt.value ?? now)),
@@ -233,6 +246,11 @@ class Migration {
       dirtyBytesPerSecond: rate === null ? null : rate * (numberOf(ram['page-size']) ?? 4096),
     }
     if (status === wanted) return answer
+    const hasGoneOnce = (numberOf(ram['dirty-sync-count']) ?? 0) > 1
+    if (this.#context.options.postCopy && !this.#isFetched && status === 'active' && (this.#isOnePass || hasGoneOnce)) {
+      this.#isFetched = true
+      await machine.execute('migrate-start-postcopy', {}, { signal })
+    }
     if (isOver(status) && status !== 'none') {
       const reason = textOf(answer['error-desc'])
       const why = reason === null ? '' : `: ${reason}`
@@ -285,6 +303,68 @@ class Migration {
   }
 }
 
+/** The other side has all but memory, and fetches that. */
+export const isFetching = (status: string): boolean => status.startsWith('postcopy-')
+
+export interface RestContext extends Pick<MigratingContext, 'host' | 'clock' | 'user' | 'machine' | 'signal'> {
+  readonly peer: Pick<MigrationPeer, 'open'>
+  readonly onProgress?: ((progress: MigrationProgress) => void) | undefined
+}
+
+/** Behind `migrateMachine` by post-copy. `DomainDriver.sendRest` says what of it is promised. */
+export async function sendRest(context: RestContext): Promise<void> {
+  const { machine, clock, signal, onProgress } = context
+  const { name } = machine.record
+  const look = async (): Promise<boolean | null> => {
+    const answer = objectOf(await machine.execute('query-migrate', {}, { signal }))
+    const status = textOf(answer['status']) ?? 'none'
+    if (status === 'completed') return true
+    const ram = objectOf(answer['ram'])
+    const [memoryBytes, memoryRemainingBytes] = ['transferred', 'remaining'].map((part) => numberOf(ram[part]) ?? 0)
+    onProgress?.({
+      phase: 'fetched',
+      memoryBytes: memoryBytes ?? 0,
+      memoryRemainingBytes: memoryRemainingBytes ?? 0,
+      diskBytes: 0,
+      diskRemainingBytes: 0,
+      dirtyBytesPerSecond: null,
+    })
+    // Where its streams are gone QEMU fails of it, and the other one with it.
+    if (status === 'pre-switchover') await machine.execute('migrate-continue', { state: 'pre-switchover' }, { signal })
+    if (status === 'postcopy-paused') return false
+    if (isOver(status)) {
+      const reason = textOf(answer['error-desc'])
+      throw new Fault('failed', `migrate ${name}: QEMU says ${status}${reason === null ? '' : `: ${reason}`}`)
+    }
+    return null
+  }
+  try {
+    while (!(await untilFound({ machine, clock, signal, events: ['MIGRATION'], look, poll: POLL_FETCHED }))) {
+      await rejoin(context).catch(() => signal.throwIfAborted())
+      await clock.sleep(REJOIN_EVERY, { signal })
+    }
+  } catch (error) {
+    if (!machine.hasEnded) throw error
+  }
+}
+
+/** A new stream for what broke. The other side is asked first: QEMU alone would take the wait for it for a broken one. */
+async function rejoin({ host, machine, user, peer, signal }: RestContext): Promise<void> {
+  const stream = await peer.open('memory', { signal })
+  try {
+    const listener = await host.sockets.listen(machine.paths.migration, { user })
+    try {
+      await machine.execute('migrate', { uri: `unix:${machine.paths.migration}`, resume: true }, { signal })
+      void joinStreams(await listener.accept({ signal }), stream)
+    } finally {
+      await listener.close()
+    }
+  } catch (error) {
+    stream.close()
+    throw error
+  }
+}
+
 /** Looks each time that one of `events` comes, and now and then. @throws Fault `failed` when QEMU ends. */
 export async function untilFound<T>(options: {
   readonly machine: Machine
@@ -334,6 +414,7 @@ async function losesWrites(machine: Machine, signal: AbortSignal): Promise<boole
 function parametersOf({ downtimeLimitMs, bandwidthBytes, channelCount }: MigrateOptions, isOnePass: boolean) {
   return {
     'max-bandwidth': bandwidthBytes ?? BANDWIDTH_MAX,
+    'max-postcopy-bandwidth': bandwidthBytes ?? 0,
     // 0: QEMU begins no second pass.
     'downtime-limit': isOnePass ? 0 : (downtimeLimitMs ?? DOWNTIME_LIMIT_MS),
     ...((channelCount ?? 0) > 0 ? { 'multifd-channels': channelCount } : {}),
@@ -357,8 +438,10 @@ export async function takeBackMachine(
 ): Promise<void> {
   if (machine.hasEnded) return
   try {
-    if (!isSwitching && (await migrationStatus((...call) => machine.execute(...call))).status === 'pre-switchover')
-      await machine.execute('migrate_cancel')
+    const { status } = await migrationStatus((...call) => machine.execute(...call))
+    // QEMU says `cancelling` of such a one for ever.
+    if (isFetching(status) && status !== 'postcopy-active') return void (await machine.execute('quit'))
+    if (!isSwitching && (status === 'pre-switchover' || isFetching(status))) await machine.execute('migrate_cancel')
     await settleMigration(clock, machine)
     const end = clock.monotonic() + JOBS_END_LIMIT_MS
     for (let isFirst = true; ; isFirst = false) {

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Fault } from '@typevisor/base'
-import type { DriverDomain, MigrationPeer, MigrationTarget } from '@typevisor/toolstack'
+import type { DriverDomain, MigrationPeer, MigrationStream, MigrationTarget } from '@typevisor/toolstack'
 import { bench, consoleText, running, sweepingGuestDisk, type Bench } from './testing.ts'
 
 const peerOf = (target: MigrationTarget): MigrationPeer => ({
@@ -94,4 +94,39 @@ test('what a guest that never rests has written is all there, however often its 
   await there.driver.unpause(domain.id)
   const text = await consoleText(there.driver, domain, (said) => /\.\.|X/.test(said))
   assert.match(text, /^\.*$/, 'pages that are not of one moment')
+})
+
+test('by post-copy it goes on there before its memory has come; a stream that breaks is joined again', async (t) => {
+  const [here, there] = [await bench(t), await bench(t)]
+  const can = (await there.driver.capabilities()).postCopy
+  assert.ok(can)
+  if (!can.can) return t.skip(can.reason)
+  const domain = await here.domain({ memoryMib: 64 })
+  await writeFile((Object.values(domain.volumes)[0] as { path: string }).path, sweepingGuestDisk())
+  await here.driver.create(domain)
+  await here.driver.unpause(domain.id)
+  await consoleText(here.driver, domain, (text) => text.includes('..'))
+  const target = await there.driver.receive(await twin(there, domain), { postCopy: true })
+  const peer = peerOf(target)
+  const memory: MigrationStream[] = []
+  const open: MigrationPeer['open'] = async (channel) => {
+    const stream = await peer.open(channel)
+    if (channel === 'memory') memory.push(stream)
+    return stream
+  }
+  await here.driver.migrateTo(domain.id, { ...peer, open }, { bandwidthBytes: 1_000_000, postCopy: true })
+  const rest = here.driver.sendRest(domain.id, { open })
+  await target.loaded()
+  const { goneOnAt, isWhole } = await there.driver.takeOver(domain.id, { goesOn: true })
+  assert.ok(goneOnAt !== null)
+  assert.equal(isWhole, false)
+  assert.equal((await there.driver.state(domain.id)).kind, 'running')
+  memory[0]?.close()
+  await Promise.all([rest, target.arrived()])
+  assert.equal(memory.length, 2)
+  const text = await consoleText(there.driver, domain, (said) => /\.\.|X/.test(said))
+  assert.match(text, /^\.*$/, 'pages that are not of one moment')
+  assert.equal((await there.driver.takeOver(domain.id)).isWhole, true)
+  // It is a domain as any other: it moves on.
+  await there.driver.save(domain.id, join(there.folder, 'moved.save'))
 })

@@ -28,6 +28,8 @@ export type RunPhase =
   | { readonly kind: 'saved'; readonly path: string; readonly sizeBytes: number }
   /** Its memory comes from another host. */
   | { readonly kind: 'incoming' }
+  /** It runs here, and what it lacks of its memory comes from another host. */
+  | { readonly kind: 'arriving' }
   | { readonly kind: 'gone' }
 
 export interface RunRecord {
@@ -87,7 +89,7 @@ export function parseRecord(text: string): RunRecord | null {
   const { phase, state, hardware, process } = json
   const isPhase =
     isObject(phase) &&
-    ['starting', 'live', 'saving', 'saved', 'incoming', 'gone'].includes(textOf(phase['kind']) ?? '') &&
+    ['starting', 'live', 'saving', 'saved', 'incoming', 'arriving', 'gone'].includes(textOf(phase['kind']) ?? '') &&
     (phase['kind'] !== 'saving' || (textOf(phase['path']) !== null && typeof phase['wasRunning'] === 'boolean'))
   const isState = isObject(state) && ['running', 'paused', 'powered-off', 'crashed', 'gone'].includes(textOf(state['kind']) ?? '')
   const isProcess =

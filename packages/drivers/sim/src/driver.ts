@@ -1,4 +1,4 @@
-import { Channel, Fault, joinBytes, millis, type Bytes, type Clock, type Rng } from '@typevisor/base'
+import { Channel, Fault, joinBytes, millis, toFault, type Bytes, type Clock, type Rng } from '@typevisor/base'
 import {
   assertGuest,
   firmwareOf,
@@ -44,6 +44,8 @@ import type {
   MigrationPeer,
   MigrationTarget,
   ReceiveOptions,
+  SendRestOptions,
+  TakenOver,
   TakeOverOptions,
 } from '@typevisor/toolstack'
 import { SAVE_BYTES, SimHypervisor, type SimGuest, type SimSave } from './hypervisor.ts'
@@ -71,6 +73,12 @@ const CAN = { can: true } as const
 const CAN_SET = Object.fromEntries(DRIVER_SETTING_NAMES.map((name) => [name, CAN])) as DriverCapabilities['settings'] // of all names
 const NO_TIME = { readTimeNs: 0, writeTimeNs: 0, flushTimeNs: 0 }
 const ENCODER = new TextEncoder()
+/** What a domain lacks that came by post-copy. */
+const REST = 'rest'
+const REJOIN_EVERY = millis(500)
+const NOTHING_LEFT = { memoryBytes: 0, memoryRemainingBytes: 0, diskBytes: 0, diskRemainingBytes: 0, dirtyBytesPerSecond: null }
+const stateLine = ({ memory, bootedAt, frozen, resetCount }: SimGuest, isFetched = false): string =>
+  `${JSON.stringify({ memory, bootedAt, frozen, resetCount, ...(isFetched ? { isFetched } : {}) })}\n`
 
 export function createSimDriver(options: SimDriverOptions): DomainDriver {
   return new SimDriver(options)
@@ -143,7 +151,7 @@ class SimDriver implements DomainDriver {
       guestAgent: CAN,
       statistics: CAN,
       liveMigration: CAN,
-      postCopy: { can: false, reason: 'memory of domains in memory goes in one piece' },
+      postCopy: CAN,
       coreDump: { can: true },
       keyboard: { can: true },
       hotplug: CAN,
@@ -369,34 +377,61 @@ class SimDriver implements DomainDriver {
     const whole = Promise.withResolvers<void>()
     whole.promise.catch(() => {})
     guest.incoming = whole
+    return this.#target(guest)
+  }
+
+  async receiving(id: DomainId, options?: CallOptions): Promise<MigrationTarget | null> {
+    await this.#enter('receiving', id, options)
+    const guest = this.#hypervisor.guests.get(id)
+    return guest && (guest.incoming !== undefined || guest.lacks) ? this.#target(guest) : null
+  }
+
+  #target(guest: SimGuest): MigrationTarget {
+    const { name } = guest.domain
+    /** A line is the state of the guest, a second one behind it what it lacks. */
     const take = async (parts: AsyncIterable<Uint8Array>): Promise<void> => {
       let text = ''
-      for await (const part of parts) text += new TextDecoder().decode(part)
-      if (!text.endsWith('\n')) return whole.reject(new Fault('failed', `receive ${domain.name}: the stream was broken`))
-      Object.assign(guest, JSON.parse(text))
-      guest.incoming = null
-      whole.resolve()
+      for await (const part of parts) {
+        text += new TextDecoder().decode(part)
+        const [state, rest] = text.split('\n')
+        if (rest === undefined) continue
+        if (guest.incoming) {
+          const { isFetched, ...content } = JSON.parse(state ?? '') as { isFetched?: boolean }
+          Object.assign(guest, content)
+          if (isFetched) guest.lacks = Promise.withResolvers()
+          guest.incoming.resolve()
+          guest.incoming = null
+        }
+        if (rest === REST) {
+          guest.lacks?.resolve()
+          delete guest.lacks
+        }
+      }
+      guest.incoming?.reject(new Fault('failed', `receive ${name}: the stream was broken`))
     }
+    const { incoming } = guest
     return {
       connect: async (channel) => {
-        if (channel !== 'memory') throw new Fault('not_found', `receive ${domain.name}: got channel ${channel}, want memory`)
+        if (channel !== 'memory') throw new Fault('not_found', `receive ${name}: got channel ${channel}, want memory`)
         const [near, far] = streamPair()
-        void take(far.readable).catch(whole.reject)
+        void take(far.readable).catch((error: unknown) => guest.incoming?.reject(error))
         return near
       },
       disksDone: async () => {},
-      loaded: () => whole.promise,
+      loaded: async () => await incoming?.promise,
+      arrived: async () => await guest.lacks?.promise,
     }
   }
 
-  async takeOver(id: DomainId, options?: TakeOverOptions): Promise<{ goneOnAt: number | null }> {
+  async takeOver(id: DomainId, options?: TakeOverOptions): Promise<TakenOver> {
     await this.#enter('takeOver', id, options)
     const guest = this.#hypervisor.need(id)
     if (guest.incoming) throw new Fault('conflict', `take over ${guest.domain.name}: not all of it has come`)
     delete guest.incoming
-    if (!options?.goesOn || guest.state.kind !== 'paused') return { goneOnAt: null }
+    const isWhole = guest.lacks === undefined
+    if (!options?.goesOn || guest.state.kind !== 'paused') return { goneOnAt: null, isWhole }
     this.#goOn(guest)
-    return { goneOnAt: this.#options.clock.monotonic() }
+    return { goneOnAt: this.#options.clock.monotonic(), isWhole }
   }
 
   async migrateTo(id: DomainId, peer: MigrationPeer, options: MigrateOptions = {}): Promise<MigrationStatistics> {
@@ -411,10 +446,14 @@ class SimDriver implements DomainDriver {
       if (state.kind === 'running') guest.state = { kind: 'paused', cause: 'requested' }
       await peer.disksDone({ signal: options.signal })
       await this.#enter('migrateTo', id, options)
-      const { memory, bootedAt, frozen, resetCount } = guest
-      const content = ENCODER.encode(`${JSON.stringify({ memory, bootedAt, frozen, resetCount })}\n`)
-      await stream.write(content)
-      await stream.end()
+      const content = ENCODER.encode(stateLine(guest))
+      if (options.postCopy) {
+        guest.sent = 'disks'
+        guest.out = stream
+      } else {
+        await stream.write(content)
+        await stream.end()
+      }
       options.onProgress?.({
         phase: 'switchover',
         memoryBytes: content.length,
@@ -434,7 +473,33 @@ class SimDriver implements DomainDriver {
   async takeBack(id: DomainId, wasRunning: boolean, options?: CallOptions): Promise<void> {
     await this.#enter('takeBack', id, options)
     const guest = this.#hypervisor.guests.get(id)
+    guest?.out?.close()
+    if (guest) delete guest.sent
     if (wasRunning && guest?.state.kind === 'paused') guest.state = { kind: 'running' }
+  }
+
+  async sendRest(id: DomainId, peer: Pick<MigrationPeer, 'open'>, options: SendRestOptions = {}): Promise<void> {
+    const { signal, onProgress } = options
+    while (true) {
+      await this.#enter('sendRest', id, options)
+      const guest = this.#hypervisor.guests.get(id)
+      if (guest?.sent === undefined || guest.sent === 'all') return
+      try {
+        const stream = guest.sent === 'disks' && guest.out ? guest.out : await peer.open('memory', { signal })
+        await stream.write(ENCODER.encode(stateLine(guest, true)))
+        guest.sent = 'state'
+        onProgress?.({ ...NOTHING_LEFT, phase: 'fetched' })
+        await this.#enter('sendRest', id, options)
+        await stream.write(ENCODER.encode(`${REST}\n`))
+        await stream.end()
+        guest.sent = 'all'
+        return
+      } catch (error) {
+        signal?.throwIfAborted()
+        if (guest.sent === 'disks') throw new Fault('failed', `migrate ${guest.domain.name}: ${toFault(error).message}`)
+        await this.#options.clock.sleep(REJOIN_EVERY, { signal })
+      }
+    }
   }
 
   async freeze(id: DomainId, _limitMs: number, options?: CallOptions): Promise<void> {

@@ -4,7 +4,7 @@
  */
 import { epochMillis, Fault, joinBytes, type Clock, type EpochMillis } from '@typevisor/base'
 import { waitsForRoom, type DomainCause, type DomainId, type DomainSettings } from '@typevisor/model'
-import type { DriverDomain, DriverEvent, DriverState, SaveFolder } from '@typevisor/toolstack'
+import type { DriverDomain, DriverEvent, DriverState, MigrationStream, SaveFolder } from '@typevisor/toolstack'
 
 export interface SimGuest {
   /** With the devices that it has now. */
@@ -27,6 +27,12 @@ export interface SimGuest {
   settings: DomainSettings
   /** It comes from another hypervisor: null when all of it has come. */
   incoming?: PromiseWithResolvers<void> | null
+  /** It lacks memory, which comes from another hypervisor. */
+  lacks?: PromiseWithResolvers<void>
+  /** How far a migration by post-copy of it is. */
+  sent?: 'disks' | 'state' | 'all'
+  /** By which its state goes. */
+  out?: MigrationStream
 }
 
 export interface SimSave {
