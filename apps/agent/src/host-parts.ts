@@ -7,6 +7,9 @@ import type { VolumeStore } from '@typevisor/storage'
 import type { DomainDriver, MediaFolder, SaveFolder, Toolstack } from '@typevisor/toolstack'
 import type { VolumeServerStatus } from '@typevisor/api/agent-wire'
 
+/** Of hosts of one machine. */
+export const MIGRATION_ADDRESS = '127.0.0.1'
+
 export interface HostOptions {
   readonly name: string
   readonly dataDir: string

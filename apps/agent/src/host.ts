@@ -9,7 +9,7 @@ import { bootId, lockFile, nodeDisk } from '@typevisor/runtime-node'
 import type { ImageStore } from '@typevisor/image'
 import { stateFile } from '@typevisor/saga'
 import { openToolstack, type Toolstack } from '@typevisor/toolstack'
-import type { HostOptions } from './host-parts.ts'
+import { MIGRATION_ADDRESS, type HostOptions } from './host-parts.ts'
 import { agentLinks } from './migration/links.ts'
 import { createAgentService } from './service.ts'
 import { watchedDisk } from './watched-disk.ts'
@@ -49,7 +49,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const broken = Promise.withResolvers<Fault>()
   const disk = watchedDisk(nodeDisk(stateDir), (error) => broken.resolve(toFault(error)))
   const state = stateFile({ disk, name: 'agent.journal', clock, log })
-  const links = agentLinks({ address: options.migrationAddress ?? '127.0.0.1', clock })
+  const links = agentLinks({ address: options.migrationAddress ?? MIGRATION_ADDRESS, clock })
   const toolstack = await openToolstack({
     ...parts,
     links,

@@ -31,7 +31,8 @@ import {
 } from '@typevisor/storage'
 import type { Toolstack } from '@typevisor/toolstack'
 import { cacheFolder } from './cache-folder.ts'
-import { mediaFolder, type HostOptions, type HostParts } from './host-parts.ts'
+import { mediaFolder, MIGRATION_ADDRESS, type HostOptions, type HostParts } from './host-parts.ts'
+import { startCarrier } from './migration/carrier.ts'
 import { openRunFolder, runParent, sweepRunFolders } from './run-folder.ts'
 import { saveFolder } from './save-folder.ts'
 import { attachedDriver } from './volumes/attached-driver.ts'
@@ -112,6 +113,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     ids,
     log,
     user: owner,
+    carry: startCarrier({ address: options.migrationAddress ?? MIGRATION_ADDRESS, clock }),
     netbootFolder: await folder(join(dataDir, 'netboot'), 0o755),
     // QEMU is handed what lies here, and nothing that a foreign image's header names elsewhere.
     diskFolders: [join(dataDir, 'volumes'), join(dataDir, 'images')],

@@ -37,6 +37,8 @@ export interface MigrationOffer {
   readonly token: string
   /** It is expected by post-copy. */
   readonly postCopy?: boolean
+  /** Where its memory goes, when that is carried by another process. */
+  readonly memory?: MigrationOffer
 }
 
 /** Absent: as the driver has it by itself. */

@@ -270,7 +270,14 @@ const receive = defineSaga<ReceiveInput, ToolstackServices>({
         const isFetched = postCopy && !isColdRequest(request)
         const incoming = await expected(services, id, { target, log, command: sagaId, isFetched })
         if (isFetched) await ledger.update({ ...ledger.need(id), arriving: { kept: incoming.kept } })
-        return { output: { ...incoming.offer, ...(isFetched ? { postCopy: true } : {}) } as unknown as Json }
+        const { memory } = target
+        return {
+          output: {
+            ...incoming.offer,
+            ...(isFetched ? { postCopy: true } : {}),
+            ...(memory ? { memory } : {}),
+          } as unknown as Json,
+        }
       },
       undo: ({ input, services }) => endExpected(services, input.id),
     },
@@ -580,7 +587,7 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
     let loaded: Promise<unknown> | null = null
     const whole = AbortSignal.any([either, control.lost])
     const { dropSnapshots: _dropSnapshots, ...parameters } = input.parameters
-    const open = (channel: string) => links.connect(input.offer, channel, { signal: whole })
+    const open = (channel: string) => links.connect(placeOf(input.offer, channel), channel, { signal: whole })
     const onProgress = (now: MigrationProgress): void => {
       moves.listeners.get(input.id)?.(now)
       progress(now.phase === 'switchover' ? 1 : 0.5, now.phase)
@@ -613,6 +620,9 @@ async function copied(context: Context<MigrateInput>): Promise<MigrationStatisti
   }
 }
 
+const placeOf = (offer: MigrationOffer, channel: string): MigrationOffer =>
+  channel === 'memory' && offer.memory ? offer.memory : offer
+
 /** Whether its memory follows it. */
 const isFetched = ({ input }: Context<MigrateInput>): boolean =>
   input.parameters.postCopy === true && input.offer.postCopy === true
@@ -623,7 +633,7 @@ function restOf({ input, services, sagaId, signal }: Context<MigrateInput>): Pro
   const links = needLinks(services, 'migrate')
   const known = moves.rests.get(sagaId)
   if (known) return known
-  const open = (channel: string, options: CallOptions = {}) => links.connect(input.offer, channel, options)
+  const open = (channel: string, options: CallOptions = {}) => links.connect(placeOf(input.offer, channel), channel, options)
   const onProgress = (now: MigrationProgress): void => moves.listeners.get(input.id)?.(now)
   const given = new AbortController()
   moves.handingOver.set(input.id, given)

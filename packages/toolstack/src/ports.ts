@@ -164,6 +164,8 @@ export interface MigrationPeer {
 export interface MigrationTarget {
   /** To its hypervisor. The names are the driver's own and the same on both sides: `memory`, `disk:root`. @throws Fault `not_found`. */
   connect(channel: string, options?: CallOptions): Promise<MigrationStream>
+  /** Where its memory goes instead, by the channel `memory`: to what outlives this process. Absent: by `connect`. */
+  readonly memory?: MigrationOffer
   disksDone(options?: CallOptions): Promise<void>
   /** Resolves when the domain stands paused and can be taken over: all has come, by post-copy all but memory. @throws Fault `failed` when it never will. */
   loaded(options?: CallOptions): Promise<void>

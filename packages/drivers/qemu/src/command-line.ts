@@ -40,11 +40,13 @@ export interface CommandLineInput {
   readonly netboot?: { readonly folder: string; readonly file: string }
   /** The console's log, where QEMU writes it as it begins. */
   readonly consoleLog?: string
-  /** `incoming`: wait for a saved state instead of the reset vector. */
-  readonly start: 'fresh' | 'incoming'
+  /** `incoming`: wait for a saved state instead of the reset vector. `fetching`: and for its memory behind that, by a process with a monitor of its own. */
+  readonly start: StartKind
   /** Inherited descriptors: 3, 4, ... in this order become sets 1, 2, ... */
   readonly inheritedCount: number
 }
+
+export type StartKind = 'fresh' | 'incoming' | 'fetching'
 
 /** For `key=value,...` options. */
 export const quoteOption = (value: string): string => value.replaceAll(',', ',,')
@@ -113,6 +115,7 @@ export function commandLine(input: CommandLineInput): string[] {
   ].flat()
   for (let set = 1; set <= input.inheritedCount; set += 1) argv.push('-add-fd', `fd=${set + 2},set=${set}`)
   argv.push('-chardev', socket('qmp', paths.qmp), '-mon', 'chardev=qmp,mode=control')
+  if (input.start === 'fetching') argv.push('-chardev', socket('carrier', paths.carrier), '-mon', 'chardev=carrier,mode=control')
   argv.push(...consoleArguments(input))
   argv.push('-device', json({ ...target.panicDevice, id: 'panic0' }))
   if (firmware) argv.push(...firmwareArguments(firmware))
@@ -127,7 +130,7 @@ export function commandLine(input: CommandLineInput): string[] {
     argv.push('-kernel', input.boot.kernel, '-append', input.boot.commandLine)
     if (input.boot.initrd !== null) argv.push('-initrd', input.boot.initrd)
   }
-  if (input.start === 'incoming') argv.push('-incoming', 'defer')
+  if (input.start !== 'fresh') argv.push('-incoming', 'defer')
   return argv
 }
 

@@ -12,6 +12,7 @@ import {
   type DomainId,
   type DomainName,
   type DomainSettings,
+  type MigrationOffer,
   type MigrationStatistics,
   type PortForward,
 } from '@typevisor/model'
@@ -49,6 +50,7 @@ import { bringUpForwards, parseUserNet } from './forwards.ts'
 import { guestCapabilities } from './guests.ts'
 import { planDevice, planHardware } from './hardware.ts'
 import { changeMedium, fronts, growDisk, plug, unplug, type PlugContext } from './hotplug.ts'
+import type { StartKind } from './command-line.ts'
 import { domainPaths, type DomainPaths } from './layout.ts'
 import { endTpm, kill, launch, sweep, waitForExit, type LaunchContext, type Launched } from './launch.ts'
 import { Locks } from './locks.ts'
@@ -83,6 +85,14 @@ export interface QemuDriverOptions {
   readonly user?: ProcessUser | null
   /** Where disks and their bases may lie; absent: anywhere. To be given wherever images of foreign make come in. */
   readonly diskFolders?: readonly string[]
+  /**
+   * Starts what carries the memory of a domain that comes by post-copy (`carryMemory`), in a process that outlives this one. Absent: it comes by
+   * `MigrationTarget.connect`, and the end of this process is the guest's.
+   */
+  readonly carry?: (
+    paths: Pick<DomainPaths, 'runFolder' | 'carrier' | 'migration'>,
+    options: CallOptions,
+  ) => Promise<MigrationOffer>
   /** `auto`: KVM when a probe guest really runs on it. */
   readonly accelerator?: 'auto' | 'tcg'
   readonly limits?: Partial<QemuDriverLimits>
@@ -415,14 +425,22 @@ class Driver implements QemuDriver {
       if (there && there.record.phase.kind !== 'incoming')
         throw new Fault('conflict', `receive ${domain.name}: it is here already, and ${there.state.kind}`)
       if (there) await this.#end(there)
+      const carry = options.postCopy ? this.#options.carry : undefined
       const machine = await this.#start(
         domain,
-        'incoming',
+        carry ? 'fetching' : 'incoming',
         signal,
         ({ monitor }) => beginReceiving(monitor, this.#paths(domain.id), domain.hardware, options, signal),
         { kind: 'incoming' },
       )
-      return migrationTarget(this.#host, this.#clock, machine)
+      const target = migrationTarget(this.#host, this.#clock, machine)
+      if (!carry) return target
+      try {
+        return { ...target, memory: await carry(machine.paths, { signal }) }
+      } catch (error) {
+        await this.#end(machine)
+        throw error
+      }
     })
   }
 
@@ -866,7 +884,7 @@ class Driver implements QemuDriver {
 
   async #start(
     domain: DriverDomain,
-    kind: 'fresh' | 'incoming',
+    kind: StartKind,
     signal: AbortSignal,
     feed: (launched: Launched) => Promise<void>,
     phase: RunPhase = { kind: 'live' },

@@ -22,6 +22,7 @@
  * lock on its data folder sees to that. Modelled on libvirt's qemu driver (monitor, save by migration) and on Oxide's propolis.
  * References: QEMU 7.2 docs/interop/qmp-spec.txt, qapi/*.json, qga/qapi-schema.json.
  */
+export { carryMemory, type Carrying } from './carrying.ts'
 export { createQemuDriver, type QemuDriver, type QemuDriverLimits, type QemuDriverOptions } from './driver.ts'
 export { qemuConformanceWorld, type QemuWorldOptions } from './node-conformance-world.ts'
 export { createNodeHost, type RuntimeProcesses } from './node-host.ts'

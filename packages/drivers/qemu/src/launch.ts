@@ -13,7 +13,7 @@ import { Fault, millis, type Clock, type Millis } from '@typevisor/base'
 import { architectureOf } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import { TARGETS } from './architecture.ts'
-import { commandLine, consoleBackend } from './command-line.ts'
+import { commandLine, consoleBackend, type StartKind } from './command-line.ts'
 import { findChild } from './find-child.ts'
 import type { DomainPaths } from './layout.ts'
 import { lastWords } from './machine.ts'
@@ -96,7 +96,7 @@ export async function launch(
   context: LaunchContext,
   domain: DriverDomain,
   paths: DomainPaths,
-  start: 'fresh' | 'incoming',
+  start: StartKind,
   signal: AbortSignal,
 ): Promise<Launched> {
   const { host, user } = context
@@ -133,7 +133,7 @@ async function launchIn(
   context: LaunchContext,
   domain: DriverDomain,
   paths: DomainPaths,
-  start: 'fresh' | 'incoming',
+  start: StartKind,
   signal: AbortSignal,
 ): Promise<Launched> {
   const { host } = context

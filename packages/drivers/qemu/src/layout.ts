@@ -20,6 +20,8 @@ export interface DomainPaths {
   readonly agent: string
   readonly vnc: string
   readonly migration: string
+  /** A second monitor, of a domain whose memory follows it. */
+  readonly carrier: string
   /** Where disks go while the domain moves: to those of this one that is received, or of this one that is sent. */
   readonly nbd: string
   readonly stderr: string
@@ -50,6 +52,7 @@ export function domainPaths(dirs: { readonly runDir: string; readonly dataDir: s
     agent: `${runFolder}/agent.sock`,
     vnc: `${runFolder}/vnc.sock`,
     migration: `${runFolder}/migration.sock`,
+    carrier: `${runFolder}/carrier.sock`,
     nbd: `${runFolder}/nbd.sock`,
     stderr: `${runFolder}/stderr.log`,
     consoleLog: `${dataFolder}/console.log`,

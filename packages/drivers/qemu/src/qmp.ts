@@ -30,6 +30,8 @@ export interface QmpVersion {
 export interface QmpCallOptions {
   readonly limit?: Millis
   readonly signal?: AbortSignal | undefined
+  /** Out of band: answered also while QEMU's main loop stands still. Of a monitor that was opened with `oob`, and few commands. */
+  readonly oob?: boolean
   /** An open file that goes with the command; it stays the caller's. */
   readonly descriptor?: number | undefined
 }
@@ -71,7 +73,14 @@ export class QmpClient {
   /** Waits for the greeting and leaves negotiation mode. The socket is closed when that fails. */
   static async open(
     socket: ByteSocket,
-    options: { clock: Clock; limit?: Millis; greetingLimit?: Millis; eventCountMax?: number; signal?: AbortSignal | undefined },
+    options: {
+      clock: Clock
+      limit?: Millis
+      greetingLimit?: Millis
+      eventCountMax?: number
+      oob?: boolean
+      signal?: AbortSignal | undefined
+    },
   ): Promise<QmpClient> {
     const limit = options.limit ?? QMP_LIMIT_DEFAULT
     const client = new QmpClient(socket, options.clock, limit, options.eventCountMax ?? EVENT_COUNT_MAX)
@@ -82,7 +91,7 @@ export class QmpClient {
           () => client.#greeting.promise,
         )
       ).text
-      await client.execute('qmp_capabilities', {}, { signal: options.signal })
+      await client.execute('qmp_capabilities', options.oob ? { enable: ['oob'] } : {}, { signal: options.signal })
       return client
     } catch (error) {
       client.close()
@@ -126,7 +135,9 @@ export class QmpClient {
           signal.addEventListener('abort', () => reject(signal.reason), { once: true }),
         )
         aborted.catch(() => {})
-        const line = new TextEncoder().encode(`${JSON.stringify({ execute: command, arguments: args, id })}\n`)
+        const line = new TextEncoder().encode(
+          `${JSON.stringify({ [options.oob ? 'exec-oob' : 'execute']: command, arguments: args, id })}\n`,
+        )
         await Promise.race([this.#write(line, command, options.descriptor), aborted])
         return await Promise.race([answer.promise, aborted])
       })
