@@ -9,7 +9,7 @@
  * `abandon`, by the source or by whoever stands over both, decide. What is here is in memory; a toolstack that is opened anew gives up what
  * had not come, and keeps what had. One that lacks memory listens as before: the source comes again with what it has of it.
  */
-import { Fault, millis, toFault, type Clock, type Json, type Log } from '@typevisor/base'
+import { Fault, millis, retryable, toFault, type Clock, type Json, type Log } from '@typevisor/base'
 import type { DomainId, MigrationOffer } from '@typevisor/model'
 import { joinStreams } from './join-streams.ts'
 import { answerControl, CONTROL, type Question, type Said } from './migration-control.ts'
@@ -33,6 +33,7 @@ export interface IncomingOptions {
 
 /** From the offer to the source's first word. */
 const COME_LIMIT = millis(60_000)
+const ARRIVED_AGAIN = millis(1000)
 
 export class Incoming {
   readonly #options: IncomingOptions
@@ -41,6 +42,8 @@ export class Incoming {
   #phase: 'waiting' | 'loaded' | 'runs' | 'over' = 'waiting'
   readonly #controls = new Set<MigrationStream>()
   #hasCome = false
+  /** Of the memory that it lacks. */
+  #arrival: Promise<void> = Promise.resolve()
   #loaded: Promise<void> | null = null
   /** When it was let go on here; null: it was not. */
   goneOnAt: number | null = null
@@ -81,13 +84,21 @@ export class Incoming {
   run(): void {
     if (this.#phase === 'runs') return
     this.#phase = 'runs'
-    const { target, id, log, arrived } = this.#options
+    const { target, id, log, clock, arrived } = this.#options
     const { signal } = this.#over
-    void (async () => {
-      await target.arrived({ signal }).catch((error: unknown) => {
-        signal.throwIfAborted()
-        log.warn('migration.not_arrived', { domain: id, error: toFault(error).message })
-      })
+    this.#arrival = (async () => {
+      while (true) {
+        try {
+          await target.arrived({ signal })
+          break
+        } catch (error) {
+          signal.throwIfAborted()
+          log.warn('migration.not_arrived', { domain: id, error: toFault(error).message })
+          // One that gives no answer now has not ended.
+          if (!retryable(error)) break
+          await clock.sleep(ARRIVED_AGAIN, { signal })
+        }
+      }
       await arrived()
     })().catch(
       (error: unknown) => signal.aborted || log.warn('migration.not_settled', { domain: id, error: toFault(error).message }),
@@ -147,6 +158,8 @@ export class Incoming {
       case 'go':
         await go()
         return this.goneOnAt === null ? undefined : { sinceMs: clock.monotonic() - this.goneOnAt }
+      case 'whole':
+        return await this.#arrival
       case 'abandon':
         return await abandon()
     }

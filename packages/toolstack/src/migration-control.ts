@@ -8,13 +8,14 @@
  *   disks-done   the mirrors have ended; answered when the target's exports are closed
  *   loaded       answered when all has come and the domain stands paused there
  *   go           it is the target's; answered when it runs there, and since when. `failed`: it never ran there and never will
+ *   whole        of one whose memory follows it: answered when all has come, or never will
  *   abandon      it stays with the source; answered when nothing is left of it there
  */
 import { Fault, faultFromJson, millis, toFault, type Clock } from '@typevisor/base'
 import type { CallOptions, MigrationStream } from './ports.ts'
 
 export const CONTROL = 'control'
-export const QUESTIONS = ['alive', 'disks-done', 'loaded', 'go', 'abandon'] as const
+export const QUESTIONS = ['alive', 'disks-done', 'loaded', 'go', 'whole', 'abandon'] as const
 export type Question = (typeof QUESTIONS)[number]
 
 /** What an answer says beside that it is one. */

@@ -528,7 +528,7 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
         const { input, services, outputs, sagaId } = context
         const { id } = input
         const { confirmed } = outputs['go'] as unknown as Gone
-        if (confirmed && isFetched(context)) await restOf(context)
+        if (confirmed && isFetched(context)) await Promise.race([restOf(context), wholeThere(context)])
         services.moves.rests.delete(sagaId)
         services.moves.controls.get(sagaId)?.close()
         services.moves.controls.delete(sagaId)
@@ -641,6 +641,12 @@ function restOf({ input, services, sagaId, signal }: Context<MigrateInput>): Pro
   rest.catch(() => {})
   moves.rests.set(sagaId, rest)
   return rest
+}
+
+/** The last word of the other hypervisor may be lost; its toolstack knows. */
+async function wholeThere({ services, sagaId, signal }: Context<MigrateInput>): Promise<void> {
+  const asked = services.moves.controls.get(sagaId)?.ask('whole', { signal })
+  await (asked ?? Promise.reject(new Fault('unavailable', 'nobody is asked'))).catch(() => new Promise<never>(() => {}))
 }
 
 /** As `gone`, of one whose memory follows it: nobody else can say how it stands, so the target is asked for as long as it takes. */
