@@ -159,6 +159,7 @@ export class Incoming {
         await go()
         return this.goneOnAt === null ? undefined : { sinceMs: clock.monotonic() - this.goneOnAt }
       case 'whole':
+        if (this.#phase !== 'runs' && this.#phase !== 'over') throw new Fault('conflict', 'receive: it does not run here yet')
         return await this.#arrival
       case 'abandon':
         return await abandon()

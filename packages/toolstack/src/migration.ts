@@ -337,9 +337,9 @@ export async function takeUpArrival(
   while (true) {
     const domain = services.ledger.get(id)
     if (!domain?.arriving) return
-    const target = (await services.driver.receiving(id)) ?? (domain.migration ? ended(domain.name) : null)
-    if (!target) return await services.moves.arrived(id)
     try {
+      const target = (await services.driver.receiving(id)) ?? (domain.migration ? ended(domain.name) : null)
+      if (!target) return await services.moves.arrived(id)
       const incoming = await expected(services, id, {
         target,
         log,
@@ -347,10 +347,11 @@ export async function takeUpArrival(
         kept: domain.arriving.kept,
         isFetched: true,
       })
-      if (!domain.migration) incoming.run()
+      // It may have been told to go since it was looked at.
+      if (!services.ledger.get(id)?.migration) incoming.run()
       return
     } catch (error) {
-      // Somebody has its port, for now.
+      // Somebody has its port for now, or its hypervisor waits for a page.
       log.warn('migration.not_listening', { domain: id, error: toFault(error).message })
       await clock.sleep(LISTEN_AGAIN)
     }
@@ -530,6 +531,7 @@ const migrate = defineSaga<MigrateInput, ToolstackServices>({
         const { confirmed } = outputs['go'] as unknown as Gone
         if (confirmed && isFetched(context)) await Promise.race([restOf(context), wholeThere(context)])
         services.moves.rests.delete(sagaId)
+        services.moves.handingOver.delete(id)
         services.moves.controls.get(sagaId)?.close()
         services.moves.controls.delete(sagaId)
         const domain = services.ledger.get(id)
