@@ -100,9 +100,9 @@ export class Incoming {
         }
       }
       await arrived()
-    })().catch(
-      (error: unknown) => signal.aborted || log.warn('migration.not_settled', { domain: id, error: toFault(error).message }),
-    )
+    })().catch((error: unknown) => {
+      if (!signal.aborted) log.warn('migration.not_settled', { domain: id, error: toFault(error).message })
+    })
   }
 
   /** It goes its way, or is no more. */

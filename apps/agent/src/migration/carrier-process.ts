@@ -2,7 +2,7 @@
  * Carries the memory of one domain that comes by post-copy: `node carrier-process.ts --folder FOLDER --address ADDRESS`, in the run folder of the
  * domain. It writes where it listens to `carrier.json`, and ends when all has come, or the domain has ended.
  */
-import { chmod, rename, writeFile } from 'node:fs/promises'
+import { rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Fault, toFault } from '@typevisor/base'
@@ -25,7 +25,6 @@ try {
   })
   const path = join(folder, 'carrier.json')
   await writeFile(`${path}.new`, JSON.stringify(listener.offer))
-  await chmod(`${path}.new`, 0o600)
   await rename(`${path}.new`, path)
   // Its listener is no reason for a process to stay.
   const staying = setInterval(() => {}, 60_000)

@@ -77,3 +77,23 @@ test('another certificate or token is refused, and a stranger who says nothing t
   }
   await assert.rejects(links.connect(listener.offer, 'control'), isFault('unavailable'))
 })
+
+test('a listener is taken up by what it kept: its offer holds, and nobody else may have its port meanwhile', async () => {
+  const first = await links.listen(() => {})
+  const kept = JSON.parse(JSON.stringify(first.kept))
+  await assert.rejects(
+    links.listen(() => {}, kept),
+    isFault('conflict'),
+  )
+  await first.close()
+  const taken = Promise.withResolvers<string>()
+  const again = await links.listen((channel) => taken.resolve(channel), kept)
+  try {
+    assert.deepEqual(again.offer, first.offer)
+    const near = await links.connect(first.offer, 'control')
+    assert.equal(await taken.promise, 'control')
+    near.close()
+  } finally {
+    await again.close()
+  }
+})

@@ -11,7 +11,7 @@ import { randomBytes, timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import { connect, createServer, type TLSSocket } from 'node:tls'
 import type { AddressInfo } from 'node:net'
-import { Fault, type Clock, type Json } from '@typevisor/base'
+import { Fault, toFault, type Clock, type Json } from '@typevisor/base'
 import type { MigrationLinks, MigrationStream } from '@typevisor/toolstack'
 import { listenerCertificate } from './certificate.ts'
 
@@ -145,7 +145,9 @@ export function agentLinks({ address, clock }: LinkOptions): MigrationLinks {
       })
       server.on('tlsClientError', (_error, socket) => socket.destroy())
       server.listen(kept.port, address)
-      await once(server, 'listening')
+      await once(server, 'listening').catch((error: unknown) => {
+        throw new Fault('conflict', `listen at ${address} port ${kept.port}: ${toFault(error).message}`, { cause: error })
+      })
       server.unref()
       const { port } = server.address() as AddressInfo
       return {
