@@ -662,17 +662,15 @@ async function taken(context: Context<MigrateInput>): Promise<Gone> {
     () => (isSent = true),
     (error: unknown) => (failure = toFault(error)),
   )
+  const failed = rest.then(() => new Promise<never>(() => {}))
+  failed.catch(() => {})
   while (true) {
     try {
       const control =
         moves.controls.get(sagaId) ??
         (await withDeadline({ limit: GO_LIMIT, clock, what: 'migration: go', signal }, (limited) => controlOf(context, limited)))
       moves.controls.set(sagaId, control)
-      const never = rest.then(
-        () => new Promise<never>(() => {}),
-        (error: unknown) => Promise.reject(toFault(error)),
-      )
-      await Promise.race([control.ask('loaded', { signal }), never])
+      await Promise.race([control.ask('loaded', { signal }), failed])
       const said = await control.ask('go', { signal })
       const sinceMs = control.sentAt === null ? 0 : Math.max(0, clock.monotonic() - control.sentAt - (said.sinceMs ?? 0))
       return { confirmed: true, sinceMs: Math.round(sinceMs) }

@@ -247,28 +247,15 @@ export async function openToolstack(options: ToolstackOptions): Promise<Toolstac
 /** Beyond that the driver's queue holds them, which is bounded too. */
 const EVENTS_UNDER_WAY_MAX = 1024
 const LOOK_AGAIN = millis(1000)
+const PARTS_OF_A_MOVE = ['receive', 'go', 'abandon', 'arrived', 'take-back', 'destroy']
+const sagasOf = (names: readonly string[]): ReadonlySet<string> => new Set(names.map((name) => `domain.${name}`))
 /** What can be done with a domain on the side that does not run it. */
-const OF_MOVING = new Set(
-  ['receive', 'go', 'abandon', 'arrived', 'take-back', 'migrate', 'destroy'].map((name) => `domain.${name}`),
-)
-/** What a domain that lacks memory can be asked for. */
-const WHILE_ARRIVING = new Set(
-  [
-    'receive',
-    'go',
-    'abandon',
-    'arrived',
-    'take-back',
-    'pause',
-    'unpause',
-    'shutdown',
-    'reboot',
-    'poweroff',
-    'destroy',
-    'rename',
-    'recover',
-  ].map((name) => `domain.${name}`),
-)
+const OF_MOVING = sagasOf([...PARTS_OF_A_MOVE, 'migrate'])
+/** With one that lacks memory. */
+const WHILE_ARRIVING = sagasOf([
+  ...PARTS_OF_A_MOVE,
+  ...['pause', 'unpause', 'shutdown', 'reboot', 'poweroff', 'rename', 'recover'],
+])
 
 interface Look {
   /** What was told; it has the cause, where it is still so. */

@@ -40,7 +40,7 @@ export async function carryMemory(
   const take = async (channel: string, stream: MigrationStream): Promise<void> => {
     try {
       if (channel !== 'memory') throw new Fault('not_found', `carry memory: got channel ${JSON.stringify(channel)}, want memory`)
-      if (hasBegun) await recover(monitor, paths.migration, clock)
+      if (hasBegun) await recoverMemory((command, args) => monitor.execute(command, args, { oob: true }), paths.migration, clock)
       hasBegun = true
       joined = joinStreams(stream, await sockets.connect(paths.migration))
       await joined
@@ -63,12 +63,22 @@ export async function carryMemory(
   return { listener, done }
 }
 
-async function recover(monitor: QmpClient, path: string, clock: Clock): Promise<void> {
-  for (const end = clock.monotonic() + SEEN_BROKEN_LIMIT_MS; ; await clock.sleep(RECOVERY_POLL)) {
+/** Has QEMU take a second stream. @throws Fault `conflict` while the first one is whole; whatever keeps it from answering. */
+export async function recoverMemory(
+  execute: (command: string, args: { readonly uri: string }) => Promise<unknown>,
+  path: string,
+  clock: Clock,
+  signal?: AbortSignal,
+): Promise<void> {
+  for (const end = clock.monotonic() + SEEN_BROKEN_LIMIT_MS; ; await clock.sleep(RECOVERY_POLL, { signal })) {
     try {
-      return void (await monitor.execute('migrate-recover', { uri: `unix:${path}` }, { oob: true }))
+      return void (await execute('migrate-recover', { uri: `unix:${path}` }))
     } catch (error) {
-      if (clock.monotonic() > end || !monitor.isOpen) throw error
+      if (toFault(error).code !== 'failed') throw error
+      if (clock.monotonic() > end)
+        throw new Fault('conflict', `its memory comes by another stream, which is whole: ${toFault(error).message}`, {
+          cause: error,
+        })
     }
   }
 }

@@ -251,11 +251,7 @@ class Migration {
       this.#isFetched = true
       await machine.execute('migrate-start-postcopy', {}, { signal })
     }
-    if (isOver(status) && status !== 'none') {
-      const reason = textOf(answer['error-desc'])
-      const why = reason === null ? '' : `: ${reason}`
-      throw new Fault('failed', `migrate ${machine.record.name}: QEMU says ${status}${why}${this.#because()}`)
-    }
+    if (isOver(status) && status !== 'none') throw givenUp(machine, answer, this.#because())
     this.#tell('memory')
     return null
   }
@@ -303,6 +299,13 @@ class Migration {
   }
 }
 
+/** With what QEMU says of it. */
+function givenUp(machine: Machine, answer: ReturnType<typeof objectOf>, because = ''): Fault {
+  const reason = textOf(answer['error-desc'])
+  const why = reason === null ? '' : `: ${reason}`
+  return new Fault('failed', `migrate ${machine.record.name}: QEMU says ${textOf(answer['status']) ?? 'none'}${why}${because}`)
+}
+
 /** The other side has all but memory, and fetches that. */
 export const isFetching = (status: string): boolean => status.startsWith('postcopy-')
 
@@ -314,17 +317,15 @@ export interface RestContext extends Pick<MigratingContext, 'host' | 'clock' | '
 /** Behind `migrateMachine` by post-copy. `DomainDriver.sendRest` says what of it is promised. */
 export async function sendRest(context: RestContext): Promise<void> {
   const { machine, clock, signal, onProgress } = context
-  const { name } = machine.record
   const look = async (): Promise<boolean | null> => {
     const answer = objectOf(await machine.execute('query-migrate', {}, { signal }))
     const status = textOf(answer['status']) ?? 'none'
     if (status === 'completed') return true
     const ram = objectOf(answer['ram'])
-    const [memoryBytes, memoryRemainingBytes] = ['transferred', 'remaining'].map((part) => numberOf(ram[part]) ?? 0)
     onProgress?.({
       phase: 'fetched',
-      memoryBytes: memoryBytes ?? 0,
-      memoryRemainingBytes: memoryRemainingBytes ?? 0,
+      memoryBytes: numberOf(ram['transferred']) ?? 0,
+      memoryRemainingBytes: numberOf(ram['remaining']) ?? 0,
       diskBytes: 0,
       diskRemainingBytes: 0,
       dirtyBytesPerSecond: null,
@@ -332,10 +333,7 @@ export async function sendRest(context: RestContext): Promise<void> {
     // Where its streams are gone QEMU fails of it, and the other one with it.
     if (status === 'pre-switchover') await machine.execute('migrate-continue', { state: 'pre-switchover' }, { signal })
     if (status === 'postcopy-paused') return false
-    if (isOver(status)) {
-      const reason = textOf(answer['error-desc'])
-      throw new Fault('failed', `migrate ${name}: QEMU says ${status}${reason === null ? '' : `: ${reason}`}`)
-    }
+    if (isOver(status)) throw givenUp(machine, answer)
     return null
   }
   try {

@@ -11,6 +11,7 @@ import { Fault, millis, toFault, type Clock } from '@typevisor/base'
 import type { DomainHardware } from '@typevisor/model'
 import type { Capability, MigrationTarget, ReceiveOptions } from '@typevisor/toolstack'
 import type { Machine } from './machine.ts'
+import { recoverMemory } from './carrying.ts'
 import { capabilitiesOf, isFetching, movedDisks, NO_CAPABILITIES, untilFound } from './migrating.ts'
 import type { KernelFiles, ProcessUser, QemuHost } from './ports.ts'
 import type { QmpClient } from './qmp.ts'
@@ -19,8 +20,6 @@ import { isOver, migrationStatus } from './saving.ts'
 
 /** Behind the event that all has come QEMU says `inmigrate` for a moment longer, in which the guest stands still. */
 const LOAD_POLL = millis(2)
-const RECOVERY_POLL = millis(20)
-const SEEN_BROKEN_LIMIT_MS = 10_000
 
 /** Has QEMU wait on its sockets. */
 export async function beginReceiving(
@@ -79,21 +78,6 @@ export async function postCopyCapability(kernel: KernelFiles, user: ProcessUser 
 const statusOf = async (machine: Machine, signal: AbortSignal): Promise<string> =>
   (await migrationStatus((...call) => machine.execute(...call), signal)).status
 
-/**
- * QEMU waits for a second stream of what it fetches only when it has seen that the first one is broken, which may be a moment behind
- * whoever sends it. Before it fetches anything it waits already.
- */
-async function beginRecovery(machine: Machine, clock: Clock, signal: AbortSignal): Promise<void> {
-  if (!isFetching(await statusOf(machine, signal))) return
-  const tooLate = clock.monotonic() + SEEN_BROKEN_LIMIT_MS
-  while ((await statusOf(machine, signal)) !== 'postcopy-paused') {
-    if (clock.monotonic() > tooLate)
-      throw new Fault('conflict', `receive ${machine.record.name}: its memory comes by another stream, which is whole`)
-    await clock.sleep(RECOVERY_POLL, { signal })
-  }
-  await machine.execute('migrate-recover', { uri: `unix:${machine.paths.migration}` }, { signal })
-}
-
 export function migrationTarget(host: QemuHost, clock: Clock, machine: Machine): MigrationTarget {
   const diskNames = new Set(movedDisks(machine.record.hardware).map(({ device }) => `disk:${device.name}`))
   return {
@@ -103,7 +87,9 @@ export function migrationTarget(host: QemuHost, clock: Clock, machine: Machine):
         const want = ['memory', ...diskNames].join(', ')
         throw new Fault('not_found', `receive ${machine.record.name}: got channel ${JSON.stringify(channel)}, want ${want}`)
       }
-      if (channel === 'memory') await beginRecovery(machine, clock, signal)
+      // Before it fetches anything it waits already.
+      if (channel === 'memory' && isFetching(await statusOf(machine, signal)))
+        await recoverMemory((command, args) => machine.execute(command, args, { signal }), path, clock, signal)
       return await host.sockets.connect(path)
     },
     async disksDone({ signal } = {}) {
