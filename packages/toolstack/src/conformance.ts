@@ -30,6 +30,7 @@ import type {
   VolumeAttachment,
   MigrationPeer,
   MigrationTarget,
+  ReceiveOptions,
 } from './ports.ts'
 
 /** What the suite needs of a driver's world. Made once for the suite; `open` may be called again after `close`, over the same host. */
@@ -411,6 +412,39 @@ export function describeConformance(
       disksDone: (options) => target.disksDone(options),
     })
 
+    /** Another host, with what the domain is made of there; nothing of it is left. */
+    async function elsewhere(
+      domain: DriverDomain,
+      body: (host: {
+        readonly there: DomainDriver
+        receive(options?: ReceiveOptions): Promise<MigrationTarget>
+        /** How often it was counted there, once it answers. */
+        counted(): Promise<string>
+      }) => Promise<void>,
+    ): Promise<void> {
+      const other = await makeWorld()
+      const there = observed(await other.open())
+      try {
+        await body({
+          there,
+          async receive(options) {
+            const { boot, volumes } = await other.guest(domain.id)
+            return await there.receive({ ...domain, boot, volumes }, options)
+          },
+          async counted() {
+            await other.untilBooted(there, domain.id)
+            const { stdout } = await there.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })
+            return text(stdout).trim()
+          },
+        })
+      } finally {
+        await there.destroy(domain.id)
+        await there.forget(domain.id)
+        await there.close()
+        await other.close()
+      }
+    }
+
     test('a domain goes to another host with its memory, is taken back as long as it was not taken over, and goes on where it was on any fault', async () => {
       const domain = await running()
       const nowhere: MigrationPeer = {
@@ -424,13 +458,7 @@ export function describeConformance(
         await assert.rejects(driver.migrateTo(domain.id, nowhere), isFault('unsupported'))
         return gone(domain)
       }
-      const elsewhere = await makeWorld()
-      const there = observed(await elsewhere.open())
-      const receive = async () => {
-        const { boot, volumes } = await elsewhere.guest(domain.id)
-        return await there.receive({ ...domain, boot, volumes })
-      }
-      try {
+      await elsewhere(domain, async ({ there, receive, counted: countedThere }) => {
         await world.untilBooted(driver, domain.id)
         assert.equal(await counted(domain), '1')
         await assert.rejects(driver.migrateTo(domain.id, nowhere), (error) => error instanceof Fault)
@@ -463,37 +491,27 @@ export function describeConformance(
         assert.equal((await there.state(domain.id)).kind, 'paused')
         await there.unpause(domain.id)
         await gone(domain)
-        await elsewhere.untilBooted(there, domain.id)
-        const { stdout } = await there.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })
-        assert.equal(text(stdout).trim(), '5', 'it goes on there')
-      } finally {
-        await there.destroy(domain.id)
-        await there.forget(domain.id)
-        await there.close()
-        await elsewhere.close()
-      }
+        assert.equal(await countedThere(), '5', 'it goes on there')
+      })
     })
 
     test('by post-copy a guest runs there before its memory has come, or that is refused', async () => {
       const domain = await running()
-      const elsewhere = await makeWorld()
-      const there = observed(await elsewhere.open())
-      const { boot, volumes } = await elsewhere.guest(domain.id)
-      const receive = () => there.receive({ ...domain, boot, volumes }, { postCopy: true })
-      try {
+      await elsewhere(domain, async ({ there, receive, counted: countedThere }) => {
+        const expect = () => receive({ postCopy: true })
         if (!can.postCopy?.can) {
-          await assert.rejects(receive(), isFault('unsupported'))
+          await assert.rejects(expect(), isFault('unsupported'))
           return gone(domain)
         }
         await world.untilBooted(driver, domain.id)
         assert.equal(await counted(domain), '1')
-        const given = await receive()
+        const given = await expect()
         await driver.migrateTo(domain.id, peerOf(given), { postCopy: true })
         await there.destroy(domain.id)
         await driver.takeBack(domain.id, true)
         assert.deepEqual([(await driver.state(domain.id)).kind, await counted(domain)], ['running', '2'], 'not begun, it goes on')
 
-        const target = await receive()
+        const target = await expect()
         const peer = peerOf(target)
         await driver.migrateTo(domain.id, peer, { postCopy: true, bandwidthBytes: 16 * 1024 * 1024 })
         assert.equal((await there.state(domain.id)).kind, 'paused')
@@ -507,15 +525,8 @@ export function describeConformance(
         assert.deepEqual([await there.receiving(domain.id), (await there.takeOver(domain.id)).isWhole], [null, true])
         await driver.sendRest(domain.id, peer)
         await gone(domain)
-        await elsewhere.untilBooted(there, domain.id)
-        const { stdout } = await there.exec(domain.id, { argv: world.counter, timeoutMs: 20_000 })
-        assert.equal(text(stdout).trim(), '3', 'it goes on there')
-      } finally {
-        await there.destroy(domain.id)
-        await there.forget(domain.id)
-        await there.close()
-        await elsewhere.close()
-      }
+        assert.equal(await countedThere(), '3', 'it goes on there')
+      })
     })
 
     test('the guest freezes its file systems and thaws them; both twice are once', async () => {

@@ -257,21 +257,24 @@ scene('one that was cancelled goes on where it was', async (both) => {
   await assertOn(both, 'source', 'cancelled')
 })
 
-for (const victim of ['source', 'target'] as const) {
-  test(`the ${victim} is killed at each operation of its disk: one of the two has the guest, and it never runs on both`, async () => {
-    const ends = { source: 0, target: 0 }
-    for (let killAt = 1; ; killAt += 1) {
-      const clock = virtualClock()
-      const isOver = await clock.run(async () => {
-        const both = await world(clock, killAt, killAt % 2 === 0 ? 5 : 0)
-        await guest(both)
-        return await killedAt(both, both[victim], killAt, ends)
-      })
-      if (isOver) break
-      assert.ok(killAt < 200)
-    }
-    assert.ok(ends.source > 0 && ends.target > 0, JSON.stringify(ends))
-  })
+for (const parameters of [{}, { postCopy: true }]) {
+  const how = parameters.postCopy ? 'by post-copy, ' : ''
+  for (const victim of ['source', 'target'] as const) {
+    test(`${how}the ${victim} is killed at each operation of its disk: one of the two has the guest, and it never runs on both`, async () => {
+      const ends = { source: 0, target: 0 }
+      for (let killAt = 1; ; killAt += 1) {
+        const clock = virtualClock()
+        const isOver = await clock.run(async () => {
+          const both = await world(clock, killAt, killAt % 2 === 0 ? 5 : 0)
+          await guest(both)
+          return await killedAt(both, both[victim], killAt, ends, `killed at operation ${killAt}`, parameters)
+        })
+        if (isOver) break
+        assert.ok(killAt < 200)
+      }
+      assert.ok(ends.source > 0 && ends.target > 0, JSON.stringify(ends))
+    })
+  }
 }
 
 test('many runs in which either side, or both, are killed at any moment', async () => {
@@ -300,23 +303,6 @@ test('many runs in which either side, or both, are killed at any moment', async 
     })
   }
 })
-
-for (const victim of ['source', 'target'] as const) {
-  test(`by post-copy, the ${victim} is killed at each operation of its disk: the same`, async () => {
-    const ends = { source: 0, target: 0 }
-    for (let killAt = 1; ; killAt += 1) {
-      const clock = virtualClock()
-      const isOver = await clock.run(async () => {
-        const both = await world(clock, killAt, killAt % 2 === 0 ? 5 : 0)
-        await guest(both)
-        return await killedAt(both, both[victim], killAt, ends, `killed at operation ${killAt}`, { postCopy: true })
-      })
-      if (isOver) break
-      assert.ok(killAt < 200)
-    }
-    assert.ok(ends.source > 0 && ends.target > 0, JSON.stringify(ends))
-  })
-}
 
 scene('by post-copy it goes to another host, and is one as any other there', async (both) => {
   assert.equal(await migrate(both, 'first', { postCopy: true }), 'target')
