@@ -264,14 +264,17 @@ async function benchAttach(): Promise<void> {
       // The guest has seen to the one before the next comes.
       await sleep(1500)
     }
-    const rounds = Math.min(roundCount, 7)
+    const rounds = Math.min(roundCount, 15)
     for (let round = 0; round <= rounds; round += 1) {
       await timed(ours.attach, round, () => driver.attach(next, device))
       await timed(theirs.attach, round, async () => {
         const common = { 'read-only': false, discard: 'unmap' }
-        await monitor.run('blockdev-add', { driver: 'file', 'node-name': 'd-file', filename: dataByHand, ...common })
+        const file = { driver: 'file', 'node-name': 'd-file', filename: dataByHand, locking: 'on', ...common }
+        await monitor.run('blockdev-add', file)
         await monitor.run('blockdev-add', { driver: 'raw', 'node-name': 'd', file: 'd-file', ...common })
-        await monitor.run('device_add', { driver: 'virtio-blk-pci', id: 'data', bus: 'port0', addr: '0.0', drive: 'd' })
+        const place = { bus: 'port0', addr: '0.0' }
+        const how = { serial: 'data', werror: 'stop', rerror: 'stop', 'num-queues': 1 }
+        await monitor.run('device_add', { driver: 'virtio-blk-pci', id: 'data', ...place, drive: 'd', ...how })
       })
       await timed(ours.detach, round, () => driver.detach(id, 'data', { timeoutMs: 30_000, force: false }))
       await timed(theirs.detach, round, async () => {

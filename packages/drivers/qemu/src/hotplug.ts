@@ -14,7 +14,15 @@
 import { Fault, millis, type Bytes, type Clock, type Millis } from '@typevisor/base'
 import { isDetachable, type DomainDevice } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
-import { deviceIds, driveOf, mediumNodes, pluggedParts, type DiskSource, type PluggedDevice } from './command-line.ts'
+import {
+  deviceIds,
+  driveOf,
+  mediumNodes,
+  pluggedParts,
+  type DeviceParts,
+  type DiskSource,
+  type PluggedDevice,
+} from './command-line.ts'
 import { bringUpForwards } from './forwards.ts'
 import type { Machine } from './machine.ts'
 import { diskOf, dropSets, openLater } from './open-files.ts'
@@ -57,34 +65,76 @@ export async function plug(context: PlugContext, domain: DriverDomain, device: D
   const { machine, signal, host } = context
   const id = idOf(domain, device)
   if (!isDetachable(device)) throw new Fault('unsupported', `attach ${device.name} to ${domain.name}: it has no hot-plug port`)
-  const state = await machine.refresh({ signal })
+  const { state } = machine
   if (state.kind !== 'running' && state.kind !== 'paused')
     throw new Fault('conflict', `attach ${device.name} to ${domain.name}: it is ${state.kind}, want running or paused`)
+  const { hardware } = machine.record
+  const isKnown = hardware.devices.some(({ name }) => name === device.name)
+  try {
+    const [parts] = await Promise.all([
+      openParts(context, domain, device, id),
+      // Before QEMU is asked for anything: what the record does not know of nobody would take away.
+      isKnown || machine.setHardware({ ...hardware, devices: [...hardware.devices, device] }),
+    ])
+    if (isKnown) return await addAnew(context, domain, device, parts)
+    try {
+      await add(context, domain, device, parts)
+    } catch (error) {
+      // A record that was lost was made anew, and knows of less than there is.
+      if (!(error instanceof Fault) || !/duplicate/i.test(error.message)) throw error
+      await addAnew(context, domain, device, parts)
+    }
+  } catch (error) {
+    if (!machine.hasEnded) await unplug({ ...context, signal: NEVER }, device.name, { limit: FORCE_LIMIT, force: true })
+    throw error
+  }
+}
+
+async function openParts(context: PlugContext, domain: DriverDomain, device: DomainDevice, id: string): Promise<DeviceParts> {
   const disk = diskOf(device)
   const sources: [string, DiskSource][] = disk ? [[disk.name, await openLater(context, domain, disk)]] : []
-  const input = { domain, disks: new Map(sources), boot: domain.boot }
-  const { nodes, link, fronts: parts } = pluggedParts(device as PluggedDevice, id, input)
-  const there = await peripherals(machine, signal)
-  const before = machine.record.hardware
-  // First: what the record does not know of nobody would take away.
-  if (!before.devices.some(({ name }) => name === device.name))
-    await machine.setHardware({ ...before, devices: [...before.devices, device] })
-  // The last part makes it whole.
-  if (!parts.every(({ id: part }) => there.has(String(part)))) {
-    try {
-      // Of a run before this one that was cut off.
-      await takeAway(context, id, device, { limit: FORCE_LIMIT, force: true })
-      for (const node of nodes) await machine.execute('blockdev-add', node, { signal })
-      if (link) {
-        await machine.execute('netdev_add', link, { signal })
-        await bringUpForwards(host.files, domain, machine.paths, machine, device.name)
-      }
-      for (const part of parts) await machine.execute('device_add', part, { signal })
-    } catch (error) {
-      if (!machine.hasEnded) await unplug({ ...context, signal: NEVER }, device.name, { limit: FORCE_LIMIT, force: true })
-      throw error
-    }
+  return pluggedParts(device as PluggedDevice, id, { domain, disks: new Map(sources), boot: domain.boot })
+}
+
+async function add(
+  { machine, signal, host }: PlugContext,
+  domain: DriverDomain,
+  device: DomainDevice,
+  { nodes, link, fronts: parts }: DeviceParts,
+): Promise<void> {
+  if (link) {
+    await machine.execute('netdev_add', link, { signal })
+    await bringUpForwards(host.files, domain, machine.paths, machine, device.name)
   }
+  // All at once: QEMU takes one after the other, and what stands on one that failed fails too.
+  const asked = [
+    ...inOne(nodes).map((node) => machine.execute('blockdev-add', node, { signal })),
+    ...parts.map((part) => machine.execute('device_add', part, { signal })),
+  ]
+  await Promise.allSettled(asked)
+  await Promise.all(asked)
+}
+
+/** The last with what it stands on within it: one command instead of one for each. It takes them with it when it goes. */
+function inOne(nodes: DeviceParts['nodes']): DeviceParts['nodes'] {
+  const top = nodes.at(-1)
+  const filled = (node: DeviceParts['nodes'][number]): DeviceParts['nodes'][number] =>
+    Object.fromEntries(
+      Object.entries(node).map(([key, value]) => {
+        const below = key === 'file' || key === 'backing' ? nodes.find((each) => each['node-name'] === value) : undefined
+        return [key, below ? filled(below) : value]
+      }),
+    )
+  return top ? [filled(top)] : []
+}
+
+/** Unless it is whole: what is left of a run before this one, which was cut off, goes first. */
+async function addAnew(context: PlugContext, domain: DriverDomain, device: DomainDevice, parts: DeviceParts): Promise<void> {
+  const there = await peripherals(context.machine, context.signal)
+  // The last part makes it whole.
+  if (parts.fronts.every(({ id }) => there.has(String(id)))) return
+  await takeAway(context, idOf(domain, device), device, { limit: FORCE_LIMIT, force: true })
+  await add(context, domain, device, parts)
 }
 
 const NEVER = new AbortController().signal
@@ -112,8 +162,9 @@ async function takeAway(
   how: { limit: Millis; force: boolean },
 ): Promise<void> {
   const { machine, signal } = context
-  if ((await peripherals(machine, signal)).has(id)) await askOut(context, id, device, how)
-  await deleteNodes(context, id)
+  // Asked for while the guest lets go: neither changes by that.
+  const [, nodes] = await Promise.all([askOut(context, id, device, how), nodesOf(context, id)])
+  await deleteNodes(context, id, nodes)
   if (device.kind === 'nic') {
     await machine.execute('netdev_del', { id: `${id}-link` }, { signal }).catch((error: unknown) => {
       if (!(error instanceof Fault) || (error.code !== 'not_found' && error.code !== 'failed')) throw error
@@ -121,19 +172,27 @@ async function takeAway(
   }
 }
 
-/** What the device is on, with the files that were opened for it. */
-async function deleteNodes(context: PlugContext, id: string): Promise<void> {
-  const { machine, signal } = context
-  const mine = listOf(await machine.execute('query-named-block-nodes', { flat: true }, { signal }))
+interface BlockNode {
+  readonly name: string
+  readonly file: string
+}
+
+/** What the device is on: a format before the file that it is on, a layer before its base. */
+async function nodesOf({ machine, signal }: PlugContext, id: string): Promise<readonly BlockNode[]> {
+  return listOf(await machine.execute('query-named-block-nodes', { flat: true }, { signal }))
     .map(objectOf)
     .map((node) => ({ name: textOf(node['node-name']) ?? '', file: textOf(node['file']) ?? '' }))
     .filter(({ name }) => name === `${id}-file` || name === `${id}-format` || name.startsWith(`${id}-base`))
-  // A format before the file that it is on, a layer before its base.
-  for (const { name } of mine.toSorted((a, b) => rank(a.name, id) - rank(b.name, id))) await deleteNode(context, name)
+    .toSorted((a, b) => rank(a.name, id) - rank(b.name, id))
+}
+
+/** With the files that were opened for them. */
+async function deleteNodes(context: PlugContext, id: string, nodes: readonly BlockNode[]): Promise<void> {
+  await Promise.all(nodes.map(({ name }) => deleteNode(context, name)))
   await dropSets(
-    machine,
-    mine.map(({ file }) => file),
-    signal,
+    context.machine,
+    nodes.map(({ file }) => file),
+    context.signal,
   )
 }
 
@@ -145,18 +204,19 @@ function rank(node: string, id: string): number {
 
 async function deleteNode({ machine, clock, signal }: PlugContext, node: string): Promise<void> {
   const end = clock.monotonic() + NODE_LIMIT
-  while (true) {
+  for (let pauseMs = 2; ; pauseMs = Math.min(2 * pauseMs, POLL)) {
     try {
       return void (await machine.execute('blockdev-del', { 'node-name': node }, { signal }))
     } catch (error) {
       if (!(error instanceof Fault) || error.code !== 'failed') throw error
       if (/Failed to find node/i.test(error.message)) return
       if (clock.monotonic() > end) throw error
-      await clock.sleep(POLL, { signal })
+      await clock.sleep(millis(pauseMs), { signal })
     }
   }
 }
 
+/** What is not there has been let go of. */
 async function askOut(
   context: PlugContext,
   id: string,
@@ -164,28 +224,38 @@ async function askOut(
   how: { limit: Millis; force: boolean },
 ): Promise<void> {
   const { machine, clock, signal } = context
-  const settled = new AbortController()
-  const refused = { words: null as string | null }
+  const { name: domain } = machine.record
+  const path = `/machine/peripheral/${id}`
+  let woken = new AbortController()
+  let isRefused = false
+  // What is asked for now is told of; what was asked for before may have been told by then.
+  let isToLook = false
   const stop = machine.onEvent(({ name, content }) => {
-    if (content['device'] !== id) return
-    if (name === 'DEVICE_UNPLUG_GUEST_ERROR') refused.words = 'the guest refuses'
-    if (name === 'DEVICE_DELETED' || name === 'DEVICE_UNPLUG_GUEST_ERROR') settled.abort()
+    const at = textOf(content['path'])
+    // QEMU tells of each part when its memory is freed, after its end as a device (50 ms for a front); what is within it comes first.
+    const isMine = content['device'] === id || at === path || at?.startsWith(`${path}/`) === true
+    if (!isMine || (name !== 'DEVICE_UNPLUG_GUEST_ERROR' && name !== 'DEVICE_DELETED')) return
+    isRefused ||= name === 'DEVICE_UNPLUG_GUEST_ERROR'
+    woken.abort()
   })
   try {
-    await machine.execute('device_del', { id }, { signal }).catch((error: unknown) => {
-      // Asked before: it is on its way.
-      if (!(error instanceof Fault) || !/already in the process of unplug|not found/i.test(error.message)) throw error
-    })
+    try {
+      await machine.execute('device_del', { id }, { signal })
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error
+      if (error.code === 'not_found' || /not found/i.test(error.message)) return
+      isToLook = /already in the process of unplug/i.test(error.message)
+      if (!isToLook) throw error
+    }
     if (how.force && 'port' in device && device.port !== undefined) await eject(context, device.port, id)
     const end = clock.monotonic() + (how.force ? FORCE_LIMIT : how.limit)
-    while ((await peripherals(machine, signal)).has(id)) {
-      const { name } = machine.record
-      if (refused.words !== null) throw new Fault('failed', `detach ${device.name} of ${name}: ${refused.words}`)
+    while (!isToLook || (await peripherals(machine, signal)).has(id)) {
+      if (isRefused) throw new Fault('failed', `detach ${device.name} of ${domain}: the guest refuses`)
       if (clock.monotonic() >= end)
-        throw new Fault('timeout', `detach ${device.name} of ${name}: the guest did not let go of it in ${how.limit} ms`)
-      await clock.sleep(POLL, { signal: AbortSignal.any([signal, settled.signal]) }).catch(() => signal.throwIfAborted())
-      // The event comes a moment before QEMU's list.
-      if (settled.signal.aborted) await clock.sleep(millis(5), { signal })
+        throw new Fault('timeout', `detach ${device.name} of ${domain}: the guest did not let go of it in ${how.limit} ms`)
+      await clock.sleep(POLL, { signal: AbortSignal.any([signal, woken.signal]) }).catch(() => signal.throwIfAborted())
+      woken = new AbortController()
+      isToLook = true
     }
   } finally {
     stop()
@@ -215,7 +285,7 @@ export async function changeMedium(context: PlugContext, domain: DriverDomain, n
   // The lock of a guest's driver is no more than a wish; a tray that is open already is fine.
   const open = (): Promise<unknown> => machine.execute('blockdev-open-tray', { id: drive, force: true }, { signal })
   await openAnd(open, () => machine.execute('blockdev-remove-medium', { id: drive }, { signal }))
-  await deleteNodes(context, id)
+  await deleteNodes(context, id, await nodesOf(context, id))
   const disk = diskOf(device)
   if (disk) {
     for (const node of mediumNodes(id, await openLater(context, domain, disk)))

@@ -7,7 +7,7 @@
  */
 import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { constants, openSync, readdirSync, readFileSync, readlinkSync, watch } from 'node:fs'
+import { constants, openSync, readdirSync, readFileSync, readlinkSync, renameSync, watch, writeFileSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
@@ -396,6 +396,11 @@ const nodeFiles: HostFiles = {
       replaceCount += 1
       const next = `${path}.${process.pid}.${replaceCount}.new`
       try {
+        // Four trips to a thread and back cost more than a small file that no disk is waited for.
+        if (!sync && content.length < 65536) {
+          writeFileSync(next, content, { mode: 0o600 })
+          return renameSync(next, path)
+        }
         await fs.writeFile(next, content, { mode: 0o600, flush: sync })
         await fs.rename(next, path)
       } catch (error) {
