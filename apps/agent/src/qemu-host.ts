@@ -10,6 +10,7 @@ import { createImageStore, withBuildProcess } from '@typevisor/image'
 import {
   bootId,
   isRoot,
+  makeNamedPipe,
   processIdentity,
   sendDescriptor,
   setThreadAffinity,
@@ -72,6 +73,7 @@ export async function qemuParts(options: HostOptions): Promise<HostParts> {
     setThreadAffinity,
     whyNoAffinity,
     sendDescriptor,
+    makeNamedPipe,
   }
   const host = createNodeHost(processes)
   const runDir = await openRunFolder(runParent(), dataDir)

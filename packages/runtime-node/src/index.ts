@@ -25,6 +25,7 @@
 export { setThreadAffinity, whyNoAffinity } from './affinity.ts'
 export { realClock } from './clock.ts'
 export { sendDescriptor, whyNoDescriptors } from './descriptors.ts'
+export { makeNamedPipe } from './pipe.ts'
 export { nodeDisk } from './disk.ts'
 export { faultOf, isErrno } from './errno.ts'
 export { fileCalls, type FileCalls } from './file-calls.ts'

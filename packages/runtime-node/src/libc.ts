@@ -19,6 +19,8 @@ export interface Libc {
   sendDescriptor(socket: number, content: Uint8Array, descriptor: number): number
   /** 0, or -errno: `fallocate(2)`. */
   fallocate(fd: number, mode: number, position: number, lengthBytes: number): number
+  /** 0, or -errno: `mkfifo(3)`. */
+  mkfifo(path: string, mode: number): number
   /** Waits on a thread of libuv's pool; fills `revents`. The number of ready descriptors, or -1: `poll(2)`. */
   poll(fds: PollFd[], timeoutMs: number): Promise<number>
 }
@@ -67,6 +69,7 @@ function load(): Libc | null {
     const sendmsg = library.func('long sendmsg(int fd, void *message, int flags, const void *kept)')
     const fallocate = library.func('int fallocate(int fd, int mode, long position, long length)')
     const setAffinity = library.func('int sched_setaffinity(int tid, size_t size, const uint8_t *mask)')
+    const mkfifo = library.func('int mkfifo(const char *path, unsigned int mode)')
     // One iovec: address and length, of the machine's own byte order.
     const iov = new BigUint64Array(2)
     const addresses = new WeakMap<ArrayBufferLike, bigint>()
@@ -102,6 +105,7 @@ function load(): Libc | null {
       },
       schedSetAffinity: (tid, mask) => orErrno(setAffinity(tid, mask.length, mask)),
       fallocate: (fd, mode, position, lengthBytes) => orErrno(fallocate(fd, mode, position, lengthBytes)),
+      mkfifo: (path, mode) => orErrno(mkfifo(path, mode)),
       poll: (fds, timeoutMs) =>
         new Promise((resolve, reject) => {
           poll.async(fds, fds.length, timeoutMs, (error: unknown, result: number) => (error ? reject(error) : resolve(result)))

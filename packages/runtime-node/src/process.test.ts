@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, statSync } from 'node:fs'
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { Fault } from '@typevisor/base'
 import { lockFile, lockHolder } from './lockfile.ts'
 import { endProcess, signalProcess, waitForExit } from './pidfd.ts'
+import { makeNamedPipe } from './pipe.ts'
 import { isRoot, parsePasswd, userByName } from './privileges.ts'
 import { parseStat, processAlive, processIdentity, spawnDetached, type ProcessIdentity } from './process.ts'
 import { reachable } from './reachable.ts'
@@ -229,4 +230,13 @@ async function childrenCommands(): Promise<string[]> {
 
 test('the tests above end without a process left behind', async () => {
   await until(async () => !(await childrenCommands()).includes('sleep 20'))
+})
+
+test('a named pipe is for its owner alone, and one that is there already is told of', async (t) => {
+  const path = join(await folderFor(t), 'pipe')
+  assert.equal(makeNamedPipe(path), true)
+  const stat = statSync(path)
+  assert.ok(stat.isFIFO())
+  assert.equal(stat.mode & 0o777, 0o600)
+  assert.throws(() => makeNamedPipe(path), { code: 'failed', message: /pipe: file already exists/ })
 })

@@ -57,7 +57,7 @@ import { Locks } from './locks.ts'
 import { lastWords, Machine, type MachineContext } from './machine.ts'
 import { assertHugePages, pluggedNow } from './memory.ts'
 import { isFetching, migrateMachine, NO_CAPABILITIES, sendRest, takeBackMachine } from './migrating.ts'
-import type { ProcessUser, QemuHost } from './ports.ts'
+import type { ProcessIdentity, ProcessUser, QemuHost } from './ports.ts'
 import { excerpt } from './read-json.ts'
 import { beginReceiving, hasLoaded, migrationTarget, postCopyCapability } from './receiving.ts'
 import { findRecord, type RunPhase } from './record.ts'
@@ -896,14 +896,18 @@ class Driver implements QemuDriver {
     const context = this.#launchContext(accelerator, architecture)
     const paths = this.#paths(domain.id)
     if (domain.spec.hugePages) await assertHugePages(this.#host.kernel, domain.spec)
-    const launched = await launch(context, domain, paths, kind, signal)
     let machine: Machine | null = null
+    // From its first page on, and while it makes itself ready: the kernel takes 10 ms for each group.
+    const spawned = ({ pid }: ProcessIdentity): Promise<void> => this.#bound(domain, pid, accelerator)
+    const launched = await launch(context, domain, paths, kind, signal, spawned).catch(async (error: unknown) => {
+      await this.#dropGroup(domain.id)
+      throw error
+    })
     try {
       await bringUpForwards(this.#host.files, domain, paths, launched.monitor)
       await feed(launched)
       signal.throwIfAborted()
       machine = new Machine(this.#machineContext(), paths, launched.record, launched.monitor)
-      await this.#bound(domain, machine.process.pid, accelerator)
       await beginSettings(this.#settings(machine, signal), domain)
       await machine.setPhase(phase)
       this.#machines.set(domain.id, machine)

@@ -62,7 +62,7 @@ export async function fronts(machine: Machine, signal: AbortSignal): Promise<Rea
 }
 
 export async function plug(context: PlugContext, domain: DriverDomain, device: DomainDevice): Promise<void> {
-  const { machine, signal, host } = context
+  const { machine } = context
   const id = idOf(domain, device)
   if (!isDetachable(device)) throw new Fault('unsupported', `attach ${device.name} to ${domain.name}: it has no hot-plug port`)
   const { state } = machine

@@ -98,6 +98,8 @@ export async function launch(
   paths: DomainPaths,
   start: StartKind,
   signal: AbortSignal,
+  /** Told of the process while it makes itself ready; the launch is done when that is, too. Does not fail. */
+  spawned: (process: ProcessIdentity) => Promise<void>,
 ): Promise<Launched> {
   const { host, user } = context
   await sweep(context, paths)
@@ -111,7 +113,7 @@ export async function launch(
       const reason = await host.files.whyUnreachable(paths.runFolder, user, 'read')
       if (reason) throw new Fault('forbidden', `start ${domain.name}: QEMU's user cannot reach its run folder: ${reason}`)
     }
-    return await launchIn(context, domain, paths, start, signal)
+    return await launchIn(context, domain, paths, start, signal, spawned)
   } catch (error) {
     const words = await lastWords(host, paths.stderr).catch(() => null)
     await sweep(context, paths)
@@ -135,6 +137,7 @@ async function launchIn(
   paths: DomainPaths,
   start: StartKind,
   signal: AbortSignal,
+  spawned: (process: ProcessIdentity) => Promise<void>,
 ): Promise<Launched> {
   const { host } = context
   const target = TARGETS[architectureOf(domain.spec)]
@@ -176,7 +179,8 @@ async function launchIn(
   })
   const record = { ...starting, process, ...tpm }
   await writeRecord(host.files, paths.record, record)
-  const monitor = await firstMonitor(context, paths, process, signal)
+  const settled = spawned(process)
+  const monitor = await firstMonitor(context, paths, process, signal).finally(() => settled)
   if (target.console === 'board-fixed') return { record, monitor, migrationSocket: paths.migration }
   try {
     await monitor.execute(

@@ -47,10 +47,12 @@ export interface RuntimeProcesses {
   setThreadAffinity(tid: number, cpus: readonly number[]): boolean
   /** Of `content` what the unix socket takes now, with a copy of `descriptor`; 0: nothing of either. */
   sendDescriptor(socket: number, content: Uint8Array, descriptor: number): number
+  /** False: it cannot be made by a call here. */
+  makeNamedPipe(path: string): boolean
 }
 
 export function createNodeHost(runtime: RuntimeProcesses): QemuHost {
-  return { processes: nodeProcesses(runtime), sockets: nodeSockets(runtime), files: nodeFiles, kernel: nodeKernelFiles }
+  return { processes: nodeProcesses(runtime), sockets: nodeSockets(runtime), files: nodeFiles(runtime), kernel: nodeKernelFiles }
 }
 
 const codeOf = (error: unknown): string =>
@@ -359,7 +361,7 @@ async function createWriter(path: string): Promise<SequentialWriter> {
 
 let replaceCount = 0
 
-const nodeFiles: HostFiles = {
+const nodeFiles = (runtime: RuntimeProcesses): HostFiles => ({
   async read(path, offset, sizeMax) {
     let file: fs.FileHandle
     try {
@@ -465,9 +467,10 @@ const nodeFiles: HostFiles = {
   makePipe: (path, { user }) =>
     guarded('make', path, async () => {
       await fs.rm(path, { force: true })
-      // Node has no mkfifo(3).
-      const { exitCode, stderr } = await runToEnd('mkfifo', ['-m', '600', '--', path], { limit: millis(10_000) })
-      if (exitCode !== 0) throw new Error(stderr.trim() || `mkfifo ended with ${exitCode}`)
+      if (!runtime.makeNamedPipe(path)) {
+        const { exitCode, stderr } = await runToEnd('mkfifo', ['-m', '600', '--', path], { limit: millis(10_000) })
+        if (exitCode !== 0) throw new Error(stderr.trim() || `mkfifo ended with ${exitCode}`)
+      }
       if (user) await fs.chown(path, user.uid, user.gid)
     }),
   async openPipe(path) {
@@ -534,7 +537,7 @@ const nodeFiles: HostFiles = {
     return { fd: file.fd, close: () => file.close() }
   },
   whyUnreachable,
-}
+})
 
 export const nodeKernelFiles: KernelFiles = {
   async read(path) {
