@@ -1,4 +1,4 @@
-/** A guest with UEFI and a TPM moves between two hosts of this process while it does not run: what both keep goes with it. */
+/** A guest with UEFI and a TPM moves between two hosts of this process, stopped, saved and running: what both keep goes with it. */
 import assert from 'node:assert/strict'
 import { chmod, mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -19,6 +19,7 @@ const command = () => ({ commandId: ids.next() })
 const IMAGE = parseImageName('micro')
 const EFIVARS = 'vars=/run/efivars; modprobe efivarfs 2>/dev/null; mkdir -p $vars; mount -t efivarfs none $vars 2>/dev/null'
 const VARIABLE = '$vars/Typevisor.moved-0e9b2f6a-7c11-4d5e-9a53-1f6d3c8b2a40'
+const LATER = '$vars/Typevisor.later-0e9b2f6a-7c11-4d5e-9a53-1f6d3c8b2a40'
 
 interface Side {
   readonly dataDir: string
@@ -60,8 +61,8 @@ const kept = ({ dataDir }: Side, id: DomainId) =>
   Promise.all(['nvram.fd', 'tpm/tpm2-00.permall'].map((name) => readFile(join(dataDir, 'domains', id, name))))
 
 test(
-  'a stopped guest goes with its NVRAM and TPM, a saved one goes on with them',
-  { skip: missingQemu(), timeout: 400_000 },
+  'a stopped guest goes with its NVRAM and TPM, a saved and a running one go on with them',
+  { skip: missingQemu(), timeout: 600_000 },
   async (t) => {
     await using stack = new AsyncDisposableStack()
     const [left, right] = [await open(stack, 'left'), await open(stack, 'right')]
@@ -108,6 +109,18 @@ test(
       await inGuest(left, id, `cat /proc/sys/kernel/random/boot_id; tail -c 1 /run/efivars/${VARIABLE.slice(6)}`),
       `${boot}\nx`,
     )
-    await left.host.toolstack.carryOut('destroy', id, command())
+
+    // Its firmware has measured into the TPM, and what it writes next is in QEMU's memory as much as in the file.
+    const measured = 'cat /sys/class/tpm/tpm0/pcr-sha256/0'
+    const pcr = await inGuest(left, id, `vars=/run/efivars; printf '\\007\\000\\000\\000y' > ${LATER}; ${measured}`)
+    assert.match(pcr, /^(?!0+$)[0-9A-F]{64}$/)
+    await move(left, right, id)
+    const both = (mount: string): string => `${mount}; tail -c 1 ${VARIABLE}; tail -c 1 ${LATER}; echo; ${measured}`
+    assert.equal(await inGuest(right, id, both('vars=/run/efivars')), `xy\n${pcr}`)
+    assert.equal(await inGuest(right, id, 'cat /proc/sys/kernel/random/boot_id'), boot)
+    await right.host.toolstack.carryOut('shutdown', id, command())
+    await right.host.toolstack.carryOut('start', id, command())
+    assert.equal(await inGuest(right, id, both(EFIVARS)), `xy\n${pcr}`)
+    await right.host.toolstack.carryOut('destroy', id, command())
   },
 )
