@@ -34,6 +34,10 @@ test('it is closed at first; what no host can is named with the reason', { skip 
   await field('firmware').selectOption('uefi')
   await advanced().getByText('domains in memory have no TPM').waitFor()
   assert.equal(await field('tpm').isDisabled(), true)
+  await advanced()
+    .getByText(/^The network: domains in memory/)
+    .waitFor()
+  assert.equal(await field('bootOrder').locator('option[value="network disk"]').isDisabled(), true)
 })
 
 test('what is refused opens it at the field, and what was asked for is what is made', { skip }, async () => {

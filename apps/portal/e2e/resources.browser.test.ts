@@ -66,6 +66,33 @@ test('what is refused is said at its field, and what is emptied is as at its cre
   assert.deepEqual([settings.cpuWeight, settings.affinityHard], [null, null])
 })
 
+test(
+  'a disk is limited and let go in the words that it is shown by; what is no limit is said at its field',
+  { skip },
+  async () => {
+    await change().click()
+    await field('limit-root').fill('fast')
+    await page.getByRole('button', { name: 'Change it' }).click()
+    await page.locator('[data-testid="field-limit-root"][aria-invalid="true"]').waitFor()
+    await page.getByTestId('resources-form').getByText('root: "fast"').waitFor()
+    await field('limit-root').fill('20M/s, 300 ops')
+    await page.getByRole('button', { name: 'Change it' }).click()
+    await page.getByTestId('resources-form').waitFor({ state: 'detached' })
+    await card().getByText('at most 20 MiB/s, 300 operations/s').waitFor()
+    const limits = async () => (await platform.client.call('instance.get', { params })).settings.diskLimits
+    assert.deepEqual(await limits(), [{ disk: 'root', bytesPerSecond: mib(20), operationsPerSecond: 300 }])
+    await change().click()
+    await page.waitForFunction(
+      () => document.querySelector<HTMLInputElement>('[data-testid="field-limit-root"]')?.value === '20 MiB/s, 300 operations/s',
+    )
+    await shoot(page, 'resources-limits')
+    await field('limit-root').fill('')
+    await page.getByRole('button', { name: 'Change it' }).click()
+    await card().getByText('at most 20 MiB/s').waitFor({ state: 'detached' })
+    assert.deepEqual(await limits(), [])
+  },
+)
+
 test('what another sets shows without a reload; what the guest has not taken up yet is said', { skip }, async () => {
   const diskLimits = [{ disk: 'root', bytesPerSecond: mib(10), operationsPerSecond: 200 }]
   await platform.client.call('instance.set', { params, query, body: { diskLimits, cpuCapPercent: 50 } })

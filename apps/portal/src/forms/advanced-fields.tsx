@@ -1,4 +1,4 @@
-/** Of the form for a new instance what few need: firmware, room to grow while it runs, what becomes of it after a crash. */
+/** Of the form for a new instance what few need: firmware, what it boots from, room to grow while it runs, what becomes of it after a crash. */
 import { Checkbox, Stack, TextInput } from '@mantine/core'
 import { FIRMWARE_KINDS } from '@typevisor/model'
 import { useQuery } from '@tanstack/react-query'
@@ -8,13 +8,14 @@ import { CrashField } from './crash-field.tsx'
 import type { FieldErrors } from './field-errors.ts'
 import { FIRMWARE_TEXT } from './firmware-text.ts'
 import { lacking } from './guests-offered.ts'
-import { inSizes, type InstanceDraft } from './instance-draft.ts'
+import { BOOT_ORDERS, inSizes, type InstanceDraft } from './instance-draft.ts'
 import { NativeSelect } from './native-select.tsx'
 import { WORD_PROPS } from './word-props.ts'
 
 export const ADVANCED_FIELDS = [
   'firmware',
   'tpm',
+  'bootOrder',
   'vcpuCountMax',
   'memoryMax',
   'hugePages',
@@ -42,6 +43,7 @@ export function AdvancedFields({ draft, errors, change, open }: Props) {
     const reason = without(kind)
     return reason === null ? [] : [`${FIRMWARE_TEXT[kind]}: ${reason}`]
   })
+  const noNetwork = without('network')
   const hasTpm = draft.tpm && draft.firmware !== 'bios'
   const noTpm = draft.firmware === 'bios' ? 'By UEFI alone' : without('tpm')
   return (
@@ -71,6 +73,20 @@ export function AdvancedFields({ draft, errors, change, open }: Props) {
           error={errors.at.tpm}
           data-testid="field-tpm"
         />
+        <NativeSelect
+          label="Boots from"
+          {...(noNetwork !== null && { description: `The network: ${noNetwork}` })}
+          value={draft.bootOrder}
+          error={errors.at.bootOrder}
+          onChange={(bootOrder) => change({ bootOrder })}
+          testId="field-bootOrder"
+        >
+          {Object.entries(BOOT_ORDERS).map(([value, { title, order }]) => (
+            <option key={value} value={value} disabled={noNetwork !== null && order.includes('network')}>
+              {title}
+            </option>
+          ))}
+        </NativeSelect>
         <div className="field-row">
           <TextInput
             label="vCPUs at most"

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { DISK_FULL, isLabel } from '@typevisor/model'
 import { schemas } from '@typevisor/api'
-import { inSizes, newDraft, SIZE_NAMES, sizeOf, suggestName, toBody, withSize } from './instance-draft.ts'
+import { BOOT_ORDERS, inSizes, newDraft, SIZE_NAMES, sizeOf, suggestName, toBody, withSize } from './instance-draft.ts'
 
 const seeded = (seed: number) => () => {
   seed = (seed * 1_103_515_245 + 12_345) % 2_147_483_648
@@ -110,5 +110,15 @@ test('each choice for a full disk is one that the server takes', () => {
     const made = toBody({ ...newDraft('a'), diskFull })
     assert.ok(made.ok)
     assert.equal(schemas.CreateInstance.parse(made.body).diskFull, diskFull)
+  }
+})
+
+test('what it boots from is sent in its order, and its disk alone is not said', () => {
+  for (const [bootOrder, { order }] of Object.entries(BOOT_ORDERS)) {
+    const made = toBody({ ...newDraft('a'), bootOrder })
+    assert.ok(made.ok)
+    schemas.CreateInstance.parse(made.body)
+    assert.deepEqual(made.body.bootOrder, bootOrder === 'disk' ? undefined : order)
+    assert.equal(order.join(' '), bootOrder)
   }
 })

@@ -4,7 +4,7 @@
  */
 import { formatBytes, GIB, MIB, parseBytes, type FaultDetail } from '@typevisor/base'
 import type { Body } from '@typevisor/api'
-import { AUTOSTART_ORDER_DEFAULT, type CrashAction, type DiskFull, type Firmware } from '@typevisor/model'
+import { AUTOSTART_ORDER_DEFAULT, type BootSource, type CrashAction, type DiskFull, type Firmware } from '@typevisor/model'
 import { forwardsOf, type ForwardDraft } from './forward-draft.ts'
 
 export interface InstanceDraft {
@@ -24,6 +24,8 @@ export interface InstanceDraft {
   readonly firmware: Firmware
   /** Of a guest that begins by UEFI. */
   readonly tpm: boolean
+  /** Words of BOOT_SOURCES, in that order. */
+  readonly bootOrder: string
   /** Empty: as many as it begins with. */
   readonly vcpuCountMax: string
   /** Empty: as much as it begins with. */
@@ -90,6 +92,7 @@ export const newDraft = (name: string): InstanceDraft => ({
   diskFull: 'pause',
   firmware: 'bios',
   tpm: false,
+  bootOrder: BOOT_ORDER_DEFAULT,
   vcpuCountMax: '',
   memoryMax: '',
   hugePages: false,
@@ -98,6 +101,15 @@ export const newDraft = (name: string): InstanceDraft => ({
   autostartOrder: String(AUTOSTART_ORDER_DEFAULT),
   start: true,
 })
+
+const BOOT_ORDER_DEFAULT = 'disk'
+/** By what the draft says of it. */
+export const BOOT_ORDERS: Readonly<Record<string, { readonly title: string; readonly order: readonly BootSource[] }>> = {
+  [BOOT_ORDER_DEFAULT]: { title: 'Its disk', order: ['disk'] },
+  'network disk': { title: 'The network, and where that has nothing its disk', order: ['network', 'disk'] },
+  'disk network': { title: 'Its disk, and where that has nothing the network', order: ['disk', 'network'] },
+  network: { title: 'The network', order: ['network'] },
+}
 
 export const DISK_FULL_TEXT: Readonly<Record<DiskFull, { readonly title: string; readonly means: string }>> = {
   pause: { title: 'Pause it until there is', means: 'It stands still, and goes on by itself with nothing lost' },
@@ -215,6 +227,7 @@ export function toBody(draft: InstanceDraft): DraftResult {
     start: draft.start,
     ...(draft.diskFull !== 'pause' && { diskFull: draft.diskFull }),
     ...begun(draft),
+    ...(draft.bootOrder !== BOOT_ORDER_DEFAULT && { bootOrder: [...(BOOT_ORDERS[draft.bootOrder]?.order ?? [])] }),
     ...(given(draft.vcpuCountMax) && { vcpuCountMax: whole('vcpuCountMax', draft.vcpuCountMax, 'a whole number') }),
     ...(given(draft.memoryMax) && { memoryBytesMax: size('memoryBytesMax', draft.memoryMax) }),
     ...(draft.hugePages && { hugePages: true }),

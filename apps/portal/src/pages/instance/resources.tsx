@@ -1,8 +1,10 @@
 /** What an instance has of its host, how much of it may be changed now, and the form that does. */
 import { Button, TextInput, Tooltip } from '@mantine/core'
 import { formatBytes } from '@typevisor/base'
-import { useState } from 'react'
+import { useQuery } from '@tanstack/react-query'
+import { Fragment, useState } from 'react'
 import { call } from '../../api/client.ts'
+import { apiQuery } from '../../api/queries.ts'
 import { useSession } from '../../api/session.ts'
 import { settingsRefusal, type Instance } from '../../api/verbs.ts'
 import { OperationForm } from '../../forms/operation-form.tsx'
@@ -11,7 +13,7 @@ import { WORD_PROPS } from '../../forms/word-props.ts'
 import { Icon } from '../../ui/icons.tsx'
 import { Panel } from '../../ui/page.tsx'
 import type { PartRates } from './rates.ts'
-import { bodyOf, draftOf, type ResourceDraft } from './resource-draft.ts'
+import { bodyOf, draftOf, limitsOf, limitText, type LimitDrafts, type ResourceDraft } from './resource-draft.ts'
 
 export function Resources({ instance }: { readonly instance: Instance }) {
   const { account } = useSession()
@@ -49,8 +51,11 @@ export function Resources({ instance }: { readonly instance: Instance }) {
             <dd className="mono">{pins.join(' ')}</dd>
           </>
         )}
-        {settings.diskLimits.map(({ disk, bytesPerSecond = 0, operationsPerSecond = 0 }) => (
-          <LimitRow key={disk} disk={disk} bytes={bytesPerSecond} operations={operationsPerSecond} />
+        {settings.diskLimits.map((limit) => (
+          <Fragment key={limit.disk}>
+            <dt>Disk {limit.disk}</dt>
+            <dd className="num">at most {limitText(limit)}</dd>
+          </Fragment>
         ))}
       </dl>
       {settings.notes.map((note) => (
@@ -78,19 +83,21 @@ export function Resources({ instance }: { readonly instance: Instance }) {
   )
 }
 
-function LimitRow({ disk, bytes, operations }: { readonly disk: string; readonly bytes: number; readonly operations: number }) {
-  const limits = [...(bytes > 0 ? [`${formatBytes(bytes)}/s`] : []), ...(operations > 0 ? [`${operations} operations/s`] : [])]
-  return (
-    <>
-      <dt>Disk {disk}</dt>
-      <dd className="num">at most {limits.join(', ')}</dd>
-    </>
-  )
-}
-
-const FIELDS = ['vcpuCount', 'memoryBytes', 'memoryTargetBytes', 'cpuWeight', 'cpuCapPercent', 'affinityHard'] as const
+const FIELDS = [
+  'vcpuCount',
+  'memoryBytes',
+  'memoryTargetBytes',
+  'cpuWeight',
+  'cpuCapPercent',
+  'affinityHard',
+  'diskLimits',
+] as const
 function ChangeResources({ instance, onClose }: { readonly instance: Instance; readonly onClose: () => void }) {
   const [draft, setDraft] = useState(() => draftOf(instance))
+  const [limits, setLimits] = useState<LimitDrafts>({})
+  const devices = useQuery(apiQuery('instance.devices', { params: { instance: instance.id } }))
+  const disks = (devices.data?.items ?? []).flatMap(({ kind, name }) => (kind === 'disk' ? [name] : []))
+  const shown = { ...limitsOf(instance, disks), ...limits }
   const { vcpuCountMax, memoryBytes, memoryBytesMax } = instance
   const growsVcpus = vcpuCountMax > 1
   const growsMemory = memoryBytesMax > memoryBytes
@@ -114,7 +121,9 @@ function ChangeResources({ instance, onClose }: { readonly instance: Instance; r
       name={instance.name}
       onClose={onClose}
       fields={FIELDS}
-      send={async () => call('instance.set', { params: { instance: instance.id }, query: {}, body: bodyOf(draft, instance) })}
+      send={async () =>
+        call('instance.set', { params: { instance: instance.id }, query: {}, body: bodyOf(draft, limits, instance) })
+      }
       action="Change it"
       testId="resources-form"
     >
@@ -147,6 +156,22 @@ function ChangeResources({ instance, onClose }: { readonly instance: Instance; r
             'Such as 0-3,8; a second list is for vCPU 1 and on; empty: any',
             errors.affinityHard,
           )}
+          {disks.map((disk, at) => (
+            <TextInput
+              key={disk}
+              label={`Limit of disk ${disk}`}
+              description="Such as 10M/s, 200 operations/s; empty: none"
+              value={shown[disk] ?? ''}
+              onChange={(event) => {
+                const { value } = event.currentTarget
+                setLimits((now) => ({ ...now, [disk]: value }))
+              }}
+              // What is wrong with one names its disk, and is said below them all.
+              error={at === disks.length - 1 ? errors.diskLimits : errors.diskLimits !== undefined}
+              data-testid={`field-limit-${disk}`}
+              {...WORD_PROPS}
+            />
+          ))}
         </>
       )}
     </OperationForm>
