@@ -9,11 +9,11 @@ import { test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { mib } from '@typevisor/base'
-import type { DomainSettings } from '@typevisor/model'
+import { parseVolumeId, type DomainSettings } from '@typevisor/model'
 import type { DriverDomain } from '@typevisor/toolstack'
 import { boundsOf, Cgroups } from './cgroups.ts'
 import { planHardware } from './hardware.ts'
-import { bench, microImage, testHost, until, type Bench } from './testing.ts'
+import { bench, microImage, running, testHost, until, type Bench } from './testing.ts'
 
 const run = promisify(execFile)
 const LIMIT = { timeoutMs: 20_000 }
@@ -47,6 +47,24 @@ async function busy(b: Bench, settings: DomainSettings = {}): Promise<DriverDoma
   })
   return domain
 }
+
+test("a limit is for the disks that are there: one that the guest let go of unseen is in nobody's way", async (t) => {
+  const b = await bench(t)
+  const domain = await running(b, { spec: { hotplugPortCount: 1 } })
+  const planned = await b.driver.planDevice(domain, { kind: 'disk', name: 'data' }, parseVolumeId(`${domain.id}.data`))
+  const withDisk = { ...domain, hardware: { ...domain.hardware, devices: [...domain.hardware.devices, ...planned] } }
+  const diskLimits = [
+    { disk: 'data', operationsPerSecond: 50 },
+    { disk: 'root', operationsPerSecond: 100 },
+  ]
+  assert.deepEqual(await b.driver.applySettings(withDisk, { diskLimits }, LIMIT), { notes: [] })
+  // One that is fixed to its place is always there.
+  const [root] = domain.hardware.devices.filter(({ kind }) => kind === 'disk')
+  assert.ok(root && root.kind === 'disk')
+  const devices = [...domain.hardware.devices, { ...root, name: 'second', volume: parseVolumeId(`${domain.id}.second`) }]
+  const wrong = { ...domain, hardware: { ...domain.hardware, devices } }
+  await assert.rejects(b.driver.applySettings(wrong, { diskLimits }, LIMIT), { code: 'not_found' })
+})
 
 const cpuTimeNs = async ({ driver }: Bench, { id }: DriverDomain): Promise<number> =>
   ((await driver.statistics(id)).vcpus ?? []).reduce((sum, vcpu) => sum + (vcpu.cpuTimeNs ?? 0), 0)

@@ -11,6 +11,7 @@ import {
   changedDriverSettings,
   firmwareOf,
   formatCpuList,
+  isDetachable,
   memoryBytesOf,
   parseCpuList,
   pluggedBytesOf,
@@ -168,6 +169,9 @@ async function limitDisks({ machine, signal }: SettingsContext, domain: DriverDo
     const none = { bps_rd: 0, bps_wr: 0, iops_rd: 0, iops_wr: 0 }
     // The part of a virtio device that has the disk.
     const backend = `/machine/peripheral/${id}/virtio-backend`
-    await machine.execute('block_set_io_throttle', { id: backend, bps, iops, ...none }, { signal })
+    await machine.execute('block_set_io_throttle', { id: backend, bps, iops, ...none }, { signal }).catch((error: unknown) => {
+      // A guest that was asked lets go of its disk when it likes, and nobody may have looked since.
+      if (!isDetachable(device) || !(error instanceof Fault) || error.code !== 'not_found') throw error
+    })
   }
 }
