@@ -36,6 +36,8 @@ export function deviceConformance(test: ConformanceRunner['test'], suite: () => 
     ...domain,
     hardware: { ...domain.hardware, devices: domain.hardware.devices.filter((device) => device.name !== name) },
   })
+  const isCounted = async ({ id }: DriverDomain, name: string): Promise<boolean> =>
+    (await suite().driver.statistics(id)).disks.some((disk) => disk.name === name)
   const data = { kind: 'disk', name: 'data' } as const
 
   test('a disk that is attached is there for the guest, which writes it; twice is once; detached it is gone, and comes again', async (t) => {
@@ -216,6 +218,7 @@ export function deviceConformance(test: ConformanceRunner['test'], suite: () => 
     const one = await attach(domain, { kind: 'usb', name: 'pointer', model: 'tablet' })
     await attach(one, { kind: 'usb', name: 'stick', model: 'storage' })
     assert.deepEqual((await driver.attachedDevices(domain.id)).toSorted(), ['pointer', 'stick', 'usb'])
+    assert.ok(await isCounted(domain, 'stick'))
     await driver.pause(domain.id)
     for (const name of ['pointer', 'stick']) await driver.detach(domain.id, name, PATIENT)
     assert.deepEqual(await driver.attachedDevices(domain.id), ['usb'])
@@ -239,9 +242,11 @@ export function deviceConformance(test: ConformanceRunner['test'], suite: () => 
       await driver.changeMedium(full, 'cd')
       await driver.changeMedium(full, 'cd')
       await until('the guest sees the medium', async () => (await seen()) !== null)
+      assert.ok(await isCounted(domain, 'cd'))
       await driver.changeMedium(empty, 'cd')
       if (!('cannot' in world.eyes)) await until('the guest sees that it went', async () => (await seen()) === null)
     }
+    assert.equal(await isCounted(domain, 'cd'), false)
     await driver.detach(domain.id, 'cd', PATIENT)
     assert.deepEqual(await driver.attachedDevices(domain.id), [])
     await gone(domain)

@@ -1,6 +1,7 @@
 /** From `query-blockstats`, `query-balloon` and /proc to the port's counters. QEMU's user networking counts nothing: NICs say null. */
 import type { EpochMillis } from '@typevisor/base'
 import type { DomainHardware, DomainStatistics, VcpuStatistics } from '@typevisor/model'
+import { volumeOf } from '@typevisor/toolstack'
 import { deviceIds } from './command-line.ts'
 import { balloonBytes } from './memory.ts'
 import { listOf, numberOf, objectOf, textOf } from './read-json.ts'
@@ -22,7 +23,8 @@ export function statisticsOf(sources: StatisticsSources): DomainStatistics {
   )
   const ids = deviceIds(sources.hardware)
   const disks = sources.hardware.devices.flatMap((device) => {
-    if (device.kind !== 'disk') return []
+    // A drive has counters while there is something in it.
+    if (volumeOf(device) === null) return []
     const counters = stats.get(`${ids.get(device) ?? ''}-format`) ?? {}
     const count = (name: string): number => numberOf(counters[name]) ?? 0
     return [

@@ -24,7 +24,7 @@ import {
   type PortForward,
   type VolumeId,
 } from '@typevisor/model'
-import { assertSettable, freePort, macFor, planUsb, serialOfName } from '@typevisor/toolstack'
+import { assertSettable, freePort, macFor, planUsb, serialOfName, volumeOf } from '@typevisor/toolstack'
 import type {
   CallOptions,
   ConsoleOptions,
@@ -573,7 +573,7 @@ class SimDriver implements DomainDriver {
         waitTimeNs: 0,
       })),
       disks: guest.domain.hardware.devices
-        .filter((device) => device.kind === 'disk')
+        .filter((device) => volumeOf(device) !== null)
         .map(({ name }) => ({ name, readBytes: 0, writeBytes: 0, readCount: 0, writeCount: 0, flushCount: 0, ...NO_TIME })),
       nics: guest.domain.hardware.devices
         .filter((device) => device.kind === 'nic')
