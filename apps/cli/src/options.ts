@@ -296,19 +296,35 @@ function unknownFlag(name: string, verb: VerbData, flag: string, flags: readonly
 
 /** `NAME`; for what stands behind `--`, `COMMAND`. */
 export const wordName = (key: string): string => (key === 'argv' ? '-- COMMAND [ARG ...]' : key.toUpperCase())
-export const usageOf = (name: string, verb: VerbData): string =>
-  ['typevisor', name, ...(verb.cli?.positional ?? []).map(wordName)].join(' ')
+/** A field that stands without a flag, and where it is sent. */
+function standing(
+  verb: VerbData,
+  key: string,
+): { readonly root: 'params' | 'query' | 'body'; readonly field: VerbField | undefined } {
+  for (const root of ['params', 'query', 'body'] as const) {
+    const field = verb[root].find(({ name }) => name === key)
+    if (field) return { root, field }
+  }
+  return { root: 'body', field: undefined }
+}
+
+export function usageOf(name: string, verb: VerbData): string {
+  const word = (key: string): string => {
+    const { field } = standing(verb, key)
+    return field?.type === 'array' && !field.required ? `[${wordName(key)} ...]` : wordName(key)
+  }
+  return ['typevisor', name, ...(verb.cli?.positional ?? []).map(word)].join(' ')
+}
 
 function placePositional({ name, verb, parsed }: Reading, words: readonly string[], rest: readonly string[]): void {
   const wanted = verb.cli?.positional ?? []
   const waiting = [...words]
   for (const key of wanted) {
-    const field = [...verb.params, ...verb.body, ...verb.query].find((candidate) => candidate.name === key)
-    const root = verb.params.some((param) => param.name === key) ? 'params' : 'body'
+    const { root, field } = standing(verb, key)
     if (field?.type === 'array') {
       const all = [...waiting.splice(0), ...rest]
-      if (all.length === 0) throw usage(`${name}: want a command behind --; usage: ${usageOf(name, verb)}`)
-      parsed[root][key] = all
+      if (all.length > 0) parsed[root][key] = all
+      else if (field.required) throw usage(`${name}: want a command behind --; usage: ${usageOf(name, verb)}`)
       continue
     }
     const raw = waiting.shift()

@@ -620,9 +620,11 @@ export const ConsoleQuery = z.strictObject({
 export const OperationListQuery = ListQuery.extend({
   unfinished: z.enum(['true', 'false']).optional().describe('only those under way'),
   state: OperationState.optional().describe('only in this state'),
-  resource: z.string().max(64).optional().describe('only of this thing'),
+  resource: z.string().max(64).optional().describe('only of this thing, by its id or by the name that it had'),
 })
-export const EventListQuery = ListQuery.extend({ resource: z.string().max(64).optional().describe('only of this thing') })
+export const EventListQuery = ListQuery.extend({
+  resource: z.string().max(64).optional().describe('only of this thing, by its id or by the name that it had'),
+})
 export const EventStreamQuery = z.strictObject({
   after: z.string().max(64).optional().describe('sequence of the last event seen'),
 })

@@ -1,3 +1,4 @@
+import { isUuid } from '@typevisor/model'
 import { sql } from 'kysely'
 import type { Db } from '../db/database.ts'
 import { pageOf, searchPatterns } from '../db/paging.ts'
@@ -10,7 +11,11 @@ export function eventHandlers(db: Db): Pick<Handlers, 'event.list'> {
     'event.list': async ({ query }) => {
       const patterns = searchPatterns(query.search)
       let rows = db.selectFrom('event').select(['id', 'xid', 'at', 'kind', 'resource', 'name', 'content']).where(settled)
-      if (query.resource !== undefined) rows = rows.where('resource', '=', query.resource)
+      const { resource } = query
+      if (resource !== undefined)
+        rows = rows.where((is) =>
+          is.or([is('resource', '=', resource), ...(isUuid(resource) ? [] : [is('name', '=', resource)])]),
+        )
       if (patterns.length > 0)
         rows = rows.where(sql<boolean>`lower(event.kind || ' ' || coalesce(event.name, '')) LIKE ALL (${patterns})`)
       return pageOf({
