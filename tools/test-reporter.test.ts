@@ -41,6 +41,12 @@ test('in CI a skipped test is a failed one', () => {
   assert.match(readFileSync(join(import.meta.dirname, '../.ci/run'), 'utf8'), /^CI=1 exec npm test$/m)
 })
 
+test('what an error was caused by is told', () => {
+  const thrown = "throw new Error('round 3', { cause: new Error('a stray', { cause: new Error('no such file') }) })"
+  const { said } = reported(`test('fails', () => { ${thrown} })`, false)
+  assert.match(said, /Error: round 3\n[^]*caused by: Error: a stray\n[^]*caused by: Error: no such file\n/)
+})
+
 test('a failed test, and a file that dies before its tests, fail the run', () => {
   assert.match(
     reported("test('fails', () => { throw new Error('so') })", false).said,

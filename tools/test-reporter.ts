@@ -5,9 +5,13 @@
 import { relative } from 'node:path'
 import type { TestEvent } from 'node:test/reporters'
 
-const describe = (error: Error): string => {
-  const cause = error.cause instanceof Error ? error.cause : error
-  return (cause.stack ?? cause.message).split('\n').slice(0, 40).join('\n    ')
+/** Node wraps what was thrown; what that was caused by says more than it does. */
+function describe(error: Error): string {
+  const thrown = error.cause instanceof Error ? error.cause : error
+  const text = (each: Error): string => (each.stack ?? each.message).split('\n').slice(0, 40).join('\n    ')
+  const causes: string[] = []
+  for (let each = thrown.cause; each instanceof Error && causes.length < 5; each = each.cause) causes.push(text(each))
+  return [text(thrown), ...causes].join('\n    caused by: ')
 }
 
 export default async function* report(source: AsyncIterable<TestEvent>): AsyncGenerator<string> {

@@ -40,11 +40,14 @@ export const driver: Command = {
   },
 }
 
+/** Its guests, folders and mounts are taken away behind each. */
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+
 async function check(url: DriverUrl, terminal: Terminal): Promise<ConformanceReport> {
   const progress = new Progress(`driver check ${url}`)
   const withdrawn = new AbortController()
   const stop = (): void => withdrawn.abort(new Fault('aborted', 'driver check: interrupted; its domains are ended'))
-  process.once('SIGINT', stop)
+  for (const name of SIGNALS) process.once(name, stop)
   const clock = realClock()
   const rng = realRng()
   const { env } = terminal
@@ -61,7 +64,7 @@ async function check(url: DriverUrl, terminal: Terminal): Promise<ConformanceRep
       progress: ({ title }, { count, total }) => progress.show(title, count / total),
     })
   } finally {
-    process.off('SIGINT', stop)
+    for (const name of SIGNALS) process.off(name, stop)
     progress.clear()
   }
 }
