@@ -122,6 +122,22 @@ test('sizes, lists, maps, forwards and switches are read', () => {
   })
 })
 
+test('words of a list stand in one, or behind a flag each, and settings are called as their flags are', () => {
+  const order = { bootOrder: ['network', 'disk'] }
+  const { body } = create('a', '--boot-order', 'network,disk')
+  assert.deepEqual({ bootOrder: body['bootOrder'] }, order)
+  assert.deepEqual({ bootOrder: create('a', '--boot-order', 'network', '--boot-order', 'disk').body['bootOrder'] }, order)
+  const set = (...words: string[]) => parseWords('instance set', VERB_DATA['instance.set'], ['a', ...words]).body['reset']
+  assert.deepEqual(set('--reset', 'cpu-weight,memory-target', '--reset', 'affinityHard', '--reset', 'disk-limit,vcpus'), [
+    'cpuWeight',
+    'memoryTargetBytes',
+    'affinityHard',
+    'diskLimits',
+    'vcpuCount',
+  ])
+  assert.deepEqual(set('--reset', 'weight'), ['weight'])
+})
+
 test('@FILE reads a file, @@ is a text that begins with @', () => {
   const folder = mkdtempSync(join(tmpdir(), 'typevisor-options-'))
   const path = join(folder, 'key.pub')

@@ -46,16 +46,21 @@ const OTHER_NAMES: Readonly<Record<string, Readonly<Record<string, string>>>> = 
 export function flagName(field: VerbField, { path }: Pick<VerbData, 'path'>): string {
   const other = OTHER_NAMES[path]?.[field.name]
   if (other !== undefined) return other
-  if (field.type === 'array' || field.type === 'map') return kebab(field.name).replace(/s$/, '')
-  return kebab(field.name)
+  return field.type === 'array' || field.type === 'map' ? ofSeveral(field.name) : ofOne(field.name)
+}
+
+const ofSeveral = (name: string): string => kebab(name).replace(/s$/, '')
+const ofOne = (name: string): string =>
+  kebab(name)
     .replace(/-count(-max)?$/, 's$1')
     .replace(/-(?:bytes|ms|base64|percent)(-max)?$/, '$1')
-}
 
 const isPointInTime = (field: VerbField): boolean => field.type === 'integer' && field.name.endsWith('At')
 /** A query has only texts: there a switch is one of the texts `true` and `false`. */
 export const isSwitch = (field: VerbField): boolean =>
   field.type === 'boolean' || (field.values?.length === 2 && field.values.includes('true') && field.values.includes('false'))
+
+const WORD_COUNT_SHOWN = 3
 
 function valueName(field: VerbField): string | null {
   if (isSwitch(field)) return null
@@ -68,7 +73,9 @@ function valueName(field: VerbField): string | null {
     boolean: null,
     size: 'SIZE',
     base64: 'TEXT|@FILE|@-',
-    array: ARRAYS[field.name]?.value ?? 'TEXT',
+    array:
+      ARRAYS[field.name]?.value ??
+      (field.items?.values ? `${field.items.values.slice(0, WORD_COUNT_SHOWN).join('|')},...` : 'TEXT'),
     map: 'KEY=VALUE',
     object: 'JSON',
   }
@@ -217,8 +224,19 @@ export function valueOf(value: string, field: VerbField, what: string): unknown 
   }
 }
 
+/** Words of a list may be said as the flags of their names are: `cpu-weight` for `cpuWeight`. The server refuses what is none. */
+const wordMeant = (said: string, words: readonly string[]): string =>
+  words.find((word) => [word, ofOne(word), ofSeveral(word)].includes(said)) ?? said
+
 /** Puts the value where the request has it; answers its path there. */
 function put(into: Record<string, unknown>, field: VerbField, raw: string, what: string): string {
+  const words = field.items?.values
+  if (words !== undefined) {
+    const list = (into[field.name] ??= []) as unknown[]
+    const said = raw.split(',').map((part) => wordMeant(part.trim(), words))
+    list.push(...said)
+    return said.length > 1 ? field.name : `${field.name}[${list.length - 1}]`
+  }
   const value = valueOf(raw, field, what)
   if (field.type === 'array') {
     const list = (into[field.name] ??= []) as unknown[]
