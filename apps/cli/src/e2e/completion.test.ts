@@ -73,7 +73,8 @@ describe('completion', () => {
       words: [],
       stderr: '',
     })
-    assert.ok(performance.now() - begin < 8000)
+    // It gives up by itself after two seconds; a busy machine takes as long again for each process.
+    assert.ok(performance.now() - begin < 60_000)
     deaf.close()
   })
 })
