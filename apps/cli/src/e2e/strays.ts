@@ -4,6 +4,7 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Client } from '@typevisor/api/client'
 import { askServer } from '@typevisor/storage'
+import { runTagOf } from './child.ts'
 
 interface Kept {
   /** Those of an instance that failed may be there or not. */
@@ -65,10 +66,13 @@ async function ofStore(rows: ReadonlyMap<string, Kept>, agentDir: string): Promi
     const found = new Map((await server.call('list', {})).map((volume) => [volume.name, volume]))
     const { attachmentCount } = await server.call('hello', {})
     const served = [...rows.values()].flatMap(({ disks, isLive }) =>
-      [...disks.values()].filter(({ isAttached }) => isLive && isAttached),
+      [...disks].flatMap(([disk, { isAttached }]) => (isLive && isAttached ? [disk] : [])),
     )
-    if (attachmentCount !== served.length && ![...rows.values()].some(({ optional }) => optional))
-      wrong.push(`${attachmentCount} disks are served, want ${served.length}`)
+    if (attachmentCount !== served.length && ![...rows.values()].some(({ optional }) => optional)) {
+      const sockets = await readdir(join('/run/typevisor', runTagOf(agentDir), 'nbd')).catch(() => [])
+      const others = new Set(sockets.map((name) => name.replace(/\.sock$/, ''))).symmetricDifference(new Set(served))
+      wrong.push(`${attachmentCount} disks are served, want ${served.length}: ${[...others].join(' ')}`)
+    }
     const wanted = new Set([...rows.values()].flatMap(({ disks, snapshots }) => [...disks.keys(), ...snapshots]))
     const isSomebodys = (name: string): boolean => wanted.has(name) || [...rows.values()].some(({ mayHave }) => mayHave(name))
     for (const name of found.keys()) if (!name.startsWith('gold-') && !isSomebodys(name)) wrong.push(`volume ${name} is nobody's`)
