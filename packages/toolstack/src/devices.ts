@@ -289,6 +289,9 @@ export const detach = defineSaga<DetachInput, ToolstackServices>({
       name: 'record',
       do: async ({ input, services, signal }) => {
         const domain = services.ledger.need(input.id)
+        // Whoever took the domain up between the last step and this one holds again for it what its record has.
+        if (holdsProcess(domain.state.kind))
+          await services.driver.detach(input.id, input.name, { timeoutMs: 0, force: true, signal })
         if (domain.hardware.devices.some(({ name }) => name === input.name))
           await services.ledger.update(withoutDevices(domain, new Set([input.name])))
         if (holdsProcess(domain.state.kind)) await noteForwards(services, input.id, signal)

@@ -5,7 +5,7 @@ import { parseDomainId, parseDomainName, parseImageName, type VolumeId } from '@
 import { createSimDriver, SimHypervisor } from '@typevisor/driver-sim'
 import { memoryLog, seededRng, virtualClock } from '@typevisor/sim'
 import type { DomainDriver, DriverDomain } from '@typevisor/toolstack'
-import { attachedDriver } from './attached-driver.ts'
+import { attachedDriver, type AttachedDriverOptions } from './attached-driver.ts'
 
 const ID = parseDomainId('01890000-0000-7000-8000-000000000001')
 const ROOT = `${ID}.root` as VolumeId
@@ -33,7 +33,7 @@ async function world(changes: Partial<DomainDriver> = {}) {
     },
   })
   const log = memoryLog()
-  const driver = attachedDriver({
+  const parts: AttachedDriverOptions = {
     driver: inner,
     volumes: {
       async attach(volume, path) {
@@ -61,7 +61,8 @@ async function world(changes: Partial<DomainDriver> = {}) {
     },
     socketPathOf: (volume) => `/now/${volume}`,
     log,
-  })
+  }
+  const driver = attachedDriver(parts)
   const spec = {
     name: parseDomainName('web'),
     vcpuCount: 1,
@@ -84,7 +85,16 @@ async function world(changes: Partial<DomainDriver> = {}) {
       [SEED]: { kind: 'file', path: '/seed', format: 'raw' },
     },
   }
-  return { driver, domain, happened, held, others, log, refuse: (fault: Fault | null) => (refuses = fault) }
+  return {
+    driver,
+    again: () => attachedDriver(parts),
+    domain,
+    happened,
+    held,
+    others,
+    log,
+    refuse: (fault: Fault | null) => (refuses = fault),
+  }
 }
 const at = `/now/${ROOT}`
 const made = (exportName: string): string => `create with ${JSON.stringify({ kind: 'nbd', socketPath: at, exportName })}`
@@ -193,12 +203,27 @@ test('a disk that comes later is leased and served before the guest has it, and 
   happened.length = 0
   await driver.detach(ID, 'data', { timeoutMs: 100, force: false })
   await driver.detach(ID, 'data', { timeoutMs: 100, force: false })
-  assert.deepEqual(happened, ['detach', `detach ${dataSocket}`, `release ${DATA}`, 'detach'])
+  const ended = ['detach', `detach ${dataSocket}`, `release ${DATA}`]
+  assert.deepEqual(happened, [...ended, ...ended])
   assert.deepEqual([...held], [ROOT])
   await driver.attach(next, device)
   happened.length = 0
   await driver.destroy(ID)
   assert.deepEqual(happened.toSorted(), [detached, released, 'destroy', `detach ${dataSocket}`, `release ${DATA}`].toSorted())
+})
+
+test('a disk that was served by one that was killed before the record said so is served no more behind its end', async () => {
+  const { driver, domain, happened, held, again } = await world()
+  await driver.create(domain)
+  await driver.unpause(ID)
+  const { device, next } = await withData(driver, domain)
+  await driver.attach(next, device)
+  const later = again()
+  await later.adopt([domain])
+  happened.length = 0
+  await later.detach(ID, 'data', { timeoutMs: 100, force: false })
+  assert.deepEqual(happened, ['detach', `detach ${dataSocket}`, `release ${DATA}`])
+  assert.deepEqual([...held], [ROOT])
 })
 
 test('a disk that does not come to the guest is served to nobody; one that the guest may have stays', async () => {
