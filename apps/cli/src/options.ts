@@ -230,18 +230,14 @@ const wordMeant = (said: string, words: readonly string[]): string =>
 
 /** Puts the value where the request has it; answers its path there. */
 function put(into: Record<string, unknown>, field: VerbField, raw: string, what: string): string {
-  const words = field.items?.values
-  if (words !== undefined) {
-    const list = (into[field.name] ??= []) as unknown[]
-    const said = raw.split(',').map((part) => wordMeant(part.trim(), words))
-    list.push(...said)
-    return said.length > 1 ? field.name : `${field.name}[${list.length - 1}]`
-  }
-  const value = valueOf(raw, field, what)
   if (field.type === 'array') {
     const list = (into[field.name] ??= []) as unknown[]
-    return `${field.name}[${list.push(value) - 1}]`
+    const words = field.items?.values
+    const values = words ? raw.split(',').map((part) => wordMeant(part.trim(), words)) : [valueOf(raw, field, what)]
+    list.push(...values)
+    return values.length > 1 ? field.name : `${field.name}[${list.length - 1}]`
   }
+  const value = valueOf(raw, field, what)
   if (field.type === 'map') {
     const [key, ...rest] = String(value).split('=')
     if (!key || rest.length === 0) throw usage(`${what}: got ${JSON.stringify(value)}, want KEY=VALUE`)
@@ -314,6 +310,7 @@ function unknownFlag(name: string, verb: VerbData, flag: string, flags: readonly
 
 /** `NAME`; for what stands behind `--`, `COMMAND`. */
 export const wordName = (key: string): string => (key === 'argv' ? '-- COMMAND [ARG ...]' : key.toUpperCase())
+
 /** A field that stands without a flag, and where it is sent. */
 function standing(
   verb: VerbData,

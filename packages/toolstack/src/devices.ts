@@ -27,6 +27,7 @@ import {
 } from '@typevisor/model'
 import { defineSaga } from '@typevisor/saga'
 import type { VolumeInfo } from '@typevisor/storage'
+import type { DetachOptions } from './ports.ts'
 import { holdsProcess } from './state.ts'
 import { noteForwards, seedVolume, type Context, type ToolstackServices } from './steps.ts'
 import type { StoredDomain } from './stored-domain.ts'
@@ -277,7 +278,7 @@ export const detach = defineSaga<DetachInput, ToolstackServices>({
         if (device === null || !holdsProcess(domain.state.kind)) return
         const { timeoutMs, force } = input
         try {
-          await services.driver.detach(input.id, input.name, { timeoutMs, force, signal })
+          await letGo(services, input.id, [input.name], { timeoutMs, force, signal })
         } catch (error) {
           if (error instanceof Fault && error.code === 'timeout') await markLeaving(services, input.id, input.name)
           throw error
@@ -289,9 +290,7 @@ export const detach = defineSaga<DetachInput, ToolstackServices>({
       name: 'record',
       do: async ({ input, services, signal }) => {
         const domain = services.ledger.need(input.id)
-        // Whoever took the domain up between the last step and this one holds again for it what its record has.
-        if (holdsProcess(domain.state.kind))
-          await services.driver.detach(input.id, input.name, { timeoutMs: 0, force: true, signal })
+        // Of a domain without a process.
         if (domain.hardware.devices.some(({ name }) => name === input.name))
           await services.ledger.update(withoutDevices(domain, new Set([input.name])))
         if (holdsProcess(domain.state.kind)) await noteForwards(services, input.id, signal)
@@ -325,8 +324,20 @@ export async function settleDevices({ ledger, driver }: ToolstackServices, id: D
   if (!domain || leaving.length === 0 || !holdsProcess(domain.state.kind)) return
   const there = new Set(await driver.attachedDevices(id))
   const gone = leaving.filter(({ name }) => !there.has(name))
-  for (const { name } of gone) await driver.detach(id, name, { timeoutMs: 0, force: true })
-  if (gone.length > 0) await ledger.update(withoutDevices(ledger.need(id), new Set(gone.map(({ name }) => name))))
+  if (gone.length === 0) return
+  const names = gone.map(({ name }) => name)
+  await letGo({ ledger, driver }, id, names, { timeoutMs: 0, force: true })
+}
+
+/** In one step with the record: whoever takes the domain up in between holds again for it what that has, and lets go of it once more. */
+async function letGo(
+  { ledger, driver }: Pick<ToolstackServices, 'ledger' | 'driver'>,
+  id: DomainId,
+  names: readonly string[],
+  how: DetachOptions,
+): Promise<void> {
+  for (const name of names) await driver.detach(id, name, how)
+  await ledger.update(withoutDevices(ledger.need(id), new Set(names)))
 }
 
 /** A machine that is made anew has all its devices: none is on its way out. */
